@@ -1,0 +1,82 @@
+"""Seeing with a convolutional encoder: no objects, only features of the two newest frames."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perception.percept import Memory, Perception, Window
+
+STACK = 2
+"""Frames in one observation, as in the paper's vision setting."""
+
+
+class Conv4(nn.Sequential):
+    """The paper's vision encoder: four convolutions of 32 channels, each halving the image; (B, C, H, W) -> (B, 32 * H/16 * W/16)."""
+
+    def __init__(self, in_channels: int, channels: int = 32) -> None:
+        layers: list[nn.Module] = []
+        for i in range(4):
+            layers += [nn.Conv2d(in_channels if i == 0 else channels, channels, 3, stride=2, padding=1), nn.ReLU()]
+        super().__init__(*layers[:-1], nn.Flatten())
+
+
+def build_encoder(backbone: str, frame_size: tuple[int, int], weights: str | None) -> nn.Module:
+    """An encoder (B, 6, H, W) -> (B, D) by name: "conv4", or "timm:<model>" with random weights or those of the file `weights`."""
+    if backbone == "conv4":
+        if weights is not None:
+            raise ValueError(f"weights={weights} belong to a timm backbone; conv4 is trained from nothing: leave weights empty")
+        return Conv4(3 * STACK)
+    if backbone.startswith("timm:"):
+        from perception.backbones import TimmEncoder  # timm is slow to import and few runs need it
+
+        return TimmEncoder(backbone.removeprefix("timm:"), 3 * STACK, weights)
+    raise ValueError(f"backbone={backbone} is unknown: conv4, or timm:<name of a timm model>")
+
+
+class CnnPerception(Perception):
+    """Features of frame pairs (t - 1, t), trained with the agent; novelty is the embedding of a frozen, random CNN.
+
+    frame_size: (H, W); backbone: "conv4" or "timm:<name>"; weights: a safetensors file for a timm backbone; seed: of the frozen
+    CNN. Observations are (B, 2, H, W, 3) uint8 stacks, of which only the newest frame is stored.
+    """
+
+    history = STACK
+
+    def __init__(self, frame_size: tuple[int, int] = (64, 64), backbone: str = "conv4", weights: str | None = None, seed: int = 0) -> None:
+        super().__init__()
+        self.encoder = build_encoder(backbone, frame_size, weights)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.frozen = Conv4(3 * STACK).requires_grad_(False)
+        self.stored = {"frame": ((*frame_size, 3), torch.uint8)}
+        with torch.no_grad():
+            probe = torch.zeros(1, 3 * STACK, *frame_size)
+            self.feature_shape = (self.encoder(probe).shape[-1],)
+            self.novelty_dim = self.frozen(probe).shape[-1]
+
+    def observe(self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory) -> tuple[Window, Memory]:
+        return {"frame": obs[:, -1]}, {}
+
+    def features(self, window: Window) -> Tensor:
+        pairs = self._pairs(window["frame"])
+        return self.encoder(pairs.flatten(0, 1)).unflatten(0, pairs.shape[:2])
+
+    def objects(self, window: Window) -> tuple[Tensor, Tensor]:
+        steps, batch = window["frame"].shape[0] - 1, window["frame"].shape[1]
+        nothing = torch.zeros(steps, batch, 0, device=window["frame"].device)
+        return nothing.unsqueeze(-1), nothing
+
+    @torch.no_grad()
+    def novelty(self, window: Window) -> Tensor:
+        """The frozen embedding with zero mean and unit variance over its entries, the scale that an RND expects."""
+        pairs = self._pairs(window["frame"])
+        embedding = self.frozen(pairs.flatten(0, 1))
+        return F.layer_norm(embedding, embedding.shape[-1:]).unflatten(0, pairs.shape[:2])
+
+    @staticmethod
+    def _pairs(frames: Tensor) -> Tensor:
+        """(1 + T, B, H, W, 3) uint8 -> (T, B, 6, H, W), about [-0.5, 0.5]."""
+        images = frames.permute(0, 1, 4, 2, 3).float() / 255 - 0.5
+        return torch.cat([images[:-1], images[1:]], dim=2)

@@ -1,0 +1,166 @@
+"""The whole slot model: encoder, slot attention, decoder and background, and the one file that holds them.
+
+B batch, H and W of the frame, h and w of the token grid, K slots, D slot width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from perception.background import foreground_alpha
+from perception.decoder import Decoded, MaskDecoder
+from perception.slot_attention import SlotAttention
+
+FORMAT = "vis-rpg slot model 1"
+
+
+@dataclass(frozen=True)
+class SlotConfig:
+    """What a slot model is built from; lies in its file."""
+
+    slots: int = 4
+    width: int = 64
+    channels: int = 32
+    """Of the convolutional encoder."""
+    frame_size: tuple[int, int] = (64, 64)
+    """(H, W), even."""
+    iterations: int = 3
+    """Of slot attention on an episode's first frame."""
+    threshold: float = 0.15
+    """Distance from the background, in the RGB cube of side 1, at which a pixel is half foreground."""
+    softness: float = 0.02
+    """Width of the transition from background to foreground, in the same unit."""
+    object_pixels: float = 40.0
+    """Pixels of a typical object: the unit of area; measured on the training frames."""
+    frequencies: int = 6
+    """Of the positional encoding of centroids; the most that the measured jitter of a resting object allows."""
+
+
+@dataclass
+class Sight:
+    """One batch of frames, seen."""
+
+    slots: Tensor
+    """(B, K, D)."""
+    coordinates: Tensor
+    """(B, K, 4): centroid x (right) and y (down) in [-1, 1], area in typical objects, presence in [0, 1]."""
+    decoded: Decoded
+    alpha: Tensor
+    """(B, H, W): share of each pixel that is foreground."""
+
+
+class FrameEncoder(nn.Module):
+    """Frames and their difference from the background to tokens on a grid of half the resolution: (B, 6, H, W) -> (B, h * w, D)."""
+
+    def __init__(self, channels: int, width: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(6, channels, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(),
+        )
+        self.position = nn.Linear(2, channels)
+        self.mix = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width), nn.ReLU(), nn.Linear(width, width))
+        self.register_buffer("places", pixel_places(grid).flatten(0, 1), persistent=False)
+        self.places: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.convolutions(images).flatten(2).transpose(1, 2)
+        return self.mix(tokens + self.position(self.places))
+
+
+def pixel_places(size: tuple[int, int]) -> Tensor:
+    """Centres of the cells of a grid: (H, W, 2) of x (right) and y (down) in [-1, 1]."""
+    axes = [(torch.arange(n) + 0.5) * (2 / n) - 1 for n in size]
+    y, x = torch.meshgrid(axes[0], axes[1], indexing="ij")
+    return torch.stack([x, y], dim=-1)
+
+
+class SlotModel(nn.Module):
+    """Sees the objects of a frame as slots. config: sizes; background: (H, W, 3) uint8, the empty scene."""
+
+    def __init__(self, config: SlotConfig, background: Tensor | None = None) -> None:
+        super().__init__()
+        height, width = config.frame_size
+        if height % 2 or width % 2:
+            raise ValueError(f"frame_size={config.frame_size}: height and width must be even")
+        self.config = config
+        self.grid = (height // 2, width // 2)
+        self.encoder = FrameEncoder(config.channels, config.width, self.grid)
+        self.attention = SlotAttention(config.slots, config.width, config.iterations)
+        self.decoder = MaskDecoder(config.width)
+        empty = torch.zeros(height, width, 3, dtype=torch.uint8) if background is None else background
+        self.register_buffer("background", empty)
+        self.background: Tensor
+        self.register_buffer("places", pixel_places(config.frame_size), persistent=False)
+        self.places: Tensor
+
+    def forward(self, frames: Tensor, previous: Tensor | None = None, is_first: Tensor | None = None) -> Sight:
+        """See frames (B, H, W, 3) uint8, from the slots `previous` (B, K, D) of the frame before where not `is_first` (B,)."""
+        images = frames.permute(0, 3, 1, 2).float() / 255
+        background = self.background.permute(2, 0, 1).float() / 255
+        alpha = foreground_alpha(images, background, self.config.threshold, self.config.softness)
+        tokens = self.encoder(torch.cat([images - 0.5, images - background], dim=1))
+        weight = alpha.unflatten(1, (self.grid[0], 2)).unflatten(3, (self.grid[1], 2)).mean(dim=(2, 4))
+        slots, logits = self.attention(tokens, weight.flatten(1), previous, is_first)
+        decoded = self.decoder(slots, logits.unflatten(2, self.grid), alpha, background)
+        return Sight(slots, self.locate(decoded.masks), decoded, alpha)
+
+    def locate(self, masks: Tensor) -> Tensor:
+        """Centroid, area and presence (B, K, 4) of masks (B, K, H, W); an empty mask lies at the centre."""
+        pixels = masks.sum(dim=(2, 3))
+        centroid = torch.einsum("bkhw,hwc->bkc", masks, self.places) / pixels.clamp(min=1.0).unsqueeze(-1)
+        area = pixels / self.config.object_pixels
+        presence = torch.sigmoid((area - 0.3) / 0.05)
+        return torch.cat([centroid, area.unsqueeze(-1), presence.unsqueeze(-1)], dim=-1)
+
+    def see_sequence(self, frames: Tensor) -> list[Sight]:
+        """See frames (T, B, H, W, 3) one after the other: all iterations on the first, one on each later frame."""
+        sights: list[Sight] = []
+        for frame in frames:
+            sights.append(self(frame, sights[-1].slots if sights else None))
+        return sights
+
+    def save(self, path: Path, card: Mapping[str, Any]) -> None:
+        """Write the model with its config and `card` (task, frames, scores ...: JSON values) as one safetensors file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"format": FORMAT, "config": json.dumps(asdict(self.config)), "card": json.dumps(dict(card))}
+        partial = path.with_suffix(".partial")
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, partial, metadata)
+        partial.replace(path)
+
+    @staticmethod
+    def load(path: Path, frame_size: tuple[int, int] | None = None) -> tuple[SlotModel, dict[str, Any]]:
+        """The model of a file and its card; ValueError where the file is missing, broken, foreign, or for frames of another size."""
+        if not path.is_file():
+            raise ValueError(f"slot model {path} does not exist; make one with scripts/discover_objects.py")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except SafetensorError as error:
+            raise ValueError(f"slot model {path} is truncated or no safetensors file: {error}") from error
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path} is no slot model of this project (format {metadata.get('format')!r}, wanted {FORMAT!r})")
+        values = json.loads(metadata["config"])
+        config = SlotConfig(**values | {"frame_size": tuple(values["frame_size"])})
+        if frame_size is not None and config.frame_size != tuple(frame_size):
+            raise ValueError(f"slot model {path} sees frames of {config.frame_size}, not {tuple(frame_size)}; discover objects anew")
+        model = SlotModel(config)
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ValueError(f"slot model {path} holds tensors of other shapes than its config {config} says") from error
+        return model, json.loads(metadata["card"])

@@ -1,0 +1,74 @@
+"""Seeing with discovered objects: slots, their places, and whether they are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from perception.encoding import encoded_width, positional_encoding
+from perception.percept import Memory, Perception, Window
+from perception.slot_model import SlotModel
+
+
+class SlotPerception(Perception):
+    """Slots of frame pairs (t - 1, t), each with its encoded centroid, area and presence.
+
+    checkpoint: file of a slot model; train: whether it is trained on with the agent. Frozen, the model runs once on each
+    observation and replay stores what it saw; trained on, replay stores frames and `features` runs the model with gradient.
+    Slots keep the model's order, so a slot is the same object in every episode. Observations are (B, 2, H, W, 3) uint8 stacks.
+    """
+
+    history = 2
+
+    def __init__(self, checkpoint: str | Path, train: bool = False, frame_size: tuple[int, int] = (64, 64)) -> None:
+        super().__init__()
+        self.model, self.card = SlotModel.load(Path(checkpoint), frame_size)
+        self.model.requires_grad_(train)
+        self.train_model = train
+        config = self.model.config
+        encoded = encoded_width(2, config.frequencies)
+        self.feature_shape = (2, config.slots, config.width + encoded + 2)
+        self.novelty_dim = config.slots * (encoded + 1)
+        self.stored = (
+            {"frame": ((*frame_size, 3), torch.uint8)}
+            if train
+            else {"slots": ((config.slots, config.width), torch.float16), "coordinates": ((config.slots, 4), torch.float32)}
+        )
+
+    def observe(self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory) -> tuple[Window, Memory]:
+        frame = obs[:, -1]
+        if self.train_model:
+            return {"frame": frame}, {}
+        with torch.no_grad():
+            sight = self.model(frame, memory.get("slots"), is_first)
+        return {"slots": sight.slots.half(), "coordinates": sight.coordinates}, {"slots": sight.slots}
+
+    def features(self, window: Window) -> Tensor:
+        slots, coordinates = self._seen(window)
+        centroid, area, presence = coordinates[..., :2], coordinates[..., 2:3], coordinates[..., 3:]
+        each = torch.cat([slots, self._encoded(centroid, presence), area, presence], dim=-1)
+        return torch.stack([each[:-1], each[1:]], dim=2)
+
+    @torch.no_grad()
+    def objects(self, window: Window) -> tuple[Tensor, Tensor]:
+        coordinates = self._seen(window)[1][1:]
+        return coordinates[..., :3], coordinates[..., 3]
+
+    @torch.no_grad()
+    def novelty(self, window: Window) -> Tensor:
+        """Encoded centroids and areas, zero where a slot sees nothing, so that only present objects can be new."""
+        coordinates = self._seen(window)[1][1:]
+        centroid, area, presence = coordinates[..., :2], coordinates[..., 2:3], coordinates[..., 3:]
+        return torch.cat([self._encoded(centroid, presence), area * presence], dim=-1).flatten(-2)
+
+    def _seen(self, window: Window) -> tuple[Tensor, Tensor]:
+        """Slots (history - 1 + T, B, K, D) and coordinates (history - 1 + T, B, K, 4)."""
+        if not self.train_model:
+            return window["slots"].float(), window["coordinates"]
+        sights = self.model.see_sequence(window["frame"])
+        return torch.stack([s.slots for s in sights]), torch.stack([s.coordinates for s in sights])
+
+    def _encoded(self, centroid: Tensor, presence: Tensor) -> Tensor:
+        return positional_encoding(centroid, self.model.config.frequencies) * presence
