@@ -1,0 +1,39 @@
+# The two commands: `make train` and `make test`. Both set up .venv first; PYTHON=python3.12 picks another interpreter.
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-all check format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt scripts/setup.sh
+	PYTHON="$(PYTHON)" bash scripts/setup.sh $(VENV)
+	@touch $@
+
+setup: $(READY) ## Create .venv and install, after naming what the system lacks
+
+train: $(READY) ## Train from pixels on the one-block BlockPush (CPU preset), evaluate, draw slots and explored states
+	bash scripts/demo.sh
+
+test: $(READY) ## Run the tests, without the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY) ## Run every test, with line coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+check: $(READY) ## Lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Format and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove .venv and caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .coverage *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
