@@ -1,0 +1,67 @@
+"""What a task declares beside its Gymnasium environment: objects of interest, coverage, a drawing of explored states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+from torch import Tensor
+
+
+def no_objects(state: Tensor) -> Tensor:
+    """A task that names no objects: (..., S) -> (..., 0, 1)."""
+    return state.new_zeros(*state.shape[:-1], 0, 1)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The grid on which visited positions are counted: object displacement coverage is the share of the cells that an object's
+    true position has ever visited, averaged over the objects."""
+
+    objects: tuple[str, ...]
+    """Names of the objects that count (for a pushing task the things that are pushed, not the pusher)."""
+    low: tuple[float, float]
+    high: tuple[float, float]
+    bins: int
+    """Cells along each axis."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """The declaration of one task; environments carry it as the attribute `task`."""
+
+    name: str
+    """The word in `task=...`."""
+    object_names: tuple[str, ...]
+    """Objects of interest, in the order of `locate` and of `info["objects"]`."""
+    locate: Callable[[Tensor], Tensor] = no_objects
+    """State (..., S) -> coordinates (..., N, C) of the objects of interest, scaled to about [-1, 1]."""
+    state_scale: float = 1.0
+    """Factor on the raw state before it enters the encoder."""
+    episode_length: int = 1000
+    sparse: bool = False
+    """Reward is 1 in each step in which success holds, else 0."""
+    coverage: Coverage | None = None
+    draw: Callable[[Any], None] | None = field(default=None, compare=False)
+    """Draws walls, goals and starts, in world units, on matplotlib axes; visited positions are drawn over it."""
+
+
+class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+    """A Gymnasium environment of this project.
+
+    `reset` and `step` put into info: "success" (bool) and "objects" ((N, 2) float64: true positions of the objects of interest in
+    world units, for metrics and drawings, never for training). Reaching the episode's length is truncation, never termination.
+    """
+
+    task: Task
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that `set_state` needs to continue bit for bit: NumPy arrays and JSON values, random generator included."""
+        raise NotImplementedError
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from `get_state`, in this or another instance of the same environment."""
+        raise NotImplementedError

@@ -1,0 +1,9 @@
+"""Errors that are the user's to mend: each is one clear line and a non-zero exit, never a traceback."""
+
+
+class UserError(Exception):
+    """Names the thing, the value, and the way out; `vis_rpg.cli` prints it as one line and exits with 2."""
+
+
+class RunStopped(UserError):
+    """A run that had to stop midway (NaN, an environment that raises, a full disk); the last good checkpoint is kept."""

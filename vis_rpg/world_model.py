@@ -1,0 +1,59 @@
+"""The world model ψ of Section 4.3.1: encoder f, dynamics h, reward R, twin critics Q.
+
+Shapes: B batch, T time, H horizon, S latent state, A action, Z latent variable, E action embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from perception.percept import Perception, Window
+from vis_rpg.encoder import make_encoder
+from vis_rpg.networks import EnsembleMLP, GRUCell, mlp
+
+
+class WorldModel(nn.Module):
+    """s = f(o); s', r = h(s, a), R(s', a); Q(s, a, z). The dynamics carry a GRU state that is initialised from s."""
+
+    def __init__(self, perception: Perception, encoder: str, action_dim: int, z_dim: int, state_dim: int, hidden: int, terminates: bool) -> None:
+        super().__init__()
+        self.perception = perception
+        self.f = make_encoder(encoder, perception.feature_shape, state_dim, hidden)
+        self.embed = mlp(action_dim, hidden, hidden)
+        self.initial = mlp(state_dim, hidden, hidden)
+        self.cell = GRUCell(hidden, hidden)
+        self.decode = mlp(hidden, state_dim, hidden)
+        self.R = mlp(state_dim + hidden, 1, hidden)
+        self.Q = EnsembleMLP(2, state_dim + action_dim + z_dim, 1, hidden)
+        self.continues = mlp(state_dim, 1, hidden) if terminates else None
+
+    def encode(self, window: Window) -> Tensor:
+        """f(o): stored observations (history - 1 + T, B, ...) -> s (T, B, S)."""
+        return self.f(self.perception.features(window))
+
+    def unroll(self, s: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Known actions (H, B, A) from s (B, S): next states (H, B, S) and rewards (H, B). Products over time are taken at once."""
+        embedding = self.embed(actions)
+        inputs = self.cell.input(embedding)
+        h, hs = self.initial(s), []
+        for step in inputs:
+            h = self.cell(step, h)
+            hs.append(h)
+        states = self.decode(torch.stack(hs))
+        return states, self.reward(states, embedding)
+
+    def step(self, h: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One imagined step: h (B, hidden), a (B, A) -> next h, next state (B, S), action embedding (B, E)."""
+        embedding = self.embed(a)
+        h = self.cell(self.cell.input(embedding), h)
+        return h, self.decode(h), embedding
+
+    def reward(self, next_state: Tensor, embedding: Tensor) -> Tensor:
+        """R: (..., S), (..., E) -> (...)."""
+        return self.R(torch.cat([next_state, embedding], -1)).squeeze(-1)
+
+    def q(self, s: Tensor, a: Tensor, z: Tensor) -> Tensor:
+        """Both critics: (T, B, S), (T, B, A), (B, Z) -> (2, T, B)."""
+        x = torch.cat([s, a, z.expand(*s.shape[:-1], -1)], -1)
+        return self.Q(x.flatten(0, -2)).view(2, *s.shape[:-1])
