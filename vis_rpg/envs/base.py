@@ -1,0 +1,121 @@
+"""What the project's own tasks share: observation kinds, the episode's clock, seeding, and saving of the whole state."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from vis_rpg.envs.rendering import FRAME, STACK, VIDEO, FrameStack
+from vis_rpg.envs.task import Task, TaskEnv
+from vis_rpg.errors import UserError
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+OBSERVATIONS = ("state", "pixels")
+
+
+def nearest(word: object, known: list[str]) -> str:
+    """A hint for an error message: ' (nearest: ...)' or nothing."""
+    match = get_close_matches(str(word), known, n=1, cutoff=0.3)
+    return f" (nearest: {match[0]})" if match else ""
+
+
+def check_obs(obs: str) -> None:
+    """Raise UserError unless `obs` names an observation kind."""
+    if obs not in OBSERVATIONS:
+        raise UserError(f"obs={obs} is not one of {', '.join(OBSERVATIONS)}{nearest(obs, list(OBSERVATIONS))}")
+
+
+def frames_space() -> gymnasium.spaces.Box:
+    """Two stacked RGB frames, oldest first: (2, 64, 64, 3) uint8."""
+    return gymnasium.spaces.Box(0, 255, (STACK, FRAME, FRAME, 3), np.uint8)
+
+
+class OwnTask(TaskEnv):
+    """A task of this project, from state (S,) float32 or pixels (2, 64, 64, 3) uint8; actions (A,) in [-1, 1].
+
+    A task says how it starts, moves, is seen and succeeds; this class keeps the clock, the frame stack and the saved state.
+    Raises UserError for an unknown `obs`.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
+
+    def __init__(self, task: Task, actions: int, state_limits: np.ndarray, obs: str = "state", render_mode: str | None = None) -> None:
+        """`state_limits`: (S,) the largest absolute value of each number of the state, in world units."""
+        check_obs(obs)
+        self.task = task
+        self.render_mode = render_mode
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (actions,), np.float32)
+        limits = state_limits.astype(np.float32)
+        self.observation_space = frames_space() if obs == "pixels" else gymnasium.spaces.Box(-limits, limits, dtype=np.float32)
+        self._stack = FrameStack() if obs == "pixels" else None
+        self._steps = 0
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Put everything where an episode starts."""
+
+    @abstractmethod
+    def _move(self, action: np.ndarray) -> float:
+        """Carry out one action in [-1, 1]; the reward, where it is not that of a sparse task."""
+
+    @abstractmethod
+    def _state(self) -> np.ndarray:
+        """(S,) in world units."""
+
+    @abstractmethod
+    def _objects(self) -> np.ndarray:
+        """(N, 2) float64 true positions in world units."""
+
+    @abstractmethod
+    def _frame(self, size: int) -> np.ndarray:
+        """(size, size, 3) uint8."""
+
+    @abstractmethod
+    def _save(self) -> dict[str, Any]:
+        """The physical state, for `_load`."""
+
+    @abstractmethod
+    def _load(self, saved: dict[str, Any]) -> None:
+        """Continue from `_save`."""
+
+    def _success(self) -> bool:
+        return False
+
+    def _info(self) -> dict[str, Any]:
+        return {"success": self._success(), "objects": self._objects()}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._steps = 0
+        self._start()
+        obs = self._stack.start(self._frame(FRAME)) if self._stack else self._state().astype(np.float32)
+        return obs, self._info()
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        reward = self._move(np.clip(np.asarray(action, np.float64), -1.0, 1.0))
+        self._steps += 1
+        obs = self._stack.push(self._frame(FRAME)) if self._stack else self._state().astype(np.float32)
+        info = self._info()
+        if self.task.sparse:
+            reward = float(info["success"])
+        return obs, reward, False, self._steps >= self.task.episode_length, info
+
+    def render(self) -> np.ndarray:
+        """A picture for videos: (256, 256, 3) uint8."""
+        return self._frame(VIDEO)
+
+    def get_state(self) -> dict[str, Any]:
+        state = {"steps": self._steps, "rng": self.np_random.bit_generator.state, **self._save()}
+        return state | {"frames": self._stack.frames.copy()} if self._stack else state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._steps = int(state["steps"])
+        self.np_random.bit_generator.state = state["rng"]
+        if self._stack:
+            self._stack.frames = np.array(state["frames"], np.uint8)
+        self._load(state)

@@ -1,0 +1,136 @@
+"""BlockPush: push two blocks (or one) to their goals; the reward is 1 only while all of them are there."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from vis_rpg.envs.base import ASSETS, OwnTask
+from vis_rpg.envs.rendering import FRAME, Camera
+from vis_rpg.envs.task import Coverage, Task
+from vis_rpg.errors import UserError
+
+import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
+
+LIMIT = 1.8
+"""Centres move within +-1.8; the walls' inner faces are at +-2."""
+SPEED = 4.0
+"""Speed of the pusher along an axis at action 1, in units per second."""
+STEP = 0.08
+"""Seconds of one control step: 8 substeps of 0.01 s."""
+NEAR = 0.2
+"""A block is at its goal if its centre is strictly closer than this."""
+NAMES = ("pusher", "green", "blue")
+STARTS = np.array([[0.0, -1.4], [-1.2, 0.0], [0.0, 0.0]])
+GOALS = np.array([[-1.4, 1.4], [0.0, 1.4]])
+COLOURS = ("tab:red", "tab:green", "tab:blue")
+
+
+@cache
+def load_model(blocks: int) -> Any:
+    """The compiled MJCF; with one block, the blue block and its goal are left out. Nothing changes it, so environments share it."""
+    spec = mujoco.MjSpec.from_file(str(ASSETS / "block_push.xml"))
+    for name in NAMES[1 + blocks :]:
+        spec.delete(spec.body(name))
+        spec.delete(spec.body(f"{name}_goal"))
+    return spec.compile()
+
+
+@cache
+def camera(blocks: int, size: int) -> Camera:
+    """One GL context for all environments of a process: switching contexts costs more than a small frame."""
+    return Camera(load_model(blocks), "top", size, samples=0 if size == FRAME else 4)
+
+
+def locate(state: Tensor) -> Tensor:
+    """State (..., 2 N) -> coordinates (..., N, 2) of pusher and blocks, scaled to [-1, 1]."""
+    return state.unflatten(-1, (-1, 2)) / LIMIT
+
+
+def make_task(blocks: int) -> Task:
+    """The declaration for one block (the left, green one) or two."""
+
+    def draw(axes: Any) -> None:
+        for name_start, colour in zip(STARTS[: 1 + blocks], COLOURS, strict=False):
+            axes.plot(*name_start, marker="x", color=colour)
+        for goal, colour in zip(GOALS[:blocks], COLOURS[1:], strict=False):
+            axes.add_patch(_square(goal, 0.2, colour))
+        axes.add_patch(_square(np.zeros(2), 2.0, "black"))
+        axes.set(xlim=(-2.05, 2.05), ylim=(-2.05, 2.05), aspect="equal")
+
+    coverage = Coverage(NAMES[1 : 1 + blocks], (-LIMIT, -LIMIT), (LIMIT, LIMIT), 20)
+    return Task("block_push", NAMES[: 1 + blocks], locate, 0.5, 60, True, coverage, draw)
+
+
+def _square(centre: np.ndarray, half: float, colour: str) -> Any:
+    from matplotlib.patches import Rectangle  # only drawings need matplotlib
+
+    return Rectangle((centre[0] - half, centre[1] - half), 2 * half, 2 * half, fill=False, edgecolor=colour)
+
+
+class BlockPush(OwnTask):
+    """The pusher's velocity is held at 4 x action for 0.08 s; blocks stop when they are not pushed.
+
+    State: x and y of pusher, green block (, blue block). Every step starts from rest, so positions are the whole state.
+    Raises UserError for an unknown `obs`, for `blocks` other than 1 or 2, and where pictures cannot be rendered.
+    """
+
+    def __init__(self, obs: str = "state", blocks: int = 2, render_mode: str | None = None) -> None:
+        if blocks not in (1, 2):
+            raise UserError(f"blocks={blocks} for vis_rpg/BlockPush-v0: it is played with 1 or 2 blocks")
+        super().__init__(make_task(blocks), 2, np.full(2 + 2 * blocks, LIMIT), obs, render_mode)
+        self._blocks = blocks
+        self._model = load_model(blocks)
+        self._data = mujoco.MjData(self._model)
+        self._substeps = round(STEP / self._model.opt.timestep)
+        if obs == "pixels":
+            camera(blocks, FRAME)
+
+    def _start(self) -> None:
+        self._place(STARTS[: 1 + self._blocks].ravel())
+
+    def _place(self, positions: np.ndarray) -> None:
+        mujoco.mj_resetData(self._model, self._data)
+        self._data.qpos[:] = positions
+        mujoco.mj_kinematics(self._model, self._data)
+
+    def _move(self, action: np.ndarray) -> float:
+        data = self._data
+        data.ctrl[:] = SPEED * action
+        data.qvel[:] = 0.0
+        data.qvel[:2] = SPEED * action
+        mujoco.mj_step(self._model, data, self._substeps)
+        # Walls are slightly soft; the picture is drawn from the kinematics of the positions reported.
+        np.clip(data.qpos, -LIMIT, LIMIT, out=data.qpos)
+        mujoco.mj_kinematics(self._model, data)
+        return 0.0
+
+    def _success(self) -> bool:
+        distance = np.linalg.norm(self._objects()[1:] - GOALS[: self._blocks], axis=1)
+        return bool((distance < NEAR).all())
+
+    def _state(self) -> np.ndarray:
+        return self._data.qpos
+
+    def _objects(self) -> np.ndarray:
+        return self._data.qpos.reshape(-1, 2).copy()
+
+    def _frame(self, size: int) -> np.ndarray:
+        return camera(self._blocks, size).picture(self._data)
+
+    def segmentation(self) -> np.ndarray:
+        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background, 1.. objects in order."""
+        geoms = camera(self._blocks, FRAME).geoms(self._data)
+        labels = np.zeros((FRAME, FRAME), int)
+        for index, name in enumerate(self.task.object_names):
+            labels[geoms == self._model.geom(name).id] = index + 1
+        return labels
+
+    def _save(self) -> dict[str, Any]:
+        return {"positions": self._data.qpos.copy()}
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        self._place(np.array(saved["positions"], np.float64))

@@ -1,0 +1,83 @@
+"""Pictures of the tasks: stacks of small frames for learning, larger ones for videos, and masks for metrics."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import sys
+from typing import Any
+
+import numpy as np
+
+from vis_rpg.errors import UserError
+
+FRAME = 64
+"""Side of the frames that observations are made of, in pixels."""
+VIDEO = 256
+"""Side of the pictures that `render()` returns, in pixels."""
+STACK = 2
+"""Frames in one observation."""
+NO_EGL = "pictures of MuJoCo scenes need EGL: install libegl1, libegl-mesa0 and libgl1-mesa-dri (Debian, Ubuntu), or use obs=state"
+
+
+def default_to_headless_gl() -> None:
+    """Choose MuJoCo's GL back end before MuJoCo is imported: EGL, or none where it is missing, so that state still works."""
+    if sys.platform.startswith("linux"):
+        os.environ.setdefault("MUJOCO_GL", "egl" if ctypes.util.find_library("EGL") else "disabled")
+        # Mesa's software rasteriser: frames this small cost less without its worker threads.
+        os.environ.setdefault("LP_NUM_THREADS", "0")
+
+
+default_to_headless_gl()
+
+
+class FrameStack:
+    """The newest frames of an episode, oldest first: (2, 64, 64, 3) uint8."""
+
+    def __init__(self) -> None:
+        self.frames = np.zeros((STACK, FRAME, FRAME, 3), np.uint8)
+
+    def start(self, frame: np.ndarray) -> np.ndarray:
+        """Begin an episode: its first frame (64, 64, 3), repeated."""
+        self.frames = np.repeat(frame[None], STACK, axis=0)
+        return self.frames.copy()
+
+    def push(self, frame: np.ndarray) -> np.ndarray:
+        """Drop the oldest frame and append the newest (64, 64, 3)."""
+        self.frames = np.concatenate([self.frames[1:], frame[None]])
+        return self.frames.copy()
+
+
+class Camera:
+    """Pictures of one MuJoCo model from one of its cameras; flat colours, no shadows, no reflections.
+
+    Raises UserError where no GL context can be made.
+    """
+
+    def __init__(self, model: Any, camera: str, size: int, samples: int) -> None:
+        import mujoco
+
+        if not hasattr(mujoco, "Renderer"):
+            raise UserError(NO_EGL)
+        model.vis.quality.offsamples = samples
+        try:
+            self._renderer = mujoco.Renderer(model, size, size, max_geom=64)
+        except Exception as error:  # each GL back end fails in its own way, with its own exception
+            raise UserError(f"{NO_EGL} ({type(error).__name__}: {' '.join(str(error).split())})") from error
+        self._renderer.scene.flags[:] = 0
+        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1
+        self._camera = camera
+
+    def picture(self, data: Any) -> np.ndarray:
+        """(size, size, 3) uint8."""
+        self._renderer.update_scene(data, camera=self._camera)
+        return self._renderer.render()
+
+    def geoms(self, data: Any) -> np.ndarray:
+        """Which geom each pixel shows: (size, size) int, -1 where there is none."""
+        self._renderer.enable_segmentation_rendering()
+        try:
+            self._renderer.update_scene(data, camera=self._camera)
+            return self._renderer.render()[..., 0]
+        finally:
+            self._renderer.disable_segmentation_rendering()
