@@ -87,20 +87,23 @@ TASK = Task(
 )
 
 
-def to_pixels(points: np.ndarray, size: int, shift: int) -> np.ndarray:
-    """World (..., 2) -> fixed-point pixel coordinates of cv2 with `shift` fractional bits; y points up, pixel centres are whole."""
-    unit = size / (2 * SIZE)
-    pixels = np.stack([(points[..., 0] + SIZE) * unit - 0.5, (SIZE - points[..., 1]) * unit - 0.5], axis=-1)
-    return np.rint(pixels * (1 << shift)).astype(int)
+def to_pixels(points: np.ndarray, size: int) -> np.ndarray:
+    """World (..., 2) -> (column, row) in a picture of `size` pixels, from its upper left corner; y points up."""
+    return (points * (1, -1) + SIZE) * size / (2 * SIZE)
 
 
 @cache
 def background(size: int) -> np.ndarray:
-    """The empty maze: (size, size, 3) uint8."""
-    picture = np.full((size, size, 3), FLOOR, np.uint8)
-    for (x0, y0), (x1, y1) in to_pixels(WALLS, size, 4):
-        cv2.line(picture, (int(x0), int(y0)), (int(x1), int(y1)), WALL, max(1, size // FRAME), cv2.LINE_AA, 4)
-    return picture
+    """The empty maze: (size, size, 3) uint8; walls one 64th of the picture wide, drawn large and averaged."""
+    large = 8 * size
+    picture = np.full((large, large, 3), FLOOR, np.uint8)
+    half = large / FRAME / 2
+    for ends in to_pixels(WALLS, large):
+        along = np.array([half, 0]) if ends[0, 1] == ends[1, 1] else np.array([0, half])
+        across = half - along
+        (left, top), (right, bottom) = np.rint(np.clip([ends.min(0) - across, ends.max(0) + across], 0, large)).astype(int)
+        picture[top:bottom, left:right] = WALL
+    return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
 
 
 class Maze(OwnTask):
@@ -135,7 +138,8 @@ class Maze(OwnTask):
 
     def _disc(self, picture: np.ndarray, colour: Any, line: int) -> np.ndarray:
         size = picture.shape[0]
-        x, y = to_pixels(self._position, size, 4)
+        # cv2 puts whole coordinates on pixel centres, and takes 4 fractional bits.
+        x, y = np.rint((to_pixels(self._position, size) - 0.5) * 16).astype(int)
         cv2.circle(picture, (int(x), int(y)), round(RADIUS * size / (2 * SIZE) * 16), colour, -1, line, 4)
         return picture
 

@@ -1,0 +1,54 @@
+"""From the `task` and `obs` of a configuration to an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from vis_rpg.envs import IDS
+from vis_rpg.envs.base import nearest
+from vis_rpg.envs.gym_task import make_gym
+from vis_rpg.envs.task import Task
+from vis_rpg.errors import UserError
+
+TASKS = (*IDS, "gym")
+
+
+def make_env(task: Mapping[str, Any], obs: str, seed: int | None = None) -> gymnasium.Env[np.ndarray, np.ndarray]:
+    """The environment of a task.
+
+    task: `name` (one of TASKS), for gym also `id`, for block_push also `blocks`, and `kwargs` for the environment's constructor;
+    obs: state | pixels; seed: of its action space and of a first reset, so that later unseeded ones follow from it.
+    Raises UserError, one line, for a name, id, observation kind or argument that is not to be had.
+    """
+    name, kwargs = task["name"], dict(task.get("kwargs") or {})
+    if name not in TASKS:
+        raise UserError(f"task={name} is not one of {', '.join(TASKS)}{nearest(name, list(TASKS))}")
+    if name == "gym":
+        if not task.get("id"):
+            raise UserError("task=gym needs an id, for example task.id=Pusher-v5")
+        env: gymnasium.Env[np.ndarray, np.ndarray] = make_gym(task["id"], obs, **kwargs)
+    else:
+        if name == "block_push" and "blocks" in task:
+            kwargs["blocks"] = task["blocks"]
+        try:
+            env = gymnasium.make(IDS[name], disable_env_checker=True, obs=obs, **kwargs)
+        except TypeError as error:
+            raise UserError(f"task={name}: {' '.join(str(error).split())}") from error
+    if seed is not None:
+        env.action_space.seed(seed)
+        env.reset(seed=seed)
+    return env
+
+
+def task_of(env: gymnasium.Env[Any, Any]) -> Task:
+    """The declaration that an environment carries, whatever wraps it."""
+    return env.get_wrapper_attr("task")
+
+
+def object_positions(info: Mapping[str, Any]) -> np.ndarray:
+    """True positions (N, 2) float64 of the objects of interest, world units, from the info of `reset` or `step`."""
+    return np.asarray(info["objects"], np.float64)
