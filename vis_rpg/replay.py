@@ -8,12 +8,14 @@ of what has been seen so far) stays on its last row, masked.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from perception.percept import Window
 from vis_rpg.agent import Batch
+from vis_rpg.chunks import Chunks, rows_of
 
 
 class Replay:
@@ -160,3 +162,46 @@ class Replay:
 
     def _observations(self, rows: Tensor) -> Window:
         return {name[4:]: value[rows] for name, value in self.rows.items() if name.startswith("obs.")}
+
+    # Checkpoints ------------------------------------------------------------------------------------------------------------------------
+
+    def save(self, chunks: Chunks) -> dict[str, Any]:
+        """Append the rows that will not change any more to the chunks; returns the rest, which belongs into the checkpoint itself."""
+        settled = int(self.open.min()) if self.head else 0
+        start = max(chunks.end, self.head - self.capacity)
+        if settled > start:
+            chunks.append(self._numbered(start, settled), start, settled)
+        chunks.spans = [span for span in chunks.spans if span[1] > self.head - self.capacity]
+        tail_start = max(settled, self.head - self.capacity)
+        return {
+            "spans": [list(span) for span in chunks.spans],
+            "tail_start": tail_start,
+            "tail": self._numbered(tail_start, self.head),
+            "head": self.head,
+            "open": self.open,
+            "firsts": list(self.firsts),
+        }
+
+    def load(self, state: dict[str, Any], chunks: Chunks) -> None:
+        """Continue from `save`; the same segments are drawn with the same generator."""
+        self.head, self.open, self.firsts = state["head"], state["open"].clone(), list(state["firsts"])
+        chunks.spans = [(start, end) for start, end in state["spans"]]
+        for span in chunks.spans:
+            self._place(chunks.read(span), span[0])
+        self._place(state["tail"], state["tail_start"])
+        numbers = torch.arange(max(0, self.head - self.capacity + self.margin), self.head)
+        at = (numbers % self.capacity).to(self.device)
+        starts = at[self.rows["acted"][at]]
+        self.starts[: len(starts)] = starts
+        self.oldest, self.newest = 0, len(starts)
+        self._update_range()
+
+    def _numbered(self, start: int, end: int) -> dict[str, Tensor]:
+        return rows_of(self.rows, torch.arange(start, end) % self.capacity)
+
+    def _place(self, rows: dict[str, Tensor], start: int) -> None:
+        numbers = torch.arange(start, start + len(rows["acted"]))
+        held = numbers >= self.head - self.capacity
+        at = (numbers[held] % self.capacity).to(self.device)
+        for name, value in rows.items():
+            self.rows[name][at] = value[held].to(self.device)

@@ -1,0 +1,15 @@
+"""Train: python scripts/train.py task=block_push obs=pixels seed=0 steps=20000 preset=cpu out=runs/x device=auto"""
+
+from omegaconf import DictConfig
+
+from vis_rpg.cli import run
+from vis_rpg.trainer import Trainer
+
+
+def main(config: DictConfig) -> None:
+    summary = Trainer(config).run()
+    print(f"done: {config.out}/summary.json {({key: summary[key] for key in ('steps', 'return', 'success', 'coverage')})}")
+
+
+if __name__ == "__main__":
+    run(main)

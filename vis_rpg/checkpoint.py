@@ -1,0 +1,125 @@
+"""Checkpoints: a folder of safetensors and JSON, written whole or not at all, the last two kept. No pickle is ever written or read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from vis_rpg.chunks import write_tensors
+from vis_rpg.errors import UserError
+
+FORMAT = "vis-rpg checkpoint 1"
+KEPT = 2
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write `state` (nested dicts and lists of tensors, arrays and JSON values) as folder/step-N; returns its path.
+
+    Raises OSError where the disk is full; the checkpoints before it are not touched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, temporary = folder / f"step-{step:010d}", folder / f".writing-{step}"
+    tensors: dict[str, Tensor] = {}
+    tree = _split(state, "", tensors)
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        write_tensors(temporary / "state.safetensors", tensors)
+        size = (temporary / "state.safetensors").stat().st_size
+        with open(temporary / "state.json", "w") as file:
+            json.dump({"format": FORMAT, "step": step, "tensor_bytes": size, "state": tree}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for old in complete(folder)[:-KEPT]:
+        shutil.rmtree(old)
+    return path
+
+
+def complete(folder: Path) -> list[Path]:
+    """Checkpoints in a folder, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / "state.json").exists())
+
+
+def latest(run: Path) -> Path:
+    """The newest checkpoint of a run; raises UserError where there is none."""
+    found = complete(run / "checkpoints")
+    if not found:
+        raise UserError(f"{run}: no checkpoint there (looked for {run / 'checkpoints'}/step-*): give the folder of a run that was trained")
+    return found[-1]
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The state saved in a checkpoint; raises UserError where it is missing, cut short, or not one of ours."""
+    try:
+        document = json.loads((path / "state.json").read_text())
+    except OSError as error:
+        raise UserError(f"{path}: not a checkpoint (state.json: {error.strerror})") from None
+    except ValueError:
+        raise UserError(f"{path}: broken checkpoint, state.json is cut short: delete this folder to use the one before") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of this version (state.json does not say {FORMAT!r})")
+    file_path = path / "state.safetensors"
+    try:
+        if file_path.stat().st_size != document["tensor_bytes"]:
+            raise UserError(f"{path}: broken checkpoint, state.safetensors is cut short: delete this folder to use the one before")
+        with safe_open(file_path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: broken checkpoint, state.safetensors cannot be read ({error}): delete this folder to use the one before") from None
+    state = _join(document["state"], tensors)
+    assert isinstance(state, dict)
+    return state
+
+
+def _split(node: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """JSON in which tensors and arrays are references into `tensors`."""
+    if isinstance(node, Tensor):
+        tensors[name] = node
+        return {"$tensor": name}
+    if isinstance(node, np.ndarray):
+        tensors[name] = torch.from_numpy(np.ascontiguousarray(node)).reshape(node.shape)
+        return {"$array": name}
+    if isinstance(node, np.generic):
+        return node.item()
+    if isinstance(node, dict):
+        return {str(key): _split(value, f"{name}/{key}", tensors) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_split(value, f"{name}/{index}", tensors) for index, value in enumerate(node)]
+    return node
+
+
+def _join(node: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(node, list):
+        return [_join(value, tensors) for value in node]
+    if isinstance(node, dict):
+        if "$tensor" in node:
+            return tensors[node["$tensor"]]
+        if "$array" in node:
+            return tensors[node["$array"]].numpy()
+        return {key: _join(value, tensors) for key, value in node.items()}
+    return node
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
+    """State of each parameter in order, {} where it has not stepped yet."""
+    state = optimizer.state_dict()["state"]
+    return [state.get(index, {}) for index in range(sum(len(group["params"]) for group in optimizer.param_groups))]
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, states: list[dict[str, Tensor]]) -> None:
+    """Continue from `optimizer_state`."""
+    document = optimizer.state_dict()
+    document["state"] = {index: state for index, state in enumerate(states) if state}
+    optimizer.load_state_dict(document)

@@ -1,0 +1,74 @@
+"""What a training config must satisfy beyond what YAML can say; checked before any work starts."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from vis_rpg.errors import UserError
+
+CHOICES = {
+    "agent.latent.kind": ("gaussian", "categorical", "none"),
+    "agent.latent.prior": ("fixed", "learned"),
+    "perception.encoder": ("mlp", "transformer"),
+}
+POSITIVE = (
+    "steps agent.horizon agent.batch_size agent.state_dim agent.hidden_dim agent.lr agent.grad_clip agent.alpha agent.target_every "
+    "agent.policy_every agent.std_scale agent.latent.posterior_std agent.replay_capacity agent.envs logger.log_every logger.checkpoint_every"
+).split()
+FREE_ON_RESUME = ("steps", "device", "resume", "out", "logger", "preset")
+
+
+def check(config: DictConfig) -> None:
+    """Raise UserError for the first value that cannot be used."""
+    for key, choices in CHOICES.items():
+        value = OmegaConf.select(config, key)
+        if value not in choices:
+            near = get_close_matches(str(value), choices, 1, 0.0)[0]
+            raise UserError(f"{key}={value}: choose one of {', '.join(choices)} (nearest: {near})")
+    for key in POSITIVE:
+        value = OmegaConf.select(config, key)
+        if value <= 0:
+            raise UserError(f"{key}={value}: must be above 0")
+    agent = config.agent
+    for key, value in (("agent.gamma", agent.gamma), ("agent.tau", agent.tau)):
+        if not 0 <= value <= 1:
+            raise UserError(f"{key}={value}: must lie between 0 and 1")
+    if agent.latent.kind != "none" and agent.latent.dim < 1:
+        raise UserError(f"agent.latent.dim={agent.latent.dim}: must be at least 1 (agent=mbsac is the agent without z)")
+    if (config.obs.kind == "state") != (config.perception.name == "state"):
+        raise UserError(f"perception={config.perception.name} does not see obs={config.obs.kind}: use perception=state with obs=state, slots or cnn with obs=pixels")
+    if config.task.name == "bandit":
+        raise UserError("task=bandit has one step and an exact reward, and its own learner: run scripts/bandit.py")
+    device(config)
+
+
+def device(config: DictConfig) -> torch.device:
+    """The device that `device=` names; auto is the GPU where there is one. Raises UserError where it is not there."""
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device={name}: choose auto, cpu, cuda or cuda:N") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use device=auto or device=cpu")
+    return chosen
+
+
+def check_resumable(config: DictConfig, saved: DictConfig) -> None:
+    """Raise UserError where a run is resumed with other settings than those it was begun with."""
+
+    def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+        if not isinstance(node, dict):
+            return {prefix: node}
+        return {key: value for name, child in node.items() for key, value in flat(child, f"{prefix}.{name}" if prefix else str(name)).items()}
+
+    now, then = flat(OmegaConf.to_container(config, resolve=True)), flat(OmegaConf.to_container(saved, resolve=True))
+    for key in sorted(now.keys() | then.keys()):
+        if key.split(".")[0] not in FREE_ON_RESUME and now.get(key) != then.get(key):
+            raise UserError(f"resume=true: {key}={now.get(key)}, but the run in {config.out} was begun with {key}={then.get(key)}: give the same settings")
