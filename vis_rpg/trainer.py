@@ -107,14 +107,14 @@ class Trainer:
         """One step of every environment, into replay."""
         if self.step < self.config.agent.seed_steps:
             self.actor.decide(explore=True)  # draws z where an episode begins
-            action = 2 * torch.rand(self.envs.count, self.agent.action_dim, generator=self.generator, device=self.device) - 1
+            action = 2 * torch.rand(len(self.envs), self.agent.action_dim, generator=self.generator, device=self.device) - 1
             self.actor.did(action)
         else:
             action = self.actor.decide(explore=True)
         result = self.envs.step(action.cpu().numpy())
         seen = self.actor.see(result.obs)
         self.replay.add(action, torch.from_numpy(result.reward), torch.from_numpy(result.terminated), self.actor.z, seen)
-        self.step += self.envs.count
+        self.step += len(self.envs)
         self._count(result)
         if result.first_obs:
             rows = np.array(sorted(result.first_obs))
@@ -235,10 +235,10 @@ class Trainer:
         self.dropped_episodes = state["dropped_episodes"]
         restarted = self.envs.set_state(state["envs"])
         if restarted:
-            rows = np.array(sorted(restarted))
+            rows = np.array(restarted)
             self.dropped_episodes += len(rows)
             self.returns[rows], self.succeeded[rows] = 0.0, False
-            self._begin(np.stack([restarted[row] for row in rows]), rows)
+            self._begin(np.stack([self.envs.obs[row] for row in rows]), rows)
             tqdm.write(f"resume: {len(rows)} running episodes could not be saved and were dropped")
         libraries = state["libraries"]
         torch.set_rng_state(libraries["torch"])
@@ -268,8 +268,8 @@ def random_coverage(config: DictConfig, steps: int) -> float:
     generator = np.random.default_rng(config.seed)
     shape = envs.envs[0].action_space.shape
     assert shape is not None
-    for _ in range(0, steps, envs.count):
-        counter.add(envs.step(generator.uniform(-1, 1, (envs.count, *shape)).astype(np.float32)).objects)
+    for _ in range(0, steps, len(envs)):
+        counter.add(envs.step(generator.uniform(-1, 1, (len(envs), *shape)).astype(np.float32)).objects)
     return counter.value
 
 
