@@ -1,0 +1,240 @@
+"""The command line: a mistake is one line that names the way out; anything Hydra can do still works."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from vis_rpg.cli import compose, require, run
+from vis_rpg.errors import UserError
+
+CONFIGS = {
+    "train.yaml": """
+        defaults: [{task: maze}, {agent: rpg}, _self_, {preset: null}]
+        seed: 0
+        steps: 1000
+        rate: 0.1
+        out: runs/${seed}
+        resume: false
+        limit: null
+        sizes: [32, 32]
+        """,
+    "task/maze.yaml": "{size: 5, kwargs: {}}",
+    "task/block_push.yaml": "{blocks: 2}",
+    "task/gym.yaml": "id: ???",
+    "agent/rpg.yaml": "{horizon: 3, latent: {kind: gaussian, dim: 12}}",
+    "agent/latent/categorical.yaml": "{kind: categorical, dim: 5}",
+    "preset/cpu.yaml": """
+        # @package _global_
+        steps: 5
+        """,
+}
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Path:
+    folder = tmp_path / "configs"
+    for name, text in CONFIGS.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text).lstrip())
+    return folder
+
+
+@pytest.fixture
+def cli(configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs a script with these words in an empty folder; returns (exit code, configs that main got)."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def call(*words: str, raises: BaseException | None = None) -> tuple[int, list[DictConfig]]:
+        monkeypatch.setattr(sys, "argv", ["scripts/train.py", *words])
+        got: list[DictConfig] = []
+
+        def main(cfg: DictConfig) -> None:
+            got.append(cfg)
+            if raises is not None:
+                raise raises
+
+        try:
+            run(main, config_dir=configs)
+        except SystemExit as exit:
+            return int(exit.code or 0), got
+        return 0, got
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["sed=1"], "sed=1: no such setting; did you mean seed?"),
+        (["agent.latent.kidn=x"], "did you mean agent.latent.kind?"),
+        (["horizon=5"], "did you mean agent.horizon?"),
+        (["agnt=rpg"], "did you mean agent?"),
+        (["xyzzy=1"], "xyzzy=1: no such setting; there are agent, agent/latent, limit,"),
+        (["task=blok_push"], "task=blok_push: no such option; did you mean block_push? (there are block_push, gym, maze)"),
+        (["task=7"], "task=7: no such option (there are"),
+        (["task=block_push", "task.size=3"], "task.size=3: no such setting"),
+        (["steps=abc"], "steps=abc: expected a whole number"),
+        (["steps=1e5"], "expected a whole number; write steps=100000"),
+        (["steps=1.5"], "steps=1.5: expected a whole number"),
+        (["steps=true"], "steps=true: expected a whole number"),
+        (["steps=null"], "steps=null: expected a whole number"),
+        (["rate=fast"], "rate=fast: expected a number"),
+        (["resume=1"], "resume=1: expected true or false"),
+        (["out=7"], "out=7: expected text; write 'out=\"7\"'"),
+        (["sizes=3"], "sizes=3: expected a list"),
+        (["sizes=[3,x]"], "sizes[1]=x: expected a whole number"),
+        (["agent.latent=3"], "agent.latent=3: expected a section"),
+        (["seed=0,1"], "seed=0,1: several values; write seed=[...] for a list, or add --multirun"),
+        (["--multirun", "seed=0,1", "steps=5,x"], "steps=x: expected a whole number"),
+        (["seed"], "seed: not a setting that can be read; write key=value"),
+        (["out=a(b"], "out=a(b: not a setting that can be read; quote"),
+        (["--seed", "1"], "--seed: no such flag; settings are written key=value"),
+        (["~seed"], "~seed: a setting that is needed"),
+        (["task=gym"], "task.id=... must be given"),
+        (["out=${sedd}"], "Interpolation key 'sedd' not found"),
+        (["hydra/launcher=none"], "Could not find 'hydra/launcher/none'"),
+        (["--config-name", "tarin"], "Cannot find primary config 'tarin'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2_before_any_work(cli, capfd, words: list[str], says: str) -> None:
+    code, got = cli(*words)
+    lines = capfd.readouterr().err.splitlines()
+    assert (code, got) == (2, [])
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert says in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "value"),
+    [
+        (["task=gym", "task.id=Pusher-v5"], "task.id", "Pusher-v5"),
+        (["task=block_push", "task.blocks=1"], "task.blocks", 1),
+        (["rate=1"], "rate", 1),
+        (["limit=5"], "limit", 5),
+        (["limit=text"], "limit", "text"),
+        (["out=null"], "out", None),
+        (["seed=3"], "out", "runs/3"),
+        (["preset=cpu"], "steps", 5),
+        (["preset=cpu", "steps=7"], "steps", 7),
+        (["+task.kwargs.depth=2"], "task.kwargs.depth", 2),
+        (["sizes=[8]"], "sizes", [8]),
+        (["agent.latent={dim: 4}"], "agent.latent", {"kind": "gaussian", "dim": 4}),
+        (["+agent/latent=categorical"], "agent.latent.kind", "categorical"),
+        (["steps=3", "--run", "seed=1"], "seed", 1),
+    ],
+)
+def test_what_is_meant_arrives(cli, capfd, words: list[str], key: str, value: object) -> None:
+    code, [cfg] = cli(*words)
+    got = OmegaConf.select(cfg, key)
+    assert code == 0
+    assert (OmegaConf.to_container(got) if OmegaConf.is_config(got) else got) == value
+    assert capfd.readouterr().err == ""
+
+
+def test_a_run_leaves_no_files_of_hydras(cli) -> None:
+    assert cli("seed=1")[0] == 0
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_an_extra_config_folder_adds_options(cli, tmp_path: Path) -> None:
+    extra = tmp_path / "extra" / "task"
+    extra.mkdir(parents=True)
+    (extra / "mine.yaml").write_text("size: 9")
+    code, [cfg] = cli("--config-dir", str(extra.parent), "task=mine")
+    assert (code, cfg.task.size) == (0, 9)
+
+
+def test_a_config_folder_can_be_replaced(cli, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "train.yaml").write_text("seed: 4")
+    assert cli("--config-path", str(other))[1] == [{"seed": 4}]
+
+
+def test_multirun_runs_every_combination(cli) -> None:
+    code, got = cli("--multirun", "seed=0,1", "task=glob(*)", "task.id=x", "steps=range(1,3)")
+    assert code != 0, "task.id exists in one of the tasks only"
+    code, got = cli("--multirun", "seed=0,1", "steps=range(1,3)")
+    assert code == 0
+    assert [(cfg.seed, cfg.steps) for cfg in got] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+
+
+def test_a_failing_job_of_a_sweep_does_not_stop_the_others(cli, capfd) -> None:
+    code, got = cli("--multirun", "seed=0,1", raises=UserError("no such door"))
+    assert (code, len(got)) == (2, 2)
+    assert capfd.readouterr().err.splitlines() == ["error: no such door"] * 2
+
+
+def test_showing_the_config_or_the_help_runs_nothing(cli, capfd) -> None:
+    code, got = cli("task=gym", "--cfg", "job")
+    assert (code, got) == (0, [])
+    assert "id: ???" in capfd.readouterr().out
+    code, got = cli("--help")
+    assert (code, got) == (0, [])
+    assert "train is powered by Hydra" in capfd.readouterr().out
+
+
+def test_a_user_error_of_many_lines_is_printed_as_one(cli, capfd) -> None:
+    assert cli(raises=UserError("first\n  second"))[0] == 2
+    assert capfd.readouterr().err == "error: first second\n"
+
+
+def test_a_full_disk_names_the_path(cli, capfd) -> None:
+    assert cli(raises=OSError(errno.ENOSPC, "No space left on device", "runs/x/model"))[0] == 2
+    assert "no space left for runs/x/model" in capfd.readouterr().err
+    assert cli(raises=OSError(errno.ENOSPC, "No space left on device"))[0] == 2
+    assert "no space left for runs/0" in capfd.readouterr().err
+
+
+def test_ctrl_c_ends_with_130_and_one_line(cli, capfd) -> None:
+    assert cli(raises=KeyboardInterrupt())[0] == 130
+    assert capfd.readouterr().err == "stopped by Ctrl-C\n"
+
+
+def test_an_unexpected_error_keeps_its_traceback(configs: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom vis_rpg.cli import run\n\n\n"
+        "def main(cfg):\n    open('absent')\n\n\nrun(main, config_dir=Path(sys.argv.pop()))\n"
+    )
+    done = subprocess.run([sys.executable, str(script), str(configs)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "FileNotFoundError" in done.stderr
+    assert "open('absent')" in done.stderr
+
+
+def test_compose_gives_what_a_script_would_get(configs: Path) -> None:
+    cfg = compose(["task=block_push", "seed=2"], config_dir=configs)
+    assert (cfg.out, cfg.task.blocks, "hydra" in cfg) == ("runs/2", 2, False)
+    with pytest.raises(UserError, match="did you mean seed"):
+        compose(["sed=2"], config_dir=configs)
+
+
+def test_absent_configs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no configs there"):
+        compose(config_dir=tmp_path / "absent")
+
+
+def test_a_broken_default_is_one_clear_error(configs: Path) -> None:
+    (configs / "task" / "maze.yaml").unlink()
+    with pytest.raises(UserError, match="Could not find 'task/maze'"):
+        compose(config_dir=configs)
+
+
+def test_require_raises_only_when_the_condition_fails() -> None:
+    require(True, "unseen")
+    with pytest.raises(UserError, match="steps=0: must be positive"):
+        require(False, "steps=0: must be positive")

@@ -1,0 +1,264 @@
+"""The command line of every script: Hydra, with one clear line per mistake and no output folders of its own.
+
+A script ends in `if __name__ == "__main__": run(main)`. Settings are checked against the YAML defaults before any work starts: a key
+or an option that does not exist, a value of another kind than its default (null as a default takes any; a text may become null), a
+key that is required (`???`) and missing. Exit codes: 0 done, 1 a fault of ours (with its traceback), 2 the user's to mend, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+
+from vis_rpg.errors import UserError
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+VERSION_BASE = "1.3"
+# Hydra raises a plain ValueError for a group whose option is no word.
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+MISSING = "???"
+# A run keeps its own folder and logs; Hydra is to write nothing, except a sweep's record.
+HYDRA_SETTINGS = {
+    "hydra.run.dir": ".",
+    "hydra.output_subdir": "null",
+    "hydra.sweep.dir": "runs/multirun",
+    "hydra.sweep.subdir": ".",
+    "hydra/job_logging": "disabled",
+}
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError(message)` unless the condition holds; the message names the thing, the value, and the way out."""
+    if not condition:
+        raise UserError(message)
+
+
+def run(main: Callable[[DictConfig], None], config_name: str = "train", config_dir: Path = CONFIG_DIR) -> None:
+    """Compose the config from the command line, check it, and call `main` with it, interpolations resolved.
+
+    Hydra's flags (--help, --cfg job, --multirun, ...) work as ever. Ends the process with 2 after a `UserError` or a full disk, and
+    with 130 after Ctrl-C, each with one line on stderr; in a sweep the other jobs still run.
+    """
+    try:
+        failed = _run(main, config_name, config_dir)
+    except UserError as error:
+        _say(f"error: {error}")
+        failed = True
+    except KeyboardInterrupt:
+        _say("stopped by Ctrl-C")
+        sys.exit(130)
+    if failed:
+        sys.exit(2)
+
+
+def compose(overrides: Sequence[str] = (), config_name: str = "train", config_dir: Path = CONFIG_DIR) -> DictConfig:
+    """The config that a script would get from these overrides, checked and resolved. Raises `UserError`."""
+    return _resolved(_check(list(overrides), config_name, config_dir))
+
+
+def _run(main: Callable[[DictConfig], None], config_name: str, config_dir: Path) -> bool:
+    args, unknown = get_args_parser().parse_known_intermixed_args()
+    require(not unknown, f"{' '.join(unknown)}: no such flag; settings are written key=value, as in seed=0")
+    if args.config_path:
+        config_dir = Path(args.config_path).absolute()
+    # Shell completion reads unfinished words.
+    if not args.shell_completion:
+        searched = [f"hydra.searchpath=[file://{Path(args.config_dir).absolute()}]"] if args.config_dir else []
+        for job in _jobs(args.overrides, args.multirun):
+            _check(searched + job, args.config_name or config_name, config_dir)
+
+    failed = False
+
+    def job_main(cfg: DictConfig) -> None:
+        nonlocal failed
+        try:
+            main(_resolved(cfg))
+        except UserError as error:
+            _say(f"error: {error}")
+            failed = True
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            _say(f"error: no space left for {error.filename or cfg.get('out') or Path.cwd()}: free some, then run again")
+            failed = True
+
+    given = {word.partition("=")[0] for word in args.overrides}
+    settings = {"hydra.job.name": Path(sys.argv[0]).stem, **HYDRA_SETTINGS}
+    ours = [f"{key}={value}" for key, value in settings.items() if key not in given]
+    flags = [word for word in sys.argv[1:] if word not in args.overrides]
+    # Hydra wants all overrides in one place.
+    sys.argv[1:] = [*ours, *args.overrides, *flags]
+    hydra.main(config_path=str(config_dir), config_name=config_name, version_base=VERSION_BASE)(job_main)()
+    return failed
+
+
+def _say(line: str) -> None:
+    print(" ".join(line.split()), file=sys.stderr, flush=True)
+
+
+def _jobs(overrides: Sequence[str], multirun: bool) -> Iterator[list[str]]:
+    """The overrides of each job: one, or every combination of a sweep's values."""
+    parsed = [_parse(word) for word in overrides]
+    for override in parsed:
+        require(
+            multirun or not override.is_sweep_override(),
+            f"{override.input_line}: several values; write {override.get_key_element()}=[...] for a list, or add --multirun to run each",
+        )
+    # A glob stands for options that exist: there is nothing in it to check.
+    fixed = [o for o in parsed if not o.is_sweep_override()]
+    swept = [o for o in parsed if o.is_discrete_sweep() and "glob(" not in str(o.input_line)]
+    values = [[f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()] for o in swept]
+    for combination in itertools.product(*values):
+        yield [*(str(o.input_line) for o in fixed), *combination]
+
+
+def _parse(word: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        hint = "quote a value that has brackets, commas, spaces or equals signs: 'key=\"value\"'" if "=" in word else "write key=value"
+        raise UserError(f"{word}: not a setting that can be read; {hint}") from error
+
+
+def _check(overrides: list[str], config_name: str, config_dir: Path) -> DictConfig:
+    """Compose and compare with the defaults of the chosen groups; raises `UserError` for the first mistake."""
+    parsed = [_parse(word) for word in overrides]
+    require(config_dir.is_dir(), f"{config_dir}: no configs there; install vis-rpg from a clone with pip install -e .")
+    with hydra.initialize_config_dir(str(config_dir), version_base=VERSION_BASE):
+        try:
+            cfg = hydra.compose(config_name, overrides, return_hydra_config=True)
+            groups = set(cfg.hydra.runtime.choices)
+            choices = [str(o.input_line) for o in parsed if _key(o) in groups or o.is_hydra_override()]
+            defaults = hydra.compose(config_name, choices)
+        except COMPOSE_ERRORS as error:
+            raise UserError(_explain(error, parsed, config_name)) from error
+    del cfg.hydra
+    values = dict(_entries(cfg))
+    for key, default in _entries(defaults):
+        require(key in values, f"~{key}: a setting that is needed; give it another value instead")
+        _check_kind(key, default, values[key])
+    return cfg
+
+
+def _resolved(cfg: DictConfig) -> DictConfig:
+    missing = [key for key, value in _entries(cfg) if value == MISSING]
+    require(not missing, f"{' '.join(f'{key}=...' for key in missing)} must be given")
+    try:
+        OmegaConf.resolve(cfg)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error)) from error
+    return cfg
+
+
+def _key(override: Override) -> str:
+    return override.get_key_element().lstrip("+~")
+
+
+def _entries(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys with their values: {} for a section, MISSING where one is required, ... where it does not resolve by itself."""
+    for key in cfg:
+        name = prefix + str(key)
+        try:
+            value = MISSING if OmegaConf.is_missing(cfg, key) else cfg[key]
+            value = OmegaConf.to_container(value, resolve=True) if isinstance(value, ListConfig) else value
+        except InterpolationResolutionError:
+            value = ...
+        if isinstance(value, DictConfig):
+            yield name, {}
+            yield from _entries(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _check_kind(key: str, default: Any, value: Any) -> None:
+    """Raise `UserError` where a value is of another kind than its default."""
+    if default in (None, ..., MISSING) or value in (..., MISSING):
+        return
+    wanted, hint = "", ""
+    if isinstance(default, bool):
+        wanted = "" if isinstance(value, bool) else "true or false"
+    elif isinstance(default, int | float):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number:
+            wanted = "a number" if isinstance(default, float) else "a whole number"
+        elif isinstance(default, int) and isinstance(value, float):
+            wanted, hint = "a whole number", f"; write {key}={int(value)}" if value.is_integer() else ""
+    elif isinstance(default, str):
+        wanted = "" if isinstance(value, str | None) else "text"
+        hint = f"; write '{key}=\"{value}\"' if it is meant as one"
+    elif isinstance(default, list):
+        wanted = "" if isinstance(value, list) else "a list"
+        for i, entry in enumerate(value if default and not wanted else ()):
+            _check_kind(f"{key}[{i}]", default[0], entry)
+    elif not isinstance(value, dict):
+        wanted = "a section with keys of its own"
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    require(not wanted, f"{key}={shown}: expected {wanted}{hint}")
+
+
+def _explain(error: Exception, parsed: Iterable[Override], config_name: str) -> str:
+    """One line for a config that does not compose: the first setting that names nothing, with the nearest name that exists."""
+    groups = _groups()
+    good: list[str] = []
+    others: list[Override] = []
+    for override in parsed:
+        options = groups.get(override.key_or_group)
+        if options is None:
+            others.append(override)
+            continue
+        chosen = override.value()
+        for option in chosen if isinstance(chosen, list) else [chosen]:
+            if str(option) not in options:
+                return f"{override.input_line}: no such option{_nearest(str(option), options)} (there are {', '.join(options)})"
+        good.append(str(override.input_line))
+    try:
+        cfg = hydra.compose(config_name, good)
+    except COMPOSE_ERRORS as deeper:
+        return _short(deeper)
+    keys = [key for key, _ in _entries(cfg)]
+    for override in others:
+        if not override.is_hydra_override() and not override.is_add() and _key(override) not in keys:
+            top = ", ".join(sorted({key.partition(".")[0] for key in keys} | set(groups)))
+            return f"{override.input_line}: no such setting{_nearest(_key(override), [*keys, *groups]) or f'; there are {top}'}"
+    return _short(error)
+
+
+def _short(error: BaseException) -> str:
+    return f"{error} {error.__cause__ or ''}".partition("Config search path")[0].strip()
+
+
+def _groups(parent: str = "") -> dict[str, list[str]]:
+    """Every config group with its options."""
+    loader = GlobalHydra.instance().config_loader()
+    found: dict[str, list[str]] = {}
+    for name in loader.list_groups(parent):
+        path = f"{parent}/{name}".lstrip("/")
+        if path != "hydra":
+            options = [option for option in loader.get_group_options(path) if f"{path}/{option}" not in loader.list_groups(path)]
+            found |= ({path: options} if options else {}) | _groups(path)
+    return found
+
+
+def _nearest(word: str, names: Iterable[str]) -> str:
+    """The nearest name as a question, or nothing. The last part of a dotted key counts nearly as much as the whole."""
+
+    def likeness(name: str) -> float:
+        tail = SequenceMatcher(None, word.rpartition(".")[2], name.rpartition(".")[2]).ratio()
+        return max(SequenceMatcher(None, word, name).ratio(), 0.9 * tail)
+
+    best = max(names, key=likeness, default="")
+    return f"; did you mean {best}?" if likeness(best) >= 0.6 else ""
