@@ -131,7 +131,12 @@ class Agent(nn.Module):
                 self._descend("posterior", posterior_loss, metrics)
             alpha_loss = (self.log_alpha.exp() * (-imagined.log_pi.detach() + self.action_dim)).mean()
             self._descend("alpha", alpha_loss, metrics)
-            metrics |= {"policy_loss": policy_loss, "posterior_loss": posterior_loss, "entropy": -imagined.log_pi.mean(), "alpha": self.log_alpha.exp()}
+            metrics |= {
+                "policy_loss": policy_loss,
+                "posterior_loss": posterior_loss,
+                "entropy": -imagined.log_pi.mean(),
+                "alpha": self.log_alpha.exp(),
+            }
             if batch.first is not None and noise.first is not None and noise.z_first is not None:
                 loss, learned = self.latent_policy_loss(batch.first, noise.first, noise.z_first)
                 self._descend("latent_policy", loss, metrics)

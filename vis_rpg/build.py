@@ -51,7 +51,9 @@ def make_agent(config: DictConfig, env: gymnasium.Env) -> Agent:
     assert env.action_space.shape is not None
     novelty = config.exploration if config.exploration.name != "none" else None
     try:
-        return Agent(perception, int(np.prod(env.action_space.shape)), config.agent, config.perception.encoder, novelty, config.task.terminates)
+        return Agent(
+            perception, int(np.prod(env.action_space.shape)), config.agent, config.perception.encoder, novelty, config.task.terminates
+        )
     except ValueError as error:
         raise UserError(str(error)) from None
 
@@ -61,7 +63,9 @@ def load_config(run: Path) -> DictConfig:
     try:
         config = OmegaConf.load(run / "config.yaml")
     except OSError as error:
-        raise UserError(f"{run}: not a run ({run / 'config.yaml'}: {error.strerror}): give the folder that scripts/train.py wrote (out=...)") from None
+        raise UserError(
+            f"{run}: not a run ({run / 'config.yaml'}: {error.strerror}): give the folder that scripts/train.py wrote (out=...)"
+        ) from None
     except Exception as error:  # whatever the YAML parser makes of a broken file
         raise UserError(f"{run}/config.yaml cannot be read: {str(error).splitlines()[0]}") from None
     assert isinstance(config, DictConfig)

@@ -77,7 +77,9 @@ def load(path: Path) -> dict[str, Any]:
         with safe_open(file_path, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: broken checkpoint, state.safetensors cannot be read ({error}): delete this folder to use the one before") from None
+        raise UserError(
+            f"{path}: broken checkpoint, state.safetensors cannot be read ({error}): delete this folder to use the one before"
+        ) from None
     state = _join(document["state"], tensors)
     assert isinstance(state, dict)
     return state

@@ -40,7 +40,9 @@ def check(config: DictConfig) -> None:
     if agent.latent.kind != "none" and agent.latent.dim < 1:
         raise UserError(f"agent.latent.dim={agent.latent.dim}: must be at least 1 (agent=mbsac is the agent without z)")
     if (config.obs.kind == "state") != (config.perception.name == "state"):
-        raise UserError(f"perception={config.perception.name} does not see obs={config.obs.kind}: use perception=state with obs=state, slots or cnn with obs=pixels")
+        raise UserError(
+            f"perception={config.perception.name} does not see obs={config.obs.kind}: use perception=state with obs=state, slots or cnn with obs=pixels"
+        )
     if config.task.name == "bandit":
         raise UserError("task=bandit has one step and an exact reward, and its own learner: run scripts/bandit.py")
     device(config)
@@ -66,9 +68,13 @@ def check_resumable(config: DictConfig, saved: DictConfig) -> None:
     def flat(node: Any, prefix: str = "") -> dict[str, Any]:
         if not isinstance(node, dict):
             return {prefix: node}
-        return {key: value for name, child in node.items() for key, value in flat(child, f"{prefix}.{name}" if prefix else str(name)).items()}
+        return {
+            key: value for name, child in node.items() for key, value in flat(child, f"{prefix}.{name}" if prefix else str(name)).items()
+        }
 
     now, then = flat(OmegaConf.to_container(config, resolve=True)), flat(OmegaConf.to_container(saved, resolve=True))
     for key in sorted(now.keys() | then.keys()):
         if key.split(".")[0] not in FREE_ON_RESUME and now.get(key) != then.get(key):
-            raise UserError(f"resume=true: {key}={now.get(key)}, but the run in {config.out} was begun with {key}={then.get(key)}: give the same settings")
+            raise UserError(
+                f"resume=true: {key}={now.get(key)}, but the run in {config.out} was begun with {key}={then.get(key)}: give the same settings"
+            )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vis_rpg.networks import linear, mlp
+from vis_rpg.networks import ELU, linear, mlp
 
 
 class FlatEncoder(nn.Module):
@@ -43,11 +43,11 @@ class SlotTransformer(nn.Module):
         self.norm = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.query_key_value = linear(width, 3 * width)
         self.project = linear(width, width)
-        self.feed_forward = nn.Sequential(linear(width, 2 * width), nn.ELU(), linear(2 * width, width))
+        self.feed_forward = nn.Sequential(linear(width, 2 * width), ELU(), linear(2 * width, width))
         self.readout_query = nn.Parameter(torch.randn(self.HEADS, width // self.HEADS))
         self.readout_key = linear(width, width)
         self.readout_value = linear(width, hidden)
-        self.out = nn.Sequential(nn.ELU(), linear(hidden, hidden), nn.ELU(), linear(hidden, state_dim))
+        self.out = nn.Sequential(ELU(), linear(hidden, hidden), ELU(), linear(hidden, state_dim))
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., 2, K, D) -> (..., S)."""
@@ -75,6 +75,8 @@ def make_encoder(kind: str, feature_shape: tuple[int, ...], state_dim: int, hidd
     """`transformer` for features that are slots (2, K, D); `mlp` for any features."""
     if kind == "transformer":
         if len(feature_shape) != 3:
-            raise ValueError(f"perception.encoder=transformer reads slots (2, K, D), but the features have shape {feature_shape}: use perception.encoder=mlp")
+            raise ValueError(
+                f"perception.encoder=transformer reads slots (2, K, D), but the features have shape {feature_shape}: use perception.encoder=mlp"
+            )
         return SlotTransformer(feature_shape, state_dim, hidden)
     return FlatEncoder(feature_shape, state_dim, hidden)

@@ -5,9 +5,36 @@ All weights are orthogonal and biases zero at the start. Everything here works u
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+
+class _ELU(torch.autograd.Function):
+    """ELU by `exp` instead of `expm1`, which on a CPU takes four times as long; equal to within 1e-7."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.maximum(x, x.clamp(max=0.0).exp_().sub_(1.0))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return gradient * y.clamp(max=0.0).add_(1.0)
+
+
+class ELU(nn.Module):
+    """x where it is positive, e^x - 1 elsewhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _ELU.apply(x)
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
@@ -20,7 +47,7 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 
 def mlp(inputs: int, outputs: int, hidden: int) -> nn.Sequential:
     """The MLP of Appendix A: two hidden layers with ELU."""
-    return nn.Sequential(linear(inputs, hidden), nn.ELU(), linear(hidden, hidden), nn.ELU(), linear(hidden, outputs))
+    return nn.Sequential(linear(inputs, hidden), ELU(), linear(hidden, hidden), ELU(), linear(hidden, outputs))
 
 
 class EnsembleMLP(nn.Module):
@@ -29,15 +56,17 @@ class EnsembleMLP(nn.Module):
     def __init__(self, members: int, inputs: int, outputs: int, hidden: int) -> None:
         super().__init__()
         sizes = [(inputs, hidden), (hidden, hidden), (hidden, outputs)]
-        self.weights = nn.ParameterList(nn.Parameter(torch.stack([nn.init.orthogonal_(torch.empty(i, o)) for _ in range(members)])) for i, o in sizes)
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.stack([nn.init.orthogonal_(torch.empty(i, o)) for _ in range(members)])) for i, o in sizes
+        )
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, o)) for _, o in sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, inputs), the same for every member, or (members, B, inputs). Returns (members, B, outputs)."""
         if x.dim() == 2:
             x = x.expand(self.weights[0].shape[0], *x.shape)
-        x = F.elu(torch.baddbmm(self.biases[0], x, self.weights[0]))
-        x = F.elu(torch.baddbmm(self.biases[1], x, self.weights[1]))
+        x = _ELU.apply(torch.baddbmm(self.biases[0], x, self.weights[0]))
+        x = _ELU.apply(torch.baddbmm(self.biases[1], x, self.weights[1]))
         return torch.baddbmm(self.biases[2], x, self.weights[2])
 
 

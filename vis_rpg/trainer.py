@@ -48,7 +48,9 @@ class Trainer:
         self.optimizers = self.agent.make_optimizers()
         perception = self.agent.model.perception
         sizes = (settings.replay_capacity, perception.stored, self.agent.action_dim, self.agent.space.dim)
-        tqdm.write(f"replay of {settings.replay_capacity:,} observations on {self.device}: {Replay.bytes_needed(*sizes) / 2**30:.2f} GiB when full")
+        tqdm.write(
+            f"replay of {settings.replay_capacity:,} observations on {self.device}: {Replay.bytes_needed(*sizes) / 2**30:.2f} GiB when full"
+        )
         self.replay = Replay(*sizes, perception.history, settings.envs, self.device)
         self.replay_chunks = Chunks(self.out / "replay", "replay")
         self.actor = Actor(self.agent, settings.envs, config.seed + 1)
@@ -98,7 +100,13 @@ class Trainer:
                     self.learn()
                 bar.update(self.step - before)
                 if self._passed(config.logger.log_every, before):
-                    bar.set_postfix({key: f"{value:.3g}" for key, value in self.log().items() if key in ("coverage", "success", "return", "updates_per_s")})
+                    bar.set_postfix(
+                        {
+                            key: f"{value:.3g}"
+                            for key, value in self.log().items()
+                            if key in ("coverage", "success", "return", "updates_per_s")
+                        }
+                    )
                 if self._passed(config.logger.checkpoint_every, before) or self.step >= config.steps:
                     self.save()
         return self._finish()
@@ -197,7 +205,12 @@ class Trainer:
             "visits": visits,
             "envs": self.envs.get_state(),
             "generator": self.generator.get_state(),
-            "libraries": {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all(), "numpy": _numpy_state(), "python": random.getstate()},
+            "libraries": {
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all(),
+                "numpy": _numpy_state(),
+                "python": random.getstate(),
+            },
             "visited": self.coverage.visited if self.coverage.grid is not None else None,
             "finished": list(self.finished),
             "returns": self.returns,

@@ -16,7 +16,9 @@ from vis_rpg.networks import EnsembleMLP, GRUCell, mlp
 class WorldModel(nn.Module):
     """s = f(o); s', r = h(s, a), R(s', a); Q(s, a, z). The dynamics carry a GRU state that is initialised from s."""
 
-    def __init__(self, perception: Perception, encoder: str, action_dim: int, z_dim: int, state_dim: int, hidden: int, terminates: bool) -> None:
+    def __init__(
+        self, perception: Perception, encoder: str, action_dim: int, z_dim: int, state_dim: int, hidden: int, terminates: bool
+    ) -> None:
         super().__init__()
         self.perception = perception
         self.f = make_encoder(encoder, perception.feature_shape, state_dim, hidden)
