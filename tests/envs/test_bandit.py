@@ -57,3 +57,5 @@ def test_the_environment_maps_actions_to_the_whole_domain() -> None:
 def test_pixels_are_refused_with_the_way_out() -> None:
     with pytest.raises(UserError, match=r"^obs=pixels for vis_rpg/Bandit-v0.*use obs=state$"):
         gymnasium.make("vis_rpg/Bandit-v0", obs="pixels")
+    with pytest.raises(UserError, match="no picture"):
+        gymnasium.make("vis_rpg/Bandit-v0").unwrapped.render()

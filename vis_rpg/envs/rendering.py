@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes.util
 import os
 import sys
@@ -64,6 +65,7 @@ class Camera:
             self._renderer = mujoco.Renderer(model, size, size, max_geom=64)
         except Exception as error:  # each GL back end fails in its own way, with its own exception
             raise UserError(f"{NO_EGL} ({type(error).__name__}: {' '.join(str(error).split())})") from error
+        atexit.register(self._renderer.close)  # later than that, EGL is gone and freeing the context fails aloud
         self._renderer.scene.flags[:] = 0
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1
         self._camera = camera
