@@ -51,23 +51,24 @@ def mlp(inputs: int, outputs: int, hidden: int) -> nn.Sequential:
 
 
 class EnsembleMLP(nn.Module):
-    """`members` MLPs of Appendix A evaluated together, each layer one batched product."""
+    """`members` MLPs of Appendix A that read the same input: the first layer is one product for all, the others one batched product."""
 
     def __init__(self, members: int, inputs: int, outputs: int, hidden: int) -> None:
         super().__init__()
-        sizes = [(inputs, hidden), (hidden, hidden), (hidden, outputs)]
+        self.members = members
+        self.first = linear(inputs, members * hidden)
+        for block in self.first.weight.data.chunk(members):
+            nn.init.orthogonal_(block)
         self.weights = nn.ParameterList(
-            nn.Parameter(torch.stack([nn.init.orthogonal_(torch.empty(i, o)) for _ in range(members)])) for i, o in sizes
+            nn.Parameter(torch.stack([nn.init.orthogonal_(torch.empty(hidden, o)) for _ in range(members)])) for o in (hidden, outputs)
         )
-        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, o)) for _, o in sizes)
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, o)) for o in (hidden, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, inputs), the same for every member, or (members, B, inputs). Returns (members, B, outputs)."""
-        if x.dim() == 2:
-            x = x.expand(self.weights[0].shape[0], *x.shape)
+        """x: (B, inputs) -> (members, B, outputs)."""
+        x = _ELU.apply(self.first(x)).unflatten(-1, (self.members, -1)).transpose(0, 1)
         x = _ELU.apply(torch.baddbmm(self.biases[0], x, self.weights[0]))
-        x = _ELU.apply(torch.baddbmm(self.biases[1], x, self.weights[1]))
-        return torch.baddbmm(self.biases[2], x, self.weights[2])
+        return torch.baddbmm(self.biases[1], x, self.weights[1])
 
 
 class GRUCell(nn.Module):
