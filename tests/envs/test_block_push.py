@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -197,13 +200,30 @@ def test_a_gl_context_that_fails_names_the_packages(monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError, match="libegl1.*libegl-mesa0.*libgl1-mesa-dri") as error:
         rendering.Camera(load_model(1), "top", 64, 0)
     assert "\n" not in str(error.value)
-    monkeypatch.delattr(mujoco, "Renderer")
+    monkeypatch.delattr(mujoco.gl_context, "GLContext")
     with pytest.raises(UserError, match="use obs=state"):
         rendering.Camera(load_model(1), "top", 64, 0)
 
 
-def test_state_works_where_egl_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(rendering.ctypes.util, "find_library", lambda name: None)
-    rendering.default_to_headless_gl()
-    assert rendering.os.environ["MUJOCO_GL"] == "disabled"
+def test_state_works_and_pixels_are_refused_where_egl_is_missing() -> None:
+    script = """
+import ctypes
+class Without(ctypes.CDLL):
+    def __init__(self, name, *args, **kwargs):
+        if name == "libEGL.so.1":
+            raise OSError(name)
+        super().__init__(name, *args, **kwargs)
+ctypes.CDLL = Without
+from vis_rpg.envs import rendering
+from vis_rpg.envs.factory import make_env
+env = make_env({"name": "block_push"}, "state", 0)
+print(env.step([0.0, 1.0])[0].shape)
+try:
+    make_env({"name": "block_push"}, "pixels", 0)
+except rendering.UserError as error:
+    print(error)
+"""
+    environment = {**os.environ, "MUJOCO_GL": "egl"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["(6,)", rendering.NO_EGL]

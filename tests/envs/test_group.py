@@ -26,6 +26,8 @@ class Counter(gymnasium.Env):
         self.seeds: list[int | None] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        if self.wrong == "user at reset":
+            raise UserError("mend it")
         if self.wrong == "reset" and self.episode:
             raise OSError("no\nscene")
         self.seeds.append(seed)
@@ -124,6 +126,8 @@ def test_an_error_that_is_the_users_passes_as_it_is() -> None:
     group.reset()
     with pytest.raises(UserError, match="^mend it$"):
         group.step(np.zeros((1, 2)))
+    with pytest.raises(UserError, match="^mend it$"):
+        group_of(Counter(wrong="user at reset")).reset()
 
 
 @pytest.mark.parametrize("obs", ["state", "pixels"])

@@ -31,7 +31,7 @@ COLOURS = ("tab:red", "tab:green", "tab:blue")
 
 @cache
 def load_model(blocks: int) -> Any:
-    """The compiled MJCF; with one block, the blue block and its goal are left out. Nothing changes it, so environments share it."""
+    """The compiled MJCF; with one block, the blue block and its goal are left out. Stepping leaves it as it is: environments share it."""
     spec = mujoco.MjSpec.from_file(str(ASSETS / "block_push.xml"))
     for name in NAMES[1 + blocks :]:
         spec.delete(spec.body(name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import ctypes.util
+import ctypes
 import os
 import sys
 from typing import Any
@@ -23,10 +23,16 @@ NO_EGL = "pictures of MuJoCo scenes need EGL: install libegl1, libegl-mesa0 and 
 
 def default_to_headless_gl() -> None:
     """Choose MuJoCo's GL back end before MuJoCo is imported: EGL, or none where it is missing, so that state still works."""
-    if sys.platform.startswith("linux"):
-        os.environ.setdefault("MUJOCO_GL", "egl" if ctypes.util.find_library("EGL") else "disabled")
-        # Mesa's software rasteriser: frames this small cost less without its worker threads.
-        os.environ.setdefault("LP_NUM_THREADS", "0")
+    if not sys.platform.startswith("linux"):
+        return
+    if os.environ.get("MUJOCO_GL", "egl") == "egl":
+        try:
+            ctypes.CDLL("libEGL.so.1")
+            os.environ["MUJOCO_GL"] = "egl"
+        except OSError:
+            os.environ["MUJOCO_GL"] = "disabled"
+    # Mesa's software rasteriser: frames this small cost less without its worker threads.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
 
 
 default_to_headless_gl()
@@ -58,7 +64,7 @@ class Camera:
     def __init__(self, model: Any, camera: str, size: int, samples: int) -> None:
         import mujoco
 
-        if not hasattr(mujoco, "Renderer"):
+        if not hasattr(mujoco.gl_context, "GLContext"):
             raise UserError(NO_EGL)
         model.vis.quality.offsamples = samples
         try:
