@@ -270,6 +270,7 @@ class Trainer:
         clean = {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in summary.items()}
         (self.out / "summary.json").write_text(json.dumps(clean, indent=2) + "\n")
         self.logger.close()
+        self.envs.close()
         return clean
 
 
@@ -283,6 +284,7 @@ def random_coverage(config: DictConfig, steps: int) -> float:
     assert shape is not None
     for _ in range(0, steps, len(envs)):
         counter.add(envs.step(generator.uniform(-1, 1, (len(envs), *shape)).astype(np.float32)).objects)
+    envs.close()
     return counter.value
 
 
