@@ -40,6 +40,7 @@ if "${python:-python3}" -c '' >/dev/null 2>&1; then
     done <<'LIBRARIES'
 libEGL.so.1 libegl1 rendering without a screen
 libGL.so.1 libgl1 OpenGL
+libgthread-2.0.so.0 libglib2.0-0 OpenCV
 LIBRARIES
 fi
 
