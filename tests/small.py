@@ -1,0 +1,107 @@
+"""Small agents, batches and configs that the tests of the core share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from perception.percept import Memory, Perception, Window
+from vis_rpg.agent import Agent, Batch
+from vis_rpg.cli import compose
+
+
+@cache
+def _composed(words: tuple[str, ...]) -> DictConfig:
+    return compose(["preset=debug", "device=cpu", *words])
+
+
+def config(*words: str) -> DictConfig:
+    """The debug preset with these words of the command line."""
+    return copy.deepcopy(_composed(words))
+
+
+class Seen(Perception):
+    """What is stored is what is seen, times a weight: vectors (D,), or slots (2, K, D) of two frames. Novelty is the first three numbers."""
+
+    def __init__(self, feature_shape: tuple[int, ...] = (5,), trained: bool = False) -> None:
+        super().__init__()
+        self.feature_shape, self.novelty_dim = feature_shape, 3
+        self.history = 2 if len(feature_shape) == 3 else 1
+        self.stored = {"x": (feature_shape[-2:] if self.history == 2 else feature_shape, torch.float32)}
+        self.weight = nn.Parameter(torch.ones(()), requires_grad=trained)
+
+    def observe(self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory) -> tuple[Window, Memory]:
+        return {"x": obs}, {}
+
+    def features(self, window: Window) -> Tensor:
+        x = window["x"] * self.weight
+        return torch.stack([x[:-1], x[1:]], 2) if self.history == 2 else x
+
+    def objects(self, window: Window) -> tuple[Tensor, Tensor]:
+        x = window["x"][self.history - 1 :]
+        return x.new_zeros(*x.shape[:2], 0, 1), x.new_zeros(*x.shape[:2], 0)
+
+    @torch.no_grad()
+    def novelty(self, window: Window) -> Tensor:
+        return window["x"][self.history - 1 :].flatten(2)[..., :3]
+
+
+def agent(
+    *words: str, perception: Perception | None = None, encoder: str = "mlp", terminates: bool = False, actions: int = 2, seed: int = 0
+) -> Agent:
+    """An agent of debug size with its optimizers."""
+    settings = config(*words)
+    torch.manual_seed(seed)
+    novelty = settings.exploration if settings.exploration.name != "none" else None
+    made = Agent(perception or Seen(), actions, settings.agent, encoder, novelty, terminates)
+    made.make_optimizers()
+    return made
+
+
+def batch(of: Agent, size: int = 6, seed: int = 1) -> Batch:
+    """Random segments for an agent that sees through `Seen`, none of which ends."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(of.log_alpha.dtype)
+
+    horizon, history = of.config.horizon, of.model.perception.history
+    shape = of.model.perception.stored["x"][0]
+    return Batch(
+        window={"x": normal(history + horizon, size, *shape)},
+        action=normal(horizon, size, of.action_dim).tanh(),
+        reward=normal(horizon, size),
+        terminated=torch.zeros(horizon, size).to(of.log_alpha.dtype),
+        mask=torch.ones(horizon, size).to(of.log_alpha.dtype),
+        z=of.space.sample(of.space.noise((size,), generator)).to(of.log_alpha.dtype),
+        familiar={"x": normal(history, 8, *shape)},
+        first={"x": normal(history, 4, *shape)} if of.pi_z.net is not None else None,
+    )
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of every parameter and buffer."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def changed(before: dict[str, Tensor], module: nn.Module) -> set[str]:
+    """Names of the parameters and buffers that are no longer what they were."""
+    return {name for name, value in module.state_dict().items() if not torch.equal(before[name], value)}
+
+
+def noise_of(of: Agent, data: Batch, seed: int = 2) -> Callable[[], object]:
+    """Draws the same noise for this batch at every call, in the agent's precision."""
+
+    def draw() -> object:
+        noise = of.draw_noise(data, torch.Generator().manual_seed(seed))
+        for name, value in vars(noise).items():
+            if value is not None:
+                setattr(noise, name, value.to(of.log_alpha.dtype))
+        return noise
+
+    return draw

@@ -1,0 +1,112 @@
+"""Network parts: they equal what PyTorch computes by other means, and work for many sets of weights at once."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn import functional as F
+
+from vis_rpg.networks import ELU, EnsembleMLP, GRUCell, linear, mlp
+
+
+def test_elu_equals_that_of_pytorch_everywhere() -> None:
+    x = torch.cat([torch.linspace(-30, 30, 4001), torch.tensor([0.0, -0.0, -1e-8, 1e-8, -1e4, 1e4, math.inf, -math.inf])])
+    torch.testing.assert_close(ELU()(x), F.elu(x), rtol=1e-6, atol=1.5e-7)
+
+
+def test_elu_lets_a_nan_through_instead_of_hiding_it() -> None:
+    assert torch.isnan(ELU()(torch.tensor([math.nan]))).all()
+
+
+def test_elu_has_the_gradient_of_that_of_pytorch() -> None:
+    x = torch.linspace(-8, 8, 1001, dtype=torch.float64, requires_grad=True)
+    upstream = torch.linspace(-1, 2, 1001, dtype=torch.float64)
+    [ours] = torch.autograd.grad(ELU()(x), x, upstream)
+    [theirs] = torch.autograd.grad(F.elu(x), x, upstream)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_elu_leaves_its_input_as_it_was() -> None:
+    x = torch.linspace(-2, 2, 9)
+    before = x.clone()
+    ELU()(x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (3, 9), (9, 3)])
+def test_layers_start_orthogonal_and_without_bias(shape: tuple[int, int]) -> None:
+    layer = linear(*shape)
+    weight = layer.weight if shape[0] >= shape[1] else layer.weight.T
+    torch.testing.assert_close(weight @ weight.T, torch.eye(min(shape)), rtol=0, atol=1e-5)
+    assert not layer.bias.any()
+
+
+def test_members_of_an_ensemble_start_orthogonal_and_different() -> None:
+    ensemble = EnsembleMLP(2, 5, 1, 8)
+    for layers in (ensemble.first.weight.chunk(2), *ensemble.weights):
+        first, second = (w if w.shape[0] <= w.shape[1] else w.T for w in layers)
+        torch.testing.assert_close(first @ first.T, torch.eye(len(first)), rtol=0, atol=1e-5)
+        assert not torch.allclose(first, second)
+
+
+def test_an_ensemble_equals_separate_mlps() -> None:
+    torch.manual_seed(0)
+    ensemble = EnsembleMLP(3, 5, 2, 8)
+    for bias in (ensemble.first.bias, *ensemble.biases):
+        nn.init.normal_(bias)
+    x = torch.randn(11, 5)
+    together = ensemble(x)
+    for member in range(3):
+        alone = mlp(5, 2, 8)
+        alone[0].weight.data, alone[0].bias.data = (
+            part.chunk(3)[member] for part in (ensemble.first.weight.data, ensemble.first.bias.data)
+        )
+        for layer, weight, bias in zip(alone[2::2], ensemble.weights, ensemble.biases, strict=True):
+            layer.weight.data, layer.bias.data = weight[member].T, bias[member, 0]
+        torch.testing.assert_close(together[member], alone(x))
+
+
+def test_the_gru_cell_equals_that_of_pytorch_with_the_same_weights() -> None:
+    torch.manual_seed(0)
+    ours, theirs = GRUCell(6, 4).double(), nn.GRUCell(6, 4).double()
+    nn.init.normal_(ours.input.bias)
+    nn.init.normal_(ours.recurrent.bias)
+    theirs.weight_ih.data, theirs.bias_ih.data = ours.input.weight.data, ours.input.bias.data
+    theirs.weight_hh.data, theirs.bias_hh.data = ours.recurrent.weight.data, ours.recurrent.bias.data
+    x, h = torch.randn(9, 6).double(), torch.randn(9, 4).double()
+    for _ in range(3):
+        torch.testing.assert_close(ours(ours.input(x), h), theirs(x, h))
+        h = theirs(x, h)
+
+
+class _Cell(GRUCell):
+    def forward(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return super().forward(self.input(x), h)
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs"),
+    [
+        (lambda: mlp(5, 2, 8), [(11, 5)]),
+        (lambda: EnsembleMLP(2, 5, 1, 8), [(11, 5)]),
+        (lambda: _Cell(5, 8), [(11, 5), (11, 8)]),
+    ],
+)
+def test_many_sets_of_weights_run_at_once_and_each_as_alone(make, inputs: list[tuple[int, ...]]) -> None:
+    modules = [make() for _ in range(3)]
+    parameters, buffers = stack_module_state(modules)
+    x = [torch.randn(3, *shape) for shape in inputs]
+
+    def loss(parameters, buffers, *x):
+        return (functional_call(modules[0], (parameters, buffers), x) ** 2).sum()
+
+    together, gradients = vmap(torch.func.grad_and_value(loss))(parameters, buffers, *x)[::-1]
+    for seed, module in enumerate(modules):
+        alone = (module(*(part[seed] for part in x)) ** 2).sum()
+        torch.testing.assert_close(together[seed], alone)
+        for name, parameter in module.named_parameters():
+            torch.testing.assert_close(gradients[name][seed], torch.autograd.grad(alone, parameter, retain_graph=True)[0])
