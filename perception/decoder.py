@@ -32,7 +32,7 @@ class MaskDecoder(nn.Module):
         self.colour = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 3))
 
     def forward(self, slots: Tensor, logits: Tensor, alpha: Tensor, background: Tensor) -> Decoded:
-        """slots (B, K, D), logits (B, K, h, w), alpha (B, H, W), background (3, H, W) in [0, 1]."""
+        """slots (B, K, D), logits (B, K, h, w), alpha (B, H, W), background (B, 3, H, W) in [0, 1]."""
         logits = F.interpolate(logits, size=alpha.shape[-2:], mode="bilinear", align_corners=False)
         masks = logits.softmax(dim=1) * alpha.unsqueeze(1)
         colours = torch.sigmoid(self.colour(slots))

@@ -43,6 +43,8 @@ class SlotAttention(nn.Module):
         self.to_key = nn.Linear(width, width, bias=False)
         self.to_value = nn.Linear(width, width, bias=False)
         self.cell = RecurrentCell(width)
+        for projection in (self.to_query, self.to_key):
+            nn.init.orthogonal_(projection.weight, gain=2.0)  # logits of unit scale from the start: flat attention is slow to leave
         self.refine = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
 
     def forward(

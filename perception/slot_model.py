@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from perception.background import foreground_alpha
+from perception.background import foreground_alpha, nearest_background
 from perception.decoder import Decoded, MaskDecoder
 from perception.slot_attention import SlotAttention
 
@@ -35,6 +35,8 @@ class SlotConfig:
     """(H, W), even."""
     iterations: int = 3
     """Of slot attention on an episode's first frame."""
+    backgrounds: int = 1
+    """Empty scenes that the camera knows (a task's variants)."""
     threshold: float = 0.15
     """Distance from the background, in the RGB cube of side 1, at which a pixel is half foreground."""
     softness: float = 0.02
@@ -89,9 +91,9 @@ def pixel_places(size: tuple[int, int]) -> Tensor:
 
 
 class SlotModel(nn.Module):
-    """Sees the objects of a frame as slots. config: sizes; background: (H, W, 3) uint8, the empty scene."""
+    """Sees the objects of a frame as slots. config: sizes; backgrounds: (V, H, W, 3) uint8, the empty scenes."""
 
-    def __init__(self, config: SlotConfig, background: Tensor | None = None) -> None:
+    def __init__(self, config: SlotConfig, backgrounds: Tensor | None = None) -> None:
         super().__init__()
         height, width = config.frame_size
         if height % 2 or width % 2:
@@ -101,16 +103,16 @@ class SlotModel(nn.Module):
         self.encoder = FrameEncoder(config.channels, config.width, self.grid)
         self.attention = SlotAttention(config.slots, config.width, config.iterations)
         self.decoder = MaskDecoder(config.width)
-        empty = torch.zeros(height, width, 3, dtype=torch.uint8) if background is None else background
-        self.register_buffer("background", empty)
-        self.background: Tensor
+        empty = torch.zeros(config.backgrounds, height, width, 3, dtype=torch.uint8) if backgrounds is None else backgrounds
+        self.register_buffer("backgrounds", empty)
+        self.backgrounds: Tensor
         self.register_buffer("places", pixel_places(config.frame_size), persistent=False)
         self.places: Tensor
 
     def forward(self, frames: Tensor, previous: Tensor | None = None, is_first: Tensor | None = None) -> Sight:
         """See frames (B, H, W, 3) uint8, from the slots `previous` (B, K, D) of the frame before where not `is_first` (B,)."""
         images = frames.permute(0, 3, 1, 2).float() / 255
-        background = self.background.permute(2, 0, 1).float() / 255
+        background = nearest_background(images, self.backgrounds.permute(0, 3, 1, 2).float() / 255)
         alpha = foreground_alpha(images, background, self.config.threshold, self.config.softness)
         tokens = self.encoder(torch.cat([images - 0.5, images - background], dim=1))
         weight = alpha.unflatten(1, (self.grid[0], 2)).unflatten(3, (self.grid[1], 2)).mean(dim=(2, 4))

@@ -1,0 +1,57 @@
+"""Frames to discover objects in, from a wandering random policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+HOLD = 8
+"""Most steps for which one random action is held: noise that changes at every step hardly leaves its place."""
+
+
+@dataclass
+class Walks:
+    """E walks of T frames; the truth is for metrics only."""
+
+    frames: NDArray[np.uint8]
+    """(E, T, H, W, 3)."""
+    segmentation: NDArray[np.int64] | None = None
+    """(E, T, H, W), 0 for background."""
+    positions: NDArray[np.float64] | None = None
+    """(E, T, N, 2), world units."""
+
+
+def wander(env: gymnasium.Env[Any, Any], walks: int, steps: int, seed: int, truth: bool = False) -> Walks:
+    """`walks` walks of `steps` frames under random actions, each held for 1 to HOLD steps.
+
+    env: observations (2, H, W, 3) uint8, actions in [-1, 1]. The episode's time limit is walked past, so that what can be moved gets
+    far from its start; only termination resets. truth: also note `segmentation()` and `info["objects"]`, for metrics.
+    """
+    assert env.action_space.shape is not None and env.observation_space.shape is not None
+    rng = np.random.default_rng(seed)
+    size = env.observation_space.shape[1:]
+    frames = np.empty((walks, steps, *size), dtype=np.uint8)
+    segmentation = np.zeros((walks, steps, *size[:2]), dtype=np.int64)
+    positions: list[NDArray[np.float64]] = []
+    for walk in range(walks):
+        obs, info = env.reset(seed=int(rng.integers(2**31)))
+        held = 0
+        for t in range(steps):
+            frames[walk, t] = obs[-1]
+            if truth:
+                segmentation[walk, t] = env.get_wrapper_attr("segmentation")()
+                positions.append(np.asarray(info["objects"], dtype=np.float64))
+            if held == 0:
+                action = rng.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+                held = int(rng.integers(1, HOLD + 1))
+            held -= 1
+            obs, _, terminated, _, info = env.step(action)
+            if terminated:
+                obs, info = env.reset()
+    if not truth:
+        return Walks(frames)
+    return Walks(frames, segmentation, np.stack(positions).reshape(walks, steps, -1, 2))
