@@ -1,0 +1,53 @@
+"""Evaluate a run and film it: python scripts/evaluate.py run=runs/x episodes=50 videos=true seed=0"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+import vis_rpg
+from vis_rpg import checkpoint
+from vis_rpg.cli import run
+from vis_rpg.config import device
+from vis_rpg.errors import UserError
+from vis_rpg.evaluation import Evaluation, Interval, evaluate
+from vis_rpg.video import film
+
+
+def main(config: DictConfig) -> None:
+    folder = Path(config.run)
+    actor, env = vis_rpg.load(folder, str(device(config)), config.seed)
+    step = int(checkpoint.latest(folder).name.removeprefix("step-"))
+    evaluation = evaluate(actor, env, config.episodes, config.seed)
+    evaluation.write(folder / "evaluation.json", step=step)
+    print(table(evaluation, f"{folder} at {step:,} interactions: {config.episodes} episodes, mean actions, seed {config.seed}"))
+    print(f"figures: {folder / 'evaluation.json'}")
+    if config.videos:
+        try:
+            film(actor, env, folder / "rollouts.mp4", config.seed)
+        except UserError as error:
+            raise UserError(f"no video of {folder}: {error}; videos=false does without") from error
+        print(f"rollouts, a row for each z: {folder / 'rollouts.mp4'}")
+
+
+def table(evaluation: Evaluation, title: str) -> str:
+    """What was found, for people."""
+
+    def line(name: str, value: float, interval: Interval | None = None) -> str:
+        spread = f"   95% interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+        return f"  {name:<24}{value:9.3f}{spread}"
+
+    return "\n".join(
+        [
+            title,
+            line("success in last step", evaluation.eval_success, evaluation.eval_success_interval),
+            line("success in any step", evaluation.eval_success_any, evaluation.eval_success_any_interval),
+            line("return", evaluation.eval_return, evaluation.eval_return_interval),
+            line("coverage of these", evaluation.eval_coverage),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    run(main, "evaluate")

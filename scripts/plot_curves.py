@@ -1,0 +1,26 @@
+"""Curves over seeds: python scripts/plot_curves.py name=maze key=coverage 'runs=[runs/maze-rpg-0,runs/maze-rpg-1]'"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from vis_rpg.cli import run
+from vis_rpg.curves import draw_curves, read_curves, write_csv
+
+
+def main(config: DictConfig) -> None:
+    folder = Path(config.out)
+    table, picture = folder / "curves.csv", folder / "curves.png"
+    if config.runs:
+        write_csv(table, [Path(path) for path in config.runs], config.key)
+    curves = read_curves(table)
+    draw_curves(picture, curves, config.name, config.key)
+    for curve in curves:
+        low, high = curve.interval[:, -1]
+        spread = f"95% interval {low:.3f} to {high:.3f}, {curve.seeds} seeds" if curve.seeds > 1 else "1 seed"
+        print(f"{curve.agent}: {config.key} {curve.mean[-1]:.3f} at {curve.step[-1]:,.0f} interactions ({spread})")
+    print(f"figures: {table}\ndrawing: {picture}")
+
+
+if __name__ == "__main__":
+    run(main, "plot_curves")

@@ -1,0 +1,16 @@
+"""Draw the states that a run visited over training, by z and by interaction: python scripts/visualise_states.py run=runs/x"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from vis_rpg.cli import run
+from vis_rpg.drawing import save_states
+
+
+def main(config: DictConfig) -> None:
+    print(f"visited states: {save_states(Path(config.run))}")
+
+
+if __name__ == "__main__":
+    run(main, "visualise_states")

@@ -1,0 +1,103 @@
+"""Curves over seeds: metrics of several runs in one CSV a task (step, value, seed, agent), and the figure that is drawn from it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import EngFormatter
+
+from vis_rpg.build import load_config
+from vis_rpg.drawing import read_metrics
+from vis_rpg.errors import UserError
+from vis_rpg.evaluation import bootstrap
+
+FIELDS = ("step", "value", "seed", "agent")
+
+
+@dataclass
+class Curve:
+    """One agent over its seeds, on steps that every seed has reached."""
+
+    agent: str
+    seeds: int
+    step: np.ndarray
+    """(P,) interactions."""
+    mean: np.ndarray
+    """(P,)."""
+    interval: np.ndarray
+    """(2, P) 95% percentile bootstrap over seeds; NaN with one seed."""
+
+
+def write_csv(path: Path, runs: Sequence[Path], key: str) -> None:
+    """Write `key` of every logged line of these runs. Raises UserError for a run without it, or two runs of one agent and seed."""
+    rows: list[tuple[int, float, int, str]] = []
+    known: dict[tuple[str, int], Path] = {}
+    for run in runs:
+        config, metrics = load_config(run), read_metrics(run)
+        agent, seed = str(config.agent.name), int(config.seed)
+        if (agent, seed) in known:
+            raise UserError(f"runs: {known[agent, seed]} and {run} are both agent={agent} seed={seed}: give each seed once")
+        known[agent, seed] = run
+        found = [(line["step"], line[key], seed, agent) for line in metrics if line.get(key) is not None]
+        if not found:
+            raise UserError(f"key={key}: {run} has logged no such number; it has {', '.join(sorted(metrics[-1]))}")
+        rows += found
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(FIELDS)
+        writer.writerows(rows)
+
+
+def read_curves(path: Path) -> list[Curve]:
+    """The curves of a CSV, agents in their order there; between its own lines a seed is interpolated. Raises UserError without a CSV."""
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}: give runs=[...] to write it") from None
+    if not rows or set(FIELDS) - set(rows[0]):
+        raise UserError(f"{path}: not a CSV of curves, which has the columns {', '.join(FIELDS)}")
+    agents: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for row in rows:
+        agents.setdefault(row["agent"], {}).setdefault(row["seed"], []).append((float(row["step"]), float(row["value"])))
+    return [_curve(agent, [np.array(sorted(points)).T for points in seeds.values()]) for agent, seeds in agents.items()]
+
+
+def _curve(agent: str, seeds: list[np.ndarray]) -> Curve:
+    """One agent's curve from its seeds' (2, P) steps and values."""
+    first, last = max(steps[0] for steps, _ in seeds), min(steps[-1] for steps, _ in seeds)
+    if first > last:
+        raise UserError(
+            f"agent={agent}: its seeds have no interactions in common (one ends at {last:,.0f}, another begins at {first:,.0f})"
+        )
+    grid = np.unique(np.concatenate([steps for steps, _ in seeds]))
+    grid = grid[(grid >= first) & (grid <= last)]
+    values = np.stack([np.interp(grid, steps, value) for steps, value in seeds])
+    return Curve(agent, len(seeds), grid, values.mean(0), bootstrap(values))
+
+
+def draw_curves(path: Path, curves: Sequence[Curve], title: str, label: str) -> None:
+    """Means with their 95% intervals, each agent named at its line in the legend."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained", dpi=150)
+    for curve in curves:
+        seeds = f"{curve.seeds} seed{'s' if curve.seeds > 1 else ''}"
+        (line,) = axes.plot(curve.step, curve.mean, linewidth=2, label=f"{curve.agent} ({seeds})")
+        axes.fill_between(curve.step, *curve.interval, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set(xlabel="interactions", ylabel=label, title=title)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, title="mean, 95% bootstrap interval")
+    figure.savefig(path)
+    plt.close(figure)
