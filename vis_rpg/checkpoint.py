@@ -30,7 +30,8 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     tensors: dict[str, Tensor] = {}
     tree = _split(state, "", tensors)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in folder.glob(".writing-*"):  # by a run that was killed
+            shutil.rmtree(left)
         temporary.mkdir()
         write_tensors(temporary / "state.safetensors", tensors)
         size = (temporary / "state.safetensors").stat().st_size
@@ -42,8 +43,10 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in complete(folder)[:-KEPT]:
-        shutil.rmtree(old)
+    kept = complete(folder)[-KEPT:]
+    for old in folder.glob("step-*"):
+        if old not in kept:
+            shutil.rmtree(old)
     return path
 
 
@@ -112,6 +115,12 @@ def _join(node: Any, tensors: dict[str, Tensor]) -> Any:
             return tensors[node["$array"]].numpy()
         return {key: _join(value, tensors) for key, value in node.items()}
     return node
+
+
+def restore_generator(generator: torch.Generator, state: Tensor) -> None:
+    """Continue a stream of random numbers; one that another kind of device drew cannot go on here, and keeps its seed instead."""
+    if len(state) == len(generator.get_state()):
+        generator.set_state(state)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
