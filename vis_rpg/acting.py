@@ -10,6 +10,7 @@ from torch import Tensor
 
 from perception.percept import Memory, Window
 from vis_rpg.agent import Agent
+from vis_rpg.checkpoint import restore_generator
 
 
 class Actor:
@@ -77,7 +78,7 @@ class Actor:
 
     def did(self, action: Tensor) -> None:
         """Note the action that is taken, where it is not one that `decide` returned."""
-        self.previous_action = action
+        self.previous_action = action.clone()  # zeroed where an episode begins, which whoever holds the action must not see
         self.is_first = torch.zeros_like(self.is_first)
 
     def begin(self, rows: np.ndarray) -> None:
@@ -102,4 +103,4 @@ class Actor:
         self.memory = {name: value.to(self.device) for name, value in state["memory"].items()}
         for name in ("features", "z", "previous_action", "is_first"):
             setattr(self, name, state[name].to(self.device))
-        self.generator.set_state(state["generator"])
+        restore_generator(self.generator, state["generator"])

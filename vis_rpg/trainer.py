@@ -31,7 +31,7 @@ EPISODES_KEPT = 100  # over which return and success of training episodes are av
 
 
 class Trainer:
-    """One run in one folder: config.yaml, metrics.jsonl, TensorBoard events, checkpoints, replay and visits, and at the end summary.json."""
+    """One run in one folder: config.yaml, metrics.jsonl, TensorBoard events, checkpoints, replay, visits, and at the end summary.json."""
 
     def __init__(self, config: DictConfig) -> None:
         check(config)
@@ -95,6 +95,7 @@ class Trainer:
                 try:
                     self.collect()
                 except RunStopped as error:
+                    self._check_finite()  # a loss that is not finite comes back as an action that is not: name the loss
                     raise RunStopped(f"stopped at step {before}: {error}; the last checkpoint is kept in {self.folder}") from error
                 if self.step > config.agent.seed_steps:
                     self.learn()
@@ -237,7 +238,7 @@ class Trainer:
         self.replay.load(state["replay"], self.replay_chunks)
         self.visits.load(state["visits"])
         self.actor.load_state(state["actor"])
-        self.generator.set_state(state["generator"])
+        checkpoint.restore_generator(self.generator, state["generator"])
         if self.coverage.grid is not None:
             self.coverage.visited = state["visited"].copy()
         self.finished.extend(state["finished"])
@@ -255,7 +256,8 @@ class Trainer:
             tqdm.write(f"resume: {len(rows)} running episodes could not be saved and were dropped")
         libraries = state["libraries"]
         torch.set_rng_state(libraries["torch"])
-        torch.cuda.set_rng_state_all(libraries["cuda"])
+        if len(libraries["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(libraries["cuda"])
         np.random.set_state(tuple(libraries["numpy"]))
         version, internal, gauss = libraries["python"]
         random.setstate((version, tuple(internal), gauss))
