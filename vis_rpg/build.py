@@ -31,7 +31,7 @@ def make_perception(config: DictConfig, env: gymnasium.Env) -> Perception:
         return StatePerception(env.observation_space.shape[0], task.locate, task.state_scale, seeing.frequencies)
     try:
         if seeing.name == "cnn":
-            return CnnPerception(seeing.backbone, seeing.weights)
+            return CnnPerception(backbone=seeing.backbone, weights=seeing.weights, seed=config.seed)
         path = Path(seeing.checkpoint)
         path = path if path.is_absolute() or path.exists() else ROOT / path
         if not path.exists():
@@ -68,7 +68,8 @@ def load_config(run: Path) -> DictConfig:
         ) from None
     except Exception as error:  # whatever the YAML parser makes of a broken file
         raise UserError(f"{run}/config.yaml cannot be read: {str(error).splitlines()[0]}") from None
-    assert isinstance(config, DictConfig)
+    if not isinstance(config, DictConfig) or "agent" not in config:
+        raise UserError(f"{run}/config.yaml is not that of a run: give the folder that scripts/train.py wrote (out=...)")
     return config
 
 
