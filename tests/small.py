@@ -26,7 +26,7 @@ def config(*words: str) -> DictConfig:
 
 
 class Seen(Perception):
-    """What is stored is what is seen, times a weight: vectors (D,), or slots (2, K, D) of two frames. Novelty is the first three numbers."""
+    """What is stored, times a weight, is what is seen: vectors (D,), or slots (2, K, D) of two frames. Novelty: its first three numbers."""
 
     def __init__(self, feature_shape: tuple[int, ...] = (5,), trained: bool = False) -> None:
         super().__init__()

@@ -16,9 +16,11 @@ CHOICES = {
     "perception.encoder": ("mlp", "transformer"),
 }
 POSITIVE = (
-    "steps agent.horizon agent.batch_size agent.state_dim agent.hidden_dim agent.lr agent.grad_clip agent.alpha agent.target_every "
-    "agent.policy_every agent.std_scale agent.latent.posterior_std agent.replay_capacity agent.envs logger.log_every logger.checkpoint_every"
-).split()
+    "steps",
+    *(f"agent.{key}" for key in ("horizon", "batch_size", "state_dim", "hidden_dim", "lr", "grad_clip", "alpha", "target_every")),
+    *(f"agent.{key}" for key in ("policy_every", "std_scale", "latent.posterior_std", "replay_capacity", "envs")),
+    *("exploration.width", "exploration.batch_size", "logger.log_every", "logger.checkpoint_every"),
+)
 FREE_ON_RESUME = ("steps", "device", "resume", "out", "logger", "preset")
 
 
@@ -31,7 +33,7 @@ def check(config: DictConfig) -> None:
             raise UserError(f"{key}={value}: choose one of {', '.join(choices)} (nearest: {near})")
     for key in POSITIVE:
         value = OmegaConf.select(config, key)
-        if value <= 0:
+        if value is not None and value <= 0:  # exploration=none has no sizes
             raise UserError(f"{key}={value}: must be above 0")
     agent = config.agent
     for key, value in (("agent.gamma", agent.gamma), ("agent.tau", agent.tau)):
@@ -39,9 +41,13 @@ def check(config: DictConfig) -> None:
             raise UserError(f"{key}={value}: must lie between 0 and 1")
     if agent.latent.kind != "none" and agent.latent.dim < 1:
         raise UserError(f"agent.latent.dim={agent.latent.dim}: must be at least 1 (agent=mbsac is the agent without z)")
+    decay = agent.latent.entropy_decay
+    if len(decay) != 2 or not 0 <= decay[0] < decay[1]:
+        raise UserError(f"agent.latent.entropy_decay={list(decay)}: give the interactions where the fall begins and ends: [begin,end]")
     if (config.obs.kind == "state") != (config.perception.name == "state"):
         raise UserError(
-            f"perception={config.perception.name} does not see obs={config.obs.kind}: use perception=state with obs=state, slots or cnn with obs=pixels"
+            f"perception={config.perception.name} does not see obs={config.obs.kind}: "
+            "use perception=state with obs=state, slots or cnn with obs=pixels"
         )
     if config.task.name == "bandit":
         raise UserError("task=bandit has one step and an exact reward, and its own learner: run scripts/bandit.py")
@@ -56,7 +62,9 @@ def device(config: DictConfig) -> torch.device:
     try:
         chosen = torch.device(name)
     except RuntimeError:
-        raise UserError(f"device={name}: choose auto, cpu, cuda or cuda:N") from None
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise UserError(f"device={name}: choose auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use device=auto or device=cpu")
     return chosen
@@ -76,5 +84,6 @@ def check_resumable(config: DictConfig, saved: DictConfig) -> None:
     for key in sorted(now.keys() | then.keys()):
         if key.split(".")[0] not in FREE_ON_RESUME and now.get(key) != then.get(key):
             raise UserError(
-                f"resume=true: {key}={now.get(key)}, but the run in {config.out} was begun with {key}={then.get(key)}: give the same settings"
+                f"resume=true: {key}={now.get(key)}, but the run in {config.out} was begun with {key}={then.get(key)}: "
+                "give the same settings"
             )

@@ -76,7 +76,8 @@ def make_encoder(kind: str, feature_shape: tuple[int, ...], state_dim: int, hidd
     if kind == "transformer":
         if len(feature_shape) != 3:
             raise ValueError(
-                f"perception.encoder=transformer reads slots (2, K, D), but the features have shape {feature_shape}: use perception.encoder=mlp"
+                f"perception.encoder=transformer reads slots (2, K, D), but the features have shape {feature_shape}: "
+                "use perception.encoder=mlp"
             )
         return SlotTransformer(feature_shape, state_dim, hidden)
     return FlatEncoder(feature_shape, state_dim, hidden)

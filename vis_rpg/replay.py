@@ -16,6 +16,7 @@ from torch import Tensor
 from perception.percept import Window
 from vis_rpg.agent import Batch
 from vis_rpg.chunks import Chunks, rows_of
+from vis_rpg.errors import UserError
 
 
 class Replay:
@@ -55,7 +56,7 @@ class Replay:
         # A start is given up this many rows before it would be overwritten, so that the row before it is there as long as it is.
         self.margin = 4 * envs + 4
         if capacity < 2 * self.margin:
-            raise ValueError(f"replay.capacity={capacity} is too small for {envs} environments: at least {2 * self.margin}")
+            raise UserError(f"agent.replay_capacity={capacity}: too small for agent.envs={envs}; give at least {2 * self.margin}")
 
     def __len__(self) -> int:
         """Transitions that segments can start at."""
@@ -146,6 +147,10 @@ class Replay:
         return self.starts[(oldest + (uniform * (newest - oldest)).long()) % self.capacity]
 
     def _first(self, count: int, generator: torch.Generator) -> Window:
+        if not self.firsts:
+            raise UserError(
+                f"agent.replay_capacity={self.capacity}: holds no beginning of an episode; agent.latent.prior=learned needs some"
+            )
         numbers = torch.tensor(self.firsts, device=self.device) % self.capacity
         pick = torch.randint(len(numbers), (count,), generator=generator, device=self.device)
         return self._with_history(numbers[pick])

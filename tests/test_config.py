@@ -1,0 +1,94 @@
+"""What a config must satisfy before any work starts: each mistake one line with its key, its value and the way out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from tests.small import config
+from vis_rpg.cli import compose
+from vis_rpg.config import check, check_resumable, device
+from vis_rpg.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("task=maze",),
+        ("task=block_push", "task.blocks=1", "obs=pixels"),
+        ("task=block_push", "obs=pixels", "perception=cnn"),
+        ("task=gym", "task.id=Pendulum-v1"),
+        ("agent=mbsac", "exploration=none"),
+        ("agent.latent.kind=categorical", "agent.latent.prior=learned"),
+        ("override=authors",),
+        ("preset=paper",),
+        ("preset=cpu",),
+    ],
+)
+def test_what_ships_is_accepted(words: tuple[str, ...]) -> None:
+    check(compose(["device=cpu", *words]))
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("agent.latent.kind=gausian", r"agent.latent.kind=gausian: choose one of gaussian, categorical, none \(nearest: gaussian\)"),
+        ("agent.latent.prior=learnt", r"agent.latent.prior=learnt: .*nearest: learned"),
+        ("perception.encoder=transfomer", r"perception.encoder=transfomer: .*nearest: transformer"),
+        ("steps=0", "steps=0: must be above 0"),
+        ("agent.horizon=0", "agent.horizon=0: must be above 0"),
+        ("agent.batch_size=-1", "agent.batch_size=-1: must be above 0"),
+        ("agent.lr=0", "agent.lr=0: must be above 0"),
+        ("agent.envs=0", "agent.envs=0: must be above 0"),
+        ("exploration.batch_size=0", "exploration.batch_size=0: must be above 0"),
+        ("logger.log_every=0", "logger.log_every=0: must be above 0"),
+        ("agent.gamma=1.5", "agent.gamma=1.5: must lie between 0 and 1"),
+        ("agent.tau=-0.1", "agent.tau=-0.1: must lie between 0 and 1"),
+        ("agent.latent.dim=0", r"agent.latent.dim=0: must be at least 1 \(agent=mbsac is the agent without z\)"),
+        ("agent.latent.entropy_decay=[5,5]", r"agent.latent.entropy_decay=\[5, 5\]: give the interactions"),
+        ("agent.latent.entropy_decay=[5]", r"agent.latent.entropy_decay=\[5\]: give the interactions"),
+        ("perception=cnn", "perception=cnn does not see obs=state: use perception=state with obs=state"),
+        ("task=bandit", "task=bandit has one step and an exact reward"),
+        ("device=quantum", "device=quantum: choose auto, cpu, cuda or cuda:N"),
+        ("device=meta", "device=meta: choose auto, cpu, cuda or cuda:N"),
+        ("device=cuda:99", "device=cuda:99: this machine has .* CUDA devices; use device=auto or device=cpu"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_one_line(word: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as error:
+        check(config(word))
+    assert "\n" not in str(error.value)
+
+
+def test_state_cannot_be_looked_at_as_pixels() -> None:
+    with pytest.raises(UserError, match="perception=state does not see obs=pixels"):
+        check(config("task=block_push", "obs=pixels", "perception=state"))
+
+
+def test_the_device_is_found_or_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert device(config("device=auto")).type == "cpu"
+    with pytest.raises(UserError, match="device=cuda: this machine has 0 CUDA devices"):
+        device(config("device=cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device(config("device=auto")).type == "cuda"
+    assert device(config("device=cuda:1")).index == 1
+
+
+@pytest.mark.parametrize("word", ["seed=3", "agent.lr=1e-3", "task.blocks=1", "agent.latent.dim=5", "agent=mbsac", "exploration=none"])
+def test_resuming_with_other_settings_names_the_key_and_both_values(word: str) -> None:
+    saved = config("task=block_push")
+    with pytest.raises(UserError, match=r"resume=true: [a-z_.]+=.*, but the run in .* was begun with [a-z_.]+=") as error:
+        check_resumable(config("task=block_push", word, f"out={saved.out}"), saved)
+    key = word.partition("=")[0]
+    assert key in ("agent", "exploration") or f"{key}=" in str(error.value)
+
+
+def test_what_may_change_between_start_and_resume() -> None:
+    saved = config("task=block_push")
+    words = ["steps=900", "device=auto", "resume=true", "out=elsewhere", "logger.log_every=7", "logger.wandb=mine"]
+    check_resumable(config("task=block_push", *words), saved)
+    check_resumable(saved, OmegaConf.create(OmegaConf.to_yaml(saved)))
