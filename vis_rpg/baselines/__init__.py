@@ -1,0 +1,1 @@
+"""Methods that RPG is compared with."""
