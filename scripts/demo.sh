@@ -26,7 +26,7 @@ from pathlib import Path
 run = Path(sys.argv[1])
 summary = json.loads((run / "summary.json").read_text())
 print(f"\nResults in {run}/")
-for path in sorted(p for p in run.rglob("*") if p.suffix in {".mp4", ".png", ".jsonl"} or p.name == "summary.json"):
+for path in sorted(p for p in run.rglob("*") if p.suffix in {".mp4", ".png", ".jsonl"} or p.name in {"summary.json", "evaluation.json"}):
     print(f"  {path}")
 for name in ("return", "success"):
     print(f"{name}: {summary[name]:.3f}")

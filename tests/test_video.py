@@ -31,7 +31,7 @@ def slots_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("slots") / "maze.safetensors"
     SlotModel(SlotConfig(slots=2, width=16, channels=8)).save(path, {})
-    return trained("task=maze", "obs.kind=pixels", "perception=slots", f"perception.checkpoint={path}", "steps=100")
+    return trained("task=maze", "obs=pixels", f"perception.checkpoint={path}", "steps=100")
 
 
 def test_a_row_keeps_one_z_and_rows_differ(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,6 @@ def draw_curves(path: Path, curves: Sequence[Curve], title: str, label: str) -> 
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, title="mean, 95% bootstrap interval")
+    axes.legend(frameon=False, title="mean, 95% bootstrap interval" if any(curve.seeds > 1 for curve in curves) else None)
     figure.savefig(path)
     plt.close(figure)

@@ -120,7 +120,7 @@ def mosaic(rows: list[list[list[np.ndarray]]]) -> Iterator[np.ndarray]:
         yield grid([[tiles[min(index, len(tiles) - 1)] for tiles in line] for line in rows])
 
 
-def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
+def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: int = 12) -> None:
     """Write frames (H, W, 3) uint8, H and W even, as H.264 in the pixel format that every player reads."""
     codec = next(name for name in CODECS if name in av.codecs_available)
     frames = iter(frames)
