@@ -16,6 +16,7 @@ class TimmEncoder(nn.Module):
     """Pooled features of a timm model: (B, C, H, W) -> (B, D).
 
     name: a timm model; weights: a safetensors file of its parameters with C input channels, or None for random ones.
+    Batch normalisation keeps its stored statistics: those of a batch would let the frames of one row change another's features.
     ValueError where timm does not know the name or the file does not fit.
     """
 
@@ -25,13 +26,17 @@ class TimmEncoder(nn.Module):
 
         if not timm.is_model(name):
             raise ValueError(f"backbone=timm:{name} is unknown to timm {timm.__version__}; timm.list_models() names them")
-        self.model = timm.create_model(name, pretrained=False, in_chans=in_channels, num_classes=0)
+        self.model = timm.create_model(name, pretrained=False, in_chans=in_channels, num_classes=0).eval()
         if weights is not None:
             try:
                 self.model.load_state_dict(load_file(Path(weights)))
             except (OSError, SafetensorError, RuntimeError) as error:
                 reason = str(error).splitlines()[0]
                 raise ValueError(f"weights={weights} do not fit timm:{name} with {in_channels} channels: {reason}") from error
+
+    def train(self, mode: bool = True) -> TimmEncoder:
+        """Stays in evaluation mode, which fixes statistics and nothing else; parameters are trained all the same."""
+        return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.model(images)

@@ -18,21 +18,24 @@ from torch import Tensor
 from perception.background import estimate_background
 from perception.slot_model import Sight, SlotConfig, SlotModel
 
+CARRIED = 50
+"""Mean number of frames for which slots are carried in training."""
+
 
 @dataclass(frozen=True)
 class DiscoveryConfig:
     """How a slot model is trained."""
 
-    steps: int = 800
+    steps: int = 600
     batch: int = 16
-    """Pairs of neighbouring frames."""
-    learning_rate: float = 5e-4
+    """Frames, half of them seen as first ones."""
+    learning_rate: float = 1e-3
     warmup: int = 50
     place_weight: float = 0.1
     """Of the squared distance of a pixel to its slot's centroid, in half image widths, beside squared colour distance."""
     balance_weight: float = 0.3
     """At first: of the divergence of the slots' shares of a batch from equal ones. Without it a slot that finds nothing early is dead."""
-    size_weight: float = 0.1
+    size_weight: float = 0.2
     """Later: of the sum of square roots of the slots' shares of a frame's foreground. Without it spare slots share objects."""
     seed: int = 0
 
@@ -61,14 +64,25 @@ def mixture_loss(sight: Sight, frames: Tensor, places: Tensor, place_weight: flo
     return (square - explained + said) / mass + balance_weight * balance + size_weight * price
 
 
-def sample_pairs(scenes: Sequence[NDArray[np.uint8]], batch: int, rng: np.random.Generator) -> Tensor:
-    """Neighbouring frames (2, batch, H, W, 3) from scenes of clips (E, T, H, W, 3), as many of each scene."""
-    pairs = []
-    for i in range(batch):
-        clips = scenes[i % len(scenes)]
-        time = rng.integers(clips.shape[1] - 1)
-        pairs.append(clips[rng.integers(clips.shape[0]), time : time + 2])
-    return torch.from_numpy(np.stack(pairs, axis=1))
+class Cursors:
+    """Places in clips from which frames are read: half of the rows jump to a new place at every step and are seen as an episode's
+    first frame; the others go on by a frame, each carrying its slots, so that slots learn to stay with their things for long."""
+
+    def __init__(self, scenes: Sequence[NDArray[np.uint8]], batch: int, rng: np.random.Generator) -> None:
+        self.clips = [scenes[i // 2 % len(scenes)] for i in range(batch)]  # as many of each scene
+        self.jump = np.where(np.arange(batch) % 2 == 0, 1.0, 1 / CARRIED)
+        self.rng = rng
+        self.episode, self.time = np.zeros(batch, dtype=np.int64), np.full(batch, np.iinfo(np.int32).max)
+
+    def advance(self) -> tuple[Tensor, Tensor]:
+        """The next frames (B, H, W, 3), and which of them are seen as first ones (B,)."""
+        self.time += 1
+        lengths = np.array([clips.shape[1] for clips in self.clips])
+        first = (self.rng.random(len(self.jump)) < self.jump) | (self.time >= lengths)
+        self.episode = np.where(first, [self.rng.integers(clips.shape[0]) for clips in self.clips], self.episode)
+        self.time = np.where(first, self.rng.integers(lengths), self.time)
+        frames = np.stack([clips[e, t] for clips, e, t in zip(self.clips, self.episode, self.time, strict=True)])
+        return torch.from_numpy(frames), torch.from_numpy(first)
 
 
 def discover(
@@ -79,22 +93,31 @@ def discover(
 ) -> SlotModel:
     """Train a slot model on scenes of one fixed camera: for each variant of the task its clips (E, T, H, W, 3)."""
     torch.manual_seed(config.seed)
-    rng = np.random.default_rng(config.seed)
     backgrounds = torch.from_numpy(np.stack([estimate_background(clips) for clips in scenes]))
     model = SlotModel(replace(slot_config, backgrounds=len(backgrounds)), backgrounds)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: learning_rate_factor(i, config))
+    cursors = Cursors(scenes, config.batch, np.random.default_rng(config.seed))
+    slots = torch.zeros(config.batch, slot_config.slots, slot_config.width)
     for step in progress(range(config.steps)):
-        frames = sample_pairs(scenes, config.batch, rng)
-        sights = model.see_sequence(frames)
-        weights = loss_weights(step / config.steps, config)
-        losses = [mixture_loss(sight, frame, model.places, *weights) for sight, frame in zip(sights, frames, strict=True)]
+        frames, is_first = cursors.advance()
+        sight = model(frames, slots, is_first)
+        slots = sight.slots.detach()
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(losses).mean().backward()
+        mixture_loss(sight, frames, model.places, *loss_weights(step / config.steps, config)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-    return model.eval()
+    model.config = replace(model.config, object_pixels=typical_size(model.eval(), scenes))
+    return model
+
+
+@torch.no_grad()
+def typical_size(model: SlotModel, scenes: Sequence[NDArray[np.uint8]]) -> float:
+    """Median number of pixels of the slots that see anything, on some frames of each scene."""
+    pixels = [model(torch.from_numpy(clips[:, clips.shape[1] // 2])).decoded.masks.sum(dim=(2, 3)).flatten() for clips in scenes]
+    seen = torch.cat(pixels)
+    return float(seen[seen > 4].median()) if (seen > 4).any() else model.config.object_pixels
 
 
 def learning_rate_factor(step: int, config: DiscoveryConfig) -> float:

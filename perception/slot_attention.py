@@ -36,7 +36,7 @@ class SlotAttention(nn.Module):
     def __init__(self, slots: int, width: int, iterations: int) -> None:
         super().__init__()
         self.iterations = iterations
-        self.queries = nn.Parameter(torch.randn(slots, width) * width**-0.5)
+        self.queries = nn.Parameter(torch.randn(slots, width))
         self.norm_tokens = nn.LayerNorm(width)
         self.norm_slots = nn.LayerNorm(width)
         self.to_query = nn.Linear(width, width, bias=False)
@@ -71,9 +71,11 @@ class SlotAttention(nn.Module):
         return self._iterate(start.detach() + queries - queries.detach(), keys, values, weight)
 
     def _iterate(self, slots: Tensor, keys: Tensor, values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        q = self.to_query(self.norm_slots(slots)) * slots.shape[-1] ** -0.5
+        # Slots share all weights: without its query beside it, a slot carried for long forgets which one it is.
+        q = self.to_query(self.norm_slots(slots + self.queries)) * slots.shape[-1] ** -0.5
         logits = q @ keys.transpose(1, 2)  # (B, K, L)
         attention = logits.softmax(dim=1) * weight.unsqueeze(1)
-        attention = attention / (attention.sum(dim=2, keepdim=True) + 1e-6)
+        # One token's worth of doubt: a slot that sees nothing takes in nothing, rather than the leavings of its neighbours.
+        attention = attention / (attention.sum(dim=2, keepdim=True) + 1.0)
         slots = self.cell(attention @ values, slots)
         return slots + self.refine(slots), logits

@@ -28,8 +28,8 @@ class SlotConfig:
     """What a slot model is built from; lies in its file."""
 
     slots: int = 4
-    width: int = 64
-    channels: int = 32
+    width: int = 32
+    channels: int = 16
     """Of the convolutional encoder."""
     frame_size: tuple[int, int] = (64, 64)
     """(H, W), even."""
@@ -156,8 +156,11 @@ class SlotModel(nn.Module):
             raise ValueError(f"slot model {path} is truncated or no safetensors file: {error}") from error
         if metadata.get("format") != FORMAT:
             raise ValueError(f"{path} is no slot model of this project (format {metadata.get('format')!r}, wanted {FORMAT!r})")
-        values = json.loads(metadata["config"])
-        config = SlotConfig(**values | {"frame_size": tuple(values["frame_size"])})
+        try:
+            values = json.loads(metadata["config"])
+            config = SlotConfig(**values | {"frame_size": tuple(values["frame_size"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"slot model {path} has a config that cannot be read: {error}") from error
         if frame_size is not None and config.frame_size != tuple(frame_size):
             raise ValueError(f"slot model {path} sees frames of {config.frame_size}, not {tuple(frame_size)}; discover objects anew")
         model = SlotModel(config)

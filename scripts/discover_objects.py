@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
 from perception.alarms import alarms
-from perception.collection import Walks, wander
+from perception.collection import HOLD, Walks, wander
 from perception.discovery import DiscoveryConfig, discover
 from perception.encoding import frequencies_for
 from perception.scores import resting_jitter, score
@@ -69,6 +69,8 @@ def main(config: DictConfig) -> None:
         "minutes": round(minutes, 1),
         "hardware": f"one core, {platform.machine()}",
         "torch": torch.__version__,
+        "data": f"walks of {config.walk} frames, random actions held for 1 to {HOLD} steps, no reset at the time limit, so that blocks get "
+        "away from their start; half of the frames with each variant of the task; no labels",
         "jitter": jitter,
         "scores": scores,
     }

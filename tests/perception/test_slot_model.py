@@ -1,0 +1,168 @@
+"""Slot attention, the model's arithmetic, and its file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from perception.slot_attention import RecurrentCell, SlotAttention
+from perception.slot_model import SlotConfig, SlotModel, pixel_places
+
+SMALL = SlotConfig(slots=3, width=8, channels=8, frame_size=(16, 24))
+
+
+@pytest.fixture
+def model() -> SlotModel:
+    torch.manual_seed(0)
+    return SlotModel(SMALL)
+
+
+def noise(batch: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (batch, 16, 24, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def test_masks_and_background_share_every_pixel_and_the_image_follows(model: SlotModel) -> None:
+    sight = model(noise(2))
+    total = sight.decoded.masks.sum(dim=1)
+    torch.testing.assert_close(total, sight.alpha)
+    assert total.min() >= 0 and total.max() <= 1 + 1e-6
+    assert sight.decoded.image.min() >= 0 and sight.decoded.image.max() <= 1 + 1e-6
+
+
+def test_an_empty_scene_is_reconstructed_and_holds_nothing(model: SlotModel) -> None:
+    empty = noise(1, seed=5)
+    model.backgrounds.copy_(empty)
+    sight = model(empty)
+    assert (sight.decoded.image * 255 - empty.permute(0, 3, 1, 2)).abs().max() < 1.0
+    assert sight.coordinates[..., 3].max() < 0.01 and sight.slots.isfinite().all()
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (20, 3), (7, 12)])
+def test_coordinates_are_centroid_area_and_presence(model: SlotModel, x: int, y: int) -> None:
+    masks = torch.zeros(1, 3, 16, 24)
+    masks[0, 1, y : y + 4, x : x + 4] = 1
+    at_x, at_y, area, presence = model.locate(masks)[0, 1].tolist()
+    assert at_x == pytest.approx((x + 2) / 12 - 1, abs=1e-6) and at_y == pytest.approx((y + 2) / 8 - 1, abs=1e-6)
+    assert area == pytest.approx(16 / SMALL.object_pixels) and presence > 0.8
+    assert model.locate(masks)[0, 0].tolist() == pytest.approx([0, 0, 0, 0], abs=0.01)
+
+
+def test_places_are_symmetric_about_the_centre() -> None:
+    places = pixel_places((6, 8))
+    torch.testing.assert_close(places, -places.flip(0, 1))
+    assert places[..., 0].amax() < 1
+
+
+def test_a_first_frame_ignores_what_was_before_and_rows_do_not_mix(model: SlotModel) -> None:
+    frames, before = noise(4), torch.randn(4, 3, 8)
+    fresh, carried = model(frames), model(frames, before)
+    first = torch.tensor([True, False, False, True])
+    mixed = model(frames, before, first)
+    torch.testing.assert_close(mixed.slots[first], fresh.slots[first])
+    torch.testing.assert_close(mixed.slots[~first], carried.slots[~first])
+    assert not torch.allclose(fresh.slots, carried.slots)
+
+
+def test_a_first_frame_takes_all_iterations_and_a_later_one_a_single_one() -> None:
+    torch.manual_seed(0)
+    attention = SlotAttention(slots=3, width=8, iterations=3)
+    tokens, weight = torch.randn(2, 10, 8), torch.rand(2, 10)
+    slots = attention(tokens, weight, attention.queries.expand(2, -1, -1))[0]
+    for _ in range(2):
+        slots = attention(tokens, weight, slots)[0]
+    torch.testing.assert_close(attention(tokens, weight)[0], slots)
+
+
+def test_tokens_without_foreground_do_not_count() -> None:
+    torch.manual_seed(0)
+    attention = SlotAttention(slots=3, width=8, iterations=3)
+    tokens, weight = torch.randn(2, 10, 8), torch.ones(2, 10)
+    weight[:, 6:] = 0
+    changed = tokens.clone()
+    changed[:, 6:] += torch.randn(2, 4, 8)
+    torch.testing.assert_close(attention(tokens, weight)[0], attention(changed, weight)[0])
+
+
+def test_queries_and_encoder_learn_although_iterations_are_cut(model: SlotModel) -> None:
+    model(noise(2)).decoded.image.square().sum().backward()
+    assert model.attention.queries.grad is not None and model.attention.queries.grad.abs().sum() > 0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.encoder.parameters())
+
+
+def test_slots_of_the_frame_before_get_no_gradient(model: SlotModel) -> None:
+    before = torch.randn(2, 3, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(model(noise(2), before).slots.sum(), before, allow_unused=True)
+    assert gradient is None
+
+
+def test_the_recurrent_cell_is_a_gru() -> None:
+    torch.manual_seed(0)
+    ours, reference = RecurrentCell(5), torch.nn.GRUCell(5, 5)
+    reference.load_state_dict(
+        {
+            "weight_ih": ours.from_input.weight,
+            "weight_hh": ours.from_state.weight,
+            "bias_ih": ours.from_input.bias,
+            "bias_hh": ours.from_state.bias,
+        }
+    )
+    x, state = torch.randn(4, 5), torch.randn(4, 5)
+    torch.testing.assert_close(ours(x, state), reference(x, state))
+
+
+def test_a_model_maps_over_a_leading_axis_of_batches(model: SlotModel) -> None:
+    frames = torch.stack([noise(2, seed=1), noise(2, seed=2)])
+    mapped = torch.func.vmap(lambda f: model(f).slots)(frames)
+    torch.testing.assert_close(mapped[1], model(frames[1]).slots)
+
+
+def test_saved_and_loaded_is_the_same_model(model: SlotModel, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "model.safetensors"
+    model.save(path, {"task": "drawn", "scores": {"fg_ari": 0.5}})
+    loaded, card = SlotModel.load(path, (16, 24))
+    assert loaded.config == SMALL and card == {"task": "drawn", "scores": {"fg_ari": 0.5}}
+    torch.testing.assert_close(loaded(noise(2)).slots, model(noise(2)).slots)
+    assert list(path.parent.iterdir()) == [path], "no partial file is left"
+
+
+def refused(path: Path, frame_size: tuple[int, int] | None = None) -> str:
+    with pytest.raises(ValueError) as error:
+        SlotModel.load(path, frame_size)
+    message = str(error.value)
+    assert path.name in message and "\n" not in message
+    return message
+
+
+def test_files_that_are_no_slot_model_are_refused_in_one_line(model: SlotModel, tmp_path: Path) -> None:
+    assert "does not exist" in refused(tmp_path / "missing.safetensors")
+    path = tmp_path / "model.safetensors"
+    model.save(path, {})
+    whole = path.read_bytes()
+    for cut in (0, 5, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        assert "truncated" in refused(path)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(2)}, foreign)
+    assert "no slot model" in refused(foreign)
+
+
+def test_a_model_for_other_frames_or_with_other_tensors_is_refused(model: SlotModel, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    model.save(path, {})
+    assert "(16, 24)" in refused(path, (64, 64))
+    config = {**SMALL.__dict__, "width": 16}
+    metadata = {"format": "vis-rpg slot model 1", "config": json.dumps(config), "card": "{}"}
+    save_file(model.state_dict(), path, metadata)
+    assert "other shapes" in refused(path)
+    save_file(model.state_dict(), path, metadata | {"config": json.dumps({"slots": 3, "colour": "red"})})
+    assert "config" in refused(path)
+
+
+def test_odd_frames_are_refused() -> None:
+    with pytest.raises(ValueError, match="even"):
+        SlotModel(SlotConfig(frame_size=(15, 24)))
