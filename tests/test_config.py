@@ -30,6 +30,19 @@ def test_what_ships_is_accepted(words: tuple[str, ...]) -> None:
     check(compose(["device=cpu", *words]))
 
 
+def test_a_task_sets_its_own_values_and_the_command_line_has_the_last_word() -> None:
+    for words in ([], ["agent=mbsac"], ["preset=cpu"], ["override=authors"]):
+        assert compose(["task=maze", *words]).agent.beta == 0.01
+    assert compose(["task=maze", "agent.beta=0.3"]).agent.beta == 0.3
+    assert compose(["task=block_push"]).agent.beta == 0.005
+
+
+def test_presets_and_overrides_reach_the_agent() -> None:
+    assert compose(["preset=cpu"]).agent.batch_size < compose(["preset=paper"]).agent.batch_size
+    assert compose(["override=authors"]).agent.entropy_in_target != compose([]).agent.entropy_in_target
+    assert compose(["preset=cpu", "agent.batch_size=7"]).agent.batch_size == 7
+
+
 @pytest.mark.parametrize(
     ("word", "says"),
     [
