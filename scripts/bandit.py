@@ -88,7 +88,7 @@ def draw(out: Path) -> None:
     curves, modes = read(out / "curves.csv"), read(out / "modes.csv")
     seed = modes[0]["seed"]
     updates = sorted({int(row["update"]) for row in curves})
-    stages = [min(updates, key=lambda update: abs(update - part * updates[-1])) for part in (0, 1 / 8, 1)]
+    stages = [min(updates, key=lambda update: abs(update - part * updates[-1])) for part in (0, 1 / 4, 1)]
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     figure = plt.figure(figsize=(12, 4.6), layout="constrained")
     grid = figure.add_gridspec(2, 4, width_ratios=(1, 1, 1, 1.25))

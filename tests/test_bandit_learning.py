@@ -68,7 +68,7 @@ def test_the_latent_policy_follows_the_score_function(rpg: BanditRPG) -> None:
     for i in range(len(z)):
         others = torch.cat([value[:i], value[i + 1 :]]).mean()
         expected -= (value[i] - others) * (z[i] - p) / len(z)
-    expected += 0.2 * p * (p.log() - (p * p.log()).sum())
+    expected += 0.8 * p * (p.log() - (p * p.log()).sum())
     torch.testing.assert_close(gradients(latent, rpg.pi_z)[-1], expected, rtol=1e-4, atol=1e-6)
 
 
@@ -104,7 +104,7 @@ def test_the_modes_part_before_the_reward_chooses(config: DictConfig) -> None:
     _, _, cross_entropy = learner.losses(z, noise)
     assert cross_entropy < 0.5 * math.log(config.rpg.categories), "the action tells which z acted"
     assert modes.mean.min() < 0 < modes.mean.max(), "both sides are tried"
-    assert modes.probability.min() > 0.02, "no z has been given up"
+    assert modes.probability.min() > 0.1, "no z has been given up"
 
 
 def test_the_same_seed_gives_the_same_policy(config: DictConfig) -> None:
@@ -121,7 +121,7 @@ def test_the_same_seed_gives_the_same_policy(config: DictConfig) -> None:
 def test_rpg_leaves_the_wide_mode_for_the_best_one(config: DictConfig) -> None:
     """The schedule run through four times as fast; the wide mode alone could give 0.5."""
     torch.manual_seed(0)
-    shortened = _with(config, decay=config.rpg.decay**4, lr=4 * config.rpg.lr, lr_z=4 * config.rpg.lr_z)
+    shortened = _with(config, decay=config.rpg.decay**4, lr=4 * config.rpg.lr)
     *_, (_, modes) = train(BanditRPG(shortened), 3000, 3000, torch.Generator().manual_seed(0))
     assert mean_reward(modes, 10_000, torch.Generator().manual_seed(1)) > 0.9
 

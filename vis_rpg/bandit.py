@@ -42,7 +42,12 @@ class Learner(Protocol):
 
 
 class BanditRPG(nn.Module):
-    """RPG with a categorical z on a known reward; weights of the terms of Eq. 2 beside the reward's decay towards zero."""
+    """RPG with a categorical z on a known reward; the weights of the terms of Eq. 2 beside the reward decay towards zero.
+
+    The entropy of π(z|s) must weigh as much as the consistency: only then do the two add up to the information that actions carry about z,
+    which is largest for many z with actions of their own. With less, one wide z that always acts is at least as good, and π(z|s)
+    collapses on one before the rewards of the others are known.
+    """
 
     def __init__(self, config: Any) -> None:
         """config: the group `rpg` of configs/bandit.yaml."""
@@ -52,9 +57,7 @@ class BanditRPG(nn.Module):
         self.pi = ActionPolicy(1, 1, self.space.dim, config.hidden_dim, config.std_scale)
         self.pi_z = LatentPolicy(self.space, 1, config.hidden_dim, learned=True)
         self.p_phi = Posterior(self.space, 1, 1, config.hidden_dim)
-        fast = [*self.pi.parameters(), *self.p_phi.parameters()]
-        slow = {"params": list(self.pi_z.parameters()), "lr": config.lr_z}
-        self.optimizer = torch.optim.Adam([{"params": fast}, slow], lr=config.lr, fused=True)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=config.lr, fused=True)
         self.weight = 1.0  # of consistency and entropies; falls by `decay` an update
 
     def losses(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
