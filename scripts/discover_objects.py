@@ -85,7 +85,7 @@ def main(config: DictConfig) -> None:
 
 def given() -> list[str]:
     """The settings on the command line, without those that the command line adds for itself."""
-    return [word for word in sys.argv[1:] if "=" in word and not word.startswith("hydra.")]
+    return [word for word in sys.argv[1:] if "=" in word and not word.startswith("hydra")]
 
 
 if __name__ == "__main__":
