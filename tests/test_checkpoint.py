@@ -158,6 +158,13 @@ def test_a_broken_checkpoint_is_one_line_that_names_it(tmp_path: Path, harm, say
     assert "\n" not in str(error.value)
 
 
+def test_what_was_loaded_does_not_hang_on_the_file(tmp_path: Path) -> None:
+    path = save(tmp_path, 1, {"a": torch.arange(100_000), "b": np.ones(1000)})
+    state = load(path)
+    os.truncate(path / "state.safetensors", 0)
+    assert equal(state, {"a": torch.arange(100_000), "b": np.ones(1000)})
+
+
 def test_a_run_without_checkpoints_says_where_it_looked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint there"):
         latest(tmp_path)

@@ -245,5 +245,5 @@ def test_a_replay_that_is_too_small_is_refused_with_the_key_to_change() -> None:
 
 def test_episodes_longer_than_replay_are_named_where_beginnings_are_asked_for() -> None:
     world = World(envs=1, capacity=40, longest=10**9).run(100)
-    with pytest.raises(UserError, match="agent.replay_capacity=40: holds no beginning of an episode"):
+    with pytest.raises(UserError, match="agent.replay_capacity=40: holds no episode's beginning"):
         world.replay.sample(4, 3, 4, 4, torch.Generator())

@@ -78,7 +78,8 @@ def load(path: Path) -> dict[str, Any]:
         if file_path.stat().st_size != document["tensor_bytes"]:
             raise UserError(f"{path}: broken checkpoint, state.safetensors is cut short: delete this folder to use the one before")
         with safe_open(file_path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            # copies, for what is read is mapped: a run that goes on must not hang on a file that may be replaced
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{path}: broken checkpoint, state.safetensors cannot be read ({error}): delete this folder to use the one before"

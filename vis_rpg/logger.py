@@ -19,7 +19,9 @@ class Logger:
             self.path.write_text("")
         elif self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= resume_step]
-            self.path.write_text("".join(line + "\n" for line in kept))
+            part = self.path.with_suffix(".part")
+            part.write_text("".join(line + "\n" for line in kept))
+            part.replace(self.path)
         self.board = SummaryWriter(str(out / "tensorboard"), purge_step=None if resume_step is None else resume_step + 1)
         self.wandb = None
         if wandb_project is not None:

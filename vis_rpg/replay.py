@@ -149,7 +149,7 @@ class Replay:
     def _first(self, count: int, generator: torch.Generator) -> Window:
         if not self.firsts:
             raise UserError(
-                f"agent.replay_capacity={self.capacity}: holds no beginning of an episode; agent.latent.prior=learned needs some"
+                f"agent.replay_capacity={self.capacity}: holds no episode's beginning; agent.latent.prior=learned needs some"
             )
         numbers = torch.tensor(self.firsts, device=self.device) % self.capacity
         pick = torch.randint(len(numbers), (count,), generator=generator, device=self.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections import deque
@@ -75,12 +76,12 @@ class Trainer:
         found = checkpoint.complete(self.folder)
         if self.config.resume and found:
             check_resumable(self.config, load_config(self.out))
-            return found[-1]
-        if found:
+        elif found:
             raise UserError(f"out={self.out}: a run with checkpoints is there already; add resume=true to continue it, or give another out")
         self.out.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, self.out / "config.yaml")
-        return None
+        OmegaConf.save(self.config, self.out / "config.yaml.part")
+        os.replace(self.out / "config.yaml.part", self.out / "config.yaml")
+        return found[-1] if found else None
 
     # The loop ---------------------------------------------------------------------------------------------------------------------------
 
