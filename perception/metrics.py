@@ -105,7 +105,7 @@ def _augment(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _fit(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.linalg.lstsq(_augment(x), y, rcond=None)[0]
+    return np.linalg.lstsq(_augment(x), y, rcond=None)[0].astype(np.float64)
 
 
 def _fitted_r2(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.progress import track
 
 from perception.alarms import alarms
@@ -34,7 +34,7 @@ def collect(config: DictConfig, frames: int, seed: int, truth: bool) -> list[Wal
     steps = frames // (walks * len(variants))
     collected = []
     for i, variant in enumerate(track(variants, "wandering")):
-        task = OmegaConf.to_container(config.task) | variant
+        task = {**config.task, **variant}
         collected.append(wander(make_env(task, "pixels", seed + i), walks, steps, seed + i, truth))
     return collected
 

@@ -18,6 +18,7 @@ from perception.slots import SlotPerception
 from vis_rpg.build import load
 from vis_rpg.cli import require, run
 from vis_rpg.envs.factory import make_env, task_of
+from vis_rpg.envs.rendering import FRAME
 from vis_rpg.errors import UserError
 from vis_rpg.video import write_mp4
 
@@ -26,7 +27,8 @@ def episode_of_run(folder: Path, seed: int) -> tuple[SlotModel, np.ndarray]:
     """The slot model of a run, and one episode (T, H, W, 3) of its agent."""
     actor, env = load(folder, seed=seed)
     perception = actor.agent.model.perception
-    require(isinstance(perception, SlotPerception), f"run={folder} sees without slots: give a run with perception=slots")
+    if not isinstance(perception, SlotPerception):
+        raise UserError(f"run={folder} sees without slots: give a run with perception=slots")
     obs, _ = env.reset(seed=seed)
     actor.reset()
     frames, done = [obs[-1]], False
@@ -34,13 +36,13 @@ def episode_of_run(folder: Path, seed: int) -> tuple[SlotModel, np.ndarray]:
         obs, _, terminated, truncated, _ = env.step(actor.act(obs))
         frames.append(obs[-1])
         done = terminated or truncated
-    return perception.model.eval(), np.stack(frames)
+    return perception.model, np.stack(frames)
 
 
 def episode_of_task(path: Path, env: gymnasium.Env, seed: int) -> tuple[SlotModel, np.ndarray]:
     """A slot model, and one episode (T, H, W, 3) of random actions."""
     try:
-        model, _ = SlotModel.load(path, env.observation_space.shape[1:3])
+        model, _ = SlotModel.load(path, (FRAME, FRAME))
     except ValueError as error:
         raise UserError(str(error)) from None
     return model, wander(env, 1, task_of(env).episode_length, seed).frames[0]

@@ -38,7 +38,7 @@ def roll_scene(episodes: int, steps: int, objects: int, seed: int) -> Scene:
     positions = np.empty((episodes, steps, objects, 2))
     for e in range(episodes):
         place, velocity = STARTS[:objects].copy(), np.zeros((objects, 2))
-        leave = rng.integers(steps // 3, 2 * steps // 3, objects)
+        leave = rng.integers(steps // 3, 2 * steps // 3 + 1, objects)
         leave[0] = 0
         for t in range(steps):
             frames[e, t], positions[e, t] = empty_floor(), place

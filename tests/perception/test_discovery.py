@@ -33,7 +33,7 @@ def test_objects_are_found_without_labels(model: SlotModel, objects: int) -> Non
     held_out = roll_scene(6, 40, objects, seed=100)
     scores = score(model, held_out.frames, held_out.segmentation, held_out.positions)
     assert scores["fg_ari"] > 0.95 and scores["ari"] > 0.95 and scores["miou"] > 0.9
-    assert min(scores["position_r2"]) > 0.98, "a slot is to stay with its object in all episodes"
+    assert min(scores["position_r2"]) > 0.95, "a slot is to stay with its object in all episodes, behind another one too"
 
 
 def test_presence_tells_what_is_there(model: SlotModel) -> None:

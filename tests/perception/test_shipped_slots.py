@@ -1,0 +1,53 @@
+"""What the slot model in assets/ promises on BlockPush, measured on fresh frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gymnasium
+import pytest
+
+import vis_rpg.envs  # noqa: F401  (registers the tasks)
+from perception.collection import Walks, wander
+from perception.encoding import frequencies_for
+from perception.scores import resting_jitter, score
+from perception.slot_model import SlotModel
+from vis_rpg.errors import UserError
+
+FILE = Path(__file__).parents[2] / "assets" / "slots" / "block_push.safetensors"
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def walks(request: pytest.FixtureRequest) -> Walks:
+    try:
+        env = gymnasium.make("vis_rpg/BlockPush-v0", obs="pixels", blocks=request.param, disable_env_checker=True)
+    except UserError as error:
+        pytest.skip(str(error))
+    return wander(env, walks=4, steps=200, seed=7_000 + request.param, truth=True)
+
+
+def test_the_shipped_model_keeps_its_promise(walks: Walks) -> None:
+    assert FILE.stat().st_size <= 1_000_000
+    model, card = SlotModel.load(FILE, (64, 64))
+    assert card["task"] == "block_push" and card["frames"] > 0
+    assert walks.segmentation is not None and walks.positions is not None
+    scores = score(model, walks.frames, walks.segmentation, walks.positions)
+    assert scores["fg_ari"] >= 0.97 and scores["ari"] >= 0.97 and scores["miou"] >= 0.9
+    moving = walks.positions.std(axis=(0, 1)).min(axis=-1) > 0.1  # where nothing moves there is nothing to explain
+    assert all(r2 >= 0.98 for r2, moves in zip(scores["position_r2"], moving, strict=True) if moves)
+    assert min(scores["presence"]) > 0.95 and max(scores["spare_presence"]) < 0.05
+
+
+def test_the_encoding_of_a_resting_object_is_quiet(walks: Walks) -> None:
+    model, _ = SlotModel.load(FILE)
+    assert frequencies_for(resting_jitter(model, walks.frames)) >= model.config.frequencies
+
+
+def test_wandering_moves_what_can_be_moved_and_repeats_by_seed(walks: Walks) -> None:
+    assert walks.positions is not None
+    assert (walks.positions[:, -1] != walks.positions[:, 0]).any(axis=(0, 2)).all()
+    blocks = walks.positions.shape[2] - 1
+    env = gymnasium.make("vis_rpg/BlockPush-v0", obs="pixels", blocks=blocks, disable_env_checker=True)
+    again = wander(env, walks=1, steps=20, seed=7_000 + blocks)
+    assert again.segmentation is None
+    assert (again.frames[0] == walks.frames[0, :20]).all()
