@@ -1,7 +1,7 @@
 """Reparameterized policy learning: Algorithm 1 with Equations 2, 3 and 4.
 
-Symbols: s latent state, z latent variable, a action, r reward, r' = -alpha log π(a|s,z) + beta log p_φ(z|s,a) (the reward of Eq. 2 beside the
-task's), f encoder, h dynamics, R reward model, Q critics, γ discount, H horizon, V_est the value estimate of Eq. 3.
+Symbols: s latent state, z latent variable, a action, r reward, r' = -alpha log π(a|s,z) + beta log p_φ(z|s,a) (the reward of Eq. 2
+beside the task's), f encoder, h dynamics, R reward model, Q critics, γ discount, H horizon, V_est the value estimate of Eq. 3.
 Shapes: B batch, T time, S latent state, A action, Z latent variable. Sequences are time-major: (T, B, ...).
 
 Every loss is a pure function of parameters, batch and noise; nothing here waits for the device or asks which kind of observation it learns

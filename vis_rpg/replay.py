@@ -148,9 +148,7 @@ class Replay:
 
     def _first(self, count: int, generator: torch.Generator) -> Window:
         if not self.firsts:
-            raise UserError(
-                f"agent.replay_capacity={self.capacity}: holds no episode's beginning; agent.latent.prior=learned needs some"
-            )
+            raise UserError(f"agent.replay_capacity={self.capacity}: holds no episode's beginning; agent.latent.prior=learned needs some")
         numbers = torch.tensor(self.firsts, device=self.device) % self.capacity
         pick = torch.randint(len(numbers), (count,), generator=generator, device=self.device)
         return self._with_history(numbers[pick])
