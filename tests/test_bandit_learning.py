@@ -99,7 +99,7 @@ def test_without_consistency_and_entropy_the_policy_climbs_the_exact_reward(conf
 def test_the_modes_part_before_the_reward_chooses(config: DictConfig) -> None:
     torch.manual_seed(0)
     learner = BanditRPG(config.rpg)
-    *_, (_, modes) = train(learner, 400, 400, torch.Generator().manual_seed(0))
+    *_, (_, modes) = train(learner, 200, 200, torch.Generator().manual_seed(0))
     z, noise = draws(learner, 1000)
     _, _, cross_entropy = learner.losses(z, noise)
     assert cross_entropy < 0.5 * math.log(config.rpg.categories), "the action tells which z acted"
@@ -119,17 +119,15 @@ def test_the_same_seed_gives_the_same_policy(config: DictConfig) -> None:
 
 @pytest.mark.slow
 def test_rpg_leaves_the_wide_mode_for_the_best_one(config: DictConfig) -> None:
-    """The schedule run through four times as fast; the wide mode alone could give 0.5."""
+    """The whole schedule; the wide mode alone could give 0.5."""
     torch.manual_seed(0)
-    shortened = _with(config, decay=config.rpg.decay**4, lr=4 * config.rpg.lr)
-    *_, (_, modes) = train(BanditRPG(shortened), 3000, 3000, torch.Generator().manual_seed(0))
-    assert mean_reward(modes, 10_000, torch.Generator().manual_seed(1)) > 0.9
+    updates = config.updates
+    *_, (_, modes) = train(BanditRPG(config.rpg), updates, updates, torch.Generator().manual_seed(0))
+    assert mean_reward(modes, 10_000, torch.Generator().manual_seed(1)) >= 1.0
 
 
 def test_a_gaussian_moves_right_from_the_start_and_ends_in_the_wide_mode(config: DictConfig) -> None:
-    faster = config.reinforce.copy()
-    faster.lr *= 5
-    policies = dict(train(GaussianReinforce(faster), 800, 50, torch.Generator().manual_seed(0)))
+    policies = dict(train(GaussianReinforce(config.reinforce), 800, 50, torch.Generator().manual_seed(0)))
     assert policies[0].mean == 0
     assert policies[50].mean > 0.05
     assert 0.3 < mean_reward(policies[800], 10_000, torch.Generator().manual_seed(1)) < 0.55
