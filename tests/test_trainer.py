@@ -18,7 +18,7 @@ from vis_rpg import checkpoint
 from vis_rpg.trainer import Trainer, random_coverage
 
 SLOTS = Path(__file__).parents[1] / "assets" / "slots" / "block_push.safetensors"
-SLOW_CLOCK = ("wall_s", "updates_per_s", "steps_per_s")
+WALL_CLOCK = ("wall_s", "updates_per_s", "steps_per_s")
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -57,18 +57,18 @@ def test_every_variant_learns_within_300_interactions(words: tuple[str, ...], tm
     assert ("pi_z" in moved) == ("agent.latent.prior=learned" in words)
     assert ("p_phi" in moved) == ("agent=mbsac" not in words)
     assert all(torch.isfinite(value).all() for value in trainer.agent.state_dict().values())
-    vis_last = lines(tmp_path)[-1]
-    assert all(value is None or math.isfinite(value) for value in vis_last.values())
-    assert vis_last["state_loss"] > 0
+    last = lines(tmp_path)[-1]
+    assert all(value is None or math.isfinite(value) for value in last.values())
+    assert last["state_loss"] > 0
 
 
 @pytest.mark.skipif(not SLOTS.exists(), reason="no slot model is there")
 @pytest.mark.parametrize("train", [False, True])
-def test_slots_learn_within_300_interactions(train: bool, tmp_path: Path) -> None:
-    words = ("task=block_push", "task.blocks=1", "obs=pixels", f"perception.train={str(train).lower()}", "agent.envs=2", "steps=150")
+def test_slots_learn_frozen_and_trained_on(train: bool, tmp_path: Path) -> None:
+    words = ("task=block_push", "task.blocks=1", "obs=pixels", f"perception.train={str(train).lower()}", "agent.envs=2", "steps=116")
     trainer = Trainer(config(*words, "agent.batch_size=4", f"out={tmp_path}"))
     before = {name: value.clone() for name, value in trainer.agent.model.perception.state_dict().items()}
-    assert trainer.run()["updates"] > 20
+    assert trainer.run()["updates"] == 8
     after = trainer.agent.model.perception.state_dict()
     assert any(not torch.equal(value, before[name]) for name, value in after.items()) == train
 
@@ -126,7 +126,7 @@ def test_replay_holds_what_was_visited_under_the_z_that_was_acting(finished: tup
 def test_the_same_seed_is_the_same_run_and_another_seed_another(tmp_path: Path) -> None:
     def run(name: str, seed: int) -> list[dict[str, Any]]:
         Trainer(config("task=maze", "steps=150", f"seed={seed}", f"out={tmp_path / name}")).run()
-        return [{key: value for key, value in line.items() if key not in SLOW_CLOCK} for line in lines(tmp_path / name)]
+        return [{key: value for key, value in line.items() if key not in WALL_CLOCK} for line in lines(tmp_path / name)]
 
     first, second, other = run("a", 0), run("b", 0), run("c", 1)
     assert first == second
