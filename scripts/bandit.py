@@ -99,11 +99,11 @@ def draw(out: Path) -> None:
             policy = Modes(*(torch.tensor([float(r[key]) for r in chosen]) for key in ("probability", "mean", "std")))
             _draw_policy(axes, policy, COLOURS if name == "RPG" else [GAUSSIAN])
             reward = next(r["mean_reward"] for r in curves if (r["agent"], r["seed"], int(r["update"])) == (name, seed, update))
-            axes.set_title(f"{name}, {'start' if update == 0 else f'update {update:,}'}: mean reward {float(reward):.2f}", fontsize=9)
+            axes.set_title(f"{'start' if update == 0 else f'update {update:,}'}: mean reward {float(reward):.2f}", fontsize=9)
             if row == 1:
                 axes.set_xlabel("action x")
             if column == 0:
-                axes.set_ylabel("reward")
+                axes.set_ylabel(f"{name}\nreward")
     _draw_curves(figure.add_subplot(grid[:, 3]), curves)
     figure.savefig(out / "fig4.png", dpi=150)
     plt.close(figure)
@@ -116,7 +116,8 @@ def _draw_policy(axes: Axes, policy: Modes, colours: Sequence[str]) -> None:
     height = np.cumsum(shares, 0) * 1.1 / shares.sum(0).max()
     below = np.zeros_like(height[0])
     for z, top in enumerate(height):
-        axes.fill_between(x, below, top, color=colours[z % len(colours)], alpha=0.75, linewidth=0.6)
+        seen = top - below > 0.005  # or a narrow peak would wear the outlines of shares that are empty
+        axes.fill_between(x, below, top, where=seen.tolist(), color=colours[z % len(colours)], alpha=0.75, linewidth=0.8)
         below = top
     axes.plot(x, bandit_reward(x), color="black", linewidth=1.1)
     axes.set(xlim=(-REACH, REACH), ylim=(0, 1.18), xticks=(-1.2, -0.6, 0, 0.6, 1.2), yticks=(0, 0.5, 1.1))
