@@ -8,7 +8,8 @@ from vis_rpg.trainer import Trainer
 
 def main(config: DictConfig) -> None:
     summary = Trainer(config).run()
-    print(f"done: {config.out}/summary.json {({key: summary[key] for key in ('steps', 'return', 'success', 'coverage')})}")
+    shown = {key: summary[key] for key in ("steps", "return", "success", "coverage")}
+    print(f"done: {config.out}/summary.json {shown}")
 
 
 if __name__ == "__main__":

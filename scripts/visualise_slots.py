@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from perception.background import nearest_background
 from perception.collection import wander
 from perception.drawing import draw_paths, enlarge, grid, overlay, reconstruction, sheet
 from perception.scores import see_episodes
@@ -62,7 +63,9 @@ def main(config: DictConfig) -> None:
     shown = np.linspace(0, len(frames) - 1, config.columns).round().astype(int)
     save(folder / "slots.png", sheet([frames[t] for t in shown], [sights[t] for t in shown]))
     coordinates = torch.cat([s.coordinates for s in sights]).numpy()
-    save(folder / "slot_paths.png", draw_paths(model.backgrounds[-1].numpy(), coordinates))
+    images = [torch.as_tensor(x).permute(0, 3, 1, 2).float() for x in (frames[:1], model.backgrounds)]
+    floor = nearest_background(*images)[0].permute(1, 2, 0).byte().numpy()
+    save(folder / "slot_paths.png", draw_paths(floor, coordinates))
     print(f"frames, masks, reconstruction: {folder / 'slots.png'}\nslot paths: {folder / 'slot_paths.png'}")
     if config.video:
         pictures = [

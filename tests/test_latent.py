@@ -19,12 +19,20 @@ def draws() -> torch.Generator:
 def test_gaussian_densities_equal_torch_distributions() -> None:
     torch.manual_seed(0)
     space = GaussianLatent(4, posterior_std=0.38)
-    z, outputs, mean = torch.randn(7, 4), torch.randn(7, 8), torch.randn(7, 4)
+    z, outputs, mean = torch.randn(7, 4), torch.randn(7, 8).clamp(max=2.0), torch.randn(7, 4)  # stds within their bounds
     prior = Independent(Normal(outputs[:, :4], outputs[:, 4:].exp()), 1)
     torch.testing.assert_close(space.log_prior(z, outputs), prior.log_prob(z))
     torch.testing.assert_close(space.entropy(outputs), prior.entropy())
     posterior = Independent(Normal(mean, 0.38), 1)
     torch.testing.assert_close(space.log_posterior(z, mean), posterior.log_prob(z))
+
+
+def test_a_learned_gaussian_prior_stays_finite_whatever_its_network_says() -> None:
+    space = GaussianLatent(2, posterior_std=0.38)
+    z = space.sample(torch.randn(3, 2), torch.full((3, 4), 1e3))
+    for extreme in (-1e3, 1e3):
+        outputs = torch.cat([torch.zeros(3, 2), torch.full((3, 2), extreme)], -1)
+        assert torch.isfinite(space.log_prior(z, outputs)).all() and torch.isfinite(space.entropy(outputs)).all()
 
 
 def test_categorical_densities_equal_torch_distributions() -> None:

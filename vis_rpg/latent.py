@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from vis_rpg.networks import mlp
 
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+
 
 class LatentSpace(Protocol):
     """What the agent asks of a space of z; B stands for any leading shape."""
@@ -53,18 +55,24 @@ class GaussianLatent:
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         return torch.randn(*shape, self.dim, generator=generator, device=generator.device)
 
+    @staticmethod
+    def _prior(outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log std, bounded so that a learned prior neither explodes nor shrinks to a point."""
+        mean, log_std = outputs.chunk(2, -1)
+        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+
     def sample(self, noise: Tensor, outputs: Tensor | None = None) -> Tensor:
         if outputs is None:
             return noise
-        mean, log_std = outputs.chunk(2, -1)
+        mean, log_std = self._prior(outputs)
         return mean + log_std.exp() * noise
 
     def log_prior(self, z: Tensor, outputs: Tensor) -> Tensor:
-        mean, log_std = outputs.chunk(2, -1)
+        mean, log_std = self._prior(outputs)
         return (-0.5 * ((z - mean) / log_std.exp()) ** 2 - log_std).sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
 
     def entropy(self, outputs: Tensor) -> Tensor:
-        return outputs.chunk(2, -1)[1].sum(-1) + 0.5 * self.dim * math.log(2 * math.pi * math.e)
+        return self._prior(outputs)[1].sum(-1) + 0.5 * self.dim * math.log(2 * math.pi * math.e)
 
     def log_posterior(self, z: Tensor, outputs: Tensor) -> Tensor:
         constant = self.dim * (math.log(self.posterior_std) + 0.5 * math.log(2 * math.pi))

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vis_rpg.latent import LatentSpace
+from vis_rpg.latent import LOG_STD_MAX, LOG_STD_MIN, LatentSpace
 from vis_rpg.networks import mlp
-
-LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
 
 class ActionPolicy(nn.Module):
