@@ -46,6 +46,8 @@ class Perception(nn.Module, ABC):
     """Shape of the features of one percept: (D,) or (2, K, D)."""
     novelty_dim: int
     """M."""
+    pretraining_frames: int = 0
+    """Frames that perception was trained on beforehand: they count as interactions."""
     stored: dict[str, tuple[tuple[int, ...], torch.dtype]]
     """Name -> (shape, dtype) of what replay keeps of one observation."""
 

@@ -26,6 +26,7 @@ class SlotPerception(Perception):
         super().__init__()
         self.model, self.card = SlotModel.load(Path(checkpoint), frame_size)
         self.model.requires_grad_(train)
+        self.pretraining_frames = int(self.card.get("frames", 0))
         self.train_model = train
         config = self.model.config
         encoded = encoded_width(2, config.frequencies)

@@ -30,5 +30,8 @@ for path in sorted(p for p in run.rglob("*") if p.suffix in {".mp4", ".png", ".j
     print(f"  {path}")
 for name in ("return", "success"):
     print(f"{name}: {summary[name]:.3f}")
-print(f"object displacement coverage: {summary['coverage']:.3f}, a random policy's at the same interactions: {summary['random_coverage']:.3f}")
+print(
+    f"object displacement coverage: {summary['coverage']:.3f} after {summary['steps']:,} interactions, a random policy's at "
+    f"{summary['steps'] + summary['pretraining_frames']:,} (with the frames that the slot model was trained on): {summary['random_coverage']:.3f}"
+)
 PYTHON

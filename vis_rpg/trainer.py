@@ -264,11 +264,12 @@ class Trainer:
         random.setstate((version, tuple(internal), gauss))
 
     def _finish(self) -> dict[str, Any]:
-        """Write summary.json, with a random policy's coverage at the same interactions beside the agent's."""
+        """Write summary.json, with a random policy's coverage beside the agent's, at as many interactions with pretraining counted in."""
         summary: dict[str, Any] = {**self._standing(), "steps": self.step, "updates": self.agent.updates, "wall_s": round(self._wall(), 1)}
         summary["dropped_episodes"] = self.dropped_episodes
         if self.coverage.grid is not None:
-            summary["random_coverage"] = random_coverage(self.config, self.step)
+            summary["pretraining_frames"] = self.agent.model.perception.pretraining_frames
+            summary["random_coverage"] = random_coverage(self.config, self.step + summary["pretraining_frames"])
         summary |= {"task": self.task.name, "obs": self.config.obs.kind, "agent": self.config.agent.name, "seed": self.config.seed}
         clean = {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in summary.items()}
         (self.out / "summary.json").write_text(json.dumps(clean, indent=2) + "\n")
