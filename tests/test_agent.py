@@ -36,7 +36,7 @@ def slow_value(of: Agent, model: WorldModel, s0: Tensor, z: Tensor, noise: Tenso
         log_pi = Independent(TransformedDistribution(Normal(mean, std), [TanhTransform()]), 1).log_prob(a)
         log_p = slow_log_posterior(of, z, s, a) if of.space.dim else 0.0
         extra.append(beta * log_p - (alpha * log_pi if entropy else 0.0))
-        q.append(model.Q(torch.cat([s, a, z], -1)).squeeze(-1))
+        q.append(model.Q(torch.cat([s, a, z], -1)))
         if k < H:
             embedding = model.embed(a)
             h = model.cell(model.cell.input(embedding), h)
@@ -106,7 +106,7 @@ def test_v_est_by_hand_for_one_step() -> None:
     for parameter in of.model.parameters():
         parameter.data.zero_()
     of.model.R[-1].bias.data.fill_(2.0)
-    of.model.Q.biases[-1].data.copy_(torch.tensor([3.0, 4.0]).view(2, 1, 1))
+    of.model.Q.last_bias.data.copy_(torch.tensor([3.0, 4.0]).view(2, 1))
     data, noise = batch(of), torch.zeros(2, 6, 2).double()
     imagined = of.imagine(of.model, torch.zeros(6, 16).double(), data.z, noise)
     first, second = -0.5 * imagined.log_pi
@@ -195,7 +195,7 @@ def test_the_continuation_head_learns_when_episodes_end_and_moves_nothing_else()
     before = weights(of.model)
     of.optimizers["model"].param_groups[0]["lr"] = 1e-2
     for _ in range(60):
-        of._descend("model", of.model_loss(data, data.reward, noise_of(of, data)().target)[0], {})
+        of._descend(of._gradients("model", of.model_loss(data, data.reward, noise_of(of, data)().target)[0]), {}, {})
     assert {name.split(".")[0] for name in changed(before, of.model)} == {"continues"}
     s, _ = of.model.unroll(of.model.encode({"x": data.window["x"][:1]})[0], data.action)
     goes_on = torch.sigmoid(of.model.continues(s)).squeeze(-1).detach()
@@ -399,7 +399,7 @@ def learn_prior(of: Agent, value_of_z, monkeypatch: pytest.MonkeyPatch, updates:
     for _ in range(updates):
         noise = of.draw_noise(data, generator)
         loss, _ = of.latent_policy_loss(data.first, noise.first, noise.z_first)
-        of._descend("latent_policy", loss, {})
+        of._descend(of._gradients("latent_policy", loss), {}, {})
     return of.pi_z.outputs(of.model.encode(data.first)[0])[0].detach()
 
 

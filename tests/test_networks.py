@@ -13,16 +13,25 @@ from torch.nn import functional as F
 from vis_rpg.networks import ELU, EnsembleMLP, GRUCell, linear, mlp
 
 
-def test_elu_equals_that_of_pytorch_everywhere() -> None:
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The form of ELU that is compiled, run eagerly."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+
+
+@pytest.mark.usefixtures("compiling")
+def test_the_elu_that_is_compiled_equals_that_of_pytorch_everywhere() -> None:
     x = torch.cat([torch.linspace(-30, 30, 4001), torch.tensor([0.0, -0.0, -1e-8, 1e-8, -1e4, 1e4, math.inf, -math.inf])])
-    torch.testing.assert_close(ELU()(x), F.elu(x), rtol=1e-6, atol=1.5e-7)
+    torch.testing.assert_close(ELU()(x.clone()), F.elu(x), rtol=1e-6, atol=1.5e-7)
 
 
-def test_elu_lets_a_nan_through_instead_of_hiding_it() -> None:
+@pytest.mark.usefixtures("compiling")
+def test_the_elu_that_is_compiled_lets_a_nan_through_instead_of_hiding_it() -> None:
     assert torch.isnan(ELU()(torch.tensor([math.nan]))).all()
 
 
-def test_elu_has_the_gradient_of_that_of_pytorch() -> None:
+@pytest.mark.usefixtures("compiling")
+def test_the_elu_that_is_compiled_has_the_gradient_of_that_of_pytorch() -> None:
     x = torch.linspace(-8, 8, 1001, dtype=torch.float64, requires_grad=True)
     upstream = torch.linspace(-1, 2, 1001, dtype=torch.float64)
     [ours] = torch.autograd.grad(ELU()(x), x, upstream)
@@ -30,10 +39,11 @@ def test_elu_has_the_gradient_of_that_of_pytorch() -> None:
     torch.testing.assert_close(ours, theirs)
 
 
-def test_elu_leaves_its_input_as_it_was() -> None:
-    x = torch.linspace(-2, 2, 9)
+@pytest.mark.parametrize("net", [mlp(4, 3, 8), EnsembleMLP(2, 4, 8)])
+def test_networks_leave_their_input_as_it_was(net: nn.Module) -> None:
+    x = torch.linspace(-2, 2, 20).view(5, 4)
     before = x.clone()
-    ELU()(x)
+    net(x)
     assert torch.equal(x, before)
 
 
@@ -46,8 +56,8 @@ def test_layers_start_orthogonal_and_without_bias(shape: tuple[int, int]) -> Non
 
 
 def test_members_of_an_ensemble_start_orthogonal_and_different() -> None:
-    ensemble = EnsembleMLP(2, 5, 1, 8)
-    for layers in (ensemble.first.weight.chunk(2), *ensemble.weights):
+    ensemble = EnsembleMLP(2, 5, 8)
+    for layers in (ensemble.first.weight.chunk(2), ensemble.weight, ensemble.last_weight):
         first, second = (w if w.shape[0] <= w.shape[1] else w.T for w in layers)
         torch.testing.assert_close(first @ first.T, torch.eye(len(first)), rtol=0, atol=1e-5)
         assert not torch.allclose(first, second)
@@ -55,19 +65,19 @@ def test_members_of_an_ensemble_start_orthogonal_and_different() -> None:
 
 def test_an_ensemble_equals_separate_mlps() -> None:
     torch.manual_seed(0)
-    ensemble = EnsembleMLP(3, 5, 2, 8)
-    for bias in (ensemble.first.bias, *ensemble.biases):
+    ensemble = EnsembleMLP(3, 5, 8)
+    for bias in (ensemble.first.bias, ensemble.bias, ensemble.last_bias):
         nn.init.normal_(bias)
     x = torch.randn(11, 5)
     together = ensemble(x)
     for member in range(3):
-        alone = mlp(5, 2, 8)
+        alone = mlp(5, 1, 8)
         alone[0].weight.data, alone[0].bias.data = (
             part.chunk(3)[member] for part in (ensemble.first.weight.data, ensemble.first.bias.data)
         )
-        for layer, weight, bias in zip(alone[2::2], ensemble.weights, ensemble.biases, strict=True):
-            layer.weight.data, layer.bias.data = weight[member].T, bias[member, 0]
-        torch.testing.assert_close(together[member], alone(x))
+        alone[2].weight.data, alone[2].bias.data = ensemble.weight.data[member].T, ensemble.bias.data[member, 0]
+        alone[4].weight.data, alone[4].bias.data = ensemble.last_weight.data[member], ensemble.last_bias.data[member]
+        torch.testing.assert_close(together[member], alone(x).squeeze(-1))
 
 
 def test_the_gru_cell_equals_that_of_pytorch_with_the_same_weights() -> None:
@@ -92,7 +102,7 @@ class _Cell(GRUCell):
     ("make", "inputs"),
     [
         (lambda: mlp(5, 2, 8), [(11, 5)]),
-        (lambda: EnsembleMLP(2, 5, 1, 8), [(11, 5)]),
+        (lambda: EnsembleMLP(2, 5, 8), [(11, 5)]),
         (lambda: _Cell(5, 8), [(11, 5), (11, 8)]),
     ],
 )

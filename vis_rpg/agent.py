@@ -25,6 +25,7 @@ from vis_rpg.policy import ActionPolicy, LatentPolicy
 from vis_rpg.world_model import WorldModel
 
 Metrics = dict[str, Tensor]
+Gradients = dict[str, tuple[Tensor | None, ...]]
 
 
 @dataclass
@@ -108,43 +109,56 @@ class Agent(nn.Module):
 
     def update(self, batch: Batch, noise: Noise) -> Metrics:
         """One turn of Algorithm 1's loop after acting: the density estimator, ψ by Eq. 4, then π, p_φ, α by Eq. 3 every second time."""
-        config = self.config
         metrics: Metrics = {}
-        reward = batch.reward * config.reward_scale
         if self.rnd is not None:
-            loss = self.rnd.loss(self.model.perception.novelty(batch.familiar)[0]).mean()
-            self._descend("rnd", loss, metrics)
-            bonus = self.rnd.bonus(self.model.perception.novelty(batch.window)[1:])  # of the next observation
-            reward = reward + self.bonus_scale * bonus
-            metrics |= {"rnd_loss": loss, "bonus": bonus.mean(), "bonus_max": bonus.max()}
-
-        loss, s, learned = self.model_loss(batch, reward, noise.target)
-        self._descend("model", loss, metrics)
-        metrics |= learned
-
-        if self.updates % config.policy_every == 0:
-            imagined = self.imagine(self.model, s.detach(), batch.z, noise.policy)
-            policy_loss = -imagined.value[0].mean()  # the policy follows the first critic
-            self._descend("policy", policy_loss, metrics)
-            posterior_loss = self.posterior_loss(imagined, batch.z)
-            if self.space.dim:
-                self._descend("posterior", posterior_loss, metrics)
-            alpha_loss = (self.log_alpha.exp() * (-imagined.log_pi.detach() + self.action_dim)).mean()
-            self._descend("alpha", alpha_loss, metrics)
-            metrics |= {
-                "policy_loss": policy_loss,
-                "posterior_loss": posterior_loss,
-                "entropy": -imagined.log_pi.mean(),
-                "alpha": self.log_alpha.exp(),
-            }
-            if batch.first is not None and noise.first is not None and noise.z_first is not None:
-                loss, learned = self.latent_policy_loss(batch.first, noise.first, noise.z_first)
-                self._descend("latent_policy", loss, metrics)
-                metrics |= learned
-        if self.updates % config.target_every == 0:
+            self._descend(*self.rnd_gradients(self.rnd, batch), metrics)
+        gradients, learned, s = self.model_gradients(batch, noise)
+        self._descend(gradients, learned, metrics)
+        if self.updates % self.config.policy_every == 0:
+            self._descend(*self.policy_gradients(s, batch, noise), metrics)
+            if batch.first is not None:
+                self._descend(*self.latent_policy_gradients(batch, noise), metrics)
+        if self.updates % self.config.target_every == 0:
             self._average_target()
         self.updates += 1
-        return {name: value.detach() for name, value in metrics.items()}
+        return metrics
+
+    # Gradients of each part: what `runtime=compile` compiles ----------------------------------------------------------------------------
+
+    def rnd_gradients(self, rnd: ObjectRND, batch: Batch) -> tuple[Gradients, Metrics]:
+        """Of the density estimator, on observations from the whole replay."""
+        loss = rnd.loss(self.model.perception.novelty(batch.familiar)[0]).mean()
+        return self._gradients("rnd", loss), _detached({"rnd_loss": loss})
+
+    def model_gradients(self, batch: Batch, noise: Noise) -> tuple[Gradients, Metrics, Tensor]:
+        """Of ψ by Eq. 4, on rewards that are relabelled here with the bonus of the next observation; also returns s_0 (B, S), detached."""
+        reward = batch.reward * self.config.reward_scale
+        metrics: Metrics = {}
+        if self.rnd is not None:
+            bonus = self.rnd.bonus(self.model.perception.novelty(batch.window)[1:])
+            reward = reward + self.bonus_scale * bonus
+            metrics |= {"bonus": bonus.mean(), "bonus_max": bonus.max()}
+        loss, s, learned = self.model_loss(batch, reward, noise.target)
+        return self._gradients("model", loss), _detached(metrics | learned), s.detach()
+
+    def policy_gradients(self, s: Tensor, batch: Batch, noise: Noise) -> tuple[Gradients, Metrics]:
+        """Of π and p_φ on one imagined rollout from s (B, S), and of alpha, which is tuned to the entropy -|A|."""
+        imagined = self.imagine(self.model, s, batch.z, noise.policy)
+        policy_loss = -imagined.value[0].mean()  # the policy follows the first critic
+        posterior_loss = self.posterior_loss(imagined, batch.z)
+        alpha = self.log_alpha.exp()
+        gradients = self._gradients("policy", policy_loss)
+        if self.space.dim:
+            gradients |= self._gradients("posterior", posterior_loss)
+        gradients |= self._gradients("alpha", (alpha * (self.action_dim - imagined.log_pi.detach())).mean())
+        metrics = {"policy_loss": policy_loss, "posterior_loss": posterior_loss, "entropy": -imagined.log_pi.mean(), "alpha": alpha}
+        return gradients, _detached(metrics)
+
+    def latent_policy_gradients(self, batch: Batch, noise: Noise) -> tuple[Gradients, Metrics]:
+        """Of π(z|s₁), at episode starts."""
+        assert batch.first is not None and noise.first is not None and noise.z_first is not None
+        loss, metrics = self.latent_policy_loss(batch.first, noise.first, noise.z_first)
+        return self._gradients("latent_policy", loss), _detached(metrics)
 
     # Equation 2: the reward of the joint policy beside the task's -----------------------------------------------------------------------
 
@@ -258,8 +272,15 @@ class Agent(nn.Module):
             "alpha": [self.log_alpha],
             "rnd": list(self.rnd.predictor.parameters()) if self.rnd is not None else [],
         }
-        self.optimizers = {name: torch.optim.Adam(params, lr=self.config.lr, fused=True) for name, params in parts.items() if params}
+        self.parts = {name: params for name, params in parts.items() if params}
+        self.optimizers = {name: torch.optim.Adam(params, lr=self.config.lr, fused=True) for name, params in self.parts.items()}
         return self.optimizers
+
+    def compile_update(self) -> None:
+        """Compile the gradients of each part, `runtime=compile`; the first updates then take a minute, and need a C++ compiler on a CPU."""
+        torch._dynamo.config.trace_autograd_ops = True  # so that only the gradients asked for are computed
+        for name in ("rnd_gradients", "model_gradients", "policy_gradients", "latent_policy_gradients"):
+            setattr(self, name, torch.compile(getattr(self, name), dynamic=False))
 
     def draw_noise(self, batch: Batch, generator: torch.Generator) -> Noise:
         """Noise for one update of this batch."""
@@ -274,18 +295,25 @@ class Agent(nn.Module):
             noise.first, noise.z_first = normal(rows), self.space.noise((rows,), generator)
         return noise
 
-    def _descend(self, part: str, loss: Tensor, metrics: Metrics) -> None:
-        """One clipped Adam step of one part; gradients are computed for its parameters alone."""
-        optimizer = self.optimizers[part]
-        params = optimizer.param_groups[0]["params"]
-        for p, gradient in zip(params, torch.autograd.grad(loss, params, allow_unused=True), strict=True):
-            p.grad = gradient  # None for what features do not use, such as the decoder of a slot model that is trained on
-        norm = nn.utils.clip_grad_norm_(params, self.config.grad_clip)
-        optimizer.step()
-        metrics[f"{part}_grad_norm"] = norm
+    def _gradients(self, part: str, loss: Tensor) -> Gradients:
+        """The gradient for the parameters of one part alone; None for what is not used, such as the decoder of a trained slot model."""
+        return {part: torch.autograd.grad(loss, self.parts[part], allow_unused=True)}
+
+    def _descend(self, gradients: Gradients, learned: Metrics, metrics: Metrics) -> None:
+        """One clipped Adam step of each part that has gradients; adds what was learned, and the norms, to `metrics`."""
+        metrics |= learned
+        for part, values in gradients.items():
+            for p, gradient in zip(self.parts[part], values, strict=True):
+                p.grad = gradient
+            metrics[f"{part}_grad_norm"] = nn.utils.clip_grad_norm_(self.parts[part], self.config.grad_clip, foreach=True)
+            self.optimizers[part].step()
 
     @torch.no_grad()
     def _average_target(self) -> None:
         """Move the averaged model towards the model by `tau`."""
         pairs = [(t, p) for t, p in zip(self.target.parameters(), self.model.parameters(), strict=True) if p.requires_grad]
         torch._foreach_lerp_([t for t, _ in pairs], [p.detach() for _, p in pairs], self.config.tau)
+
+
+def _detached(metrics: Metrics) -> Metrics:
+    return {name: value.detach() for name, value in metrics.items()}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import sysconfig
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from vis_rpg.errors import UserError
 
 CHOICES = {
+    "runtime": ("eager", "compile"),
     "agent.latent.kind": ("gaussian", "categorical", "none"),
     "agent.latent.prior": ("fixed", "learned"),
     "perception.encoder": ("mlp", "transformer"),
@@ -21,7 +26,7 @@ POSITIVE = (
     *(f"agent.{key}" for key in ("policy_every", "std_scale", "latent.posterior_std", "replay_capacity", "envs")),
     *("exploration.width", "exploration.batch_size", "logger.log_every", "logger.checkpoint_every"),
 )
-FREE_ON_RESUME = ("steps", "device", "resume", "out", "logger", "preset")
+FREE_ON_RESUME = ("steps", "device", "runtime", "resume", "out", "logger", "preset")
 
 
 def check(config: DictConfig) -> None:
@@ -51,7 +56,12 @@ def check(config: DictConfig) -> None:
         )
     if config.task.name == "bandit":
         raise UserError("task=bandit has one step and an exact reward, and its own learner: run scripts/bandit.py")
-    device(config)
+    if device(config).type == "cpu" and config.runtime == "compile":
+        if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+            raise UserError("runtime=compile needs a C++ compiler: install one (apt-get install g++), or use runtime=eager")
+        if not Path(sysconfig.get_path("include"), "Python.h").exists():
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            raise UserError(f"runtime=compile needs Python's headers: apt-get install python{version}-dev, or use runtime=eager")
 
 
 def device(config: DictConfig) -> torch.device:

@@ -5,36 +5,24 @@ All weights are orthogonal and biases zero at the start. Everything here works u
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
-class _ELU(torch.autograd.Function):
-    """ELU by `exp` instead of `expm1`, which on a CPU takes four times as long; equal to within 1e-7."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return torch.maximum(x, x.clamp(max=0.0).exp_().sub_(1.0))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(output)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return gradient * y.clamp(max=0.0).add_(1.0)
+def elu_(x: Tensor) -> Tensor:
+    """x where it is positive, e^x - 1 elsewhere; overwrites x. Compiled it takes `exp`, which fuses into one pass of a third of the time
+    that `expm1` needs on a CPU and is equal to within 1e-7."""
+    if torch.compiler.is_compiling():
+        return torch.where(x > 0, x, x.clamp(max=0.0).exp() - 1.0)
+    return F.elu_(x)
 
 
 class ELU(nn.Module):
-    """x where it is positive, e^x - 1 elsewhere."""
+    """`elu_` as a module."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _ELU.apply(x)
+        return elu_(x)
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
@@ -51,24 +39,25 @@ def mlp(inputs: int, outputs: int, hidden: int) -> nn.Sequential:
 
 
 class EnsembleMLP(nn.Module):
-    """`members` MLPs of Appendix A that read the same input: the first layer is one product for all, the others one batched product."""
+    """`members` MLPs of Appendix A with one output each, that read the same input: the first layer is one product for all, the second one
+    batched product, and the last, which is too narrow to be one, a weighted sum."""
 
-    def __init__(self, members: int, inputs: int, outputs: int, hidden: int) -> None:
+    def __init__(self, members: int, inputs: int, hidden: int) -> None:
         super().__init__()
         self.members = members
         self.first = linear(inputs, members * hidden)
         for block in self.first.weight.data.chunk(members):
             nn.init.orthogonal_(block)
-        self.weights = nn.ParameterList(
-            nn.Parameter(torch.stack([nn.init.orthogonal_(torch.empty(hidden, o)) for _ in range(members)])) for o in (hidden, outputs)
-        )
-        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, o)) for o in (hidden, outputs))
+        self.weight = nn.Parameter(torch.stack([nn.init.orthogonal_(torch.empty(hidden, hidden)) for _ in range(members)]))
+        self.bias = nn.Parameter(torch.zeros(members, 1, hidden))
+        self.last_weight = nn.Parameter(torch.stack([nn.init.orthogonal_(torch.empty(1, hidden)) for _ in range(members)]))
+        self.last_bias = nn.Parameter(torch.zeros(members, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, inputs) -> (members, B, outputs)."""
-        x = _ELU.apply(self.first(x)).unflatten(-1, (self.members, -1)).transpose(0, 1)
-        x = _ELU.apply(torch.baddbmm(self.biases[0], x, self.weights[0]))
-        return torch.baddbmm(self.biases[1], x, self.weights[1])
+        """x: (B, inputs) -> (members, B)."""
+        x = elu_(self.first(x)).unflatten(-1, (self.members, -1)).transpose(0, 1)
+        x = elu_(torch.baddbmm(self.bias, x, self.weight))
+        return (x * self.last_weight).sum(-1) + self.last_bias
 
 
 class GRUCell(nn.Module):
@@ -81,9 +70,9 @@ class GRUCell(nn.Module):
 
     def forward(self, inputs: Tensor, h: Tensor) -> Tensor:
         """One step: inputs (B, 3 * hidden) = `self.input(x)`, h (B, hidden) -> (B, hidden)."""
-        input_reset, input_update, input_new = inputs.chunk(3, -1)
-        reset, update, new = self.recurrent(h).chunk(3, -1)
-        reset = torch.sigmoid(input_reset + reset)
-        update = torch.sigmoid(input_update + update)
-        new = torch.tanh(input_new + reset * new)
+        sizes = (2 * h.shape[-1], h.shape[-1])
+        input_gates, input_new = inputs.split(sizes, -1)
+        gates, new = self.recurrent(h).split(sizes, -1)
+        reset, update = torch.sigmoid(input_gates + gates).chunk(2, -1)
+        new = torch.tanh(torch.addcmul(input_new, reset, new))
         return torch.lerp(new, h, update)

@@ -47,6 +47,8 @@ class Trainer:
         self.task = task_of(first_env)
         self.agent = make_agent(config, first_env).to(self.device)
         self.optimizers = self.agent.make_optimizers()
+        if config.runtime == "compile":
+            self.agent.compile_update()
         perception = self.agent.model.perception
         sizes = (settings.replay_capacity, perception.stored, self.agent.action_dim, self.agent.space.dim)
         tqdm.write(

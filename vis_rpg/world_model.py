@@ -27,7 +27,7 @@ class WorldModel(nn.Module):
         self.cell = GRUCell(hidden, hidden)
         self.decode = mlp(hidden, state_dim, hidden)
         self.R = mlp(state_dim + hidden, 1, hidden)
-        self.Q = EnsembleMLP(2, state_dim + action_dim + z_dim, 1, hidden)
+        self.Q = EnsembleMLP(2, state_dim + action_dim + z_dim, hidden)
         self.continues = mlp(state_dim, 1, hidden) if terminates else None
 
     def encode(self, window: Window) -> Tensor:
