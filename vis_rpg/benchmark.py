@@ -21,6 +21,7 @@ from vis_rpg.cli import compose
 from vis_rpg.config import device as device_of
 from vis_rpg.envs.factory import make_env
 from vis_rpg.envs.group import EnvGroup
+from vis_rpg.memory import keep_freed_memory
 from vis_rpg.replay import Replay
 
 UPDATES = {
@@ -38,6 +39,7 @@ STEPPED = {"maze": ["task=maze"], "block_push": ["task=block_push"]}
 def benchmark(device: str, quick: bool) -> Iterator[dict[str, Any]]:
     """Measurements one by one, each a JSON object; `quick` takes under a minute on two cores."""
     chosen = device_of(DictConfig({"device": device}))
+    keep_freed_memory()
     yield machine(chosen)
     repeats, least = (3, 0.3) if quick else (5, 4.0)
     for name, overrides in UPDATES.items():

@@ -26,6 +26,7 @@ from vis_rpg.envs.factory import make_env, task_of
 from vis_rpg.envs.group import EnvGroup, StepResult
 from vis_rpg.errors import RunStopped, UserError
 from vis_rpg.logger import Logger
+from vis_rpg.memory import keep_freed_memory
 from vis_rpg.replay import Replay
 
 EPISODES_KEPT = 100  # over which return and success of training episodes are averaged
@@ -38,6 +39,7 @@ class Trainer:
         check(config)
         self.config, self.out, self.device = config, Path(config.out), device(config)
         self.folder = self.out / "checkpoints"
+        keep_freed_memory()
         resume_from = self._prepare_folder()
         for seed_library in (random.seed, np.random.seed, torch.manual_seed):
             seed_library(config.seed)
