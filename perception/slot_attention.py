@@ -8,22 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-
-class RecurrentCell(nn.Module):
-    """A GRU cell written from its products, which `torch.func.vmap` can batch (it cannot batch the fused one)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.from_input = nn.Linear(width, 3 * width)
-        self.from_state = nn.Linear(width, 3 * width)
-
-    def forward(self, x: Tensor, state: Tensor) -> Tensor:
-        """x, state (..., D) -> next state (..., D)."""
-        x_reset, x_update, x_new = self.from_input(x).chunk(3, dim=-1)
-        s_reset, s_update, s_new = self.from_state(state).chunk(3, dim=-1)
-        update = torch.sigmoid(x_update + s_update)
-        new = torch.tanh(x_new + torch.sigmoid(x_reset + s_reset) * s_new)
-        return new + update * (state - new)
+from perception.gru import GRUCell
 
 
 class SlotAttention(nn.Module):
@@ -42,7 +27,7 @@ class SlotAttention(nn.Module):
         self.to_query = nn.Linear(width, width, bias=False)
         self.to_key = nn.Linear(width, width, bias=False)
         self.to_value = nn.Linear(width, width, bias=False)
-        self.cell = RecurrentCell(width)
+        self.cell = GRUCell(width, width)
         for projection in (self.to_query, self.to_key):
             nn.init.orthogonal_(projection.weight, gain=2.0)  # logits of unit scale from the start: flat attention is slow to leave
         self.refine = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
@@ -77,5 +62,5 @@ class SlotAttention(nn.Module):
         attention = logits.softmax(dim=1) * weight.unsqueeze(1)
         # One token's worth of doubt: a slot that sees nothing takes in nothing, rather than the leavings of its neighbours.
         attention = attention / (attention.sum(dim=2, keepdim=True) + 1.0)
-        slots = self.cell(attention @ values, slots)
+        slots = self.cell(self.cell.input(attention @ values), slots)
         return slots + self.refine(slots), logits

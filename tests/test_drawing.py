@@ -102,10 +102,11 @@ def test_only_a_share_of_very_many_visits_is_drawn() -> None:
 
 def test_a_random_policys_coverage_is_a_dashed_line_once_it_is_known() -> None:
     metrics = [{"step": 50, "coverage": 0.1}, {"step": 100, "coverage": None}, {"step": 150, "coverage": 0.3}]
-    for known, lines in ((0.2, 2), (None, 1)):
+    for summary, lines in (({"random_coverage": 0.2, "steps": 150, "pretraining_frames": 6000}, 2), ({}, 1)):
         _, axes = plt.subplots()
-        drawing.draw_coverage(axes, metrics, known, MAZE)
+        drawing.draw_coverage(axes, metrics, summary, MAZE)
         assert len(axes.lines) == lines
+        assert [line.get_label() for line in axes.lines[1:]] == ["random policy at 6,150 interactions"][: lines - 1]
         np.testing.assert_allclose(axes.lines[0].get_ydata(), [0, 0.1, 0.3])
         plt.close()
 
@@ -175,6 +176,6 @@ def test_a_task_without_objects_has_nothing_to_draw() -> None:
 
 def test_a_task_without_coverage_says_so() -> None:
     _, axes = plt.subplots()
-    drawing.draw_coverage(axes, [json.loads('{"step": 5, "coverage": null}')], None, MAZE)
+    drawing.draw_coverage(axes, [json.loads('{"step": 5, "coverage": null}')], {}, MAZE)
     assert "no coverage" in axes.texts[0].get_text()
     plt.close()

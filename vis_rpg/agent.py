@@ -137,7 +137,7 @@ class Agent(nn.Module):
         if self.rnd is not None:
             bonus = self.rnd.bonus(self.model.perception.novelty(batch.window)[1:])
             reward = reward + self.bonus_scale * bonus
-            metrics |= {"bonus": bonus.mean(), "bonus_max": bonus.max()}
+            metrics |= {"bonus": _mean(bonus, batch.mask), "bonus_max": bonus.max()}
         loss, s, learned = self.model_loss(batch, reward, noise.target)
         return self._gradients("model", loss), _detached(metrics | learned), s.detach()
 
@@ -235,7 +235,11 @@ class Agent(nn.Module):
             logits = self.model.continues(s.detach()).squeeze(-1)
             total = total + nn.functional.binary_cross_entropy_with_logits(logits, 1 - batch.terminated, reduction="none")
         metrics = {f"{name}_loss": (value * batch.mask).mean() for name, value in losses.items()}
-        metrics |= {"q_mean": q.mean(), "q_target": q_target.mean(), "reward_mean": reward.mean()}
+        metrics |= {
+            "q_mean": _mean(q.mean(0), batch.mask),
+            "q_target": _mean(q_target, batch.mask),
+            "reward_mean": _mean(reward, batch.mask),
+        }
         return (total * batch.mask).mean(), s0, metrics
 
     # p_φ and π(z|s₁) --------------------------------------------------------------------------------------------------------------------
@@ -313,6 +317,11 @@ class Agent(nn.Module):
         """Move the averaged model towards the model by `tau`."""
         pairs = [(t, p) for t, p in zip(self.target.parameters(), self.model.parameters(), strict=True) if p.requires_grad]
         torch._foreach_lerp_([t for t, _ in pairs], [p.detach() for _, p in pairs], self.config.tau)
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Over the steps before an episode's end."""
+    return (values * mask).sum() / mask.sum()
 
 
 def _detached(metrics: Metrics) -> Metrics:

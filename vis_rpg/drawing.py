@@ -121,7 +121,7 @@ def states_figure(run: Path) -> Figure:
     _key(upper, axes[:, :STAGES], _mappable(hue.cmap, hue.norm), hue.label, aspect=60, ticks=hue.ticks, labels=hue.tick_labels)
     _key(upper, axes[:, -2], by_step, "interactions", formatter=EngFormatter(sep=""))
     _key(upper, axes[:, -1], counts, "visits of a cell")
-    draw_coverage(lower.subplots(), metrics, _random_coverage(run), task)
+    draw_coverage(lower.subplots(), metrics, _summary(run), task)
     return figure
 
 
@@ -166,8 +166,10 @@ def draw_counts(axes: Axes, points: np.ndarray, task: Task) -> Any:
     return axes.pcolormesh(*edges, counts.T, cmap=cmap, norm=LogNorm(1, max(2.0, np.nanmax(counts))))
 
 
-def draw_coverage(axes: Axes, metrics: list[dict[str, Any]], random_coverage: float | None, task: Task) -> None:
-    """Coverage over interactions; dashed, what a random policy covered in as many as the whole run."""
+def draw_coverage(axes: Axes, metrics: list[dict[str, Any]], summary: dict[str, Any], task: Task) -> None:
+    """Coverage over interactions; dashed, what summary.json says that a random policy covered in as many as the whole run, those of its
+    slot model's training counted in."""
+    random_coverage = summary.get("random_coverage")
     known = [(line["step"], line["coverage"]) for line in metrics if line.get("coverage") is not None]
     if not known:
         axes.text(0.5, 0.5, "this task counts no coverage", ha="center", va="center", transform=axes.transAxes)
@@ -177,7 +179,8 @@ def draw_coverage(axes: Axes, metrics: list[dict[str, Any]], random_coverage: fl
     axes.plot(steps, values, color="tab:blue", linewidth=2, label="this run")
     top = values.max()
     if random_coverage is not None:
-        axes.axhline(random_coverage, color="0.35", linestyle="--", linewidth=1.3, label="random policy, as many interactions")
+        label = f"random policy at {summary['steps'] + summary['pretraining_frames']:,} interactions"
+        axes.axhline(random_coverage, color="0.35", linestyle="--", linewidth=1.3, label=label)
         top = max(top, random_coverage)
     counted = task.coverage.objects if task.coverage else ()
     axes.set(xlabel="interactions", ylabel=f"coverage of\n{', '.join(counted)}", xlim=(0, steps[-1]), ylim=(0, min(1.0, 1.15 * top) or 1.0))
@@ -238,9 +241,9 @@ def _thousands(number: float) -> str:
     return f"{round(number):,}"
 
 
-def _random_coverage(run: Path) -> float | None:
-    """Of summary.json, which is there once a run has ended."""
+def _summary(run: Path) -> dict[str, Any]:
+    """summary.json, which is there once a run has ended."""
     try:
-        return json.loads((run / "summary.json").read_text()).get("random_coverage")
+        return json.loads((run / "summary.json").read_text())
     except OSError:
-        return None
+        return {}

@@ -1,4 +1,4 @@
-"""Network parts: two-hidden-layer MLPs with ELU (Appendix A), an ensemble of them, and a GRU cell written as its products.
+"""Network parts: two-hidden-layer MLPs with ELU (Appendix A), an ensemble of them, and a GRU cell.
 
 All weights are orthogonal and biases zero at the start. Everything here works under `torch.func.vmap`.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from perception.gru import GRUCell
 
 
 def elu_(x: Tensor) -> Tensor:
@@ -60,19 +62,8 @@ class EnsembleMLP(nn.Module):
         return (x * self.last_weight).sum(-1) + self.last_bias
 
 
-class GRUCell(nn.Module):
-    """A GRU cell (Cho et al. 2014, in PyTorch's convention) whose input products can be taken for many steps at once."""
-
-    def __init__(self, inputs: int, hidden: int) -> None:
-        super().__init__()
-        self.input = linear(inputs, 3 * hidden)
-        self.recurrent = linear(hidden, 3 * hidden)
-
-    def forward(self, inputs: Tensor, h: Tensor) -> Tensor:
-        """One step: inputs (B, 3 * hidden) = `self.input(x)`, h (B, hidden) -> (B, hidden)."""
-        sizes = (2 * h.shape[-1], h.shape[-1])
-        input_gates, input_new = inputs.split(sizes, -1)
-        gates, new = self.recurrent(h).split(sizes, -1)
-        reset, update = torch.sigmoid(input_gates + gates).chunk(2, -1)
-        new = torch.tanh(torch.addcmul(input_new, reset, new))
-        return torch.lerp(new, h, update)
+def gru_cell(inputs: int, hidden: int) -> GRUCell:
+    """A GRU cell with orthogonal weights and zero biases."""
+    cell = GRUCell(inputs, hidden)
+    cell.input, cell.recurrent = linear(inputs, 3 * hidden), linear(hidden, 3 * hidden)
+    return cell

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from perception.percept import Perception, Window
 from vis_rpg.encoder import make_encoder
-from vis_rpg.networks import EnsembleMLP, GRUCell, mlp
+from vis_rpg.networks import EnsembleMLP, gru_cell, mlp
 
 
 class WorldModel(nn.Module):
@@ -24,7 +24,7 @@ class WorldModel(nn.Module):
         self.f = make_encoder(encoder, perception.feature_shape, state_dim, hidden)
         self.embed = mlp(action_dim, hidden, hidden)
         self.initial = mlp(state_dim, hidden, hidden)
-        self.cell = GRUCell(hidden, hidden)
+        self.cell = gru_cell(hidden, hidden)
         self.decode = mlp(hidden, state_dim, hidden)
         self.R = mlp(state_dim + hidden, 1, hidden)
         self.Q = EnsembleMLP(2, state_dim + action_dim + z_dim, hidden)

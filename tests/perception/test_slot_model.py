@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from perception.slot_attention import RecurrentCell, SlotAttention
+from perception.slot_attention import SlotAttention
 from perception.slot_model import SlotConfig, SlotModel, pixel_places
 
 SMALL = SlotConfig(slots=3, width=8, channels=8, frame_size=(16, 24))
@@ -98,21 +98,6 @@ def test_slots_of_the_frame_before_get_no_gradient(model: SlotModel) -> None:
     before = torch.randn(2, 3, 8, requires_grad=True)
     (gradient,) = torch.autograd.grad(model(noise(2), before).slots.sum(), before, allow_unused=True)
     assert gradient is None
-
-
-def test_the_recurrent_cell_is_a_gru() -> None:
-    torch.manual_seed(0)
-    ours, reference = RecurrentCell(5), torch.nn.GRUCell(5, 5)
-    reference.load_state_dict(
-        {
-            "weight_ih": ours.from_input.weight,
-            "weight_hh": ours.from_state.weight,
-            "bias_ih": ours.from_input.bias,
-            "bias_hh": ours.from_state.bias,
-        }
-    )
-    x, state = torch.randn(4, 5), torch.randn(4, 5)
-    torch.testing.assert_close(ours(x, state), reference(x, state))
 
 
 def test_a_model_maps_over_a_leading_axis_of_batches(model: SlotModel) -> None:
