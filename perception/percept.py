@@ -59,6 +59,10 @@ class Perception(nn.Module, ABC):
         memory: what the call before returned, {} at the very first. Returns {name: (B, ...)} and the next memory. No gradient.
         """
 
+    def seen(self, window: Window) -> Window:
+        """What `features`, `objects` and `novelty` all need, worked out once; they take either."""
+        return window
+
     @abstractmethod
     def features(self, window: Window) -> Tensor:
         """(T, B, *feature_shape) from a window of history - 1 + T stored observations."""
@@ -81,6 +85,7 @@ class Perception(nn.Module, ABC):
                 window[name] = torch.stack([*past, now])
                 if self.history > 1:
                     carried[f"previous.{name}"] = now
+            window = self.seen(window)
             coordinates, presence = self.objects(window)
             percept = Percept(self.features(window)[0], coordinates[0], presence[0], self.novelty(window)[0])
         return percept, seen, carried

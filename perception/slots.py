@@ -46,30 +46,31 @@ class SlotPerception(Perception):
             sight = self.model(frame, memory.get("slots"), is_first)
         return {"slots": sight.slots.half(), "coordinates": sight.coordinates}, {"slots": sight.slots}
 
+    def seen(self, window: Window) -> Window:
+        """Slots (history - 1 + T, B, K, D) and coordinates (history - 1 + T, B, K, 4), from frames where the model is trained on."""
+        if "slots" in window:
+            return window
+        sights = self.model.see_sequence(window["frame"])
+        return {"slots": torch.stack([s.slots for s in sights]), "coordinates": torch.stack([s.coordinates for s in sights])}
+
     def features(self, window: Window) -> Tensor:
-        slots, coordinates = self._seen(window)
+        window = self.seen(window)
+        slots, coordinates = window["slots"].float(), window["coordinates"]
         centroid, area, presence = coordinates[..., :2], coordinates[..., 2:3], coordinates[..., 3:]
         each = torch.cat([slots, self._encoded(centroid, presence), area, presence], dim=-1)
         return torch.stack([each[:-1], each[1:]], dim=2)
 
     @torch.no_grad()
     def objects(self, window: Window) -> tuple[Tensor, Tensor]:
-        coordinates = self._seen(window)[1][1:]
+        coordinates = self.seen(window)["coordinates"][1:]
         return coordinates[..., :3], coordinates[..., 3]
 
     @torch.no_grad()
     def novelty(self, window: Window) -> Tensor:
         """Encoded centroids and areas, zero where a slot sees nothing, so that only present objects can be new."""
-        coordinates = self._seen(window)[1][1:]
+        coordinates = self.seen(window)["coordinates"][1:]
         centroid, area, presence = coordinates[..., :2], coordinates[..., 2:3], coordinates[..., 3:]
         return torch.cat([self._encoded(centroid, presence), area * presence], dim=-1).flatten(-2)
-
-    def _seen(self, window: Window) -> tuple[Tensor, Tensor]:
-        """Slots (history - 1 + T, B, K, D) and coordinates (history - 1 + T, B, K, 4)."""
-        if not self.train_model:
-            return window["slots"].float(), window["coordinates"]
-        sights = self.model.see_sequence(window["frame"])
-        return torch.stack([s.slots for s in sights]), torch.stack([s.coordinates for s in sights])
 
     def _encoded(self, centroid: Tensor, presence: Tensor) -> Tensor:
         return positional_encoding(centroid, self.model.config.frequencies) * presence

@@ -167,3 +167,12 @@ def test_an_unknown_backbone_is_named(backbone: str) -> None:
 def test_conv4_takes_no_weights() -> None:
     with pytest.raises(ValueError, match="x.safetensors"):
         CnnPerception(weights="x.safetensors")
+
+
+def test_a_slot_model_that_is_trained_on_runs_once_for_each_observation(slot_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    perception = SlotPerception(slot_file, train=True)
+    calls: list[int] = []
+    see = perception.model.see_sequence
+    monkeypatch.setattr(perception.model, "see_sequence", lambda frames: calls.append(len(frames)) or see(frames))
+    act_through(perception, observations(perception))
+    assert calls == [2] * STEPS
