@@ -282,7 +282,8 @@ class Agent(nn.Module):
 
     def compile_update(self) -> None:
         """Compile the gradients of each part, `runtime=compile`; the first updates then take a minute, and need a C++ compiler on a CPU."""
-        torch._dynamo.config.trace_autograd_ops = True  # so that only the gradients asked for are computed
+        if hasattr(torch._dynamo.config, "trace_autograd_ops"):  # older versions of torch compile around `torch.autograd.grad`
+            torch._dynamo.config.trace_autograd_ops = True  # so that only the gradients asked for are computed
         for name in ("rnd_gradients", "model_gradients", "policy_gradients", "latent_policy_gradients"):
             setattr(self, name, torch.compile(getattr(self, name), dynamic=False))
 
