@@ -8,7 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from vis_rpg import config
+from vis_rpg import benchmark, config
 from vis_rpg.agent import Agent
 from vis_rpg.benchmark import prepared
 from vis_rpg.cli import compose
@@ -54,3 +54,11 @@ def test_compiling_without_the_headers_of_python_says_what_to_install(monkeypatc
     monkeypatch.setattr(config.sysconfig, "get_path", lambda name: "/nowhere")
     with pytest.raises(UserError, match=r"apt-get install python3\.\d+-dev"):
         config.check(OmegaConf.merge(compose(WORDS), {"runtime": "compile"}))
+
+
+def test_the_benchmark_goes_on_without_a_compiler_and_says_what_it_did_not_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config.shutil, "which", lambda name: None)
+    monkeypatch.setattr(benchmark, "UPDATES", {"state, compiled": benchmark.UPDATES["state, compiled"]})
+    monkeypatch.setattr(benchmark, "STEPPED", {})
+    _, line = benchmark.benchmark("cpu", quick=False)
+    assert line["name"] == "update, state, compiled" and "apt-get install g++" in line["not_measured"]

@@ -111,7 +111,7 @@ class Agent(nn.Module):
         """One turn of Algorithm 1's loop after acting: the density estimator, ψ by Eq. 4, then π, p_φ, α by Eq. 3 every second time."""
         metrics: Metrics = {}
         if self.rnd is not None:
-            self._descend(*self.rnd_gradients(self.rnd, batch), metrics)
+            self._descend(*self.rnd_gradients(batch), metrics)
         gradients, learned, s = self.model_gradients(batch, noise)
         self._descend(gradients, learned, metrics)
         if self.updates % self.config.policy_every == 0:
@@ -125,9 +125,10 @@ class Agent(nn.Module):
 
     # Gradients of each part: what `runtime=compile` compiles ----------------------------------------------------------------------------
 
-    def rnd_gradients(self, rnd: ObjectRND, batch: Batch) -> tuple[Gradients, Metrics]:
+    def rnd_gradients(self, batch: Batch) -> tuple[Gradients, Metrics]:
         """Of the density estimator, on observations from the whole replay."""
-        loss = rnd.loss(self.model.perception.novelty(batch.familiar)[0]).mean()
+        assert self.rnd is not None
+        loss = self.rnd.loss(self.model.perception.novelty(batch.familiar)[0]).mean()
         return self._gradients("rnd", loss), _detached({"rnd_loss": loss})
 
     def model_gradients(self, batch: Batch, noise: Noise) -> tuple[Gradients, Metrics, Tensor]:

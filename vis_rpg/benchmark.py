@@ -18,9 +18,11 @@ from perception.percept import Memory
 from vis_rpg.agent import Agent
 from vis_rpg.build import make_agent
 from vis_rpg.cli import compose
+from vis_rpg.config import check
 from vis_rpg.config import device as device_of
 from vis_rpg.envs.factory import make_env
 from vis_rpg.envs.group import EnvGroup
+from vis_rpg.errors import UserError
 from vis_rpg.memory import keep_freed_memory
 from vis_rpg.replay import Replay
 
@@ -43,8 +45,14 @@ def benchmark(device: str, quick: bool) -> Iterator[dict[str, Any]]:
     yield machine(chosen)
     repeats, least = (3, 0.3) if quick else (5, 4.0)
     for name, overrides in UPDATES.items():
-        if quick and "runtime=compile" in overrides:
-            continue  # compiling alone takes longer
+        if "runtime=compile" in overrides:
+            if quick:
+                continue  # compiling alone takes longer
+            try:
+                check(compose([*overrides, f"device={device}"]))
+            except UserError as error:
+                yield {"name": f"update, {name}", "not_measured": str(error)}
+                continue
         if name in TRAINED_PERCEPTION:
             size = 16 if quick else 128
             overrides = [*overrides, f"agent.batch_size={size}", f"exploration.batch_size={size}"]

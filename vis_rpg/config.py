@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import sysconfig
@@ -57,7 +58,7 @@ def check(config: DictConfig) -> None:
     if config.task.name == "bandit":
         raise UserError("task=bandit has one step and an exact reward, and its own learner: run scripts/bandit.py")
     if device(config).type == "cpu" and config.runtime == "compile":
-        if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        if shutil.which(os.environ.get("CXX", "g++")) is None:  # what torch calls
             raise UserError("runtime=compile needs a C++ compiler: install one (apt-get install g++), or use runtime=eager")
         if not Path(sysconfig.get_path("include"), "Python.h").exists():
             version = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -179,7 +179,7 @@ def draw_coverage(axes: Axes, metrics: list[dict[str, Any]], summary: dict[str, 
     axes.plot(steps, values, color="tab:blue", linewidth=2, label="this run")
     top = values.max()
     if random_coverage is not None:
-        label = f"random policy at {summary['steps'] + summary['pretraining_frames']:,} interactions"
+        label = f"random policy at {summary['steps'] + summary.get('pretraining_frames', 0):,} interactions"
         axes.axhline(random_coverage, color="0.35", linestyle="--", linewidth=1.3, label=label)
         top = max(top, random_coverage)
     counted = task.coverage.objects if task.coverage else ()
