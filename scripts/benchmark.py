@@ -1,29 +1,54 @@
-"""Measure speed: python scripts/benchmark.py [--quick] [--json FILE] [--device auto]. Prints one JSON object a line."""
+"""Measure speed, one JSON object a line: python scripts/benchmark.py suite [--quick] [--json FILE] [--device auto]
+Count what no machine changes: python scripts/benchmark.py counts [--check]"""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
-from vis_rpg.benchmark import benchmark
+from omegaconf import DictConfig
+
+from vis_rpg.benchmark import counts, goals, grown, read_counts, suite
+from vis_rpg.config import lacks_compiler
 from vis_rpg.errors import UserError
+
+STORED = Path(__file__).resolve().parents[1] / "results" / "speed" / "counts.json"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="under 60 s on two cores, less exact")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to FILE as well")
-    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:N")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("suite", "counts"), default="suite")
+    parser.add_argument("--quick", action="store_true", help="suite: under 60 s on two cores, less exact")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to FILE as well")
+    parser.add_argument("--device", default="auto", help="suite: auto | cpu | cuda | cuda:N")
+    parser.add_argument("--check", action="store_true", help=f"counts: fail where one has grown by more than 5%% over {STORED.name}")
     arguments = parser.parse_args()
-    measured = []
     try:
-        for line in benchmark(arguments.device, arguments.quick):
-            measured.append(line)
-            print(json.dumps(line), flush=True)
+        found = count(arguments.check) if arguments.what == "counts" else measure(arguments.device, arguments.quick)
     except UserError as error:
         sys.exit(f"error: {error}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(measured, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def measure(device: str, quick: bool) -> dict[str, object]:
+    lines = []
+    for line in suite(device, quick):
+        lines.append(line)
+        print(json.dumps(line), flush=True)
+    reached = goals(lines)
+    for line in reached if not quick else []:
+        print(json.dumps(line))
+    return {"machine": lines[0], "measured": lines[1:], "goals": reached}
+
+
+def count(check: bool) -> dict[str, object]:
+    found = counts(compiled=lacks_compiler(DictConfig({"device": "cpu"})) is None)
+    print(json.dumps(found, indent=2))
+    more = grown(found, read_counts(STORED)) if check else []
+    if more:
+        sys.exit("\n".join([*more, f"where that is meant: python scripts/benchmark.py counts --json results/speed/{STORED.name}"]))
+    return found
 
 
 if __name__ == "__main__":

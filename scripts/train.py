@@ -7,9 +7,10 @@ from vis_rpg.trainer import Trainer
 
 
 def main(config: DictConfig) -> None:
-    summary = Trainer(config).run()
-    shown = {key: summary[key] for key in ("steps", "return", "success", "coverage")}
-    print(f"done: {config.out}/summary.json {shown}")
+    trainer = Trainer(config)
+    for one, summary in zip(trainer.runs, trainer.run(), strict=True):
+        shown = {key: summary[key] for key in ("steps", "return", "success", "coverage")}
+        print(f"done: {one.out}/summary.json {shown}")
 
 
 if __name__ == "__main__":

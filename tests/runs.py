@@ -1,21 +1,26 @@
-"""Tiny trained runs and the scripts that read them, shared by tests."""
+"""Tiny trained runs, what they leave behind, and the scripts that read them, shared by tests."""
 
 from __future__ import annotations
 
 import atexit
+import json
 import runpy
 import shutil
 import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from vis_rpg import checkpoint
 from vis_rpg.cli import compose
 from vis_rpg.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
+WALL_CLOCK = ("wall_s", "updates_per_s", "steps_per_s", "wait_env_s", "wait_device_s")
 
 
 @cache
@@ -33,5 +38,36 @@ def run_script(monkeypatch: pytest.MonkeyPatch, name: str, *words: str) -> int:
     try:
         runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
     except SystemExit as end:
-        return int(end.code or 0)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)  # a message is an exit code of 1
     return 0
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    """Everything that metrics.jsonl says."""
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def facts(out: Path) -> list[dict[str, Any]]:
+    """What metrics.jsonl says that is no matter of the clock."""
+    return [{key: value for key, value in line.items() if key not in WALL_CLOCK} for line in lines(out)]
+
+
+def final(out: Path) -> dict[str, Any]:
+    """The newest checkpoint of a run."""
+    return checkpoint.load(checkpoint.latest(out))
+
+
+def differences(first: Any, second: Any, where: str = "") -> list[str]:
+    """Where two states differ, to the last bit."""
+    if isinstance(first, torch.Tensor):
+        return [] if torch.equal(first, second) else [where]
+    if hasattr(first, "dtype"):
+        return [] if (first == second).all() else [where]
+    if isinstance(first, dict):
+        missing = [f"{where}.{key}" for key in first.keys() ^ second.keys()]
+        return missing + [found for key in first.keys() & second.keys() for found in differences(first[key], second[key], f"{where}.{key}")]
+    if isinstance(first, list):
+        if len(first) != len(second):
+            return [where]
+        return [found for index, (a, b) in enumerate(zip(first, second, strict=True)) for found in differences(a, b, f"{where}[{index}]")]
+    return [] if first == second or first != first and second != second else [where]

@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from perception.percept import Memory, Perception, Window
-from vis_rpg.agent import Agent, Batch
+from vis_rpg.agent import Agent, Batch, Noise
 from vis_rpg.cli import compose
+from vis_rpg.learner import Learner
 
 
 @cache
@@ -54,12 +55,18 @@ class Seen(Perception):
 def agent(
     *words: str, perception: Perception | None = None, encoder: str = "mlp", terminates: bool = False, actions: int = 2, seed: int = 0
 ) -> Agent:
-    """An agent of debug size with its optimizers."""
+    """An agent of debug size."""
     settings = config(*words)
     torch.manual_seed(seed)
     novelty = settings.exploration if settings.exploration.name != "none" else None
-    made = Agent(perception or Seen(), actions, settings.agent, encoder, novelty, terminates)
-    made.make_optimizers()
+    return Agent(perception or Seen(), actions, settings.agent, encoder, novelty, terminates)
+
+
+def learner(*of: Agent, precision: str = "float32", **rates: float) -> Learner:
+    """Of agents whose type will not change any more; rates: of parts that are to learn at another than the config's."""
+    made = Learner(of, precision)
+    for part, rate in rates.items():
+        made.optimizers[part].param_groups[0]["lr"] = rate
     return made
 
 
@@ -94,11 +101,12 @@ def changed(before: dict[str, Tensor], module: nn.Module) -> set[str]:
     return {name for name, value in module.state_dict().items() if not torch.equal(before[name], value)}
 
 
-def noise_of(of: Agent, data: Batch, seed: int = 2) -> Callable[[], object]:
+def noise_of(of: Agent, data: Batch, seed: int = 2) -> Callable[[], Noise]:
     """Draws the same noise for this batch at every call, in the agent's precision."""
 
-    def draw() -> object:
-        noise = of.draw_noise(data, torch.Generator().manual_seed(seed))
+    def draw() -> Noise:
+        first = 0 if data.first is None else data.first["x"].shape[1]
+        noise = of.draw_noise(data.reward.shape[1], first, torch.Generator().manual_seed(seed))
         for name, value in vars(noise).items():
             if value is not None:
                 setattr(noise, name, value.to(of.log_alpha.dtype))

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from tests.small import Seen, agent, batch, changed, config, noise_of, weights
+from tests.small import Seen, agent, batch, changed, config, learner, noise_of, weights
 from vis_rpg.agent import Agent, Batch, Imagined
+from vis_rpg.learner import Learner
 from vis_rpg.world_model import WorldModel
 
 LARGE_CLIP = "agent.grad_clip=1e9"
@@ -132,7 +133,7 @@ def test_a_task_that_ends_discounts_by_the_chance_that_it_goes_on() -> None:
     torch.testing.assert_close(value, slow_value(of, of.model, s, data.z, noise), rtol=1e-6, atol=1e-6)
     of.model.continues[-1].bias.data.fill_(-1e3)  # every step is the last: only r_0 and r'_0 count
     last = of.imagine(of.model, s, data.z, noise)
-    extra = of.policy_reward(last.s[:1], last.a[:1], data.z, last.log_pi[:1])[0]
+    extra = of.policy_reward(last.log_pi[0], slow_log_posterior(of, data.z, last.s[0], last.a[0]))
     r = of.model.reward(last.s[1], of.model.embed(last.a[0]))
     torch.testing.assert_close(last.value, (r + extra).expand(2, -1))
 
@@ -175,7 +176,7 @@ def test_the_target_averages_over_steps_before_it_takes_the_smaller_critic() -> 
     noise = noise_of(of, data)().target
     states, q = of.targets(data.window, data.reward, data.terminated, data.z, noise)
     torch.testing.assert_close(states, of.target.encode(data.window)[1:])
-    value = slow_value(of, of.target, states.flatten(0, 1), data.z.repeat(3, 1), noise)
+    value = slow_value(of, of.target, states.flatten(0, 1), data.z.repeat(3, 1), noise.flatten(1, 2))
     torch.testing.assert_close(q, data.reward + 0.99 * torch.minimum(*value).view(3, -1), rtol=1e-6, atol=1e-6)
     assert not states.requires_grad
     assert not q.requires_grad
@@ -192,10 +193,9 @@ def test_the_continuation_head_learns_when_episodes_end_and_moves_nothing_else()
     of = agent("agent.loss_weights.state=0", "agent.loss_weights.reward=0", "agent.loss_weights.q=0", terminates=True)
     data = batch(of)
     data.terminated[2, ::2] = 1
-    before = weights(of.model)
-    of.optimizers["model"].param_groups[0]["lr"] = 1e-2
+    before, learned = weights(of.model), learner(of, model=1e-2)
     for _ in range(60):
-        of._descend(of._gradients("model", of.model_loss(data, data.reward, noise_of(of, data)().target)[0]), {}, {})
+        learned.update(data, noise_of(of, data)())
     assert {name.split(".")[0] for name in changed(before, of.model)} == {"continues"}
     s, _ = of.model.unroll(of.model.encode({"x": data.window["x"][:1]})[0], data.action)
     goes_on = torch.sigmoid(of.model.continues(s)).squeeze(-1).detach()
@@ -208,35 +208,38 @@ def test_the_continuation_head_learns_when_episodes_end_and_moves_nothing_else()
 @pytest.mark.parametrize("part", PARTS)
 def test_each_step_moves_its_own_part_alone(part: str) -> None:
     of = agent("agent.latent.prior=learned")
-    for name, optimizer in of.optimizers.items():
-        optimizer.param_groups[0]["lr"] = 1e-3 if name == part else 0.0
     data = batch(of)
     before = weights(of)
-    of.update(data, noise_of(of, data)())
+    learner(of, **{name: 1e-3 if name == part else 0.0 for name in of.parts()}).update(data, noise_of(of, data)())
     moved = {name for name in changed(before, of) if not name.startswith(("target.", "rnd.moments", "rnd.updates"))}
     assert moved
     assert all(name == PARTS[part] or name.startswith(PARTS[part] + ".") for name in moved), moved
 
 
+def descended(of: Agent, data: Batch, part: str) -> tuple[Learner, Tensor]:
+    """An update that moves nothing, and the gradient (1, P) that this part was to descend."""
+    learned = learner(of, **dict.fromkeys(of.parts(), 0.0))
+    learned.update(data, noise_of(of, data)())
+    [flat] = learned.optimizers[part].param_groups[0]["params"]
+    return learned, flat.grad
+
+
 @pytest.mark.parametrize("words", [(), ("agent.latent.kind=categorical",), ("agent=mbsac",)])
 def test_the_policy_ascends_the_gradient_of_v_est_through_the_model_and_the_posterior(words: tuple[str, ...]) -> None:
     of = agent(LARGE_CLIP, *([] if "agent=mbsac" in words else ["agent.beta=0.5"]), *words).double()
-    for optimizer in of.optimizers.values():
-        optimizer.param_groups[0]["lr"] = 0.0
-    data, noise = batch(of), noise_of(of, batch(of))()
-    of.update(data, noise)
+    data = batch(of)
+    learned, gradient = descended(of, data, "policy")
     s = of.model.encode({"x": data.window["x"][:1]})[0].detach()
-    loss = -slow_value(of, of.model, s, data.z, noise.policy)[0].mean()
-    expected = torch.autograd.grad(loss, list(of.pi.parameters()))
-    for parameter, gradient in zip(of.pi.parameters(), expected, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-8)
+    loss = -slow_value(of, of.model, s, data.z, noise_of(of, data)().policy)[0].mean()
+    expected = learned.rows["policy"].flatten(torch.autograd.grad(loss, list(of.pi.parameters())))
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
 
 
 def test_consistency_sends_gradient_through_states_and_actions_but_not_into_alpha() -> None:
     of = agent("agent.beta=0.5")
     s, a, z = torch.randn(3, 6, 16, requires_grad=True), torch.zeros(3, 6, 2, requires_grad=True), batch(of).z
     log_pi = torch.zeros(3, 6, requires_grad=True)
-    reward = of.policy_reward(s, a, z, log_pi).sum()
+    reward = of.policy_reward(log_pi, of.p_phi.log_prob(z.expand(3, -1, -1), s, a)).sum()
     for gradient in torch.autograd.grad(reward, [s, a], retain_graph=True):
         assert gradient.abs().max() > 0
     torch.testing.assert_close(torch.autograd.grad(reward, log_pi, retain_graph=True)[0], torch.full((3, 6), -0.01))
@@ -246,12 +249,12 @@ def test_consistency_sends_gradient_through_states_and_actions_but_not_into_alph
 def test_the_posterior_descends_the_cross_entropy_of_imagined_steps() -> None:
     of = agent(LARGE_CLIP).double()
     data = batch(of)
-    imagined = of.imagine(of.model, torch.randn(6, 16).double(), data.z, torch.randn(4, 6, 2).double())
-    loss = of.posterior_loss(imagined, data.z)
-    rows = [slow_log_posterior(of, data.z, s, a) for s, a in zip(imagined.s.detach(), imagined.a.detach(), strict=True)]
-    torch.testing.assert_close(loss, -torch.stack(rows).mean())
-    others = [*of.pi.parameters(), *of.model.parameters()]
-    assert all(g is None for g in torch.autograd.grad(loss, [p for p in others if p.requires_grad], allow_unused=True))
+    learned, gradient = descended(of, data, "posterior")
+    s = of.model.encode({"x": data.window["x"][:1]})[0].detach()
+    imagined = of.imagine(of.model, s, data.z, noise_of(of, data)().policy)
+    loss = -torch.stack([slow_log_posterior(of, data.z, s, a) for s, a in zip(imagined.s, imagined.a, strict=True)]).mean()
+    expected = learned.rows["posterior"].flatten(torch.autograd.grad(loss, list(of.p_phi.parameters())))
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize(("log_std", "rises"), [(-5.0, True), (1.0, False)])
@@ -260,17 +263,17 @@ def test_alpha_rises_below_the_target_entropy_and_falls_above(log_std: float, ri
     of.pi.net[-1].weight.data.zero_()
     of.pi.net[-1].bias.data.copy_(torch.tensor([0.0, 0.0, log_std, log_std]))
     data = batch(of)
-    entropy = of.update(data, noise_of(of, data)())["entropy"]
+    entropy = learner(of).update(data, noise_of(of, data)())["entropy"]
     assert (float(entropy) < -2) == rises
     assert (float(of.log_alpha.detach()) > math.log(of.config.alpha)) == rises
 
 
 def test_parts_of_the_policy_move_every_second_update_only() -> None:
     of = agent()
-    data = batch(of)
+    data, learned = batch(of), learner(of)
     for update in range(4):
         before = weights(of)
-        metrics = of.update(data, noise_of(of, data, seed=update)())
+        metrics = learned.update(data, noise_of(of, data, seed=update)())
         moved = {name.split(".")[0] for name in changed(before, of)}
         assert ("policy_loss" in metrics) == (update % 2 == 0)
         assert moved == {"rnd", "model"} | ({"pi", "p_phi", "log_alpha", "target"} if update % 2 == 0 else set())
@@ -278,10 +281,10 @@ def test_parts_of_the_policy_move_every_second_update_only() -> None:
 
 def test_the_averaged_model_moves_by_tau_every_second_update() -> None:
     of = agent("agent.tau=0.25", perception=Seen((5,), trained=True))
-    data = batch(of)
+    data, learned = batch(of), learner(of)
     for update in range(3):
         before = weights(of.target)
-        of.update(data, noise_of(of, data)())
+        learned.update(data, noise_of(of, data)())
         for name, value in of.target.state_dict().items():
             online = of.model.state_dict()[name]
             expected = before[name] + 0.25 * (online - before[name]) if update % 2 == 0 else before[name]
@@ -298,7 +301,7 @@ def test_the_averaged_model_starts_as_the_model_and_never_takes_a_gradient() -> 
 def test_a_frozen_perception_never_changes_and_a_trained_one_does(trained: bool) -> None:
     of = agent(perception=Seen((5,), trained=trained))
     data = batch(of)
-    of.update(data, noise_of(of, data)())
+    learner(of).update(data, noise_of(of, data)())
     assert (float(of.model.perception.weight) != 1.0) == trained
     assert (float(of.target.perception.weight) != 1.0) == trained
 
@@ -306,9 +309,8 @@ def test_a_frozen_perception_never_changes_and_a_trained_one_does(trained: bool)
 @pytest.mark.parametrize(("shape", "encoder"), [((5,), "mlp"), ((2, 3, 4), "mlp"), ((2, 3, 4), "transformer")])
 def test_the_same_agent_learns_from_vectors_and_from_slots(shape: tuple[int, ...], encoder: str) -> None:
     of = agent(perception=Seen(shape), encoder=encoder)
-    data = batch(of)
-    of.optimizers["model"].param_groups[0]["lr"] = 3e-3
-    losses = [float(of.update(data, noise_of(of, data)())["state_loss"]) for _ in range(15)]
+    data, learned = batch(of), learner(of, model=3e-3)
+    losses = [float(learned.update(data, noise_of(of, data)())["state_loss"]) for _ in range(15)]
     assert losses[-1] < 0.7 * losses[0]
 
 
@@ -317,21 +319,21 @@ def test_the_same_agent_learns_from_vectors_and_from_slots(shape: tuple[int, ...
 )
 def test_an_update_is_a_function_of_batch_and_noise(words: tuple[str, ...]) -> None:
     first, second = agent(*words), agent(*words)
+    learners = learner(first), learner(second)
     for seed in range(3):
         data = batch(first, seed=seed)
-        torch.manual_seed(seed * 1000)  # what else is drawn elsewhere makes no difference
-        first.update(data, noise_of(first, data)())
-        torch.manual_seed(seed + 5)
-        second.update(data, noise_of(second, data)())
+        for index, learned in enumerate(learners):
+            torch.manual_seed(seed * 1000 + index)  # what else is drawn elsewhere makes no difference
+            learned.update(data, noise_of(first, data)())
     assert changed(weights(first), second) == set()
 
 
 def test_metrics_stay_on_the_device_and_carry_no_graph() -> None:
     of = agent()
     data = batch(of)
-    for value in of.update(data, noise_of(of, data)()).values():
+    for value in learner(of).update(data, noise_of(of, data)()).values():
         assert isinstance(value, Tensor)
-        assert value.shape == ()
+        assert value.shape == (1,)
         assert not value.requires_grad
 
 
@@ -339,7 +341,7 @@ def test_mbsac_has_no_z_anywhere() -> None:
     of, rpg = agent("agent=mbsac"), agent()
     assert list(of.p_phi.parameters()) == []
     assert list(of.pi_z.parameters()) == []
-    assert set(of.optimizers) == {"model", "policy", "alpha", "rnd"}
+    assert set(of.parts()) == {"model", "policy", "alpha", "rnd"}
     z = rpg.space.dim
     assert rpg.pi.net[0].in_features - of.pi.net[0].in_features == z
     assert rpg.model.Q.first.in_features - of.model.Q.first.in_features == z
@@ -362,7 +364,7 @@ def test_the_bonus_belongs_to_the_next_observation(shape: tuple[int, ...], monke
     seen: list[Tensor] = []
     compute = of.model_loss
     monkeypatch.setattr(of, "model_loss", lambda d, reward, noise: seen.append(reward) or compute(d, reward, noise))
-    of.update(data, noise_of(of, data)())
+    learner(of).update(data, noise_of(of, data)())
     for t in range(3):
         for b in range(6):
             following = data.window["x"][of.model.perception.history - 1 + t + 1, b].flatten()[:3]
@@ -378,7 +380,7 @@ def test_without_exploration_there_is_no_bonus(monkeypatch: pytest.MonkeyPatch) 
     seen: list[Tensor] = []
     compute = of.model_loss
     monkeypatch.setattr(of, "model_loss", lambda d, reward, noise: seen.append(reward) or compute(d, reward, noise))
-    of.update(data, noise_of(of, data)())
+    learner(of).update(data, noise_of(of, data)())
     assert torch.equal(seen[0], data.reward)
 
 
@@ -388,18 +390,14 @@ def test_without_exploration_there_is_no_bonus(monkeypatch: pytest.MonkeyPatch) 
 def learn_prior(of: Agent, value_of_z, monkeypatch: pytest.MonkeyPatch, updates: int = 60) -> Tensor:
     """Train π(z|s₁) where V_est is a given function of z; returns its outputs at one episode's start."""
 
-    def imagine(model: WorldModel, s: Tensor, z: Tensor, noise: Tensor) -> Imagined:
+    def imagine(model: WorldModel, s: Tensor, z: Tensor, noise: Tensor, critics: int) -> Imagined:
         nothing = torch.zeros(0)
-        return Imagined(nothing, nothing, nothing, value_of_z(z).expand(2, -1))
+        return Imagined(nothing, nothing, nothing, nothing, value_of_z(z).expand(critics, -1))
 
     monkeypatch.setattr(of, "imagine", imagine)
-    of.optimizers["latent_policy"].param_groups[0]["lr"] = 3e-3
-    generator = torch.Generator().manual_seed(0)
-    data = batch(of)
-    for _ in range(updates):
-        noise = of.draw_noise(data, generator)
-        loss, _ = of.latent_policy_loss(data.first, noise.first, noise.z_first)
-        of._descend(of._gradients("latent_policy", loss), {}, {})
+    data, learned = batch(of), learner(of, latent_policy=3e-3)
+    for seed in range(updates):
+        learned._descend("latent_policy_losses", {}, data, noise_of(of, data, seed)())
     return of.pi_z.outputs(of.model.encode(data.first)[0])[0].detach()
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from vis_rpg import checkpoint
-from vis_rpg.checkpoint import complete, latest, load, load_optimizer_state, optimizer_state, save
+from vis_rpg.checkpoint import complete, latest, load, save
 from vis_rpg.errors import UserError
 
 
@@ -177,29 +177,3 @@ def test_a_checkpoint_that_is_being_written_is_not_taken_for_one(tmp_path: Path)
     (tmp_path / ".writing-2").mkdir()
     (tmp_path / "step-0000000002").mkdir()
     assert [path.name for path in complete(tmp_path)] == ["step-0000000001"]
-
-
-def test_an_optimizer_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
-    def make() -> tuple[list[torch.nn.Parameter], torch.optim.Adam]:
-        parameters = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(1))]
-        return parameters, torch.optim.Adam(parameters, 0.1, fused=True)
-
-    def step(parameters, optimizer, seed: int) -> None:
-        torch.manual_seed(seed)
-        for index in (0, 2):  # the second one is never used
-            parameters[index].grad = torch.randn_like(parameters[index])
-        optimizer.step()
-
-    parameters, optimizer = make()
-    for seed in range(3):
-        step(parameters, optimizer, seed)
-    state = {"weights": [p.detach() for p in parameters], "optimizer": optimizer_state(optimizer)}
-    saved = load(save(tmp_path, 1, state))
-    others, other = make()
-    for parameter, value in zip(others, saved["weights"], strict=True):
-        parameter.data.copy_(value)
-    load_optimizer_state(other, saved["optimizer"])
-    for seed in range(3, 6):
-        step(parameters, optimizer, seed)
-        step(others, other, seed)
-    assert all(torch.equal(a, b) for a, b in zip(parameters, others, strict=True))

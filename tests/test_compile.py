@@ -3,44 +3,44 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from tests import small
 from vis_rpg import benchmark, config
-from vis_rpg.agent import Agent
-from vis_rpg.benchmark import prepared
 from vis_rpg.cli import compose
 from vis_rpg.errors import UserError
+from vis_rpg.trainer import Trainer
 
 WORDS = ["task=maze", "preset=debug", "device=cpu"]
-CPU = torch.device("cpu")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs a C++ compiler")
-def test_compiled_updates_equal_eager_ones_and_are_compiled_once() -> None:
-    settings = compose(WORDS)
-    (eager, replay, generator), (compiled, *_) = prepared(settings, CPU), prepared(settings, CPU)
-    compiled.compile_update()
+def test_compiled_updates_equal_eager_ones_and_are_compiled_once(tmp_path: Path) -> None:
+    eager, compiled = (Trainer(small.config("task=maze", f"runtime={name}", f"out={tmp_path / name}")) for name in ("eager", "compile"))
 
-    def both() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        batch = replay.sample(settings.agent.batch_size, settings.agent.horizon, settings.exploration.batch_size, 0, generator)
-        noise = eager.draw_noise(batch, generator)
-        return eager.update(batch, noise), compiled.update(batch, noise)
+    def both() -> None:
+        for trainer in (eager, compiled):
+            trainer.learning.step()
 
+    for _ in range(12):  # so that replay holds something, during the seed steps
+        eager.advance()
+        compiled.advance()
     for _ in range(2):  # the policy steps every second time
-        expected, result = both()
-        assert expected.keys() == result.keys()
-        torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-5)
+        both()
+    assert compiled.learning.counts == eager.learning.counts != {}
+    torch.testing.assert_close(compiled.learning.sums, eager.learning.sums, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(parameters(compiled), parameters(eager), rtol=1e-3, atol=1e-5)
     with torch.compiler.set_stance("fail_on_recompile"):
         for _ in range(4):
             both()
 
 
-def parameters(agent: Agent) -> dict[str, torch.Tensor]:
-    return {name: p.detach() for name, p in agent.named_parameters()}
+def parameters(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: p.detach() for name, p in trainer.runs[0].agent.named_parameters()}
 
 
 def test_compiling_without_a_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,10 @@ def test_compiling_without_the_headers_of_python_says_what_to_install(monkeypatc
 
 def test_the_benchmark_goes_on_without_a_compiler_and_says_what_it_did_not_measure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config.shutil, "which", lambda name: None)
-    monkeypatch.setattr(benchmark, "UPDATES", {"state, compiled": benchmark.UPDATES["state, compiled"]})
-    monkeypatch.setattr(benchmark, "STEPPED", {})
-    _, line = benchmark.benchmark("cpu", quick=False)
-    assert line["name"] == "update, state, compiled" and "apt-get install g++" in line["not_measured"]
+    monkeypatch.setattr(benchmark, "UPDATES", {"state": benchmark.UPDATES["state"]})
+    monkeypatch.setattr(benchmark, "update_speed", lambda *_: {"updates_per_s": 1.0})
+    for others in ("RUNS", "STEPPED"):
+        monkeypatch.setattr(benchmark, others, {})
+    _, measured, missing = benchmark.suite("cpu", quick=False)
+    assert measured["updates_per_s"] == 1.0
+    assert (missing["name"], missing["runtime"]) == ("update, state", "compile") and "apt-get install g++" in missing["not_measured"]

@@ -7,8 +7,9 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.small import config
+from vis_rpg import config as settings
 from vis_rpg.cli import compose
-from vis_rpg.config import check, check_resumable, device
+from vis_rpg.config import check, check_resumable, choose_runtime, device
 from vis_rpg.errors import UserError
 
 
@@ -49,6 +50,11 @@ def test_presets_and_overrides_reach_the_agent() -> None:
         ("agent.latent.kind=gausian", r"agent.latent.kind=gausian: choose one of gaussian, categorical, none \(nearest: gaussian\)"),
         ("agent.latent.prior=learnt", r"agent.latent.prior=learnt: .*nearest: learned"),
         ("perception.encoder=transfomer", r"perception.encoder=transfomer: .*nearest: transformer"),
+        ("runtime=graphs", r"runtime=graphs: choose one of auto, eager, compile, graph \(nearest: graph\)"),
+        ("runtime=graph", "runtime=graph: CUDA graphs need a CUDA device; on a CPU use runtime=compile or runtime=eager"),
+        ("precision=float16", "precision=float16: choose one of float32, bfloat16 .*nearest: bfloat16"),
+        ("agent.replay_device=cpu", "agent.replay_device=cpu: choose one of auto, device, host"),
+        ("seeds=0", "seeds=0: must be above 0"),
         ("steps=0", "steps=0: must be above 0"),
         ("agent.horizon=0", "agent.horizon=0: must be above 0"),
         ("agent.batch_size=-1", "agent.batch_size=-1: must be above 0"),
@@ -91,7 +97,42 @@ def test_the_device_is_found_or_said_to_be_missing(monkeypatch: pytest.MonkeyPat
     assert device(config("device=cuda:1")).index == 1
 
 
-@pytest.mark.parametrize("word", ["seed=3", "agent.lr=1e-3", "task.blocks=1", "agent.latent.dim=5", "agent=mbsac", "exploration=none"])
+LONG_RUN = ("preset=cpu", "steps=2000000")
+
+
+@pytest.mark.parametrize(
+    ("words", "there", "chosen"),
+    [
+        (("preset=cpu", "steps=2000"), True, "eager"),
+        (LONG_RUN, True, "compile"),
+        (LONG_RUN, False, "eager"),
+        (("preset=cpu", "steps=2000", "runtime=compile"), True, "compile"),
+        ((*LONG_RUN, "runtime=eager"), True, "eager"),
+    ],
+    ids=["short", "long", "long without a compiler", "short, compile asked for", "long, eager asked for"],
+)
+def test_long_runs_on_a_cpu_are_compiled_where_they_can_be_and_what_is_asked_for_is_done(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], there: bool, chosen: str
+) -> None:
+    monkeypatch.setattr(settings, "lacks_compiler", lambda config: None if there else "a C++ compiler")
+    assert choose_runtime(compose(["device=cpu", *words])) == chosen
+
+
+def test_several_seeds_are_worth_compiling_earlier_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "lacks_compiler", lambda config: None)
+    words = ["device=cpu", "agent.batch_size=100", "agent.envs=5", "agent.seed_steps=1000", "steps=21000"]
+    assert [choose_runtime(compose([*words, f"seeds={count}"])) for count in (1, 3)] == ["eager", "compile"]
+
+
+def test_on_a_gpu_updates_are_captured_in_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert choose_runtime(config("device=cuda")) == "graph"
+    check(config("device=cuda", "runtime=graph"))
+
+
+@pytest.mark.parametrize(
+    "word", ["seed=3", "agent.lr=1e-3", "task.blocks=1", "agent.latent.dim=5", "agent=mbsac", "exploration=none", "precision=bfloat16"]
+)
 def test_resuming_with_other_settings_names_the_key_and_both_values(word: str) -> None:
     saved = config("task=block_push")
     with pytest.raises(UserError, match=r"resume=true: [a-z_.]+=.*, but the run in .* was begun with [a-z_.]+=") as error:
@@ -102,6 +143,15 @@ def test_resuming_with_other_settings_names_the_key_and_both_values(word: str) -
 
 def test_what_may_change_between_start_and_resume() -> None:
     saved = config("task=block_push")
-    words = ["steps=900", "device=auto", "resume=true", "out=elsewhere", "logger.log_every=7", "logger.wandb=mine"]
+    words = [
+        "steps=900",
+        "device=auto",
+        "runtime=compile",
+        "agent.replay_device=host",
+        "resume=true",
+        "out=elsewhere",
+        "logger.log_every=7",
+        "logger.wandb=mine",
+    ]
     check_resumable(config("task=block_push", *words), saved)
     check_resumable(saved, OmegaConf.create(OmegaConf.to_yaml(saved)))

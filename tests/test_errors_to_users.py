@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,21 @@ def test_an_environment_that_fails_stops_the_run_and_the_last_checkpoint_stays(t
     assert torch.isfinite(torch.as_tensor(actor.act(obs))).all()
 
 
+def test_an_update_that_is_under_way_is_over_before_a_failing_environment_stops_the_run(tmp_path: Path) -> None:
+    trainer = fault("raises", tmp_path)
+    learn, learned_at = trainer.learn, []
+
+    def slowly() -> None:
+        time.sleep(0.1 if trainer.step >= 200 else 0.0)
+        learn()
+        learned_at.append(trainer.step)
+
+    trainer.learn = slowly  # type: ignore[method-assign]
+    with pytest.raises(RunStopped):
+        trainer.run()
+    assert learned_at[-1] == trainer.runs[0].step
+
+
 @pytest.mark.parametrize(
     ("poison", "quantity"),
     [
@@ -66,7 +82,7 @@ def test_a_nan_in_a_loss_is_named_with_its_step_and_never_saved(tmp_path: Path, 
 
     def poisoned() -> None:
         if trainer.step == 205:
-            poison(trainer.agent).data.fill_(float("nan"))
+            poison(trainer.runs[0].agent).data.fill_(float("nan"))
         learn()
 
     trainer.learn = poisoned  # type: ignore[method-assign]
@@ -92,7 +108,7 @@ def test_a_full_disk_keeps_the_checkpoints_and_the_run_can_go_on(tmp_path: Path,
         trainer.run()
     monkeypatch.undo()
     assert [path.name[-3:] for path in checkpoint.complete(tmp_path / "checkpoints")] == ["100", "150"]
-    assert Trainer(config(*words, "resume=true")).run()["steps"] == 250
+    assert Trainer(config(*words, "resume=true")).run()[0]["steps"] == 250
     spans = json.loads((checkpoint.latest(tmp_path) / "state.json").read_text())["state"]["replay"]["spans"]
     assert len(list((tmp_path / "replay").iterdir())) == len(spans), "no chunk is left that nothing refers to"
 

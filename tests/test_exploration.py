@@ -19,10 +19,11 @@ def trained(points: Tensor, updates: int, warmup: int = 20) -> ObjectRND:
     rnd = ObjectRND(26, 64, warmup)
     optimizer = torch.optim.Adam(rnd.predictor.parameters(), 1e-3)
     for _ in range(updates):
-        loss = rnd.loss(positional_encoding(points[torch.randint(len(points), (128,))], 6)).mean()
+        error = rnd.error(positional_encoding(points[torch.randint(len(points), (128,))], 6))
         optimizer.zero_grad()
-        loss.backward()
+        error.mean().backward()
         optimizer.step()
+        rnd.count(error)
     return rnd
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from vis_rpg import checkpoint
 from vis_rpg.agent import Batch
 from vis_rpg.chunks import Chunks
 from vis_rpg.errors import UserError
-from vis_rpg.replay import Replay
+from vis_rpg.replay import Replay, Request, Tables, bytes_needed, choose_device, make_tables
 
 CPU = torch.device("cpu")
 
@@ -29,10 +30,12 @@ class Episode:
 class World:
     """Fills a replay with episodes of random length, and remembers all in plain lists. Every observation is a number of its own."""
 
-    def __init__(self, envs: int = 3, capacity: int = 100_000, history: int = 1, longest: int = 9, seed: int = 0) -> None:
+    def __init__(
+        self, envs: int = 3, capacity: int = 100_000, history: int = 1, longest: int = 9, seed: int = 0, tables: Tables | None = None
+    ) -> None:
         self.rng = np.random.default_rng(seed)
         self.longest, self.envs = longest, envs
-        self.replay = Replay(capacity, {"id": ((), torch.int64)}, 1, 1, history, envs, CPU)
+        self.replay = Replay(capacity, {"id": ((), torch.int64)}, 1, 1, history, envs, CPU, tables)
         self.episodes = [Episode() for _ in range(envs)]
         self.where: dict[int, tuple[Episode, int]] = {}
         """Observation -> its episode and place there."""
@@ -99,7 +102,7 @@ class World:
 
     def draw(self, size: int = 256, horizon: int = 3, seed: int = 0) -> Batch:
         first = 16 if self.replay.firsts else 0
-        return self.replay.sample(size, horizon, 16, first, torch.Generator().manual_seed(seed))
+        return self.replay.sample(Request(size, horizon, 16, first), torch.Generator().manual_seed(seed))
 
 
 def same(first: Batch, second: Batch) -> bool:
@@ -168,7 +171,7 @@ def test_a_saved_replay_draws_the_same_segments_and_goes_on_the_same(tmp_path: P
         loaded.load(checkpoint.load(path)["replay"], Chunks(tmp_path / "chunks", "replay"))
         assert len(loaded) == len(world.replay)
         generator = torch.Generator().manual_seed(part)
-        assert same(loaded.sample(64, 3, 16, 16, generator), world.draw(64, seed=part))
+        assert same(loaded.sample(Request(64, 3, 16, 16), generator), world.draw(64, seed=part))
         world.replay = loaded  # and on from what was loaded
         chunks = Chunks(tmp_path / "chunks", "replay")
         chunks.spans = [(start, end) for start, end in saved["spans"]]
@@ -210,7 +213,7 @@ def test_an_episode_that_is_dropped_ends_masked_and_the_next_begins_clean(tmp_pa
     world.run(5)
     world.check(world.draw(300))
     world.replay.save(chunks)
-    assert world.replay.firsts == [0, 1, 12, 13]
+    assert list(world.replay.firsts) == [0, 1, 12, 13]
 
 
 def test_z_stays_that_of_the_start_within_a_segment() -> None:
@@ -223,8 +226,52 @@ def test_z_stays_that_of_the_start_within_a_segment() -> None:
 def test_the_memory_that_is_told_is_the_memory_that_is_taken() -> None:
     stored = {"frame": ((8, 8, 3), torch.uint8), "slots": ((4, 6), torch.float16)}
     replay = Replay(500, stored, 2, 12, 2, 5, CPU)
-    taken = sum(value.nbytes for value in [*replay.rows.values(), replay.starts])
-    assert Replay.bytes_needed(500, stored, 2, 12) == pytest.approx(taken, rel=0.01)
+    taken = sum(table.nbytes for table in replay.tables.values())
+    assert bytes_needed(500, stored, 2, 12) == pytest.approx(taken, rel=0.01)
+
+
+def test_the_line_says_how_much_replay_takes_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = {"SC_AVPHYS_PAGES": 2**20, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+    chosen, line = choose_device(3 * 2**29, CPU, "auto")
+    assert chosen == CPU
+    assert line == "1.50 GiB when full on cpu, 4.0 GiB free there"
+    assert choose_device(5 * 2**30, CPU, "auto")[1].endswith("4.0 GiB free there: more than there is; lower agent.replay_capacity")
+
+
+@pytest.mark.parametrize(
+    ("needed", "wanted", "chosen", "free"),
+    [(7, "auto", "cuda", "10.0"), (9, "auto", "cpu", "4.0"), (9, "device", "cuda", "10.0"), (1, "host", "cpu", "4.0")],
+)
+def test_replay_lies_on_the_gpu_where_it_leaves_a_fifth_of_it_free(
+    monkeypatch: pytest.MonkeyPatch, needed: int, wanted: str, chosen: str, free: str
+) -> None:
+    monkeypatch.setattr(os, "sysconf", {"SC_AVPHYS_PAGES": 2**20, "SC_PAGE_SIZE": 4096}.__getitem__)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * 2**30, 16 * 2**30))
+    where, line = choose_device(needed * 2**30, torch.device("cuda"), wanted)
+    assert where.type == chosen
+    assert line.startswith(f"{needed}.00 GiB when full on {chosen}, {free} GiB free there")
+    assert ("lower agent.replay_capacity" in line) == (needed > float(free))
+
+
+@pytest.mark.parametrize("wanted", ["auto", "device", "host"])
+def test_without_a_gpu_there_is_one_place_for_replay(wanted: str) -> None:
+    assert choose_device(2**60, CPU, wanted)[0] == CPU
+
+
+def test_replays_side_by_side_know_nothing_of_each_other() -> None:
+    worlds = [World(envs=2, capacity=60, history=2, longest=3 + seed, seed=seed) for seed in range(3)]
+    tables = make_tables(60, {"id": ((), torch.int64)}, 1, 1, CPU, count=3)
+    for index, world in enumerate(worlds):
+        beside = World(
+            envs=2, capacity=60, history=2, longest=3 + index, seed=index, tables={k: table[index] for k, table in tables.items()}
+        )
+        for world_or_twin in (world, beside):
+            world_or_twin.run(70)
+        beside.check(beside.draw(200))
+    for index, world in enumerate(worlds):
+        for name, table in world.replay.tables.items():
+            assert torch.equal(tables[name][index], table), name
 
 
 def test_observations_keep_their_type() -> None:
@@ -232,7 +279,7 @@ def test_observations_keep_their_type() -> None:
     obs = {"frame": torch.full((1, 2, 2), 200, dtype=torch.uint8), "slots": torch.ones(1, 3).half()}
     replay.begin(obs, torch.tensor([0]))
     replay.add(torch.zeros(1, 1), torch.zeros(1), torch.zeros(1), torch.zeros(1, 0), obs)
-    window = replay.sample(4, 1, 1, 0, torch.Generator()).window
+    window = replay.sample(Request(4, 1, 1), torch.Generator()).window
     assert (window["frame"].dtype, window["slots"].dtype) == (torch.uint8, torch.float16)
     assert int(window["frame"].max()) == 200
 
@@ -246,4 +293,4 @@ def test_a_replay_that_is_too_small_is_refused_with_the_key_to_change() -> None:
 def test_episodes_longer_than_replay_are_named_where_beginnings_are_asked_for() -> None:
     world = World(envs=1, capacity=40, longest=10**9).run(100)
     with pytest.raises(UserError, match="agent.replay_capacity=40: holds no episode's beginning"):
-        world.replay.sample(4, 3, 4, 4, torch.Generator())
+        world.replay.sample(Request(4, 3, 4, 4), torch.Generator())

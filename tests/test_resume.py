@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from tests.runs import differences, facts, final
 from tests.small import config
 from vis_rpg import checkpoint
 from vis_rpg.coverage import VisitRecord
@@ -21,7 +21,6 @@ from vis_rpg.errors import UserError
 from vis_rpg.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
-WALL_CLOCK = ("wall_s", "updates_per_s", "steps_per_s")
 
 
 def kill_after_first_checkpoint(out: Path, *words: str) -> None:
@@ -43,32 +42,8 @@ def kill_after_first_checkpoint(out: Path, *words: str) -> None:
 
 
 def train(out: Path, *words: str) -> dict[str, Any]:
-    return Trainer(config(f"out={out}", *words)).run()
-
-
-def final(out: Path) -> dict[str, Any]:
-    return checkpoint.load(checkpoint.latest(out))
-
-
-def lines(out: Path) -> list[dict[str, Any]]:
-    text = (out / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in WALL_CLOCK} for line in text]
-
-
-def differences(first: Any, second: Any, where: str = "") -> list[str]:
-    """Where two states differ, to the last bit."""
-    if isinstance(first, torch.Tensor):
-        return [] if torch.equal(first, second) else [where]
-    if hasattr(first, "dtype"):
-        return [] if (first == second).all() else [where]
-    if isinstance(first, dict):
-        missing = [f"{where}.{key}" for key in first.keys() ^ second.keys()]
-        return missing + [found for key in first.keys() & second.keys() for found in differences(first[key], second[key], f"{where}.{key}")]
-    if isinstance(first, list):
-        if len(first) != len(second):
-            return [where]
-        return [found for index, (a, b) in enumerate(zip(first, second, strict=True)) for found in differences(a, b, f"{where}[{index}]")]
-    return [] if first == second or first != first and second != second else [where]
+    [summary] = Trainer(config(f"out={out}", *words)).run()
+    return summary
 
 
 @pytest.mark.parametrize(
@@ -88,7 +63,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(tm
         del state["wall_s"]
         del state["replay"]["spans"], state["visits"]["spans"]  # files may be cut elsewhere
     assert differences(first, second) == []
-    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
+    assert facts(tmp_path / "killed") == facts(tmp_path / "whole")
     for summary in (resumed, whole):
         del summary["wall_s"]
     assert resumed == whole
@@ -98,7 +73,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(tm
         record.load(final(tmp_path / name)["visits"])
         visits.append(record.read())
     assert differences(*visits) == []
-    stored = [trainer_of(tmp_path / name, *words).replay.rows for name in ("killed", "whole")]
+    stored = [trainer_of(tmp_path / name, *words).runs[0].replay.tables for name in ("killed", "whole")]
     assert differences(*stored) == []
 
 
@@ -116,7 +91,7 @@ def test_resuming_at_every_checkpoint_equals_never_stopping(tmp_path: Path) -> N
     for state in (first, second):
         del state["wall_s"], state["replay"], state["visits"]
     assert differences(first, second) == []
-    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+    assert facts(tmp_path / "parts") == facts(tmp_path / "whole")
 
 
 def test_pixels_with_a_trained_encoder_resume_exactly(tmp_path: Path) -> None:

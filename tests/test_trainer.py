@@ -13,22 +13,20 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.fake_envs import FAULTY
-from tests.small import config
+from tests.runs import facts, lines
+from tests.small import changed, config, weights
 from vis_rpg import checkpoint
-from vis_rpg.trainer import Trainer, random_coverage
+from vis_rpg.run import Run, random_coverage
+from vis_rpg.trainer import Trainer
 
 SLOTS = Path(__file__).parents[1] / "assets" / "slots" / "block_push.safetensors"
-WALL_CLOCK = ("wall_s", "updates_per_s", "steps_per_s")
-
-
-def lines(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainer, dict[str, Any]]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, Any]]:
     trainer = Trainer(config("task=maze", f"out={tmp_path_factory.mktemp('runs') / 'maze'}"))
-    return trainer, trainer.run()
+    [summary] = trainer.run()
+    return trainer.runs[0], summary
 
 
 VARIANTS = {
@@ -49,14 +47,15 @@ VARIANTS = {
 @pytest.mark.parametrize("words", VARIANTS.values(), ids=VARIANTS)
 def test_every_variant_learns_within_300_interactions(words: tuple[str, ...], tmp_path: Path) -> None:
     trainer = Trainer(config(*words, f"out={tmp_path}"))
-    before = {name: value.clone() for name, value in trainer.agent.state_dict().items()}
-    summary = trainer.run()
+    agent = trainer.runs[0].agent
+    before = weights(agent)
+    [summary] = trainer.run()
     assert (summary["steps"], summary["updates"]) == (300, 40)
-    moved = {name.split(".")[0] for name, value in trainer.agent.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {name.split(".")[0] for name in changed(before, agent)}
     assert {"model", "target", "pi", "log_alpha"} <= moved
     assert ("pi_z" in moved) == ("agent.latent.prior=learned" in words)
     assert ("p_phi" in moved) == ("agent=mbsac" not in words)
-    assert all(torch.isfinite(value).all() for value in trainer.agent.state_dict().values())
+    assert all(torch.isfinite(value).all() for value in agent.state_dict().values())
     last = lines(tmp_path)[-1]
     assert all(value is None or math.isfinite(value) for value in last.values())
     assert last["state_loss"] > 0
@@ -67,15 +66,15 @@ def test_every_variant_learns_within_300_interactions(words: tuple[str, ...], tm
 def test_slots_learn_frozen_and_trained_on(train: bool, tmp_path: Path) -> None:
     words = ("task=block_push", "task.blocks=1", "obs=pixels", f"perception.train={str(train).lower()}", "agent.envs=2", "steps=116")
     trainer = Trainer(config(*words, "agent.batch_size=4", f"out={tmp_path}"))
-    before = {name: value.clone() for name, value in trainer.agent.model.perception.state_dict().items()}
-    assert trainer.run()["updates"] == 8
-    after = trainer.agent.model.perception.state_dict()
-    assert any(not torch.equal(value, before[name]) for name, value in after.items()) == train
+    perception = trainer.runs[0].agent.model.perception
+    before = weights(perception)
+    assert trainer.run()[0]["updates"] == 8
+    assert bool(changed(before, perception)) == train
 
 
-def test_a_run_folder_holds_what_is_promised(finished: tuple[Trainer, dict[str, Any]]) -> None:
-    trainer, summary = finished
-    out = trainer.out
+def test_a_run_folder_holds_what_is_promised(finished: tuple[Run, dict[str, Any]]) -> None:
+    run, summary = finished
+    out = run.out
     assert {path.name for path in out.iterdir()} == {
         "config.yaml",
         "metrics.jsonl",
@@ -85,7 +84,7 @@ def test_a_run_folder_holds_what_is_promised(finished: tuple[Trainer, dict[str, 
         "visits",
         "summary.json",
     }
-    assert OmegaConf.load(out / "config.yaml") == trainer.config
+    assert OmegaConf.load(out / "config.yaml") == run.config
     assert [path.name for path in checkpoint.complete(out / "checkpoints")] == ["step-0000000150", "step-0000000300"]
     assert [line["step"] for line in lines(out)] == [50, 100, 150, 200, 250, 300]
     wanted = {"step", "updates", "wall_s", "coverage", "success", "success_any", "return", "episodes", "updates_per_s", "steps_per_s"}
@@ -97,9 +96,9 @@ def test_a_run_folder_holds_what_is_promised(finished: tuple[Trainer, dict[str, 
     assert {"return", "success", "coverage", "random_coverage", "steps", "updates", "wall_s", "dropped_episodes"} <= written.keys()
 
 
-def test_episodes_and_coverage_are_counted_as_they_happened(finished: tuple[Trainer, dict[str, Any]]) -> None:
-    trainer, summary = finished
-    visits = trainer.visits.read()
+def test_episodes_and_coverage_are_counted_as_they_happened(finished: tuple[Run, dict[str, Any]]) -> None:
+    run, summary = finished
+    visits = run.visits.read()
     positions = visits["positions"].numpy()[:, 0]
     assert len(positions) == 300
     assert visits["step"].tolist() == [step for step in range(5, 305, 5) for _ in range(5)]
@@ -109,11 +108,11 @@ def test_episodes_and_coverage_are_counted_as_they_happened(finished: tuple[Trai
     assert 0 < summary["random_coverage"] < 1
 
 
-def test_replay_holds_what_was_visited_under_the_z_that_was_acting(finished: tuple[Trainer, dict[str, Any]]) -> None:
-    trainer, _ = finished
-    rows, visits = trainer.replay.rows, trainer.visits.read()
+def test_replay_holds_what_was_visited_under_the_z_that_was_acting(finished: tuple[Run, dict[str, Any]]) -> None:
+    run, _ = finished
+    rows, visits = run.replay.rows, run.visits.read()
     acted = torch.nonzero(rows["acted"])[:, 0]
-    assert len(acted) == len(trainer.replay) == 300
+    assert len(acted) == len(run.replay) == 300
     following = rows["obs.state"][rows["after"][acted]]
     torch.testing.assert_close(following, visits["positions"][:, 0])
     torch.testing.assert_close(rows["z"][acted], visits["z"])
@@ -126,7 +125,7 @@ def test_replay_holds_what_was_visited_under_the_z_that_was_acting(finished: tup
 def test_the_same_seed_is_the_same_run_and_another_seed_another(tmp_path: Path) -> None:
     def run(name: str, seed: int) -> list[dict[str, Any]]:
         Trainer(config("task=maze", "steps=150", f"seed={seed}", f"out={tmp_path / name}")).run()
-        return [{key: value for key, value in line.items() if key not in WALL_CLOCK} for line in lines(tmp_path / name)]
+        return facts(tmp_path / name)
 
     first, second, other = run("a", 0), run("b", 0), run("c", 1)
     assert first == second
@@ -135,8 +134,9 @@ def test_the_same_seed_is_the_same_run_and_another_seed_another(tmp_path: Path) 
 
 def test_nothing_is_learned_during_seed_steps_and_actions_are_uniform(tmp_path: Path) -> None:
     trainer = Trainer(config("task=gym", "task.id=Pendulum-v1", "agent.seed_steps=2000", "steps=2000", f"out={tmp_path}"))
-    assert trainer.run()["updates"] == 0
-    actions = trainer.replay.rows["action"][trainer.replay.rows["acted"]].flatten()
+    assert trainer.run()[0]["updates"] == 0
+    rows = trainer.runs[0].replay.rows
+    actions = rows["action"][rows["acted"]].flatten()
     quantiles = actions.quantile(torch.tensor([0.1, 0.5, 0.9]))
     torch.testing.assert_close(quantiles, torch.tensor([-0.8, 0.0, 0.8]), rtol=0, atol=0.08)
 
@@ -146,16 +146,16 @@ def test_the_weight_of_the_priors_entropy_falls_on_its_schedule(tmp_path: Path) 
     trainer = Trainer(config("task=maze", *words, f"out={tmp_path}"))
     seen = {}
     learn = trainer.learn
-    trainer.learn = lambda: (learn(), seen.update({trainer.step: float(trainer.agent.entropy_z)}))  # type: ignore[method-assign]
+    trainer.learn = lambda: (learn(), seen.update({trainer.step: float(trainer.runs[0].agent.entropy_z)}))  # type: ignore[method-assign]
     trainer.run()
-    assert [seen[step] for step in (55, 150, 200, 250, 300)] == pytest.approx([0.5, 0.5, 0.25, 0.0, 0.0])
+    assert [seen[step] for step in (50, 150, 200, 250, 295)] == pytest.approx([0.5, 0.5, 0.25, 0.0, 0.0])
 
 
 def test_true_ends_are_stored_and_time_limits_are_not(tmp_path: Path) -> None:
     trainer = Trainer(config(*FAULTY, "+task.kwargs={fault: ends}", "steps=200", f"out={tmp_path}"))
     trainer.run()
-    rows = trainer.replay.rows
-    assert 5 < int(rows["terminated"].sum()) <= trainer.episodes
+    rows = trainer.runs[0].replay.rows
+    assert 5 < int(rows["terminated"].sum()) <= trainer.runs[0].episodes
     ended = torch.nonzero(rows["terminated"])[:, 0]
     assert not rows["acted"][rows["after"][ended]].any(), "what follows an end is the final observation"
 

@@ -25,7 +25,8 @@ from vis_rpg.policy import ActionPolicy, LatentPolicy
 from vis_rpg.world_model import WorldModel
 
 Metrics = dict[str, Tensor]
-Gradients = dict[str, tuple[Tensor | None, ...]]
+Turn = tuple[dict[str, Tensor], Metrics, tuple[Tensor, ...]]
+"""The loss of each part that has one, what was learned, and what the next turn needs of this one."""
 
 
 @dataclass
@@ -55,13 +56,13 @@ class Noise:
     """Standard normal noise for one update; z_first as the latent space draws it."""
 
     target: Tensor
-    """(H + 1, H * B, A)."""
+    """(H + 1, H, B, A)."""
     policy: Tensor
     """(H + 1, B, A)."""
     first: Tensor | None = None
-    """(H + 1, M * B'', A), with M draws of z per episode start."""
+    """(H + 1, M, B'', A), with M draws of z per episode start."""
     z_first: Tensor | None = None
-    """(M * B'', Z)."""
+    """(M, B'', Z)."""
 
 
 @dataclass
@@ -74,8 +75,10 @@ class Imagined:
     """(H + 1, B, A)."""
     log_pi: Tensor
     """(H + 1, B)."""
+    log_p_z: Tensor
+    """log p_φ(z|s,a), (H + 1, B); zero where there is no z."""
     value: Tensor
-    """V_est by each critic, (2, B)."""
+    """V_est by each critic, (critics, B)."""
 
 
 class Agent(nn.Module):
@@ -103,76 +106,60 @@ class Agent(nn.Module):
         self.register_buffer("entropy_z", torch.tensor(float(config.latent.entropy)), persistent=False)
         self.step_weights: Tensor
         self.entropy_z: Tensor
-        self.updates = 0
 
-    # Algorithm 1 ------------------------------------------------------------------------------------------------------------------------
+    # What each part learns from ---------------------------------------------------------------------------------------------------------
 
-    def update(self, batch: Batch, noise: Noise) -> Metrics:
-        """One turn of Algorithm 1's loop after acting: the density estimator, ψ by Eq. 4, then π, p_φ, α by Eq. 3 every second time."""
-        metrics: Metrics = {}
-        if self.rnd is not None:
-            self._descend(*self.rnd_gradients(batch), metrics)
-        gradients, learned, s = self.model_gradients(batch, noise)
-        self._descend(gradients, learned, metrics)
-        if self.updates % self.config.policy_every == 0:
-            self._descend(*self.policy_gradients(s, batch, noise), metrics)
-            if batch.first is not None:
-                self._descend(*self.latent_policy_gradients(batch, noise), metrics)
-        if self.updates % self.config.target_every == 0:
-            self._average_target()
-        self.updates += 1
-        return metrics
-
-    # Gradients of each part: what `runtime=compile` compiles ----------------------------------------------------------------------------
-
-    def rnd_gradients(self, batch: Batch) -> tuple[Gradients, Metrics]:
-        """Of the density estimator, on observations from the whole replay."""
+    def rnd_losses(self, batch: Batch) -> Turn:
+        """Of the density estimator, on observations from the whole replay; also returns its errors (B',), for `familiarise`."""
         assert self.rnd is not None
-        loss = self.rnd.loss(self.model.perception.novelty(batch.familiar)[0]).mean()
-        return self._gradients("rnd", loss), _detached({"rnd_loss": loss})
+        error = self.rnd.error(self.model.perception.novelty(batch.familiar)[0])
+        return {"rnd": error.mean()}, _detached({"rnd_loss": error.mean()}), (error.detach(),)
 
-    def model_gradients(self, batch: Batch, noise: Noise) -> tuple[Gradients, Metrics, Tensor]:
+    def familiarise(self, error: Tensor) -> tuple[()]:
+        """Count the errors of an update into the density estimator's statistics, in place."""
+        assert self.rnd is not None
+        self.rnd.count(error)
+        return ()
+
+    def model_losses(self, batch: Batch, noise: Noise) -> Turn:
         """Of ψ by Eq. 4, on rewards that are relabelled here with the bonus of the next observation; also returns s_0 (B, S), detached."""
         reward = batch.reward * self.config.reward_scale
         metrics: Metrics = {}
         if self.rnd is not None:
-            bonus = self.rnd.bonus(self.model.perception.novelty(batch.window)[1:])
+            bonus = self.rnd.bonus(self.model.perception.novelty(_next(batch.window)))
             reward = reward + self.bonus_scale * bonus
             metrics |= {"bonus": _mean(bonus, batch.mask), "bonus_max": bonus.max()}
         loss, s, learned = self.model_loss(batch, reward, noise.target)
-        return self._gradients("model", loss), _detached(metrics | learned), s.detach()
+        return {"model": loss}, _detached(metrics | learned), (s.detach(),)
 
-    def policy_gradients(self, s: Tensor, batch: Batch, noise: Noise) -> tuple[Gradients, Metrics]:
+    def policy_losses(self, s: Tensor, batch: Batch, noise: Noise) -> Turn:
         """Of π and p_φ on one imagined rollout from s (B, S), and of alpha, which is tuned to the entropy -|A|."""
-        imagined = self.imagine(self.model, s, batch.z, noise.policy)
-        policy_loss = -imagined.value[0].mean()  # the policy follows the first critic
-        posterior_loss = self.posterior_loss(imagined, batch.z)
+        imagined = self.imagine(self.model, s, batch.z, noise.policy, critics=1)  # the policy follows the first critic
         alpha = self.log_alpha.exp()
-        gradients = self._gradients("policy", policy_loss)
+        losses = {"policy": -imagined.value[0].mean()}
         if self.space.dim:
-            gradients |= self._gradients("posterior", posterior_loss)
-        gradients |= self._gradients("alpha", (alpha * (self.action_dim - imagined.log_pi.detach())).mean())
-        metrics = {"policy_loss": policy_loss, "posterior_loss": posterior_loss, "entropy": -imagined.log_pi.mean(), "alpha": alpha}
-        return gradients, _detached(metrics)
+            losses["posterior"] = -imagined.log_p_z.mean()  # the cross entropy of z, on imagined states and actions
+        losses["alpha"] = (alpha * (self.action_dim - imagined.log_pi.detach())).mean()
+        metrics = {f"{part}_loss": losses[part] for part in ("policy", "posterior") if part in losses}
+        return losses, _detached(metrics | {"entropy": -imagined.log_pi.mean(), "alpha": alpha}), ()
 
-    def latent_policy_gradients(self, batch: Batch, noise: Noise) -> tuple[Gradients, Metrics]:
+    def latent_policy_losses(self, batch: Batch, noise: Noise) -> Turn:
         """Of π(z|s₁), at episode starts."""
         assert batch.first is not None and noise.first is not None and noise.z_first is not None
         loss, metrics = self.latent_policy_loss(batch.first, noise.first, noise.z_first)
-        return self._gradients("latent_policy", loss), _detached(metrics)
+        return {"latent_policy": loss}, _detached(metrics), ()
 
     # Equation 2: the reward of the joint policy beside the task's -----------------------------------------------------------------------
 
-    def policy_reward(self, s: Tensor, a: Tensor, z: Tensor, log_pi: Tensor, entropy: bool = True) -> Tensor:
-        """r' = -alpha log π(a|s,z) + beta log p_φ(z|s,a), (T, B); its gradient flows through s and a, neither into alpha nor (by choice of
-        what the policy's step moves) into φ."""
-        consistency = self.config.beta * self.p_phi.log_prob(z.expand(*s.shape[:-1], -1), s, a) if self.space.dim else 0.0
-        return consistency - self.log_alpha.exp().detach() * log_pi if entropy else consistency + torch.zeros_like(log_pi)
+    def policy_reward(self, log_pi: Tensor, log_p_z: Tensor, entropy: bool = True) -> Tensor:
+        """r' = -alpha log π(a|s,z) + beta log p_φ(z|s,a), (T, B); its gradient does not flow into alpha, and into φ only if asked for."""
+        consistency = self.config.beta * log_p_z
+        return consistency - self.log_alpha.exp().detach() * log_pi if entropy else consistency
 
     # Equation 3: V_est ------------------------------------------------------------------------------------------------------------------
 
-    def imagine(self, model: WorldModel, s: Tensor, z: Tensor, noise: Tensor, entropy: bool = True) -> Imagined:
-        """Run π(a|s,z) in the model from s (B, S) for H steps and estimate the value of s by Eq. 3.
+    def imagine(self, model: WorldModel, s: Tensor, z: Tensor, noise: Tensor, entropy: bool = True, critics: int = 2) -> Imagined:
+        """Run π(a|s,z) in the model from s (B, S) for H steps and estimate the value of s by Eq. 3, with the first one or both critics.
 
         The k-step estimate is sum over i < k of γ^i (r_i + r'_i), plus γ^k (Q(s_k, a_k, z) + r'_k); V_est averages k = 1..H with weights
         0.97^k.
@@ -188,14 +175,15 @@ class Agent(nn.Module):
                 states.append(s)
                 embeddings.append(embedding)
         s, a, log_pi = torch.stack(states), torch.stack(actions), torch.stack(log_pis)
-        extra = self.policy_reward(s, a, z, log_pi, entropy)  # r'_0 .. r'_H
+        log_p_z = self.p_phi.log_prob(z.expand(*s.shape[:-1], -1), s, a)
+        extra = self.policy_reward(log_pi, log_p_z, entropy)  # r'_0 .. r'_H
         r = model.reward(s[1:], torch.stack(embeddings))  # r_0 .. r_{H-1}
-        q = model.q(s[1:], a[1:], z)  # Q(s_1) .. Q(s_H)
+        q = model.q(s[1:], a[1:], z, critics)  # Q(s_1) .. Q(s_H)
         discount = self._discounts(model, s)
         steps = torch.cumsum(discount[:-1] * (r + extra[:-1]), 0)
-        estimates = steps + discount[1:] * (q + extra[1:])  # (2, H, B)
-        value = torch.einsum("k,ckb->cb", self.step_weights, estimates)
-        return Imagined(s, a, log_pi, value)
+        estimates = steps + discount[1:] * (q + extra[1:])  # (critics, H, B)
+        value = (self.step_weights.unsqueeze(1) * estimates).sum(1)  # no product of matrices, which autocast would round
+        return Imagined(s, a, log_pi, log_p_z, value)
 
     def _discounts(self, model: WorldModel, s: Tensor) -> Tensor:
         """γ^k, times the probability that the episode has not ended by then where it can end: (H + 1, B)."""
@@ -209,9 +197,9 @@ class Agent(nn.Module):
     @torch.no_grad()
     def targets(self, window: Window, reward: Tensor, terminated: Tensor, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """ng(f(o')) and ng(r + γ V_est(o', z)), from the slowly averaged model with the online policy: (H, B, S), (H, B)."""
-        next_states = self.target.encode(window)[1:]
+        next_states = self.target.encode(_next(window))
         H, B = reward.shape
-        imagined = self.imagine(self.target, next_states.flatten(0, 1), z.repeat(H, 1), noise, self.config.entropy_in_target)
+        imagined = self.imagine(self.target, next_states.flatten(0, 1), z.repeat(H, 1), noise.flatten(1, 2), self.config.entropy_in_target)
         value = imagined.value.min(0).values.view(H, B)
         return next_states, reward + self.config.gamma * (1 - terminated) * value
 
@@ -243,12 +231,7 @@ class Agent(nn.Module):
         }
         return (total * batch.mask).mean(), s0, metrics
 
-    # p_φ and π(z|s₁) --------------------------------------------------------------------------------------------------------------------
-
-    def posterior_loss(self, imagined: Imagined, z: Tensor) -> Tensor:
-        """Cross entropy -log p_φ(z|s,a) on detached imagined states and actions."""
-        s, a = imagined.s.detach(), imagined.a.detach()
-        return -self.p_phi.log_prob(z.expand(*s.shape[:-1], -1), s, a).mean()
+    # π(z|s₁) ---------------------------------------------------------------------------------------------------------------------------
 
     def latent_policy_loss(self, first: Window, noise: Tensor, z_noise: Tensor) -> tuple[Tensor, Metrics]:
         """Policy gradient of V_est(s₁, z) - alpha_z log π(z|s₁) at episode starts, on fresh z."""
@@ -257,9 +240,9 @@ class Agent(nn.Module):
             s = self.model.encode(first)[0].repeat(M, 1)
         outputs = self.pi_z.outputs(s)
         assert outputs is not None
-        z = self.space.sample(z_noise, outputs).detach()
+        z = self.space.sample(z_noise.flatten(0, 1), outputs).detach()
         with torch.no_grad():
-            value = self.imagine(self.model, s, z, noise).value[0].view(M, -1)
+            value = self.imagine(self.model, s, z, noise.flatten(1, 2), critics=1).value[0].view(M, -1)
             advantage = (value - (value.sum(0) - value) / (M - 1)).flatten()  # leave-one-out baseline
         entropy = self.space.entropy(outputs).mean()
         loss = -(advantage * self.space.log_prior(z, outputs)).mean() - self.entropy_z * entropy
@@ -267,58 +250,42 @@ class Agent(nn.Module):
 
     # Bookkeeping ------------------------------------------------------------------------------------------------------------------------
 
-    def make_optimizers(self) -> dict[str, torch.optim.Adam]:
-        """Adam for each part that has a step of its own; call once the agent is on its device."""
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters of each part that has a step of its own."""
         parts: dict[str, list[nn.Parameter]] = {
+            "rnd": list(self.rnd.predictor.parameters()) if self.rnd is not None else [],
             "model": [p for p in self.model.parameters() if p.requires_grad],
             "policy": list(self.pi.parameters()),
             "posterior": list(self.p_phi.parameters()),
-            "latent_policy": list(self.pi_z.parameters()),
             "alpha": [self.log_alpha],
-            "rnd": list(self.rnd.predictor.parameters()) if self.rnd is not None else [],
+            "latent_policy": list(self.pi_z.parameters()),
         }
-        self.parts = {name: params for name, params in parts.items() if params}
-        self.optimizers = {name: torch.optim.Adam(params, lr=self.config.lr, fused=True) for name, params in self.parts.items()}
-        return self.optimizers
+        return {name: params for name, params in parts.items() if params}
 
-    def compile_update(self) -> None:
-        """Compile the gradients of each part, `runtime=compile`; the first updates then take a minute, and need a C++ compiler on a CPU."""
-        if hasattr(torch._dynamo.config, "trace_autograd_ops"):  # older versions of torch compile around `torch.autograd.grad`
-            torch._dynamo.config.trace_autograd_ops = True  # so that only the gradients asked for are computed
-        for name in ("rnd_gradients", "model_gradients", "policy_gradients", "latent_policy_gradients"):
-            setattr(self, name, torch.compile(getattr(self, name), dynamic=False))
+    def averaged(self) -> list[nn.Parameter]:
+        """The parameters of the averaged model that follow those of the part `model`, in the same order."""
+        return [t for t, p in zip(self.target.parameters(), self.model.parameters(), strict=True) if p.requires_grad]
 
-    def draw_noise(self, batch: Batch, generator: torch.Generator) -> Noise:
-        """Noise for one update of this batch."""
-        H, B = batch.reward.shape
+    def forward(self, method: str, *inputs: Any) -> Any:
+        """A method by its name: the one door that `torch.func.functional_call` knows."""
+        return getattr(self, method)(*inputs)
 
-        def normal(rows: int) -> Tensor:
-            return torch.randn(H + 1, rows, self.action_dim, generator=generator, device=generator.device)
-
-        noise = Noise(normal(H * B), normal(B))
-        if batch.first is not None:
-            rows = self.Z_DRAWS * next(iter(batch.first.values())).shape[1]
-            noise.first, noise.z_first = normal(rows), self.space.noise((rows,), generator)
+    def draw_noise(self, batch_size: int, first: int, generator: torch.Generator) -> Noise:
+        """Noise for one update on `batch_size` segments and `first` episode starts (0: none)."""
+        H, A = self.config.horizon, self.action_dim
+        rows = [H * batch_size, batch_size, self.Z_DRAWS * first]
+        drawn = torch.randn(H + 1, sum(rows), A, generator=generator, device=generator.device)
+        target, policy, start = drawn.split(rows, 1)
+        noise = Noise(target.unflatten(1, (H, batch_size)), policy)
+        if first:
+            noise.first = start.unflatten(1, (self.Z_DRAWS, first))
+            noise.z_first = self.space.noise((self.Z_DRAWS, first), generator)
         return noise
 
-    def _gradients(self, part: str, loss: Tensor) -> Gradients:
-        """The gradient for the parameters of one part alone; None for what is not used, such as the decoder of a trained slot model."""
-        return {part: torch.autograd.grad(loss, self.parts[part], allow_unused=True)}
 
-    def _descend(self, gradients: Gradients, learned: Metrics, metrics: Metrics) -> None:
-        """One clipped Adam step of each part that has gradients; adds what was learned, and the norms, to `metrics`."""
-        metrics |= learned
-        for part, values in gradients.items():
-            for p, gradient in zip(self.parts[part], values, strict=True):
-                p.grad = gradient
-            metrics[f"{part}_grad_norm"] = nn.utils.clip_grad_norm_(self.parts[part], self.config.grad_clip, foreach=True)
-            self.optimizers[part].step()
-
-    @torch.no_grad()
-    def _average_target(self) -> None:
-        """Move the averaged model towards the model by `tau`."""
-        pairs = [(t, p) for t, p in zip(self.target.parameters(), self.model.parameters(), strict=True) if p.requires_grad]
-        torch._foreach_lerp_([t for t, _ in pairs], [p.detach() for _, p in pairs], self.config.tau)
+def _next(window: Window) -> Window:
+    """The stored observations that the next percepts need: without what only the first one does."""
+    return {name: value[1:] for name, value in window.items()}
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:

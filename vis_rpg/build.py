@@ -85,5 +85,4 @@ def load(run: str | Path, device: str = "cpu", seed: int = 0) -> tuple[Actor, gy
         agent.load_state_dict(state["agent"])
     except (KeyError, RuntimeError) as error:
         raise UserError(f"{run}: the checkpoint does not fit its config.yaml: {str(error).splitlines()[-1].strip()}") from None
-    agent.updates = state["updates"]
     return Actor(agent.to(device), seed=seed), env

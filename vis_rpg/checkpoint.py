@@ -16,7 +16,7 @@ from torch import Tensor
 from vis_rpg.chunks import write_tensors
 from vis_rpg.errors import UserError
 
-FORMAT = "vis-rpg checkpoint 1"
+FORMAT = "vis-rpg checkpoint 2"
 KEPT = 2
 
 
@@ -122,16 +122,3 @@ def restore_generator(generator: torch.Generator, state: Tensor) -> None:
     """Continue a stream of random numbers; one that another kind of device drew cannot go on here, and keeps its seed instead."""
     if len(state) == len(generator.get_state()):
         generator.set_state(state)
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
-    """State of each parameter in order, {} where it has not stepped yet."""
-    state = optimizer.state_dict()["state"]
-    return [state.get(index, {}) for index in range(sum(len(group["params"]) for group in optimizer.param_groups))]
-
-
-def load_optimizer_state(optimizer: torch.optim.Optimizer, states: list[dict[str, Tensor]]) -> None:
-    """Continue from `optimizer_state`."""
-    document = optimizer.state_dict()
-    document["state"] = {index: state for index, state in enumerate(states) if state}
-    optimizer.load_state_dict(document)

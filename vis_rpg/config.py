@@ -16,18 +16,23 @@ from omegaconf import DictConfig, OmegaConf
 from vis_rpg.errors import UserError
 
 CHOICES = {
-    "runtime": ("eager", "compile"),
+    "runtime": ("auto", "eager", "compile", "graph"),
+    "precision": ("float32", "bfloat16"),
+    "agent.replay_device": ("auto", "device", "host"),
     "agent.latent.kind": ("gaussian", "categorical", "none"),
     "agent.latent.prior": ("fixed", "learned"),
     "perception.encoder": ("mlp", "transformer"),
 }
 POSITIVE = (
     "steps",
+    "seeds",
     *(f"agent.{key}" for key in ("horizon", "batch_size", "state_dim", "hidden_dim", "lr", "grad_clip", "alpha", "target_every")),
     *(f"agent.{key}" for key in ("policy_every", "std_scale", "latent.posterior_std", "replay_capacity", "envs")),
     *("exploration.width", "exploration.batch_size", "logger.log_every", "logger.checkpoint_every"),
 )
-FREE_ON_RESUME = ("steps", "device", "runtime", "resume", "out", "logger", "preset")
+FREE_ON_RESUME = ("steps", "device", "runtime", "resume", "out", "logger", "preset", "agent.replay_device")
+LONG = 1_000_000
+"""Segments learned from in a whole run, from which on compiling on a CPU earns its minute back."""
 
 
 def check(config: DictConfig) -> None:
@@ -57,12 +62,32 @@ def check(config: DictConfig) -> None:
         )
     if config.task.name == "bandit":
         raise UserError("task=bandit has one step and an exact reward, and its own learner: run scripts/bandit.py")
-    if device(config).type == "cpu" and config.runtime == "compile":
+    where = device(config)
+    if config.runtime == "compile" and (lacking := lacks_compiler(config)):
+        raise UserError(f"runtime=compile needs {lacking}, or use runtime=eager")
+    if config.runtime == "graph" and where.type == "cpu":
+        raise UserError("runtime=graph: CUDA graphs need a CUDA device; on a CPU use runtime=compile or runtime=eager")
+
+
+def lacks_compiler(config: DictConfig) -> str | None:
+    """What compiling for a CPU lacks here and how to get it, None where nothing does."""
+    if device(config).type == "cpu":
         if shutil.which(os.environ.get("CXX", "g++")) is None:  # what torch calls
-            raise UserError("runtime=compile needs a C++ compiler: install one (apt-get install g++), or use runtime=eager")
+            return "a C++ compiler: install one (apt-get install g++)"
         if not Path(sysconfig.get_path("include"), "Python.h").exists():
-            version = f"{sys.version_info.major}.{sys.version_info.minor}"
-            raise UserError(f"runtime=compile needs Python's headers: apt-get install python{version}-dev, or use runtime=eager")
+            return f"Python's headers: apt-get install python{sys.version_info.major}.{sys.version_info.minor}-dev"
+    return None
+
+
+def choose_runtime(config: DictConfig) -> str:
+    """What `runtime=auto` stands for: graph on a GPU; on a CPU compile for long runs where it can, else eager."""
+    if config.runtime != "auto":
+        return str(config.runtime)
+    if device(config).type == "cuda":
+        return "graph"
+    agent = config.agent
+    segments = (config.steps - agent.seed_steps) / agent.envs * agent.batch_size * config.seeds
+    return "compile" if segments >= LONG and not lacks_compiler(config) else "eager"
 
 
 def device(config: DictConfig) -> torch.device:
@@ -93,7 +118,7 @@ def check_resumable(config: DictConfig, saved: DictConfig) -> None:
 
     now, then = flat(OmegaConf.to_container(config, resolve=True)), flat(OmegaConf.to_container(saved, resolve=True))
     for key in sorted(now.keys() | then.keys()):
-        if key.split(".")[0] not in FREE_ON_RESUME and now.get(key) != then.get(key):
+        if not {key, key.split(".")[0]} & set(FREE_ON_RESUME) and now.get(key) != then.get(key):
             raise UserError(
                 f"resume=true: {key}={now.get(key)}, but the run in {config.out} was begun with {key}={then.get(key)}: "
                 "give the same settings"

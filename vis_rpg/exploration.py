@@ -61,15 +61,15 @@ class ObjectRND(nn.Module):
         self.register_buffer("updates", torch.zeros(()))
 
     def error(self, novelty: Tensor) -> Tensor:
-        """Squared distance summed over outputs: (..., M) -> (...)."""
-        return ((self.predictor(novelty) - self.target(novelty)) ** 2).sum(-1)
+        """Squared distance summed over outputs, which is also the predictor's loss: (..., M) -> (...)."""
+        with torch.autocast(novelty.device.type, enabled=False):  # a small difference of large outputs
+            return ((self.predictor(novelty) - self.target(novelty)) ** 2).sum(-1)
 
-    def loss(self, novelty: Tensor) -> Tensor:
-        """Error per observation (B,), with gradient to the predictor; also counts it into the statistics."""
-        error = self.error(novelty)
+    @torch.no_grad()
+    def count(self, error: Tensor) -> None:
+        """Count errors (B,) of a training batch into the statistics, in place."""
         self.updates += 1
-        self.moments.update(error.detach(), (self.updates > self.warmup).float())
-        return error
+        self.moments.update(error, (self.updates > self.warmup).to(error.dtype))
 
     @torch.no_grad()
     def bonus(self, novelty: Tensor) -> Tensor:

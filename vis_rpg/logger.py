@@ -27,7 +27,7 @@ class Logger:
         if wandb_project is not None:
             import wandb
 
-            self.wandb = wandb.init(project=wandb_project, dir=str(out), config=config, resume="allow")
+            self.wandb = wandb.init(project=wandb_project, dir=str(out), config=config, resume="allow", reinit="create_new")
 
     def write(self, metrics: dict[str, float | int]) -> None:
         """One line: `metrics` holds `step` and numbers; a NaN is written as null."""

@@ -46,7 +46,7 @@ class EnsembleMLP(nn.Module):
 
     def __init__(self, members: int, inputs: int, hidden: int) -> None:
         super().__init__()
-        self.members = members
+        self.members, self.hidden = members, hidden
         self.first = linear(inputs, members * hidden)
         for block in self.first.weight.data.chunk(members):
             nn.init.orthogonal_(block)
@@ -55,11 +55,13 @@ class EnsembleMLP(nn.Module):
         self.last_weight = nn.Parameter(torch.stack([nn.init.orthogonal_(torch.empty(1, hidden)) for _ in range(members)]))
         self.last_bias = nn.Parameter(torch.zeros(members, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (B, inputs) -> (members, B)."""
-        x = elu_(self.first(x)).unflatten(-1, (self.members, -1)).transpose(0, 1)
-        x = elu_(torch.baddbmm(self.bias, x, self.weight))
-        return (x * self.last_weight).sum(-1) + self.last_bias
+    def forward(self, x: Tensor, members: int | None = None) -> Tensor:
+        """x: (B, inputs) -> (members, B), of all or of so many first members."""
+        n = members or self.members
+        first = F.linear(x, self.first.weight[: n * self.hidden], self.first.bias[: n * self.hidden])
+        x = elu_(first).unflatten(-1, (n, self.hidden)).transpose(0, 1)
+        x = elu_(torch.baddbmm(self.bias[:n], x, self.weight[:n]))
+        return (x * self.last_weight[:n]).sum(-1) + self.last_bias[:n]
 
 
 def gru_cell(inputs: int, hidden: int) -> GRUCell:

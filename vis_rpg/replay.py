@@ -7,7 +7,10 @@ of what has been seen so far) stays on its last row, masked.
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,41 +21,57 @@ from vis_rpg.agent import Batch
 from vis_rpg.chunks import Chunks, rows_of
 from vis_rpg.errors import UserError
 
+Stored = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+"""Name -> (shape, dtype) of what is kept of one observation."""
+
+Tables = dict[str, Tensor]
+"""Everything that sampling reads, each (capacity, ...) but "bounds"; with an axis (M, ...) before for M replays."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a batch is made of."""
+
+    batch_size: int
+    """Segments."""
+    horizon: int
+    """Their steps, H."""
+    familiar: int
+    """Observations for the RND."""
+    first: int = 0
+    """Episode starts for a learned π(z|s₁)."""
+
 
 class Replay:
-    """Holds `capacity` observations on `device`. Frames are stored once; stacks of `history` are built when sampled."""
+    """Holds `capacity` observations on `device`. Frames are stored once; stacks of `history` are built when sampled.
+
+    tables: those of one of several replays side by side, from `make_tables`; by default its own.
+    """
 
     def __init__(
         self,
         capacity: int,
-        stored: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+        stored: Stored,
         action_dim: int,
         z_dim: int,
         history: int,
         envs: int,
         device: torch.device,
+        tables: Tables | None = None,
     ) -> None:
         self.capacity, self.history, self.envs, self.device = capacity, history, envs, device
-        shapes = {f"obs.{name}": spec for name, spec in stored.items()}
-        shapes |= {
-            "action": ((action_dim,), torch.float32),
-            "reward": ((), torch.float32),
-            "terminated": ((), torch.float32),
-            "z": ((z_dim,), torch.float32),
-            "acted": ((), torch.bool),
-            "before": ((), torch.int64),
-            "after": ((), torch.int64),
-        }
-        self.rows = {name: torch.zeros(capacity, *shape, dtype=dtype, device=device) for name, (shape, dtype) in shapes.items()}
+        self.tables = make_tables(capacity, stored, action_dim, z_dim, device) if tables is None else tables
+        self.rows = {name: table for name, table in self.tables.items() if name not in ("starts", "firsts", "bounds")}
         self.head = 0
         """Rows ever written; row i lies at i % capacity."""
         self.open = torch.zeros(envs, dtype=torch.int64)
         """For each environment the number (not modulo) of its newest row, where nothing has been done yet."""
-        # Starts of segments, in order of age: a ring with its oldest and newest ends. Sizes live on the device too, for sampling there.
-        self.starts = torch.zeros(capacity, dtype=torch.int64, device=device)
+        self.acted = torch.zeros(capacity, dtype=torch.bool)
+        """The column of that name, on the host: writing waits for no device."""
+        # Starts of segments and of episodes, in order of age: rings with their oldest and newest ends, which live on the device too.
         self.oldest = self.newest = 0
-        self.range = torch.zeros(2, dtype=torch.int64, device=device)
-        self.firsts: list[int] = []
+        self.firsts: deque[int] = deque()
+        self.newest_first = 0
         # A start is given up this many rows before it would be overwritten, so that the row before it is there as long as it is.
         self.margin = 4 * envs + 4
         if capacity < 2 * self.margin:
@@ -62,12 +81,6 @@ class Replay:
         """Transitions that segments can start at."""
         return self.newest - self.oldest
 
-    @staticmethod
-    def bytes_needed(capacity: int, stored: Mapping[str, tuple[tuple[int, ...], torch.dtype]], action_dim: int, z_dim: int) -> int:
-        """Memory of a full ring, in bytes."""
-        observation = sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in stored.values())
-        return capacity * (observation + 4 * (action_dim + z_dim + 2) + 8 * 3 + 2)
-
     # Writing ----------------------------------------------------------------------------------------------------------------------------
 
     def begin(self, obs: Window, envs: Tensor) -> None:
@@ -76,11 +89,16 @@ class Replay:
         at = rows % self.capacity
         self.rows["before"][at.to(self.device)] = at.to(self.device)
         self.open[envs] = rows
+        places = torch.arange(self.newest_first, self.newest_first + len(rows)) % self.capacity
+        self.tables["firsts"][places.to(self.device)] = at.to(self.device)
         self.firsts.extend(rows.tolist())
+        self.newest_first += len(rows)
+        self._update_bounds()
 
     def add(self, action: Tensor, reward: Tensor, terminated: Tensor, z: Tensor, next_obs: Window) -> None:
         """What all environments (N, ...) did at their newest observations, what it gave, and the observations that followed."""
         done = self.open.clone()
+        self.acted[done % self.capacity] = True
         at = (done % self.capacity).to(self.device)
         for name, value in (("action", action), ("reward", reward), ("terminated", terminated), ("z", z)):
             self.rows[name][at] = value.to(self.device, self.rows[name].dtype)
@@ -90,81 +108,87 @@ class Replay:
         self.rows["after"][at] = after
         self.rows["before"][after] = at
         places = torch.arange(self.newest, self.newest + len(done), device=self.device) % self.capacity
-        self.starts[places] = (done.sort().values % self.capacity).to(self.device)
+        self.tables["starts"][places] = (done.sort().values % self.capacity).to(self.device)
         self.newest += len(done)
-        self._update_range()
+        self._update_bounds()
 
     def _append(self, obs: Window, count: int) -> Tensor:
         """Write new rows that nothing has been done at yet; their numbers (count,)."""
         numbers = torch.arange(self.head, self.head + count)
         at = (numbers % self.capacity).to(self.device)
         if self.head + count + self.margin > self.capacity:
-            given_up = ((numbers + self.margin) % self.capacity).to(self.device)
-            self.oldest += int(self.rows["acted"][given_up].sum())
-            self._update_range()
+            self.oldest += int(self.acted[(numbers + self.margin) % self.capacity].sum())
+            self._update_bounds()
         for name, value in obs.items():
             self.rows[f"obs.{name}"][at] = value.to(self.device)
         self.rows["acted"][at] = False
+        self.acted[numbers % self.capacity] = False
         self.rows["after"][at] = at
         self.head += count
         horizon = self.head - self.capacity + self.margin
         while self.firsts and self.firsts[0] < horizon:
-            self.firsts.pop(0)
+            self.firsts.popleft()
         return numbers
 
-    def _update_range(self) -> None:
-        self.range.copy_(torch.tensor([self.oldest, self.newest]))
+    def _update_bounds(self) -> None:
+        self.tables["bounds"].copy_(torch.tensor([self.oldest, self.newest, self.newest_first - len(self.firsts), self.newest_first]))
 
     # Sampling ---------------------------------------------------------------------------------------------------------------------------
 
-    def sample(self, batch_size: int, horizon: int, familiar: int, first: int, generator: torch.Generator) -> Batch:
-        """Segments that start at transitions drawn uniformly, `familiar` observations for the RND, and `first` episode starts (0: none)."""
-        row = self._draw(batch_size, generator)
-        before = self._back(row)
+    def sample(self, request: Request, generator: torch.Generator) -> Batch:
+        """Segments that start at transitions drawn uniformly, observations for the RND drawn alike, and episode starts."""
+        return self.gather(self.tables, self.draw(request, generator), request)
+
+    def draw(self, request: Request, generator: torch.Generator) -> Tensor:
+        """The random numbers of one batch, in [0, 1)."""
+        if request.first and not self.firsts:
+            raise UserError(f"agent.replay_capacity={self.capacity}: holds no episode's beginning; agent.latent.prior=learned needs some")
+        count = request.batch_size + request.familiar + request.first
+        return torch.rand(count, generator=generator, device=self.device, dtype=torch.float64)
+
+    def gather(self, tables: Tables, uniform: Tensor, request: Request) -> Batch:
+        """The batch that these random numbers choose: a function of its arguments alone, which waits for no device."""
+        segments, familiar, first = uniform.split([request.batch_size, request.familiar, request.first])
+        row = self._choose(tables["starts"], tables["bounds"][:2], segments)
+        before = self._back(tables, row)
         track = [row]
-        for _ in range(horizon):
-            track.append(self.rows["after"][track[-1]])
+        for _ in range(request.horizon):
+            track.append(tables["after"][track[-1]])
         rows = torch.stack(track)  # (H + 1, B)
         segment = rows[:-1]
-        mask = self.rows["acted"][segment].float()
+        mask = tables["acted"][segment].float()
         # where nothing was done the row repeats itself, with whatever an earlier lap left there
-        action, reward, terminated = (self.rows[name][segment] for name in ("action", "reward", "terminated"))
+        action, reward, terminated = (tables[name][segment] for name in ("action", "reward", "terminated"))
+        known = tables["after"][self._choose(tables["starts"], tables["bounds"][:2], familiar)]
         return Batch(
-            window=self._observations(torch.cat([before, rows])),
+            window=self._observations(tables, torch.cat([before, rows])),
             action=action * mask.unsqueeze(-1),
             reward=reward * mask,
             terminated=terminated * mask,
             mask=mask,
-            z=self.rows["z"][row],
-            familiar=self._with_history(self.rows["after"][self._draw(familiar, generator)]),
-            first=self._first(first, generator) if first else None,
+            z=tables["z"][row],
+            familiar=self._with_history(tables, known),
+            first=self._with_history(tables, self._choose(tables["firsts"], tables["bounds"][2:], first)) if request.first else None,
         )
 
-    def _draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Rows (count,) of transitions, uniform over all that are held; the size is read on the device."""
-        uniform = torch.rand(count, generator=generator, device=self.device, dtype=torch.float64)
-        oldest, newest = self.range
-        return self.starts[(oldest + (uniform * (newest - oldest)).long()) % self.capacity]
+    def _choose(self, ring: Tensor, bounds: Tensor, uniform: Tensor) -> Tensor:
+        """Rows of a ring's entries, uniform over all that are held; the bounds are read on the device."""
+        oldest, newest = bounds[0], bounds[1]
+        return ring[(oldest + (uniform * (newest - oldest)).long()) % self.capacity]
 
-    def _first(self, count: int, generator: torch.Generator) -> Window:
-        if not self.firsts:
-            raise UserError(f"agent.replay_capacity={self.capacity}: holds no episode's beginning; agent.latent.prior=learned needs some")
-        numbers = torch.tensor(self.firsts, device=self.device) % self.capacity
-        pick = torch.randint(len(numbers), (count,), generator=generator, device=self.device)
-        return self._with_history(numbers[pick])
-
-    def _back(self, row: Tensor) -> Tensor:
+    def _back(self, tables: Tables, row: Tensor) -> Tensor:
         """The history - 1 rows before (history - 1, B), oldest first; an episode's first row stands for what was before it."""
         rows = [row]
         for _ in range(self.history - 1):
-            rows.insert(0, self.rows["before"][rows[0]])
+            rows.insert(0, tables["before"][rows[0]])
         return torch.stack(rows)[:-1]
 
-    def _with_history(self, row: Tensor) -> Window:
-        return self._observations(torch.cat([self._back(row), row[None]]))
+    def _with_history(self, tables: Tables, row: Tensor) -> Window:
+        return self._observations(tables, torch.cat([self._back(tables, row), row[None]]))
 
-    def _observations(self, rows: Tensor) -> Window:
-        return {name[4:]: value[rows] for name, value in self.rows.items() if name.startswith("obs.")}
+    @staticmethod
+    def _observations(tables: Tables, rows: Tensor) -> Window:
+        return {name[4:]: value[rows] for name, value in tables.items() if name.startswith("obs.")}
 
     # Checkpoints ------------------------------------------------------------------------------------------------------------------------
 
@@ -187,17 +211,20 @@ class Replay:
 
     def load(self, state: dict[str, Any], chunks: Chunks) -> None:
         """Continue from `save`; the same segments are drawn with the same generator."""
-        self.head, self.open, self.firsts = state["head"], state["open"].clone(), list(state["firsts"])
+        self.head, self.open, self.firsts = state["head"], state["open"].clone(), deque(state["firsts"])
         chunks.spans = [(start, end) for start, end in state["spans"]]
         for span in chunks.spans:
             self._place(chunks.read(span), span[0])
         self._place(state["tail"], state["tail_start"])
         numbers = torch.arange(max(0, self.head - self.capacity + self.margin), self.head)
         at = (numbers % self.capacity).to(self.device)
+        self.acted.copy_(self.rows["acted"])
         starts = at[self.rows["acted"][at]]
-        self.starts[: len(starts)] = starts
-        self.oldest, self.newest = 0, len(starts)
-        self._update_range()
+        self.tables["starts"][: len(starts)] = starts
+        self.oldest, self.newest, self.newest_first = 0, len(starts), len(self.firsts)
+        firsts = torch.tensor(self.firsts, dtype=torch.int64) % self.capacity
+        self.tables["firsts"][: len(firsts)] = firsts.to(self.device)
+        self._update_bounds()
 
     def _numbered(self, start: int, end: int) -> dict[str, Tensor]:
         return rows_of(self.rows, torch.arange(start, end) % self.capacity)
@@ -208,3 +235,46 @@ class Replay:
         at = (numbers[held] % self.capacity).to(self.device)
         for name, value in rows.items():
             self.rows[name][at] = value[held].to(self.device)
+
+
+def make_tables(capacity: int, stored: Stored, action_dim: int, z_dim: int, device: torch.device, count: int | None = None) -> Tables:
+    """Empty tables of one replay, or of `count` side by side."""
+    axis = () if count is None else (count,)
+    tables = {
+        name: torch.zeros(*axis, capacity, *shape, dtype=dtype, device=device)
+        for name, (shape, dtype) in _columns(stored, action_dim, z_dim).items()
+    }
+    return tables | {"bounds": torch.zeros(*axis, 4, dtype=torch.int64, device=device)}
+
+
+def bytes_needed(capacity: int, stored: Stored, action_dim: int, z_dim: int) -> int:
+    """Memory of one replay, in bytes."""
+    return capacity * sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in _columns(stored, action_dim, z_dim).values())
+
+
+def choose_device(needed: int, device: torch.device, wanted: str) -> tuple[torch.device, str]:
+    """Where replays of so many bytes belong, and a line that says so: on `device` where they fit into four fifths of what is free there.
+
+    wanted: "auto", or "device" or "host" for no choice.
+    """
+    free_on_host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    host = torch.device("cpu")
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_on_host
+    chosen = host if wanted == "host" or (wanted == "auto" and device.type == "cuda" and needed > 0.8 * free) else device
+    free = free if chosen == device else free_on_host
+    line = f"{needed / 2**30:.2f} GiB when full on {chosen}, {free / 2**30:.1f} GiB free there"
+    return chosen, line + (": more than there is; lower agent.replay_capacity" if needed > free else "")
+
+
+def _columns(stored: Stored, action_dim: int, z_dim: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    return {f"obs.{name}": spec for name, spec in stored.items()} | {
+        "action": ((action_dim,), torch.float32),
+        "reward": ((), torch.float32),
+        "terminated": ((), torch.float32),
+        "z": ((z_dim,), torch.float32),
+        "acted": ((), torch.bool),
+        "before": ((), torch.int64),
+        "after": ((), torch.int64),
+        "starts": ((), torch.int64),
+        "firsts": ((), torch.int64),
+    }

@@ -1,306 +1,277 @@
-"""The training loop: collect, learn, log, save. Resuming is running the same command with `resume=true`."""
+"""The training loop: collect, learn, log, save; for one seed or several in one process. Resuming is the same command and `resume=true`."""
 
 from __future__ import annotations
 
-import json
-import os
+import copy
 import random
+import sys
 import time
-from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from vis_rpg import checkpoint
-from vis_rpg.acting import Actor
-from vis_rpg.build import load_config, make_agent
-from vis_rpg.chunks import Chunks
-from vis_rpg.config import check, check_resumable, device
-from vis_rpg.coverage import CoverageCounter, VisitRecord
-from vis_rpg.envs.factory import make_env, task_of
-from vis_rpg.envs.group import EnvGroup, StepResult
+from vis_rpg.config import check, choose_runtime, device
+from vis_rpg.envs.group import StepResult
 from vis_rpg.errors import RunStopped, UserError
-from vis_rpg.logger import Logger
-from vis_rpg.memory import keep_freed_memory
-from vis_rpg.replay import Replay
+from vis_rpg.learner import Learner
+from vis_rpg.learning import Learning
+from vis_rpg.memory import prepare
+from vis_rpg.replay import Replay, Request, Tables, bytes_needed, choose_device, make_tables
+from vis_rpg.run import Run, may_begin
 
-EPISODES_KEPT = 100  # over which return and success of training episodes are averaged
+SHOWN = ("coverage", "success", "return", "updates_per_s")
 
 
 class Trainer:
-    """One run in one folder: config.yaml, metrics.jsonl, TensorBoard events, checkpoints, replay, visits, and at the end summary.json."""
+    """One run in the folder `out`, or with `seeds` above 1 as many independent ones in out/seed-N, which learn side by side.
+
+    Environments are stepped while the update runs; only actions wait for the device.
+    """
 
     def __init__(self, config: DictConfig) -> None:
         check(config)
-        self.config, self.out, self.device = config, Path(config.out), device(config)
-        self.folder = self.out / "checkpoints"
-        keep_freed_memory()
-        resume_from = self._prepare_folder()
+        self.config, self.device = config, device(config)
+        prepare(self.device)
         for seed_library in (random.seed, np.random.seed, torch.manual_seed):
             seed_library(config.seed)
-        settings = config.agent
-        self.envs = EnvGroup(lambda _: make_env(config.task, config.obs.kind), settings.envs, config.seed)
-        first_env = self.envs.envs[0]
-        self.task = task_of(first_env)
-        self.agent = make_agent(config, first_env).to(self.device)
-        self.optimizers = self.agent.make_optimizers()
-        if config.runtime == "compile":
-            self.agent.compile_update()
-        perception = self.agent.model.perception
-        sizes = (settings.replay_capacity, perception.stored, self.agent.action_dim, self.agent.space.dim)
-        tqdm.write(
-            f"replay of {settings.replay_capacity:,} observations on {self.device}: {Replay.bytes_needed(*sizes) / 2**30:.2f} GiB when full"
-        )
-        self.replay = Replay(*sizes, perception.history, settings.envs, self.device)
-        self.replay_chunks = Chunks(self.out / "replay", "replay")
-        self.actor = Actor(self.agent, settings.envs, config.seed + 1)
-        self.generator = torch.Generator(self.device).manual_seed(config.seed + 2)
-        self.coverage = CoverageCounter(self.task)
-        self.visits = VisitRecord(self.out / "visits")
-        self.step = self.episodes = self.dropped_episodes = 0
-        self.wall_before = 0.0
-        self.finished: deque[list[float]] = deque(maxlen=EPISODES_KEPT)
-        self.returns = np.zeros(settings.envs)
-        self.succeeded = np.zeros(settings.envs, bool)
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        configs = seed_configs(config)
+        found = [checkpoint.complete(Path(own.out) / "checkpoints") for own in configs]
+        for own, checkpoints in zip(configs, found, strict=True):
+            may_begin(own, checkpoints)
+        self.runs = [Run(own, self.device) for own in configs]
+        for run in self.runs:
+            run.prepare_folder()
+        self.learner = Learner([run.agent for run in self.runs], config.precision)
+        self.learning = self._make_learning()
+        resume_from = _newest_in_all(found)
         if resume_from is None:
-            self._begin(self.envs.reset(), np.arange(settings.envs))
+            for run in self.runs:
+                run.start()
         else:
             self._load(resume_from)
-        self.logger = Logger(self.out, config.logger.wandb, _plain(config), self.step if resume_from is not None else None)
+        for run in self.runs:
+            run.open_log(resume_from is not None)
+        self.step = self.runs[0].step
+        self.waited = {"wait_env_s": 0.0, "wait_device_s": 0.0}
+        self.thread = ThreadPoolExecutor(1, "learner", prepare, (self.device,))
 
-    def _prepare_folder(self) -> Path | None:
-        """Make the run's folder, or find the checkpoint to go on from."""
-        found = checkpoint.complete(self.folder)
-        if self.config.resume and found:
-            check_resumable(self.config, load_config(self.out))
-        elif found:
-            raise UserError(f"out={self.out}: a run with checkpoints is there already; add resume=true to continue it, or give another out")
-        self.out.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, self.out / "config.yaml.part")
-        os.replace(self.out / "config.yaml.part", self.out / "config.yaml")
-        return found[-1] if found else None
+    def _make_learning(self) -> Learning:
+        config, settings, first = self.config, self.config.agent, self.runs[0]
+        perception = first.agent.model.perception
+        sizes = (settings.replay_capacity, perception.stored, first.agent.action_dim, first.agent.space.dim)
+        where, line = choose_device(len(self.runs) * bytes_needed(*sizes), self.device, settings.replay_device)
+        runtime = choose_runtime(config)
+        tqdm.write(f"replay of {settings.replay_capacity:,} observations{self._times()}: {line}", file=sys.stderr)
+        tqdm.write(f"updates{self._times()} on {self.device}: runtime={runtime}", file=sys.stderr)
+        tables = make_tables(*sizes, where, count=None if len(self.runs) == 1 else len(self.runs))
+        for index, run in enumerate(self.runs):
+            own: Tables = tables if len(self.runs) == 1 else {name: table[index] for name, table in tables.items()}
+            run.keep_in(Replay(*sizes, perception.history, settings.envs, where, own))
+        learned_prior = settings.latent.prior == "learned" and first.agent.space.dim > 0
+        request = Request(
+            settings.batch_size,
+            settings.horizon,
+            self.config.exploration.batch_size if first.agent.rnd is not None else 1,
+            settings.batch_size if learned_prior else 0,
+        )
+        return Learning(
+            self.learner,
+            [run.replay for run in self.runs],
+            tables,
+            request,
+            [run.generator for run in self.runs],
+            [run.sampler for run in self.runs],
+            runtime,
+        )
+
+    def _times(self) -> str:
+        return f" x {len(self.runs)} seeds" if len(self.runs) > 1 else ""
+
+    @property
+    def going(self) -> list[Run]:
+        """The runs that have not failed."""
+        return [run for run in self.runs if run.failure is None]
 
     # The loop ---------------------------------------------------------------------------------------------------------------------------
 
-    def run(self) -> dict[str, Any]:
-        """Train to `steps` interactions; returns what summary.json says."""
-        config = self.config
+    def run(self) -> list[dict[str, Any]]:
+        """Train to `steps` interactions; returns what each seed's summary.json says.
+
+        Raises RunStopped where a seed failed: at once if it was the last, else after the others are done.
+        """
+        config, name = self.config, self.runs[0].task.name
         self.began = time.perf_counter()
-        self.last_log = (self.began, self.agent.updates, self.step)
-        with tqdm(total=config.steps, initial=self.step, unit="step", desc=f"{self.task.name} {config.agent.name}", mininterval=1.0) as bar:
+        self.last_log = (self.began, self.learner.updates, self.step)
+        with tqdm(
+            total=config.steps, initial=self.step, unit="step", desc=f"{name} {config.agent.name}{self._times()}", mininterval=1.0
+        ) as bar:
             while self.step < config.steps:
                 before = self.step
-                try:
-                    self.collect()
-                except RunStopped as error:
-                    self._check_finite()  # a loss that is not finite comes back as an action that is not: name the loss
-                    raise RunStopped(f"stopped at step {before}: {error}; the last checkpoint is kept in {self.folder}") from error
-                if self.step > config.agent.seed_steps:
-                    self.learn()
+                self.advance()
                 bar.update(self.step - before)
                 if self._passed(config.logger.log_every, before):
-                    bar.set_postfix(
-                        {
-                            key: f"{value:.3g}"
-                            for key, value in self.log().items()
-                            if key in ("coverage", "success", "return", "updates_per_s")
-                        }
-                    )
+                    lines = self.log()
+                    bar.set_postfix({key: f"{np.mean([line[key] for line in lines]):.3g}" for key in SHOWN})
                 if self._passed(config.logger.checkpoint_every, before) or self.step >= config.steps:
                     self.save()
-        return self._finish()
+        summaries = [run.finish(self.learner.updates, self._wall(run)) for run in self.going]
+        self.thread.shutdown()
+        self._report_failures()
+        return summaries
 
-    def collect(self) -> None:
-        """One step of every environment, into replay."""
-        if self.step < self.config.agent.seed_steps:
-            self.actor.decide(explore=True)  # draws z where an episode begins
-            action = 2 * torch.rand(len(self.envs), self.agent.action_dim, generator=self.generator, device=self.device) - 1
-            self.actor.did(action)
-        else:
-            action = self.actor.decide(explore=True)
-        result = self.envs.step(action.cpu().numpy())
-        seen = self.actor.see(result.obs)
-        self.replay.add(action, torch.from_numpy(result.reward), torch.from_numpy(result.terminated), self.actor.z, seen)
-        self.step += len(self.envs)
-        self._count(result)
-        if result.first_obs:
-            rows = np.array(sorted(result.first_obs))
-            self._begin(np.stack([result.first_obs[row] for row in rows]), rows)
+    def advance(self) -> None:
+        """One step of every environment into replay, and one update beside it, on what replay held before."""
+        runs = self.going
+        begin = time.perf_counter()
+        actions = [run.choose() for run in runs]
+        on_host = [action.cpu().numpy() for action in actions]
+        acted = time.perf_counter()
+        learning: Future[float] | None = None
+        if self.step > 0 and self.step + len(runs[0].envs) > self.config.agent.seed_steps:
+            learning = self.thread.submit(self._timed_learn)
+        results = [self._step(run, action) for run, action in zip(runs, on_host, strict=True)]
+        stepped = time.perf_counter()
+        learned = learning.result() if learning else stepped
+        self.waited["wait_device_s"] += acted - begin + max(0.0, time.perf_counter() - stepped)
+        self.waited["wait_env_s"] += max(0.0, stepped - learned) if learning else stepped - acted
+        for run, action, result in zip(runs, actions, results, strict=True):
+            if isinstance(result, StepResult):
+                run.take(action, result)
+            elif not self._not_finite(run):  # a loss that is not finite comes back as an action that is not: name the loss
+                self._fail(run, f"{result}")
+        self.step += len(runs[0].envs)
 
-    def _begin(self, obs: np.ndarray, rows: np.ndarray) -> None:
-        """Episodes begin with these observations in these environments."""
-        self.actor.begin(rows)
-        self.replay.begin(self.actor.see(obs, rows), torch.from_numpy(rows))
+    @staticmethod
+    def _step(run: Run, action: np.ndarray) -> StepResult | RunStopped:
+        """One step of a run's environments, or why that failed: what has been learned may be looked at only when the update is over."""
+        try:
+            return run.envs.step(action)
+        except RunStopped as error:
+            return error
 
-    def _count(self, result: StepResult) -> None:
-        """Returns, successes and visited positions."""
-        self.returns += result.reward
-        self.succeeded |= result.success
-        self.coverage.add(result.objects)
-        self.visits.add(self.step, result.objects, self.actor.z)
-        for row in result.first_obs:
-            self.finished.append([float(self.returns[row]), float(result.success[row]), float(self.succeeded[row])])
-            self.returns[row], self.succeeded[row] = 0.0, False
-            self.episodes += 1
+    def _timed_learn(self) -> float:
+        self.learn()
+        return time.perf_counter()
 
     def learn(self) -> None:
         """One update; metrics stay on the device until they are logged."""
         settings = self.config.agent
-        familiar = self.config.exploration.batch_size if self.agent.rnd is not None else 1
-        first = settings.batch_size if settings.latent.prior == "learned" and self.agent.space.dim else 0
-        batch = self.replay.sample(settings.batch_size, settings.horizon, familiar, first, self.generator)
-        if first:
+        if self.learning.request.first:
             start, end = settings.latent.entropy_decay
             left = min(1.0, max(0.0, (end - self.step) / (end - start)))
-            self.agent.entropy_z.fill_(settings.latent.entropy * left)
-        for name, value in self.agent.update(batch, self.agent.draw_noise(batch, self.generator)).items():
-            self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
+            for run in self.runs:
+                run.agent.entropy_z.fill_(settings.latent.entropy * left)
+        self.learning.step()
 
     def _passed(self, every: int, before: int) -> bool:
         return before // every != self.step // every
 
-    # Logs and checkpoints ---------------------------------------------------------------------------------------------------------------
+    def _wall(self, run: Run) -> float:
+        return run.wall_before + time.perf_counter() - self.began
 
-    def log(self) -> dict[str, float]:
-        """One line: means since the line before of what updates returned, and where the run stands."""
-        self._check_finite()
+    # Logs, checkpoints, failures --------------------------------------------------------------------------------------------------------
+
+    def log(self) -> list[dict[str, float]]:
+        """One line for each run: means since the line before of what updates returned, and where the run stands."""
+        for run in self.going:
+            self._not_finite(run)
         now = time.perf_counter()
         seconds = max(now - self.last_log[0], 1e-9)
-        metrics: dict[str, float] = {"step": self.step, "updates": self.agent.updates, "wall_s": round(self._wall(), 3), **self._standing()}
-        metrics["updates_per_s"] = round((self.agent.updates - self.last_log[1]) / seconds, 3)
-        metrics["steps_per_s"] = round((self.step - self.last_log[2]) / seconds, 3)
-        metrics |= {name: float(value) / self.counts[name] for name, value in self.sums.items()}
-        self.sums.clear()
-        self.counts.clear()
-        self.last_log = (now, self.agent.updates, self.step)
-        self.logger.write(metrics)
-        return metrics
-
-    def _standing(self) -> dict[str, float]:
-        """Coverage, and return and success of the last training episodes (sampled actions)."""
-        recent = np.array(self.finished).mean(0) if self.finished else np.full(3, np.nan)
-        names = ("return", "success", "success_any")
-        return {"coverage": self.coverage.value, **dict(zip(names, map(float, recent), strict=True)), "episodes": self.episodes}
-
-    def _check_finite(self) -> None:
-        for name, value in self.sums.items():
-            if not torch.isfinite(value):
-                raise RunStopped(f"stopped at step {self.step}: {name} is not finite; the last checkpoint is kept in {self.folder}")
-
-    def _wall(self) -> float:
-        return self.wall_before + time.perf_counter() - self.began
+        speed = {
+            "updates_per_s": round((self.learner.updates - self.last_log[1]) / seconds, 3),
+            "steps_per_s": round((self.step - self.last_log[2]) / seconds, 3),
+            **{name: round(value, 3) for name, value in self.waited.items()},
+        }
+        means = {
+            name: (value / self.learning.counts[name]).tolist()
+            for name, value in self.learning.sums.items()
+            if name in self.learning.counts
+        }
+        lines = []
+        for run in self.going:
+            line: dict[str, float] = {"step": run.step, "updates": self.learner.updates, "wall_s": round(self._wall(run), 3)}
+            line |= run.standing() | speed | {name: values[self.runs.index(run)] for name, values in means.items()}
+            run.logger.write(line)
+            lines.append(line)
+        self.learning.clear()
+        self.waited = dict.fromkeys(self.waited, 0.0)
+        self.last_log = (now, self.learner.updates, self.step)
+        return lines
 
     def save(self) -> None:
-        """A checkpoint of everything that the run needs to go on as if it had never stopped."""
-        self._check_finite()
-        replay, visits = self.replay.save(self.replay_chunks), self.visits.save()
-        state = {
-            "agent": self.agent.state_dict(),
-            "optimizers": {name: checkpoint.optimizer_state(optimizer) for name, optimizer in self.optimizers.items()},
-            "updates": self.agent.updates,
-            "actor": self.actor.state(),
-            "replay": replay,
-            "visits": visits,
-            "envs": self.envs.get_state(),
-            "generator": self.generator.get_state(),
-            "libraries": {
-                "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all(),
-                "numpy": _numpy_state(),
-                "python": random.getstate(),
-            },
-            "visited": self.coverage.visited if self.coverage.grid is not None else None,
-            "finished": list(self.finished),
-            "returns": self.returns,
-            "succeeded": self.succeeded,
-            "sums": self.sums,
-            "counts": self.counts,
-            "step": self.step,
-            "episodes": self.episodes,
-            "dropped_episodes": self.dropped_episodes,
-            "wall_s": self._wall(),
+        """A checkpoint of every run."""
+        for run in self.going:
+            if not self._not_finite(run):
+                run.save(self._learned(self.runs.index(run)), self._wall(run))
+
+    def _learned(self, row: int) -> dict[str, Any]:
+        """What the update carries for one seed beside the agent."""
+        return {
+            "optimizers": self.learner.optimizer_state(row),
+            "updates": self.learner.updates,
+            "sums": {name: value[row] for name, value in self.learning.sums.items()},
+            "counts": self.learning.counts,
         }
-        checkpoint.save(self.folder, self.step, state)
-        kept = [json.loads((path / "state.json").read_text())["state"] for path in checkpoint.complete(self.folder)]
-        for chunks, name in ((self.replay_chunks, "replay"), (self.visits.chunks, "visits")):
-            chunks.keep({(start, end) for saved in kept for start, end in saved[name]["spans"]})
 
-    def _load(self, path: Path) -> None:
-        """Continue from a checkpoint; environments that could not be saved begin a new episode, and their running one is dropped."""
-        state = checkpoint.load(path)
-        self.agent.load_state_dict(state["agent"])
-        self.agent.updates = state["updates"]
-        for name, saved in state["optimizers"].items():
-            checkpoint.load_optimizer_state(self.optimizers[name], saved)
-        self.replay.load(state["replay"], self.replay_chunks)
-        self.visits.load(state["visits"])
-        self.actor.load_state(state["actor"])
-        checkpoint.restore_generator(self.generator, state["generator"])
-        if self.coverage.grid is not None:
-            self.coverage.visited = state["visited"].copy()
-        self.finished.extend(state["finished"])
-        self.returns, self.succeeded = state["returns"].copy(), state["succeeded"].copy()
-        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
-        self.counts = state["counts"]
-        self.step, self.episodes, self.wall_before = state["step"], state["episodes"], state["wall_s"]
-        self.dropped_episodes = state["dropped_episodes"]
-        restarted = self.envs.set_state(state["envs"])
-        if restarted:
-            rows = np.array(restarted)
-            self.dropped_episodes += len(rows)
-            self.returns[rows], self.succeeded[rows] = 0.0, False
-            self._begin(np.stack([self.envs.obs[row] for row in rows]), rows)
-            tqdm.write(f"resume: {len(rows)} running episodes could not be saved and were dropped")
-        libraries = state["libraries"]
-        torch.set_rng_state(libraries["torch"])
-        if len(libraries["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(libraries["cuda"])
-        np.random.set_state(tuple(libraries["numpy"]))
-        version, internal, gauss = libraries["python"]
-        random.setstate((version, tuple(internal), gauss))
+    def _load(self, paths: list[Path]) -> None:
+        learned = [run.load(path) for run, path in zip(self.runs, paths, strict=True)]
+        self.learner.updates = learned[0]["updates"]
+        self.learner.load_optimizer_states([own["optimizers"] for own in learned])
+        self.learning.counts = learned[0]["counts"]
+        for name in learned[0]["sums"]:
+            self.learning.sums[name] = torch.stack([own["sums"][name] for own in learned]).to(self.device)
 
-    def _finish(self) -> dict[str, Any]:
-        """Write summary.json, with a random policy's coverage beside the agent's, at as many interactions with pretraining counted in."""
-        summary: dict[str, Any] = {**self._standing(), "steps": self.step, "updates": self.agent.updates, "wall_s": round(self._wall(), 1)}
-        summary["dropped_episodes"] = self.dropped_episodes
-        if self.coverage.grid is not None:
-            summary["pretraining_frames"] = self.agent.model.perception.pretraining_frames
-            summary["random_coverage"] = random_coverage(self.config, self.step + summary["pretraining_frames"])
-        summary |= {"task": self.task.name, "obs": self.config.obs.kind, "agent": self.config.agent.name, "seed": self.config.seed}
-        clean = {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in summary.items()}
-        (self.out / "summary.json").write_text(json.dumps(clean, indent=2) + "\n")
-        self.logger.close()
-        self.envs.close()
-        return clean
+    def _not_finite(self, run: Run) -> bool:
+        """Whether something that a run has learned from is not finite, in which case it has failed."""
+        row = self.runs.index(run)
+        for name, value in self.learning.sums.items():
+            if not torch.isfinite(value[row]):
+                self._fail(run, f"{name} is not finite")
+                return True
+        return False
+
+    def _fail(self, run: Run, why: str) -> None:
+        """Leave a run as its last checkpoint has it; the others go on. Raises RunStopped where there are none."""
+        run.failure = f"stopped at step {run.step}: {why}; the last checkpoint is kept in {run.folder}"
+        run.close()
+        if self.going:
+            tqdm.write(f"seed {run.config.seed} {run.failure}; the others go on", file=sys.stderr)
+        else:
+            self._report_failures()
+
+    def _report_failures(self) -> None:
+        failures = [run.failure for run in self.runs if run.failure]
+        if failures:
+            raise RunStopped("; ".join(failures))
 
 
-def random_coverage(config: DictConfig, steps: int) -> float:
-    """Coverage of uniformly random actions at so many interactions, in environments that begin as the run's."""
-    envs = EnvGroup(lambda _: make_env(config.task, "state"), config.agent.envs, config.seed)
-    envs.reset()
-    counter = CoverageCounter(task_of(envs.envs[0]))
-    generator = np.random.default_rng(config.seed)
-    shape = envs.envs[0].action_space.shape
-    assert shape is not None
-    for _ in range(0, steps, len(envs)):
-        counter.add(envs.step(generator.uniform(-1, 1, (len(envs), *shape)).astype(np.float32)).objects)
-    envs.close()
-    return counter.value
+def seed_configs(config: DictConfig) -> list[DictConfig]:
+    """What each seed would have been given alone: with `seeds` above 1, seeds seed .. seed + seeds - 1 in out/seed-N."""
+    if config.seeds == 1:
+        return [config]
+    configs = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        own = copy.deepcopy(config)
+        own.seeds, own.seed, own.out = 1, seed, str(Path(config.out) / f"seed-{seed}")
+        configs.append(own)
+    return configs
 
 
-def _numpy_state() -> list[Any]:
-    return list(np.random.get_state(legacy=True))
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+def _newest_in_all(found: list[list[Path]]) -> list[Path] | None:
+    """The newest checkpoint that every run has, None where none has any; raises UserError where they have none in common."""
+    if not any(found):
+        return None
+    names = set.intersection(*({path.name for path in checkpoints} for checkpoints in found))
+    if not names:
+        folder = next(checkpoints[0].parents[2] for checkpoints in found if checkpoints)
+        raise UserError(
+            f"resume=true: the runs in {folder} have no checkpoint of the same step: continue them one by one with seed=N out=.../seed-N"
+        )
+    name = max(names)
+    return [next(path for path in checkpoints if path.name == name) for checkpoints in found]

@@ -55,7 +55,7 @@ class WorldModel(nn.Module):
         """R: (..., S), (..., E) -> (...)."""
         return self.R(torch.cat([next_state, embedding], -1)).squeeze(-1)
 
-    def q(self, s: Tensor, a: Tensor, z: Tensor) -> Tensor:
-        """Both critics: (T, B, S), (T, B, A), (B, Z) -> (2, T, B)."""
+    def q(self, s: Tensor, a: Tensor, z: Tensor, critics: int = 2) -> Tensor:
+        """The first one or both critics: (T, B, S), (T, B, A), (B, Z) -> (critics, T, B)."""
         x = torch.cat([s, a, z.expand(*s.shape[:-1], -1)], -1)
-        return self.Q(x.flatten(0, -2)).view(2, *s.shape[:-1])
+        return self.Q(x.flatten(0, -2), critics).view(critics, *s.shape[:-1])

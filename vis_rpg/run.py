@@ -1,0 +1,236 @@
+"""One seed's run in one folder: its environments, what it has seen and done, its logs and its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from tqdm import tqdm
+
+from vis_rpg import checkpoint
+from vis_rpg.acting import Actor
+from vis_rpg.build import load_config, make_agent
+from vis_rpg.chunks import Chunks
+from vis_rpg.config import check_resumable
+from vis_rpg.coverage import CoverageCounter, VisitRecord
+from vis_rpg.envs.factory import make_env, task_of
+from vis_rpg.envs.group import EnvGroup, StepResult
+from vis_rpg.errors import UserError
+from vis_rpg.logger import Logger
+from vis_rpg.replay import Replay
+
+EPISODES_KEPT = 100  # over which return and success of training episodes are averaged
+
+
+class Run:
+    """Holds config.yaml, metrics.jsonl, TensorBoard events, checkpoints, replay, visits, and at the end summary.json.
+
+    What it learns is updated elsewhere, alone or beside others; `replay` is given to it once it is known where replays lie.
+    """
+
+    replay: Replay
+    logger: Logger
+
+    def __init__(self, config: DictConfig, device: torch.device) -> None:
+        self.config, self.out, self.device = config, Path(config.out), device
+        self.folder = self.out / "checkpoints"
+        count = config.agent.envs
+        self.envs = EnvGroup(lambda _: make_env(config.task, config.obs.kind), count, config.seed)
+        self.task = task_of(self.envs.envs[0])
+        self.agent = make_agent(config, self.envs.envs[0]).to(device)
+        self.actor = Actor(self.agent, count, stream(config.seed, 1))
+        self.generator = torch.Generator(device).manual_seed(stream(config.seed, 2))
+        self.coverage = CoverageCounter(self.task)
+        self.replay_chunks = Chunks(self.out / "replay", "replay")
+        self.visits = VisitRecord(self.out / "visits")
+        self.step = self.episodes = self.dropped_episodes = 0
+        self.wall_before = 0.0
+        self.finished: deque[list[float]] = deque(maxlen=EPISODES_KEPT)
+        self.returns = np.zeros(count)
+        self.succeeded = np.zeros(count, bool)
+        self.failure: str | None = None
+
+    def keep_in(self, replay: Replay) -> None:
+        """Use this replay; batches are drawn from it by a generator of its own."""
+        self.replay = replay
+        self.sampler = torch.Generator(replay.device).manual_seed(stream(self.config.seed, 3))
+
+    def open_log(self, resumed: bool) -> None:
+        self.logger = Logger(self.out, self.config.logger.wandb, _plain(self.config), self.step if resumed else None)
+
+    # Interaction ------------------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin the first episodes."""
+        self._begin(self.envs.reset(), np.arange(len(self.envs)))
+
+    def choose(self) -> Tensor:
+        """The next action of every environment, (envs, A) on the device; uniformly random during the seed steps."""
+        action = self.actor.decide(explore=True)  # draws z where an episode begins
+        if self.step < self.config.agent.seed_steps:
+            action = 2 * torch.rand(action.shape, generator=self.generator, device=self.device) - 1
+            self.actor.did(action)
+        return action
+
+    def take(self, action: Tensor, result: StepResult) -> None:
+        """What these actions led to, into replay and counts."""
+        seen = self.actor.see(result.obs)
+        self.replay.add(action, torch.from_numpy(result.reward), torch.from_numpy(result.terminated), self.actor.z, seen)
+        self.step += len(self.envs)
+        self.returns += result.reward
+        self.succeeded |= result.success
+        self.coverage.add(result.objects)
+        self.visits.add(self.step, result.objects, self.actor.z)
+        for row in result.first_obs:
+            self.finished.append([float(self.returns[row]), float(result.success[row]), float(self.succeeded[row])])
+            self.returns[row], self.succeeded[row] = 0.0, False
+            self.episodes += 1
+        if result.first_obs:
+            rows = np.array(sorted(result.first_obs))
+            self._begin(np.stack([result.first_obs[row] for row in rows]), rows)
+
+    def _begin(self, obs: np.ndarray, rows: np.ndarray) -> None:
+        """Episodes begin with these observations in these environments."""
+        self.actor.begin(rows)
+        self.replay.begin(self.actor.see(obs, rows), torch.from_numpy(rows))
+
+    def standing(self) -> dict[str, float]:
+        """Coverage, and return and success of the last training episodes (sampled actions)."""
+        recent = np.array(self.finished).mean(0) if self.finished else np.full(3, np.nan)
+        names = ("return", "success", "success_any")
+        return {"coverage": self.coverage.value, **dict(zip(names, map(float, recent), strict=True)), "episodes": self.episodes}
+
+    # Checkpoints ------------------------------------------------------------------------------------------------------------------------
+
+    def prepare_folder(self) -> None:
+        """Make the folder, with the config in it."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, self.out / "config.yaml.part")
+        os.replace(self.out / "config.yaml.part", self.out / "config.yaml")
+
+    def save(self, learned: dict[str, Any], wall_s: float) -> None:
+        """A checkpoint of everything that the run needs to go on as if it had never stopped; `learned`: what the update carries."""
+        replay, visits = self.replay.save(self.replay_chunks), self.visits.save()
+        state = {
+            "agent": self.agent.state_dict(),
+            "learned": learned,
+            "actor": self.actor.state(),
+            "replay": replay,
+            "visits": visits,
+            "envs": self.envs.get_state(),
+            "generator": self.generator.get_state(),
+            "sampler": self.sampler.get_state(),
+            "libraries": {
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all(),
+                "numpy": list(np.random.get_state(legacy=True)),
+                "python": random.getstate(),
+            },
+            "visited": self.coverage.visited if self.coverage.grid is not None else None,
+            "finished": list(self.finished),
+            "returns": self.returns,
+            "succeeded": self.succeeded,
+            "step": self.step,
+            "episodes": self.episodes,
+            "dropped_episodes": self.dropped_episodes,
+            "wall_s": wall_s,
+        }
+        checkpoint.save(self.folder, self.step, state)
+        kept = [json.loads((path / "state.json").read_text())["state"] for path in checkpoint.complete(self.folder)]
+        for chunks, name in ((self.replay_chunks, "replay"), (self.visits.chunks, "visits")):
+            chunks.keep({(start, end) for saved in kept for start, end in saved[name]["spans"]})
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Continue from a checkpoint; environments that could not be saved begin a new episode, and their running one is dropped.
+
+        Returns what the update carries.
+        """
+        state = checkpoint.load(path)
+        self.agent.load_state_dict(state["agent"])
+        self.replay.load(state["replay"], self.replay_chunks)
+        self.visits.load(state["visits"])
+        self.actor.load_state(state["actor"])
+        checkpoint.restore_generator(self.generator, state["generator"])
+        checkpoint.restore_generator(self.sampler, state["sampler"])
+        if self.coverage.grid is not None:
+            self.coverage.visited = state["visited"].copy()
+        self.finished.extend(state["finished"])
+        self.returns, self.succeeded = state["returns"].copy(), state["succeeded"].copy()
+        self.step, self.episodes, self.wall_before = state["step"], state["episodes"], state["wall_s"]
+        self.dropped_episodes = state["dropped_episodes"]
+        restarted = self.envs.set_state(state["envs"])
+        if restarted:
+            rows = np.array(restarted)
+            self.dropped_episodes += len(rows)
+            self.returns[rows], self.succeeded[rows] = 0.0, False
+            self._begin(np.stack([self.envs.obs[row] for row in rows]), rows)
+            tqdm.write(f"resume: {len(rows)} running episodes could not be saved and were dropped", file=sys.stderr)
+        libraries = state["libraries"]
+        torch.set_rng_state(libraries["torch"])
+        if len(libraries["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(libraries["cuda"])
+        np.random.set_state(tuple(libraries["numpy"]))
+        version, internal, gauss = libraries["python"]
+        random.setstate((version, tuple(internal), gauss))
+        learned = state["learned"]
+        assert isinstance(learned, dict)
+        return learned
+
+    def finish(self, updates: int, wall_s: float) -> dict[str, Any]:
+        """Write summary.json, with a random policy's coverage beside the agent's, at as many interactions with pretraining counted in."""
+        summary: dict[str, Any] = {**self.standing(), "steps": self.step, "updates": updates, "wall_s": round(wall_s, 1)}
+        summary["dropped_episodes"] = self.dropped_episodes
+        if self.coverage.grid is not None:
+            summary["pretraining_frames"] = self.agent.model.perception.pretraining_frames
+            summary["random_coverage"] = random_coverage(self.config, self.step + summary["pretraining_frames"])
+        summary |= {"task": self.task.name, "obs": self.config.obs.kind, "agent": self.config.agent.name, "seed": self.config.seed}
+        clean = {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in summary.items()}
+        (self.out / "summary.json").write_text(json.dumps(clean, indent=2) + "\n")
+        self.close()
+        return clean
+
+    def close(self) -> None:
+        self.logger.close()
+        self.envs.close()
+
+
+def may_begin(config: DictConfig, found: list[Path]) -> None:
+    """Raise UserError where a run would overwrite another, or go on with other settings than those it was begun with."""
+    if config.resume and found:
+        check_resumable(config, load_config(Path(config.out)))
+    elif found:
+        raise UserError(f"out={config.out}: a run with checkpoints is there already; add resume=true to continue it, or give another out")
+
+
+def stream(seed: int, use: int) -> int:
+    """The seed of one of a run's streams of random numbers, which none of another run's shares."""
+    return int(np.random.SeedSequence([seed, use]).generate_state(1)[0])
+
+
+def random_coverage(config: DictConfig, steps: int) -> float:
+    """Coverage of uniformly random actions at so many interactions, in environments that begin as the run's."""
+    envs = EnvGroup(lambda _: make_env(config.task, "state"), config.agent.envs, config.seed)
+    envs.reset()
+    counter = CoverageCounter(task_of(envs.envs[0]))
+    generator = np.random.default_rng(config.seed)
+    shape = envs.envs[0].action_space.shape
+    assert shape is not None
+    for _ in range(0, steps, len(envs)):
+        counter.add(envs.step(generator.uniform(-1, 1, (len(envs), *shape)).astype(np.float32)).objects)
+    envs.close()
+    return counter.value
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
