@@ -5,14 +5,14 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from vis_rpg.cli import run
-from vis_rpg.curves import draw_curves, read_curves, write_csv
+from vis_rpg.curves import draw_curves, each_seed, read_curves, write_csv
 
 
 def main(config: DictConfig) -> None:
     folder = Path(config.out)
     table, picture = folder / "curves.csv", folder / "curves.png"
     if config.runs:
-        write_csv(table, [Path(path) for path in config.runs], config.key)
+        write_csv(table, [run for path in config.runs for run in each_seed(Path(path))], config.key)
     curves = read_curves(table)
     draw_curves(picture, curves, config.name, config.key)
     for curve in curves:

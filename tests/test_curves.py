@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.runs import ROOT, run_script
-from vis_rpg.curves import draw_curves, read_curves, write_csv
+from vis_rpg.curves import draw_curves, each_seed, read_curves, write_csv
 from vis_rpg.errors import UserError
 
 
@@ -36,6 +36,14 @@ def test_the_csv_holds_every_logged_number_with_its_seed_and_agent(runs: list[Pa
     assert list(rows[0]) == ["step", "value", "seed", "agent"]
     assert len(rows) == 11  # 3 x 3, and 2 of the run with a null
     assert {"step": "200", "value": "3.0", "seed": "1", "agent": "rpg"} in rows
+
+
+def test_a_folder_of_several_seeds_stands_for_all_of_them(tmp_path: Path) -> None:
+    seeds = [make_run(tmp_path / "both" / f"seed-{seed}", "rpg", seed, {100: 0.5}) for seed in (2, 10)]
+    alone = make_run(tmp_path / "alone", "mbsac", 0, {100: 0.5})
+    assert each_seed(tmp_path / "both") == seeds
+    assert each_seed(alone) == [alone]
+    assert each_seed(tmp_path / "nothing") == [tmp_path / "nothing"]
 
 
 def test_means_and_intervals_are_over_seeds(runs: list[Path], tmp_path: Path) -> None:

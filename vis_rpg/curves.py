@@ -37,6 +37,12 @@ class Curve:
     """(2, P) 95% percentile bootstrap over seeds; NaN with one seed."""
 
 
+def each_seed(folder: Path) -> list[Path]:
+    """The runs in the folder of several seeds; of any other, the run itself."""
+    seeds = sorted(folder.glob("seed-*"), key=lambda path: (len(path.name), path.name))
+    return seeds if seeds and not (folder / "config.yaml").exists() else [folder]
+
+
 def write_csv(path: Path, runs: Sequence[Path], key: str) -> None:
     """Write `key` of every logged line of these runs. Raises UserError for a run without it, or two runs of one agent and seed."""
     rows: list[tuple[int, float, int, str]] = []
