@@ -173,8 +173,24 @@ def update_speed(overrides: list[str], repeats: int, least: float) -> Line:
             line |= {"seeds": seeds, "seed_updates_per_s": round(seeds * per_s, 3)}
         gflop = gflop or eager_gflop(overrides)
         line |= {"gflop_per_update": round(gflop, 2), "share_of_matrix_rate": round(per_s * gflop / rate, 3)}
+        if device.type == "cuda":
+            line |= launches(cycle, settings.policy_every)
         line["fastest_and_slowest"] = [round(settings.policy_every / f([s for _, s in turns]), 3) for f in (min, max)]
         return line
+
+
+def launches(cycle: Callable[[], None], updates: int) -> Line:
+    """Kernels that the GPU runs in an update; raises RuntimeError where the host waits for it within one."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        cycle()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]) as profile:
+        cycle()
+        torch.cuda.synchronize()
+    kernels = sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+    return {"kernels_per_update": kernels / updates, "host_syncs": 0}
 
 
 def eager_gflop(overrides: list[str]) -> float:
