@@ -100,6 +100,11 @@ def test_a_seed_is_loaded_evaluated_and_drawn_like_any_run(copy: Path, monkeypat
     assert (copy / "seed-1" / "evaluation.json").exists()
 
 
+def test_the_folder_of_several_seeds_is_no_run_and_says_what_to_give(whole: Path) -> None:
+    with pytest.raises(UserError, match=r"the folder of several seeds: give one of them, such as .*seed-0$"):
+        vis_rpg.load(whole)
+
+
 # Each as alone --------------------------------------------------------------------------------------------------------------------------
 
 

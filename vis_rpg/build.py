@@ -63,6 +63,8 @@ def load_config(run: Path) -> DictConfig:
     try:
         config = OmegaConf.load(run / "config.yaml")
     except OSError as error:
+        if seeds := sorted(run.glob("seed-*")):
+            raise UserError(f"{run}: the folder of several seeds: give one of them, such as {seeds[0]}") from None
         raise UserError(
             f"{run}: not a run ({run / 'config.yaml'}: {error.strerror}): give the folder that scripts/train.py wrote (out=...)"
         ) from None
