@@ -8,7 +8,6 @@ Shapes: M agents, P numbers of a part, others as in `vis_rpg.agent`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -204,9 +203,4 @@ def stack(parts: Sequence[Any]) -> Any:
     """Batches, or noise, of several agents as one with a leading axis; that of a single agent as it is."""
     if len(parts) == 1:
         return parts[0]
-    kind = type(parts[0])
-    joint = {}
-    for field in fields(kind):
-        values = [getattr(part, field.name) for part in parts]
-        joint[field.name] = None if values[0] is None else pytree.tree_map(lambda *tensors: torch.stack(tensors), *values)
-    return kind(**joint)
+    return pytree.tree_map(lambda *tensors: None if tensors[0] is None else torch.stack(tensors), *parts)

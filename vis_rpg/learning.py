@@ -124,7 +124,6 @@ class Captured:
         self.turn, self.generators = turn, generators
         self.graphs: dict[Phase, torch.cuda.CUDAGraph] = {}
         self.warmed: dict[Phase, int] = {}
-        self.captures = 0
         self.stream = torch.cuda.Stream(device)
 
     def __call__(self, phase: Phase) -> None:
@@ -142,5 +141,4 @@ class Captured:
             # environments that use the device too go on in their own thread meanwhile
             with torch.cuda.graph(self.graphs[phase], stream=self.stream, capture_error_mode="thread_local"):
                 self.turn(phase)
-            self.captures += 1
         self.graphs[phase].replay()
