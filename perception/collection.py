@@ -22,7 +22,7 @@ class Walks:
     segmentation: NDArray[np.int64] | None = None
     """(E, T, H, W), 0 for background."""
     positions: NDArray[np.float64] | None = None
-    """(E, T, N, 2), world units."""
+    """(E, T, N, 2 or 3), world units."""
 
 
 def wander(env: gymnasium.Env[Any, Any], walks: int, steps: int, seed: int, truth: bool = False) -> Walks:
@@ -54,4 +54,4 @@ def wander(env: gymnasium.Env[Any, Any], walks: int, steps: int, seed: int, trut
                 obs, info = env.reset()
     if not truth:
         return Walks(frames)
-    return Walks(frames, segmentation, np.stack(positions).reshape(walks, steps, -1, 2))
+    return Walks(frames, segmentation, np.stack(positions).reshape(walks, steps, *positions[0].shape))

@@ -12,7 +12,7 @@ import torch
 from vis_rpg.coverage import CoverageCounter, VisitRecord
 from vis_rpg.envs.task import Coverage, Task
 
-PUSH = Task("push", ("pusher", "left", "right"), coverage=Coverage(("left", "right"), (-2, -1), (2, 1), 4))
+PUSH = Task("push", ("pusher", "left", "right"), coverage=Coverage(("left", "right"), (-2, -1), (2, 1), (4, 4)))
 
 
 def test_a_share_of_cells_averaged_over_the_objects_that_count() -> None:

@@ -21,15 +21,17 @@ class CoverageCounter:
         self.grid = task.coverage
         if self.grid is not None:
             self.objects = [task.object_names.index(name) for name in self.grid.objects]
-            self.visited = np.zeros((len(self.objects), self.grid.bins, self.grid.bins), bool)
+            self.plane = list(task.plane)
+            self.visited = np.zeros((len(self.objects), *self.grid.bins), bool)
 
     def add(self, positions: np.ndarray) -> None:
-        """Count positions (..., N, 2), world units, of all objects of interest."""
+        """Count positions (..., N, 2 or 3), world units, of all objects of interest."""
         if self.grid is None:
             return
         low, high = np.array(self.grid.low), np.array(self.grid.high)
-        cells = ((positions[..., self.objects, :] - low) / (high - low) * self.grid.bins).astype(int)
-        cells = np.clip(cells, 0, self.grid.bins - 1).reshape(-1, len(self.objects), 2)
+        seen = positions[..., self.objects, :][..., self.plane]
+        cells = ((seen - low) / (high - low) * self.grid.bins).astype(int)
+        cells = np.clip(cells, 0, np.array(self.grid.bins) - 1).reshape(-1, len(self.objects), 2)
         for index in range(len(self.objects)):
             self.visited[index, cells[:, index, 0], cells[:, index, 1]] = True
 
@@ -64,6 +66,6 @@ class VisitRecord:
         self.chunks.spans = [(start, end) for start, end in state["spans"]]
 
     def read(self) -> dict[str, Tensor]:
-        """All that was written: step (V,), positions (V, N, 2), z (V, Z)."""
+        """All that was written: step (V,), positions (V, N, 2 or 3), z (V, Z)."""
         parts = [self.chunks.read(span) for span in self.chunks.spans]
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}

@@ -42,7 +42,7 @@ class Visits:
     step: np.ndarray
     """(V,) interactions."""
     positions: np.ndarray
-    """(V, N, 2), world units."""
+    """(V, N, 2 or 3), world units."""
     z: np.ndarray
     """(V, Z) the latent variable that was acting."""
 
@@ -106,7 +106,7 @@ def states_figure(run: Path) -> Figure:
     upper, lower = halves
     axes = upper.subplots(objects, STAGES + 2, squeeze=False)
     for index, (row, name) in enumerate(zip(axes, task.object_names, strict=True)):
-        points = visits.positions[:, index]
+        points = visits.positions[:, index][:, list(task.plane)]
         row[0].set_ylabel(name, fontsize=12)
         for stage, panel in enumerate(row[:STAGES]):
             draw_stage(panel, visits.step, points, hue, bounds[stage], bounds[stage + 1])

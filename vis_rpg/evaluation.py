@@ -35,7 +35,7 @@ class Moment:
 
     obs: np.ndarray
     objects: np.ndarray
-    """(N, 2) true positions, world units."""
+    """(N, 2 or 3) true positions, world units."""
     total: float
     """Return so far."""
     success: bool

@@ -45,7 +45,7 @@ class OwnTask(TaskEnv):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
 
     def __init__(self, task: Task, actions: int, state_limits: np.ndarray, obs: str = "state", render_mode: str | None = None) -> None:
-        """`state_limits`: (S,) the largest absolute value of each number of the state, in world units."""
+        """`state_limits`: (S,) the largest absolute value of each number of the state, in world units; infinite where none is known."""
         check_obs(obs)
         self.task = task
         self.render_mode = render_mode
@@ -54,6 +54,7 @@ class OwnTask(TaskEnv):
         self.observation_space = frames_space() if obs == "pixels" else gymnasium.spaces.Box(-limits, limits, dtype=np.float32)
         self._stack = FrameStack() if obs == "pixels" else None
         self._steps = 0
+        self._reward = 0.0
 
     @abstractmethod
     def _start(self) -> None:
@@ -69,7 +70,7 @@ class OwnTask(TaskEnv):
 
     @abstractmethod
     def _objects(self) -> np.ndarray:
-        """(N, 2) float64 true positions in world units."""
+        """(N, 2 or 3) float64 true positions in world units."""
 
     @abstractmethod
     def _frame(self, size: int) -> np.ndarray:
@@ -86,6 +87,10 @@ class OwnTask(TaskEnv):
     def _success(self) -> bool:
         return False
 
+    def _terminated(self) -> bool:
+        """Whether the episode has truly ended; most tasks never do."""
+        return False
+
     def _info(self) -> dict[str, Any]:
         return {"success": self._success(), "objects": self._objects()}
 
@@ -97,13 +102,20 @@ class OwnTask(TaskEnv):
         return obs, self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        reward = self._move(np.clip(np.asarray(action, np.float64), -1.0, 1.0))
+        self.advance(action)
+        return self.outcome()
+
+    def advance(self, action: np.ndarray) -> None:
+        """The physics of one step. It draws nothing, so that environments may advance in threads, side by side."""
+        self._reward = self._move(np.clip(np.asarray(action, np.float64), -1.0, 1.0))
         self._steps += 1
+
+    def outcome(self) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """What `step` returns, of the step that `advance` has made."""
         obs = self._stack.push(self._frame(FRAME)) if self._stack else self._state().astype(np.float32)
         info = self._info()
-        if self.task.sparse:
-            reward = float(info["success"])
-        return obs, reward, False, self._steps >= self.task.episode_length, info
+        reward = float(info["success"]) if self.task.sparse else self._reward
+        return obs, reward, self._terminated(), self._steps >= self.task.episode_length, info
 
     def render(self) -> np.ndarray:
         """A picture for videos: (256, 256, 3) uint8."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vis_rpg.envs.base import ASSETS, OwnTask
-from vis_rpg.envs.rendering import FRAME, Camera
+from vis_rpg.envs.base import ASSETS
+from vis_rpg.envs.mujoco_task import MujocoTask
 from vis_rpg.envs.task import Coverage, Task
 from vis_rpg.errors import UserError
 
@@ -39,12 +39,6 @@ def load_model(blocks: int) -> Any:
     return spec.compile()
 
 
-@cache
-def camera(blocks: int, size: int) -> Camera:
-    """One GL context for all environments of a process: switching contexts costs more than a small frame."""
-    return Camera(load_model(blocks), "top", size, samples=0 if size == FRAME else 4)
-
-
 def locate(state: Tensor) -> Tensor:
     """State (..., 2 N) -> coordinates (..., N, 2) of pusher and blocks, scaled to [-1, 1]."""
     return state.unflatten(-1, (-1, 2)) / LIMIT
@@ -61,8 +55,9 @@ def make_task(blocks: int) -> Task:
         axes.add_patch(_square(np.zeros(2), 2.0, "black"))
         axes.set(xlim=(-2.05, 2.05), ylim=(-2.05, 2.05), aspect="equal")
 
-    coverage = Coverage(NAMES[1 : 1 + blocks], (-LIMIT, -LIMIT), (LIMIT, LIMIT), 20)
-    return Task("block_push", NAMES[: 1 + blocks], locate, 0.5, 60, True, coverage, draw)
+    coverage = Coverage(NAMES[1 : 1 + blocks], (-LIMIT, -LIMIT), (LIMIT, LIMIT), (20, 20))
+    names = NAMES[: 1 + blocks]
+    return Task("block_push", names, locate, state_scale=0.5, episode_length=60, sparse=True, coverage=coverage, draw=draw)
 
 
 def _square(centre: np.ndarray, half: float, colour: str) -> Any:
@@ -71,7 +66,7 @@ def _square(centre: np.ndarray, half: float, colour: str) -> Any:
     return Rectangle((centre[0] - half, centre[1] - half), 2 * half, 2 * half, fill=False, edgecolor=colour)
 
 
-class BlockPush(OwnTask):
+class BlockPush(MujocoTask):
     """The pusher's velocity is held at 4 x action for 0.08 s; blocks stop when they are not pushed.
 
     State: x and y of pusher, green block (, blue block). Every step starts from rest, so positions are the whole state.
@@ -81,33 +76,32 @@ class BlockPush(OwnTask):
     def __init__(self, obs: str = "state", blocks: int = 2, render_mode: str | None = None) -> None:
         if blocks not in (1, 2):
             raise UserError(f"blocks={blocks} for vis_rpg/BlockPush-v0: it is played with 1 or 2 blocks")
-        super().__init__(make_task(blocks), 2, np.full(2 + 2 * blocks, LIMIT), obs, render_mode)
         self._blocks = blocks
-        self._model = load_model(blocks)
-        self._data = mujoco.MjData(self._model)
-        self._substeps = round(STEP / self._model.opt.timestep)
-        if obs == "pixels":
-            camera(blocks, FRAME)
+        task, model = make_task(blocks), load_model(blocks)
+        parts = {name: (name,) for name in task.object_names}
+        limits = np.full(2 + 2 * blocks, LIMIT)
+        super().__init__(task, model, mujoco.MjData(model), f"block_push {blocks}", "top", parts, limits, obs, render_mode)
+        self._substeps = round(STEP / model.opt.timestep)
 
     def _start(self) -> None:
         self._place(STARTS[: 1 + self._blocks].ravel())
 
     def _place(self, positions: np.ndarray) -> None:
-        mujoco.mj_resetData(self._model, self._data)
-        self._data.qpos[:] = positions
+        mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[:] = positions
         self._expose()
 
     def _expose(self) -> None:
         """Bring all that a picture shows in line with the positions."""
-        mujoco.mj_kinematics(self._model, self._data)
-        mujoco.mj_camlight(self._model, self._data)
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
 
     def _move(self, action: np.ndarray) -> float:
-        data = self._data
+        data = self.data
         data.ctrl[:] = SPEED * action
         data.qvel[:] = 0.0
         data.qvel[:2] = SPEED * action
-        mujoco.mj_step(self._model, data, self._substeps)
+        mujoco.mj_step(self.model, data, self._substeps)
         np.clip(data.qpos, -LIMIT, LIMIT, out=data.qpos)  # walls are slightly soft
         self._expose()
         return 0.0
@@ -117,24 +111,13 @@ class BlockPush(OwnTask):
         return bool((distance < NEAR - 1e-9).all())  # strictly: rounding may not let exactly 0.2 in
 
     def _state(self) -> np.ndarray:
-        return self._data.qpos
+        return self.data.qpos
 
     def _objects(self) -> np.ndarray:
-        return self._data.qpos.reshape(-1, 2).copy()
-
-    def _frame(self, size: int) -> np.ndarray:
-        return camera(self._blocks, size).picture(self._data)
-
-    def segmentation(self) -> np.ndarray:
-        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background, 1.. objects in order."""
-        geoms = camera(self._blocks, FRAME).geoms(self._data)
-        labels = np.zeros((FRAME, FRAME), int)
-        for index, name in enumerate(self.task.object_names):
-            labels[geoms == self._model.geom(name).id] = index + 1
-        return labels
+        return self.data.qpos.reshape(-1, 2).copy()
 
     def _save(self) -> dict[str, Any]:
-        return {"positions": self._data.qpos.copy()}
+        return {"positions": self.data.qpos.copy()}
 
     def _load(self, saved: dict[str, Any]) -> None:
         self._place(np.array(saved["positions"], np.float64))

@@ -15,25 +15,28 @@ from vis_rpg.envs.task import Task
 from vis_rpg.errors import UserError
 
 TASKS = (*IDS, "gym")
+NOT_GIVEN = ("name", "family", "terminates", "kwargs")
+"""Keys of a task's configuration that its environment's constructor does not take."""
 
 
 def make_env(task: Mapping[str, Any], obs: str, seed: int | None = None) -> gymnasium.Env[np.ndarray, np.ndarray]:
     """The environment of a task.
 
-    task: `name` (one of TASKS), for gym also `id`, for block_push also `blocks`, and `kwargs` for the environment's constructor;
+    task: `name` (one of TASKS), and what the constructor of its environment takes beside `obs`: for block_push `blocks`, for gym `id` and
+    what `gymnasium.make` takes, in `kwargs`. Where there is a `family` (one of TASKS), that is made, and `name` says which of it.
     obs: state | pixels; seed: of its action space and of a first reset, so that later unseeded ones follow from it.
     Raises UserError, one line, for a name, id, observation kind or argument that is not to be had.
     """
-    name, kwargs = task["name"], dict(task.get("kwargs") or {})
+    name, kwargs = task["name"], {key: value for key, value in task.items() if key not in NOT_GIVEN} | dict(task.get("kwargs") or {})
+    if "family" in task:
+        name, kwargs["name"] = task["family"], name
     if name not in TASKS:
         raise UserError(f"task={name} is not one of {', '.join(TASKS)}{nearest(name, list(TASKS))}")
     if name == "gym":
-        if not task.get("id"):
+        if not kwargs.get("id"):
             raise UserError("task=gym needs an id, for example task.id=Pusher-v5")
-        env: gymnasium.Env[np.ndarray, np.ndarray] = make_gym(task["id"], obs, **kwargs)
+        env: gymnasium.Env[np.ndarray, np.ndarray] = make_gym(obs=obs, **kwargs)
     else:
-        if name == "block_push" and "blocks" in task:
-            kwargs["blocks"] = task["blocks"]
         try:
             env = gymnasium.make(IDS[name], disable_env_checker=True, obs=obs, **kwargs)
         except TypeError as error:
@@ -50,5 +53,5 @@ def task_of(env: gymnasium.Env[Any, Any]) -> Task:
 
 
 def object_positions(info: Mapping[str, Any]) -> np.ndarray:
-    """True positions (N, 2) float64 of the objects of interest, world units, from the info of `reset` or `step`."""
+    """True positions (N, 2 or 3) float64 of the objects of interest, world units, from the info of `reset` or `step`."""
     return np.asarray(info["objects"], np.float64)

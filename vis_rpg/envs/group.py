@@ -31,7 +31,7 @@ class StepResult:
     success: np.ndarray
     """(N,) bool."""
     objects: np.ndarray
-    """(N, n, 2) float64, true positions in world units."""
+    """(N, n, 2 or 3) float64, true positions in world units."""
     first_obs: dict[int, np.ndarray]
     """For each environment whose episode ended: the first observation (...) of its next one, which has begun."""
 

@@ -82,7 +82,7 @@ TASK = Task(
     state_scale=0.2,
     episode_length=50,
     sparse=True,
-    coverage=Coverage(("agent",), (-SIZE, -SIZE), (SIZE, SIZE), 10),
+    coverage=Coverage(("agent",), (-SIZE, -SIZE), (SIZE, SIZE), (10, 10)),
     draw=draw,
 )
 

@@ -56,19 +56,20 @@ class FrameStack:
 
 
 class Camera:
-    """Pictures of one MuJoCo model from one of its cameras; flat colours, no shadows, no reflections.
+    """Pictures of one MuJoCo model from one of its cameras (a name) or from a free-standing one (an MjvCamera); no shadows, no
+    reflections.
 
     Raises UserError where no GL context can be made.
     """
 
-    def __init__(self, model: Any, camera: str, size: int, samples: int) -> None:
+    def __init__(self, model: Any, camera: str | Any, size: int, samples: int) -> None:
         import mujoco
 
         if not hasattr(mujoco.gl_context, "GLContext"):
             raise UserError(NO_EGL)
-        model.vis.quality.offsamples = samples
+        model.vis.quality.offsamples, model.vis.quality.shadowsize = samples, 0
         try:
-            self._renderer = mujoco.Renderer(model, size, size, max_geom=64)
+            self._renderer = mujoco.Renderer(model, size, size, max_geom=64 + 2 * (model.ngeom + model.nsite))
         except Exception as error:  # each GL back end fails in its own way, with its own exception
             raise UserError(f"{NO_EGL} ({type(error).__name__}: {' '.join(str(error).split())})") from error
         atexit.register(self._renderer.close)  # later than that, EGL is gone and freeing the context fails aloud

@@ -25,8 +25,8 @@ class Coverage:
     """Names of the objects that count (for a pushing task the things that are pushed, not the pusher)."""
     low: tuple[float, float]
     high: tuple[float, float]
-    bins: int
-    """Cells along each axis."""
+    bins: tuple[int, int]
+    """Cells along each axis of the task's plane."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +36,27 @@ class Task:
     name: str
     """The word in `task=...`."""
     object_names: tuple[str, ...]
-    """Objects of interest, in the order of `locate` and of `info["objects"]`."""
+    """Objects of interest, in the order of `info["objects"]`."""
     locate: Callable[[Tensor], Tensor] = no_objects
-    """State (..., S) -> coordinates (..., N, C) of the objects of interest, scaled to about [-1, 1]."""
+    """State (..., S) -> coordinates (..., N, C) of the objects of interest, scaled to about [-1, 1]: what is encoded for the bonus and the
+    encoder. Coordinates of unlike kinds (a position, an angle) are given as N scalars (..., N, 1)."""
     state_scale: float = 1.0
     """Factor on the raw state before it enters the encoder."""
     episode_length: int = 1000
     sparse: bool = False
     """Reward is 1 in each step in which success holds, else 0."""
+    plane: tuple[int, int] = (0, 1)
+    """Which two coordinates of the objects' true positions drawings and coverage use."""
     coverage: Coverage | None = None
     draw: Callable[[Any], None] | None = field(default=None, compare=False)
-    """Draws walls, goals and starts, in world units, on matplotlib axes; visited positions are drawn over it."""
+    """Draws walls, goals and starts, in world units, on matplotlib axes of the task's plane; visited positions are drawn over it."""
 
 
 class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """A Gymnasium environment of this project.
 
-    `reset` and `step` put into info: "success" (bool) and "objects" ((N, 2) float64: true positions of the objects of interest in
-    world units, for metrics and drawings, never for training). Reaching the episode's length is truncation, never termination.
+    `reset` and `step` put into info: "success" (bool) and "objects" ((N, 2) or (N, 3) float64: true positions of the objects of
+    interest in world units, for metrics and drawings, never for training). Reaching the episode's length is truncation, never termination.
     """
 
     task: Task

@@ -1,0 +1,78 @@
+"""What tasks share whose world is one MuJoCo model, our own or another library's: pictures, masks, and saving of the physical state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vis_rpg.envs.base import OwnTask
+from vis_rpg.envs.rendering import FRAME, Camera
+from vis_rpg.envs.task import Task
+from vis_rpg.errors import UserError
+
+import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
+
+PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
+_cameras: dict[tuple[str, int], Camera] = {}
+
+
+class MujocoTask(OwnTask):
+    """A task on `self.model` and `self.data`.
+
+    scene: a name for what the model looks like: tasks of the same name share one GL context a process, since switching contexts costs more
+    than a small frame; view: the camera, by its name in the model or free-standing; parts: for each object of interest, in the order of
+    the task's `object_names`, the names or ids of the geoms that make it up.
+    Raises UserError for an unknown `obs`, for a part that the model does not have, and where pictures cannot be rendered.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: Any,
+        data: Any,
+        scene: str,
+        view: str | Any,
+        parts: Mapping[str, Sequence[str | int]],
+        state_limits: np.ndarray,
+        obs: str = "state",
+        render_mode: str | None = None,
+        actions: int | None = None,
+    ) -> None:
+        """actions: A, the model's actuators unless given."""
+        super().__init__(task, actions or model.nu, state_limits, obs, render_mode)
+        self.model, self.data, self.scene, self.view = model, data, scene, view
+        labels = np.zeros(model.ngeom + 1, int)  # the last one for pixels without a geom, -1
+        for index, name in enumerate(task.object_names):
+            for part in parts[name]:
+                try:
+                    labels[model.geom(part).id] = index + 1
+                except KeyError as error:
+                    raise UserError(f"task={task.name}: its model has no geom {part!r} for the object {name!r}") from error
+        self.labels = labels
+        """(geoms + 1,) what each geom belongs to: 0 background, 1.. objects in order."""
+        if obs == "pixels":
+            self._camera(FRAME)
+
+    def _camera(self, size: int) -> Camera:
+        key = (self.scene, size)
+        if key not in _cameras:
+            _cameras[key] = Camera(self.model, self.view, size, samples=0 if size == FRAME else 4)
+        return _cameras[key]
+
+    def _frame(self, size: int) -> np.ndarray:
+        return self._camera(size).picture(self.data)
+
+    def segmentation(self) -> np.ndarray:
+        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background, 1.. objects in order."""
+        return self.labels[self._camera(FRAME).geoms(self.data)]
+
+    def _save(self) -> dict[str, Any]:
+        physics = np.empty(mujoco.mj_stateSize(self.model, PHYSICS))
+        mujoco.mj_getState(self.model, self.data, physics, PHYSICS)
+        return {"physics": physics}
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        mujoco.mj_setState(self.model, self.data, np.array(saved["physics"], np.float64), PHYSICS)
+        mujoco.mj_forward(self.model, self.data)
