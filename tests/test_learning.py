@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.small import Seen, agent, changed, learner, weights
 from vis_rpg.agent import Agent, Batch
+from vis_rpg.counting import OperatorCounter
 from vis_rpg.learner import stack
 from vis_rpg.learning import Learning, Staging
 from vis_rpg.replay import Replay, Request, make_tables
@@ -147,33 +147,11 @@ def test_where_replay_lies_makes_no_difference_to_what_is_learned() -> None:
 # Nothing is waited for ------------------------------------------------------------------------------------------------------------------
 
 
-class Waits(TorchDispatchMode):
-    """Records what would bring a value to the host, or make a shape depend on one."""
-
-    NAMES = (
-        *("_local_scalar_dense", "item", "is_nonzero", "equal", "allclose", "nonzero", "nonzero_numpy", "argwhere", "masked_select"),
-        *("unique", "unique2", "_unique", "_unique2", "unique_dim", "unique_consecutive", "bincount", "repeat_interleave", "_assert_async"),
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        name = func.overloadpacket.__name__
-        indices = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
-        if name in self.NAMES or any(index is not None and index.dtype == torch.bool for index in indices):
-            self.found.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("harm", [lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: bool((x > 0).any()), torch.nonzero])
 def test_what_would_be_waited_for_is_noticed(harm: Any) -> None:
-    with Waits() as waits:
+    with OperatorCounter() as counter:
         harm(torch.ones(3))
-    assert waits.found
+    assert counter.waited_for
 
 
 @pytest.mark.parametrize(
@@ -190,7 +168,7 @@ def test_what_would_be_waited_for_is_noticed(harm: Any) -> None:
 def test_an_update_waits_for_no_device_and_no_shape_depends_on_data(count: int, words: tuple[str, ...], options: dict[str, Any]) -> None:
     step = learning(*agents(count, *words, **options))
     for _ in range(2):
-        with Waits() as waits:
+        with OperatorCounter() as counter:
             step.step()
-        assert waits.found == []
-        assert waits.count > 500
+        assert not counter.waited_for
+        assert counter.operators > 500

@@ -8,7 +8,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-aten = torch.ops.aten
 VIEWS = {
     "view",
     "_unsafe_view",
@@ -25,8 +24,11 @@ VIEWS = {
     "detach",
 }
 """Operators that start no kernel, with those of their variants."""
-INDEXING = {aten.index, aten.index_put, aten.index_put_}
-WAITS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.unique_dim, aten._unique2}
+INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
+WAITS = {
+    *("_local_scalar_dense", "item", "is_nonzero", "equal", "allclose", "nonzero", "argwhere", "masked_select", "bincount"),
+    *("_unique", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave", "_assert_async"),
+}
 """Operators whose result, or its size, the host must know before it goes on."""
 
 
@@ -37,12 +39,17 @@ class OperatorCounter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.operators = self.flop = self.waits = 0
+        self.waited_for: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
         packet = func._overloadpacket
-        self.operators += not func.is_view and packet.__name__ not in VIEWS
-        self.waits += packet in WAITS or (packet in INDEXING and any(index is not None and index.dtype == torch.bool for index in args[1]))
+        name = packet.__name__
+        self.operators += not func.is_view and name not in VIEWS
+        indices = args[1] if name in INDEXING else ()
+        if name in WAITS or any(index is not None and index.dtype == torch.bool for index in indices):
+            self.waits += 1
+            self.waited_for.add(str(func))
         count = flop_registry.get(packet)
         if count is not None:
             self.flop += count(*args, **(kwargs or {}), out_val=out)
