@@ -8,6 +8,10 @@ IDS = {
     "bandit": "vis_rpg/Bandit-v0",
     "maze": "vis_rpg/Maze-v0",
     "block_push": "vis_rpg/BlockPush-v0",
+    "ant_push": "vis_rpg/AntPush-v0",
+    "cheetah_back": "vis_rpg/CheetahBack-v0",
+    "half_cheetah": "vis_rpg/HalfCheetah-v0",
+    "humanoid": "vis_rpg/Humanoid-v0",
 }
 """The word in `task=...` -> the id in Gymnasium."""
 
@@ -15,3 +19,7 @@ IDS = {
 register(IDS["bandit"], "vis_rpg.envs.bandit:Bandit", order_enforce=False)
 register(IDS["maze"], "vis_rpg.envs.maze:Maze", order_enforce=False)
 register(IDS["block_push"], "vis_rpg.envs.block_push:BlockPush", order_enforce=False)
+register(IDS["ant_push"], "vis_rpg.envs.ant_push:AntPush", order_enforce=False)
+register(IDS["cheetah_back"], "vis_rpg.envs.locomotion:CheetahBack", order_enforce=False)
+register(IDS["half_cheetah"], "vis_rpg.envs.locomotion:HalfCheetah", order_enforce=False)
+register(IDS["humanoid"], "vis_rpg.envs.locomotion:Humanoid", order_enforce=False)

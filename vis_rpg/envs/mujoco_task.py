@@ -39,10 +39,14 @@ class MujocoTask(OwnTask):
         obs: str = "state",
         render_mode: str | None = None,
         actions: int | None = None,
+        drawn: Any = None,
+        squeeze: int = 1,
     ) -> None:
-        """actions: A, the model's actuators unless given."""
+        """actions: A, the model's actuators unless given; drawn: the model that pictures show in place of `model`, a copy of it whose
+        geoms may differ in size; squeeze: of the Camera."""
         super().__init__(task, actions or model.nu, state_limits, obs, render_mode)
         self.model, self.data, self.scene, self.view = model, data, scene, view
+        self.drawn, self.squeeze = drawn or model, squeeze
         labels = np.zeros(model.ngeom + 1, int)  # the last one for pixels without a geom, -1
         for index, name in enumerate(task.object_names):
             for part in parts[name]:
@@ -58,7 +62,7 @@ class MujocoTask(OwnTask):
     def _camera(self, size: int) -> Camera:
         key = (self.scene, size)
         if key not in _cameras:
-            _cameras[key] = Camera(self.model, self.view, size, samples=0 if size == FRAME else 4)
+            _cameras[key] = Camera(self.drawn, self.view, size, 0 if size == FRAME else 4, self.squeeze)
         return _cameras[key]
 
     def _frame(self, size: int) -> np.ndarray:
