@@ -1,0 +1,225 @@
+"""The batch renderer draws what MuJoCo's own renderer draws, for many environments at once."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vis_rpg.envs.block_push import BlockPush
+from vis_rpg.envs.rendering import Camera
+from vis_rpg.errors import UserError
+
+import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
+
+pytest.importorskip("mujoco_warp", reason="the batch renderer is the optional extra [warp]")
+from vis_rpg.envs.warp_renderer import WarpRenderer  # noqa: E402
+
+# One of each kind of geom, one see-through, one invisible; a mesh whose bounding box is far from its centre of mass; three kinds of light.
+SCENE = """
+<mujoco>
+  <visual><headlight ambient=".2 .2 .2" diffuse=".3 .3 .3" specular=".2 .2 .2"/></visual>
+  <asset>
+    <mesh name="spike" vertex="0 0 0  .3 0 0  0 .3 0  0 0 .9"/>
+    <hfield name="hill" nrow="9" ncol="9" elevation="HILL" size=".3 .3 .4 .01"/>
+    <material name="dull" rgba=".2 .6 .3 1" specular=".1" emission=".2"/>
+  </asset>
+  <worldbody>
+    <light type="directional" dir="0.3 0.2 -1" diffuse=".4 .4 .4"/>
+    <light type="spot" pos="0 0 3" dir="0 0 -1" cutoff="40" exponent="5" diffuse=".3 .2 .2" attenuation="1 0.1 0"/>
+    <light type="point" pos="2 -2 2" diffuse=".2 .2 .3"/>
+    <camera name="corner" pos="0 -3 2" xyaxes="1 0 0 0 .55 .83" fovy="50"/>
+    <geom type="plane" size="0 0 1" rgba=".4 .4 .5 1"/>
+    <geom type="hfield" hfield="hill" pos="-1.2 .6 .05" rgba=".8 .7 .2 1"/>
+    <geom type="sphere" size="5" rgba="1 1 1 0"/>
+    <body pos="-1 -.5 .3"><freejoint/><geom type="sphere" size=".3" rgba="1 .2 .2 1"/></body>
+    <body pos="-.3 -.5 .4" euler="20 0 30"><freejoint/><geom type="capsule" size=".15 .25" rgba=".2 1 .2 1"/></body>
+    <body pos=".4 -.5 .3" euler="0 30 0"><freejoint/><geom type="ellipsoid" size=".35 .2 .25" rgba=".2 .2 1 1"/></body>
+    <body pos="1.1 -.5 .3" euler="40 20 0"><freejoint/><geom type="cylinder" size=".2 .3" material="dull"/></body>
+    <body pos="-.3 .6 .3" euler="0 0 35"><freejoint/><geom type="box" size=".25 .3 .3" rgba="1 .6 .1 1"/></body>
+    <body pos=".6 .6 .4"><freejoint/><geom type="mesh" mesh="spike" rgba=".7 .2 .8 1"/></body>
+    <body pos="1.2 .4 .3"><freejoint/><geom type="box" size=".2 .05 .3" rgba=".2 .8 .8 .5"/></body>
+    <body pos="0 0 1"><freejoint/><camera name="carried"/><geom type="sphere" size=".01" group="4"/></body>
+  </worldbody>
+</mujoco>
+""".replace("HILL", " ".join(f"{max(0, 3 - np.hypot(x, y)):.2f}" for y in range(-4, 5) for x in range(-4, 5)))
+
+
+def poses(model: Any, data: Any) -> tuple[np.ndarray, np.ndarray]:
+    mujoco.mj_forward(model, data)
+    return data.geom_xpos.copy(), data.geom_xmat.copy()
+
+
+def egl(model: Any, data: Any, view: str | Any) -> tuple[np.ndarray, np.ndarray]:
+    """The picture and the geoms of MuJoCo's own renderer."""
+    mujoco.mj_forward(model, data)
+    camera = Camera(model, view, 64, 0)
+    return camera.picture(data).astype(int), camera.geoms(data).copy()
+
+
+def agree(model: Any, data: Any, view: str | Any, mean: float, textured: bool = False) -> None:
+    """Silhouettes of geoms of 30 pixels and more overlap to 90 %, and colours differ by less than `mean` of 255 on average; with
+    textures, whose mean colour alone is drawn, the average over a geom counts."""
+    picture, shown = egl(model, data, view)
+    xpos, xmat = poses(model, data)
+    renderer = WarpRenderer(model, view, 64, 1, "cpu")
+    drawn, cast = renderer.pictures(xpos[None], xmat[None])[0], renderer.geoms(xpos[None], xmat[None])[0]
+    seen = [geom for geom in np.unique(shown) if geom >= 0 and (shown == geom).sum() >= 30]
+    assert len(seen) >= 3
+    for geom in seen:
+        ours, theirs = cast == geom, shown == geom
+        assert (ours & theirs).sum() > 0.9 * (ours | theirs).sum(), f"geom {geom}"
+        if textured:
+            assert np.abs(drawn[ours & theirs].mean(axis=0) - picture[ours & theirs].mean(axis=0)).max() < mean, f"geom {geom}"
+    if not textured:
+        assert np.abs(drawn - picture).mean() < mean
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return mujoco.MjModel.from_xml_string(SCENE)
+
+
+def scattered(model: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Poses of `count` environments whose free bodies lie elsewhere."""
+    rng, data, found = np.random.default_rng(0), mujoco.MjData(model), []
+    for _ in range(count):
+        mujoco.mj_resetData(model, data)
+        data.qpos[:] += rng.uniform(-0.3, 0.3, model.nq)
+        found.append(poses(model, data))
+    return np.stack([xpos for xpos, _ in found]), np.stack([xmat for _, xmat in found])
+
+
+# MuJoCo lights the corners of large faces and blends between them: most of what is allowed here is the floor's.
+def test_every_kind_of_geom_and_light_looks_as_mujoco_draws_it(model: Any) -> None:
+    agree(model, mujoco.MjData(model), "corner", mean=8.0)
+
+
+def test_a_scene_without_light_is_black() -> None:
+    dark = mujoco.MjModel.from_xml_string(
+        """<mujoco><visual><headlight active="0"/></visual><worldbody><camera name="c" pos="0 0 3"/><geom size="1"/></worldbody></mujoco>"""
+    )
+    xpos, xmat = scattered(dark, 1)
+    renderer = WarpRenderer(dark, "c", 16, 1, "cpu")
+    assert not renderer.pictures(xpos, xmat).any()
+    assert (renderer.geoms(xpos, xmat) == 0).any()
+
+
+def test_a_free_standing_camera_sees_what_mujoco_shows(model: Any) -> None:
+    view = mujoco.MjvCamera()
+    view.distance, view.azimuth, view.elevation, view.lookat[:] = 4.0, 60.0, -35.0, (0.0, 0.2, 0.2)
+    agree(model, mujoco.MjData(model), view, mean=8.0)
+
+
+def test_block_push_is_drawn_as_by_mujoco_in_each_environment() -> None:
+    env, rng = BlockPush(obs="pixels"), np.random.default_rng(0)
+    renderer = WarpRenderer(env.model, "top", 64, 6, "cpu")
+    expected, xpos, xmat = [], [], []
+    for seed in range(6):
+        env.reset(seed=seed)
+        for _ in range(10):
+            frames = env.step(rng.uniform(-1, 1, 2))[0]
+        expected.append(frames[-1])
+        xpos.append(env.data.geom_xpos.copy())
+        xmat.append(env.data.geom_xmat.copy())
+    off = np.abs(renderer.pictures(np.stack(xpos), np.stack(xmat)) - np.stack(expected).astype(int)).max(axis=-1)
+    assert len(np.unique(expected, axis=0)) == 6
+    # A pixel whose centre lies on an edge may fall to either side.
+    assert (off > 1).mean() < 0.005
+
+
+def test_an_environment_is_drawn_alike_whatever_its_place_and_the_call(model: Any) -> None:
+    xpos, xmat = scattered(model, 5)
+    renderer = WarpRenderer(model, "corner", 64, 5, "cpu")
+    first = renderer.pictures(xpos, xmat)
+    assert len(np.unique(first, axis=0)) == 5
+    order = [3, 0, 4, 1, 2]
+    np.testing.assert_array_equal(renderer.pictures(xpos[order], xmat[order]), first[order])
+    np.testing.assert_array_equal(renderer.pictures(xpos, xmat), first)
+    alone = WarpRenderer(model, "corner", 64, 1, "cpu")
+    np.testing.assert_array_equal(alone.pictures(xpos[2:3], xmat[2:3])[0], first[2])
+
+
+def test_pictures_are_the_callers_and_the_tensor_is_shared(model: Any) -> None:
+    xpos, xmat = scattered(model, 2)
+    renderer = WarpRenderer(model, "corner", 64, 2, "cpu")
+    kept, shared = renderer.pictures(xpos, xmat), renderer.tensor(xpos, xmat)
+    np.testing.assert_array_equal(shared.numpy(), kept)
+    swapped = renderer.pictures(xpos[::-1], xmat[::-1])
+    np.testing.assert_array_equal(swapped, kept[::-1])
+    np.testing.assert_array_equal(shared.numpy(), swapped)
+
+
+def test_the_models_own_settings_are_left_alone(model: Any) -> None:
+    before = np.concatenate([model.geom_group, model.geom_rgba.ravel(), model.geom_margin])
+    WarpRenderer(model, "corner", 32, 1, "cpu")
+    np.testing.assert_array_equal(np.concatenate([model.geom_group, model.geom_rgba.ravel(), model.geom_margin]), before)
+
+
+def test_nothing_is_printed(model: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    WarpRenderer(model, "corner", 16, 1, "cpu").pictures(*scattered(model, 1))
+    assert capfd.readouterr().out == ""
+
+
+def tracking(model: Any) -> Any:
+    camera = mujoco.MjvCamera()
+    camera.type, camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, 1
+    return camera
+
+
+@pytest.mark.parametrize("view", [lambda _: "carried", tracking])
+def test_a_camera_that_moves_is_an_error_that_names_the_way_out(model: Any, view: Callable[[Any], Any]) -> None:
+    with pytest.raises(UserError, match="stands still.*render.backend=egl"):
+        WarpRenderer(model, view(model), 64, 1, "cpu")
+
+
+def test_soft_bodies_are_an_error_that_names_the_way_out() -> None:
+    flag = """<mujoco><worldbody><camera name="c"/>
+    <flexcomp name="f" type="grid" count="3 3 1" spacing=".1 .1 .1" dim="2" mass="1" radius=".01"/></worldbody></mujoco>"""
+    with pytest.raises(UserError, match="soft bodies.*render.backend=egl"):
+        WarpRenderer(mujoco.MjModel.from_xml_string(flag), "c", 64, 1, "cpu")
+
+
+def test_without_mujoco_warp_the_error_names_the_extra(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "warp", None)
+    with pytest.raises(UserError, match=r"vis-rpg\[warp\].*render.backend=egl"):
+        WarpRenderer(model, "corner", 64, 1)
+
+
+def test_an_unknown_device_is_an_error_that_names_it(model: Any) -> None:
+    with pytest.raises(UserError, match="device=cuda:99.*render.backend=egl"):
+        WarpRenderer(model, "corner", 64, 1, "cuda:99")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_draws_what_the_cpu_draws(model: Any) -> None:
+    xpos, xmat = scattered(model, 4)
+    frames = WarpRenderer(model, "corner", 64, 4, "cuda").tensor(xpos, xmat)
+    assert frames.is_cuda
+    off = np.abs(frames.cpu().numpy() - WarpRenderer(model, "corner", 64, 4, "cpu").pictures(xpos, xmat).astype(int)).max(axis=-1)
+    assert (off > 2).mean() < 0.005
+
+
+@pytest.mark.slow
+def test_meta_worlds_basketball_agrees() -> None:
+    metaworld = pytest.importorskip("metaworld", reason="Meta-World is in the optional extra [robotics]")
+    benchmark = metaworld.MT1("basketball-v3", seed=0)
+    env = benchmark.train_classes["basketball-v3"]()
+    env.set_task(benchmark.train_tasks[0])
+    env.reset()
+    agree(env.model, env.data, "corner3", mean=15.0, textured=True)
+
+
+@pytest.mark.slow
+def test_adroits_door_agrees() -> None:
+    import gymnasium
+
+    robotics = pytest.importorskip("gymnasium_robotics", reason="Adroit is in the optional extra [robotics]")
+    gymnasium.register_envs(robotics)
+    env = gymnasium.make("AdroitHandDoor-v1").unwrapped
+    env.reset(seed=0)
+    view = mujoco.MjvCamera()
+    view.distance, view.azimuth, view.elevation, view.lookat[:] = 1.5, 90.0, -25.0, (0.0, 0.0, 0.25)
+    agree(env.model, env.data, view, mean=15.0, textured=True)

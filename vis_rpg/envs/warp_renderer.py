@@ -1,0 +1,229 @@
+"""Pictures of many environments of one MuJoCo scene in one call, with the ray-caster of mujoco-warp, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from vis_rpg.errors import UserError
+
+import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
+
+EGL = "use render.backend=egl"
+FAR = 1000.0
+"""Half the side of an infinite plane, in metres."""
+PLANE, HFIELD, MESH = (int(getattr(mujoco.mjtGeom, f"mjGEOM_{name}")) for name in ("PLANE", "HFIELD", "MESH"))
+
+
+class WarpRenderer:
+    """Pictures of `count` environments that share a model's looks and differ in where its geoms are; no shadows, no reflections.
+
+    view: a camera, by its name in the model or free-standing (an MjvCamera), that does not move; size: the side of a picture in pixels;
+    device: of Warp ("cpu", "cuda:1"), by default the GPU if there is one. Which geoms are visible, their materials, the lights and the
+    camera are what MuJoCo's own renderer is given, read once. Light is OpenGL's, computed for each pixel; a texture counts with its
+    mean colour. Sites and tendons are left out, and lights stay where the model's initial pose has them.
+    The first renderer on a machine compiles for some seconds; Warp keeps the result in its cache folder.
+    Raises UserError where mujoco-warp is missing or has changed, for an unknown device, and for what it cannot draw.
+    """
+
+    def __init__(self, model: Any, view: str | Any, size: int, count: int, device: str | None = None) -> None:
+        try:
+            import warp as wp
+
+            vars(wp.config).update(quiet=True, log_level=40)  # older and newer Warp; it reports compilation on stdout
+            from vis_rpg.envs import warp_kernels as kernels
+        except ImportError as error:
+            raise UserError(f"render.backend=warp needs mujoco-warp 3.5 ({error}): pip install 'vis-rpg[warp]', or {EGL}") from error
+        self._wp, self._size = wp, size
+        try:
+            self._device = wp.get_device(device)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"device={device}: mujoco-warp finds no such device ({error}): take cpu, or {EGL}") from error
+        except OSError as error:
+            raise UserError(f"Warp cannot write its cache ({error}): set WARP_CACHE_PATH to a folder that it can, or {EGL}") from error
+        looks = _Looks(model, view)
+        with wp.ScopedDevice(self._device):
+            geoms, meshes = _put_geoms(wp, kernels, model, looks)
+            lights = _put_lights(wp, kernels, looks)
+            pixels, visible = size * size, len(looks.visible)
+            self._xpos: Any = wp.array(np.tile(looks.data.geom_xpos[None], (count, 1, 1)), dtype=wp.vec3)
+            self._xmat: Any = wp.array(np.tile(looks.data.geom_xmat.reshape(1, -1, 3, 3), (count, 1, 1, 1)), dtype=wp.mat33)
+            lower, upper = (wp.empty(count * visible, dtype=wp.vec3) for _ in range(2))
+            group = wp.empty(count * visible, dtype=int)
+            boxes = [geoms, self._xpos, self._xmat, lower, upper, group]
+            wp.launch(kernels.bounds, (count, visible), boxes)
+            self._tree = wp.Bvh(lower, upper, groups=group, constructor="sah")
+            root = wp.empty(count, dtype=int)
+            wp.launch(kernels.roots, count, [self._tree.id, root])
+            self._frames = wp.zeros((count, pixels, 3), dtype=wp.uint8)
+            self._shown = wp.zeros((count, pixels), dtype=int)
+            sight: list[Any] = [wp.array(part, dtype=wp.vec3) for part in looks.rays(size)]
+            # Warp runs a CPU kernel in the thread that launches it.
+            parts = min(count, os.cpu_count() or 1) if self._device.is_cpu else 1
+            edges = [count * part // parts for part in range(parts + 1)]
+            self._draws = [
+                wp.launch(
+                    kernels.draw,
+                    (end - first, pixels),
+                    [first, geoms, lights, self._xpos, self._xmat, self._tree.id, root, *sight, self._frames, self._shown],
+                    record_cmd=True,
+                )
+                for first, end in zip(edges[:-1], edges[1:], strict=True)
+            ]
+            self._refit = wp.launch(kernels.bounds, (count, visible), boxes, record_cmd=True)
+            self._owned = (meshes, lights, root, sight, boxes)  # recorded launches hold addresses alone
+            wp.synchronize_device(self._device)  # pictures are drawn in torch's stream, not in this one
+        self._threads = ThreadPoolExecutor(parts) if parts > 1 else None
+
+    def pictures(self, geom_xpos: np.ndarray, geom_xmat: np.ndarray) -> np.ndarray:
+        """(N, G, 3) positions and (N, G, 9) orientations of all geoms -> (N, size, size, 3) uint8, the caller's to keep."""
+        return self.tensor(geom_xpos, geom_xmat).cpu().clone().numpy()
+
+    def tensor(self, geom_xpos: np.ndarray, geom_xmat: np.ndarray) -> torch.Tensor:
+        """`pictures`, left on the device and in order with torch's current stream; the next call overwrites it."""
+        self._draw(geom_xpos, geom_xmat)
+        return self._wp.to_torch(self._frames).view(-1, self._size, self._size, 3)
+
+    def geoms(self, geom_xpos: np.ndarray, geom_xmat: np.ndarray) -> np.ndarray:
+        """Which geom each pixel shows first: (N, size, size) int, -1 where there is none."""
+        self._draw(geom_xpos, geom_xmat)
+        return self._wp.to_torch(self._shown).view(-1, self._size, self._size).cpu().clone().numpy()
+
+    def _draw(self, geom_xpos: np.ndarray, geom_xmat: np.ndarray) -> None:
+        wp, device = self._wp, self._device
+        stream = wp.stream_from_torch(torch.cuda.current_stream(wp.device_to_torch(device))) if device.is_cuda else None
+        with wp.ScopedStream(stream):
+            self._xpos.assign(np.ascontiguousarray(geom_xpos, np.float32))
+            self._xmat.assign(np.ascontiguousarray(geom_xmat, np.float32).reshape(*self._xmat.shape, 3, 3))
+            self._refit.launch(stream)
+            self._tree.refit()
+            if self._threads:
+                list(self._threads.map(lambda part: part.launch(), self._draws))
+            else:
+                self._draws[0].launch(stream)
+
+
+class _Looks:
+    """What MuJoCo hands to its own renderer for the initial pose: visible geoms with their materials, lights, and the camera."""
+
+    def __init__(self, model: Any, view: str | Any) -> None:
+        self.data = data = mujoco.MjData(model)
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_camlight(model, data)
+        camera = _still_camera(model, view)
+        scene = mujoco.MjvScene(model, 64 + 2 * (model.ngeom + model.nsite))
+        parts = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, camera, parts, scene)
+        if model.nflex or model.nskin:
+            raise UserError(f"render.backend=warp draws no soft bodies and no skins, and this scene has some: {EGL}")
+        drawn = [scene.geoms[i] for i in range(scene.ngeom)]
+        self.geoms = [geom for geom in drawn if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM and geom.rgba[3] > 0]
+        self.visible = np.array(sorted({geom.objid for geom in self.geoms}))
+        strange = sorted(set(model.geom_type[self.visible]) - set(range(MESH + 1)))
+        if strange:
+            raise UserError(f"render.backend=warp draws no geoms of type {mujoco.mjtGeom(strange[0]).name}: {EGL}")
+        self.lights = [scene.lights[i] for i in range(scene.nlight)]
+        self.scene = scene  # owns the camera below
+        self.lens = scene.camera[0]
+
+    def rays(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where the rays of the pixels start, and their unit directions, row by row from the top left: (size * size, 3) each."""
+        lens, eyes = self.lens, self.scene.camera  # the eyes of a stereo pair, of which MuJoCo takes the mean as well
+        across = 2 * (np.arange(size) + 0.5) / size - 1
+        tall = (lens.frustum_top - lens.frustum_bottom) / 2
+        x = lens.frustum_center + (lens.frustum_width or tall) * across
+        y = (lens.frustum_top + lens.frustum_bottom) / 2 - tall * across
+        plane = x[None, :, None] * np.cross(lens.forward, lens.up) + y[:, None, None] * lens.up
+        plane, ahead = plane.reshape(-1, 3), np.tile(lens.forward, (size * size, 1))
+        eye = (eyes[0].pos + eyes[1].pos) / 2
+        if lens.orthographic:
+            return eye + plane, ahead
+        rays = plane + lens.frustum_near * ahead
+        return np.tile(eye, (size * size, 1)), rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+
+
+def _still_camera(model: Any, view: str | Any) -> Any:
+    """The MjvCamera of a view, which may not move with a body."""
+    camera: Any = view
+    if isinstance(view, str):
+        camera = mujoco.MjvCamera()
+        camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, model.camera(view).id
+    moves = camera.type == mujoco.mjtCamera.mjCAMERA_TRACKING
+    if camera.type == mujoco.mjtCamera.mjCAMERA_FIXED:
+        body, mode = model.cam_bodyid[camera.fixedcamid], model.cam_mode[camera.fixedcamid]
+        moves = mode != mujoco.mjtCamLight.mjCAMLIGHT_FIXED or model.body_weldid[body] != 0
+    if moves:
+        name = view if isinstance(view, str) else "tracking"
+        raise UserError(f"render.backend=warp needs a camera that stands still, and {name!r} moves with a body: {EGL}")
+    return camera
+
+
+def _put_geoms(wp: Any, kernels: Any, model: Any, looks: _Looks) -> tuple[Any, list[Any]]:
+    """The geoms on the device, and the meshes that must outlive them."""
+    from mujoco_warp._src.bvh import build_hfield_bvh
+
+    rgba, tint, shine = np.zeros((model.ngeom, 4)), np.zeros((model.ngeom, 3)), np.zeros((model.ngeom, 3))
+    for geom in looks.geoms:
+        rgba[geom.objid] = geom.rgba
+        tint[geom.objid] = _mean_colour(model, geom.matid)
+        shine[geom.objid] = geom.emission, geom.specular, 128 * geom.shininess
+    centre, half = model.geom_aabb[:, :3].copy(), model.geom_aabb[:, 3:].copy()
+    planes = model.geom_type == PLANE
+    extent = model.geom_size[planes]
+    centre[planes], half[planes] = 0.0, np.where(extent > 0, extent, FAR)
+    half[planes, 2] = 0.01
+    keep: list[Any] = []
+    meshes, hfields = np.zeros(max(model.nmesh, 1), np.uint64), np.zeros(max(model.nhfield, 1), np.uint64)
+    for kind, handles in ((MESH, meshes), (HFIELD, hfields)):
+        for index in set(model.geom_dataid[looks.visible][model.geom_type[looks.visible] == kind]):
+            keep.append(_put_mesh(wp, model, index) if kind == MESH else build_hfield_bvh(model, index)[0])
+            handles[index] = keep[-1].id
+    geoms = kernels.Geoms()
+    geoms.type, geoms.dataid = wp.array(model.geom_type, dtype=int), wp.array(model.geom_dataid, dtype=int)
+    geoms.size = wp.array(model.geom_size[None], dtype=wp.vec3)
+    geoms.centre, geoms.half = wp.array(centre, dtype=wp.vec3), wp.array(half, dtype=wp.vec3)
+    geoms.rgba, geoms.tint, geoms.shine = wp.array(rgba, dtype=wp.vec4), wp.array(tint, dtype=wp.vec3), wp.array(shine, dtype=wp.vec3)
+    geoms.visible = wp.array(looks.visible, dtype=int)
+    geoms.meshes, geoms.hfields = wp.array(meshes, dtype=wp.uint64), wp.array(hfields, dtype=wp.uint64)
+    geoms.normals, geoms.normal_start = wp.array(model.mesh_normal, dtype=wp.vec3), wp.array(model.mesh_normaladr, dtype=int)
+    geoms.corners, geoms.corner_start = wp.array(model.mesh_facenormal, dtype=wp.vec3i), wp.array(model.mesh_faceadr, dtype=int)
+    return geoms, keep
+
+
+def _put_mesh(wp: Any, model: Any, index: int) -> Any:
+    vertices = model.mesh_vert[model.mesh_vertadr[index] :][: model.mesh_vertnum[index]]
+    faces = model.mesh_face[model.mesh_faceadr[index] :][: model.mesh_facenum[index]]
+    return wp.Mesh(wp.array(vertices, dtype=wp.vec3), wp.array(faces.ravel(), dtype=int), bvh_constructor="sah")
+
+
+def _mean_colour(model: Any, material: int) -> np.ndarray:
+    """(3,) what a material's colour texture is at a distance; white where there is none."""
+    texture = model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB] if material >= 0 else -1
+    if texture < 0:
+        return np.ones(3)
+    channels = model.tex_nchannel[texture]
+    pixels = model.tex_data[model.tex_adr[texture] :][: model.tex_width[texture] * model.tex_height[texture] * channels]
+    return pixels.reshape(-1, channels)[:, :3].mean(axis=0) / 255
+
+
+def _put_lights(wp: Any, kernels: Any, looks: _Looks) -> Any:
+    """The lights on the device. MuJoCo's renderer lets point lights shine from the camera, straight ahead, and so does this."""
+    of, kinds = looks.lights, mujoco.mjtLightType
+    lights = kernels.Lights()
+    ahead = looks.lens.forward
+    directed = (kinds.mjLIGHT_SPOT, kinds.mjLIGHT_DIRECTIONAL)
+    lights.direction = wp.array([light.dir if light.type in directed else ahead for light in of], dtype=wp.vec3)
+    lights.diffuse = wp.array([light.diffuse for light in of], dtype=wp.vec3)
+    lights.specular = wp.array([light.specular for light in of], dtype=wp.vec3)
+    lights.ambient = wp.vec3(*sum((light.ambient for light in of), np.zeros(3)))
+    lights.spot = wp.array([light.type == kinds.mjLIGHT_SPOT for light in of], dtype=bool)
+    lights.position = wp.array([light.pos for light in of], dtype=wp.vec3)
+    lights.attenuation = wp.array([light.attenuation for light in of], dtype=wp.vec3)
+    lights.cutoff = wp.array([np.cos(np.radians(light.cutoff)) for light in of], dtype=float)
+    lights.exponent = wp.array([light.exponent for light in of], dtype=float)
+    return lights
