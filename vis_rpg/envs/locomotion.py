@@ -35,6 +35,7 @@ def make_inner(id: str, **kwargs: Any) -> Any:
     model.geom_matid[robot_geoms(model)] = -1
     model.geom_rgba[robot_geoms(model)] = COLOUR
     model.mat_reflectance[:] = 0.0
+    model.geom("floor").size[2] = 40.0  # how finely a plane is drawn, no matter to physics: the humanoid's is of 100,000 squares
     model.light_active[:] = 0
     light = model.vis.headlight
     light.ambient[:], light.diffuse[:], light.specular[:] = 1.0, 0.0, 0.0
@@ -106,7 +107,7 @@ def draw(axes: Any) -> None:
     axes.axhline(0.0, color="black", linewidth=1)
     axes.plot(0, 0.7, marker="x", color="black")
     axes.axvline(-BACK, color="tab:green", linewidth=1)
-    axes.set(xlim=(-SIGHT, SIGHT), ylim=(0.0, HEIGHT))
+    axes.set(xlim=(-SIGHT, SIGHT), ylim=(0.0, HEIGHT), aspect="auto")  # ten times as wide as high
 
 
 class CheetahBack(HalfCheetah):

@@ -62,7 +62,7 @@ class MujocoTask(OwnTask):
     def _camera(self, size: int) -> Camera:
         key = (self.scene, size)
         if key not in _cameras:
-            _cameras[key] = Camera(self.drawn, self.view, size, 0 if size == FRAME else 4, self.squeeze)
+            _cameras[key] = Camera(self.drawn, self.view, size, 0 if size == FRAME or self.squeeze > 1 else 4, self.squeeze)
         return _cameras[key]
 
     def _frame(self, size: int) -> np.ndarray:
