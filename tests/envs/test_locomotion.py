@@ -11,6 +11,8 @@ import pytest
 import torch
 
 import vis_rpg.envs  # noqa: F401  (registers the tasks)
+from vis_rpg.cli import compose
+from vis_rpg.config import check
 from vis_rpg.envs.factory import task_of
 from vis_rpg.envs.locomotion import CheetahBack, Humanoid
 
@@ -134,3 +136,19 @@ def test_the_robot_is_the_one_object_and_its_torso_where_it_is(id: str, names: t
     _, info = env.reset(seed=0)
     assert task_of(env).object_names == names
     assert np.allclose(info["objects"], env.unwrapped.data.body("torso").xpos, atol=1e-9)
+
+
+@pytest.mark.parametrize("task", ["ant_push", "half_cheetah", "humanoid"])
+def test_dense_tasks_have_no_bonus_and_a_learned_prior_unless_told_otherwise(task: str) -> None:
+    config = compose([f"task={task}", "device=cpu"])
+    check(config)
+    assert (config.exploration.name, config.agent.latent.prior) == ("none", "learned")
+    assert config.agent.latent.entropy >= config.agent.beta  # else pi(z|s) gives up on z
+    assert config.task.terminates == (task == "humanoid")
+    told = compose([f"task={task}", "exploration=object_rnd", "agent.latent.prior=fixed", "agent=mbsac", "device=cpu"])
+    assert (told.exploration.name, told.agent.latent.prior, told.agent.name) == ("object_rnd", "fixed", "mbsac")
+
+
+def test_the_sparse_task_keeps_its_bonus_and_the_fixed_prior() -> None:
+    config = compose(["task=cheetah_back", "device=cpu"])
+    assert (config.exploration.name, config.agent.latent.prior) == ("object_rnd", "fixed")

@@ -53,10 +53,9 @@ class Locomotion(MujocoTask):
     The one object of interest is the robot, all of its geoms; its position is the torso's. Seen by the camera that runs beside it.
     """
 
-    def __init__(self, task: Task, inner: Any, obs: str, render_mode: str | None, **seeing: Any) -> None:
+    def __init__(self, task: Task, inner: Any, obs: str, render_mode: str | None, view: Any = "track", **seeing: Any) -> None:
         self._inner = inner
         model = inner.model
-        view = seeing.pop("view", "track")
         parts = {task.object_names[0]: robot_geoms(model)}
         limits = np.full(inner.observation_space.shape, np.inf)
         super().__init__(task, model, inner.data, task.name, view, parts, limits, obs, render_mode, **seeing)
@@ -73,16 +72,8 @@ class Locomotion(MujocoTask):
         return self._inner._get_obs()
 
 
-class HalfCheetah(Locomotion):
-    """Gymnasium's HalfCheetah-v5: state (17,), 6 actions, 1000 steps of 0.05 s, the reward of moving forward.
-
-    Raises UserError for an unknown `obs`, and where pictures cannot be rendered.
-    """
-
-    TASK = Task("half_cheetah", ("cheetah",), plane=(0, 2))
-
-    def __init__(self, obs: str = "state", render_mode: str | None = None) -> None:
-        super().__init__(self.TASK, make_inner("HalfCheetah-v5"), obs, render_mode)
+class Cheetah(Locomotion):
+    """What both cheetah tasks share."""
 
     def _move(self, action: np.ndarray) -> float:
         reward = super()._move(action)
@@ -95,6 +86,18 @@ class HalfCheetah(Locomotion):
     def _objects(self) -> np.ndarray:
         x, z = self.data.qpos[:2]
         return np.array([[x, 0.0, z + self.model.body("torso").pos[2]]])
+
+
+class HalfCheetah(Cheetah):
+    """Gymnasium's HalfCheetah-v5: state (17,), 6 actions, 1000 steps of 0.05 s, the reward of moving forward.
+
+    Raises UserError for an unknown `obs`, and where pictures cannot be rendered.
+    """
+
+    TASK = Task("half_cheetah", ("cheetah",), plane=(0, 2))
+
+    def __init__(self, obs: str = "state", render_mode: str | None = None) -> None:
+        super().__init__(self.TASK, make_inner("HalfCheetah-v5"), obs, render_mode)
 
 
 def locate(state: Tensor) -> Tensor:
@@ -110,7 +113,7 @@ def draw(axes: Any) -> None:
     axes.set(xlim=(-SIGHT, SIGHT), ylim=(0.0, HEIGHT), aspect="auto")  # ten times as wide as high
 
 
-class CheetahBack(HalfCheetah):
+class CheetahBack(Cheetah):
     """The cheetah of HalfCheetah-v5 with a sparse reward: 1 in each step in which its torso is at least 5 m behind where it started.
 
     State (18,): x, z and pitch of the torso and 6 joint angles, then their velocities. 200 steps. Its picture stands still, so that x is
@@ -143,7 +146,7 @@ class CheetahBack(HalfCheetah):
         view.lookat[:] = 0.0, 0.0, HEIGHT / 2 - 0.1
         view.distance, view.azimuth, view.elevation = SIGHT, 90.0, 0.0
         self._begin = 0.0
-        Locomotion.__init__(self, self.TASK, inner, obs, render_mode, view=view, drawn=drawn, squeeze=round(2 * SIGHT / HEIGHT))
+        super().__init__(self.TASK, inner, obs, render_mode, view=view, drawn=drawn, squeeze=round(2 * SIGHT / HEIGHT))
 
     def _start(self) -> None:
         super()._start()

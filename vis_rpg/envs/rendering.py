@@ -71,10 +71,8 @@ class Camera:
             raise UserError(NO_EGL)
         quality, frame = model.vis.quality, model.vis.global_
         quality.offsamples, quality.shadowsize = samples, 0
-        quality.numslices, quality.numstacks = (
-            12,
-            6,
-        )  # triangles of round geoms are nearly all of a small frame's cost: half as many each way
+        # Nearly all of a small frame's cost is in the triangles of round geoms: half as many each way as by default.
+        quality.numslices, quality.numstacks = 12, 6
         frame.offwidth, frame.offheight = size * squeeze, size
         try:
             self._renderer = mujoco.Renderer(model, size, size * squeeze, max_geom=64 + 2 * (model.ngeom + model.nsite))
