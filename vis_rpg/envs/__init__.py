@@ -12,6 +12,11 @@ IDS = {
     "cheetah_back": "vis_rpg/CheetahBack-v0",
     "half_cheetah": "vis_rpg/HalfCheetah-v0",
     "humanoid": "vis_rpg/Humanoid-v0",
+    "metaworld": "vis_rpg/MetaWorld-v0",
+    "metaworld_basketball": "vis_rpg/MetaWorldBasketball-v0",
+    "metaworld_stick_pull": "vis_rpg/MetaWorldStickPull-v0",
+    "adroit_door": "vis_rpg/AdroitDoor-v0",
+    "adroit_hammer": "vis_rpg/AdroitHammer-v0",
 }
 """The word in `task=...` -> the id in Gymnasium."""
 
@@ -23,3 +28,8 @@ register(IDS["ant_push"], "vis_rpg.envs.ant_push:AntPush", order_enforce=False)
 register(IDS["cheetah_back"], "vis_rpg.envs.locomotion:CheetahBack", order_enforce=False)
 register(IDS["half_cheetah"], "vis_rpg.envs.locomotion:HalfCheetah", order_enforce=False)
 register(IDS["humanoid"], "vis_rpg.envs.locomotion:Humanoid", order_enforce=False)
+register(IDS["metaworld"], "vis_rpg.envs.metaworld:MetaWorld", order_enforce=False)
+register(IDS["metaworld_basketball"], "vis_rpg.envs.metaworld:MetaWorld", order_enforce=False, kwargs={"name": "basketball-v3"})
+register(IDS["metaworld_stick_pull"], "vis_rpg.envs.metaworld:MetaWorld", order_enforce=False, kwargs={"name": "stick-pull-v3"})
+register(IDS["adroit_door"], "vis_rpg.envs.adroit:AdroitDoor", order_enforce=False)
+register(IDS["adroit_hammer"], "vis_rpg.envs.adroit:AdroitHammer", order_enforce=False)

@@ -18,6 +18,24 @@ PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 _cameras: dict[tuple[str, int], Camera] = {}
 
 
+def free_camera(lookat: tuple[float, float, float], distance: float, azimuth: float, elevation: float) -> Any:
+    """A camera that belongs to no model: the point that it looks at and its distance from it in world units, its angles in degrees."""
+    camera = mujoco.MjvCamera()
+    camera.type = mujoco.mjtCamera.mjCAMERA_FREE
+    camera.lookat[:] = lookat
+    camera.distance, camera.azimuth, camera.elevation = distance, azimuth, elevation
+    return camera
+
+
+def geoms_under(model: Any, body: str | int) -> list[int]:
+    """Ids of all geoms of a body, given by name or id, and of the bodies below it."""
+    inside = np.zeros(model.nbody, bool)
+    inside[model.body(body).id] = True
+    for index in range(1, model.nbody):  # children come after their parents
+        inside[index] |= inside[model.body_parentid[index]]
+    return np.flatnonzero(inside[model.geom_bodyid]).tolist()
+
+
 class MujocoTask(OwnTask):
     """A task on `self.model` and `self.data`.
 

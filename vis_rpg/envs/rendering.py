@@ -19,6 +19,8 @@ VIDEO = 256
 """Side of the pictures that `render()` returns, in pixels."""
 STACK = 2
 """Frames in one observation."""
+HIDDEN = 5
+"""A group of geoms that MuJoCo does not draw."""
 NO_EGL = "pictures of MuJoCo scenes need EGL: install libegl1, libegl-mesa0 and libgl1-mesa-dri (Debian, Ubuntu), or use obs=state"
 
 
@@ -71,8 +73,8 @@ class Camera:
             raise UserError(NO_EGL)
         quality, frame = model.vis.quality, model.vis.global_
         quality.offsamples, quality.shadowsize = samples, 0
-        # Nearly all of a small frame's cost is in the triangles of round geoms: half as many each way as by default.
-        quality.numslices, quality.numstacks = 12, 6
+        # Nearly all of a small frame's cost is in triangles: round geoms get half as many each way as by default.
+        quality.numslices, quality.numstacks = (12, 6) if size == FRAME else (28, 16)
         frame.offwidth, frame.offheight = size * squeeze, size
         try:
             self._renderer = mujoco.Renderer(model, size, size * squeeze, max_geom=64 + 2 * (model.ngeom + model.nsite))
@@ -81,19 +83,38 @@ class Camera:
         atexit.register(self._renderer.close)  # later than that, EGL is gone and freeing the context fails aloud
         self._renderer.scene.flags[:] = 0
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1
-        self._camera, self._squeeze = camera, squeeze
+        self._model, self._camera, self._squeeze = model, camera, squeeze
+        self._groups = model.geom_group.copy()
+        self._without_sites = mujoco.MjvOption()
+        self._without_sites.sitegroup[:] = 0
 
     def picture(self, data: Any) -> np.ndarray:
         """(size, size, 3) uint8."""
         self._renderer.update_scene(data, camera=self._camera)
+        if self._model.nmesh:
+            self._model.geom_group[self._outside(data)] = HIDDEN
+            self._renderer.update_scene(data, camera=self._camera)
+            self._model.geom_group[:] = self._groups
         wide = self._renderer.render()
         return wide if self._squeeze == 1 else cv2.resize(wide, wide.shape[:1] * 2, interpolation=cv2.INTER_AREA)
 
+    def _outside(self, data: Any) -> np.ndarray:
+        """(geoms,) bool: those that lie wholly beside the picture. A robot's meshes there would cost as much as those that are seen."""
+        left, right = self._renderer.scene.camera  # of two eyes, whose mean is the camera
+        forward, up = np.array(left.forward, np.float64), np.array(left.up, np.float64)
+        away = data.geom_xpos - (np.array(left.pos, np.float64) + np.array(right.pos, np.float64)) / 2
+        slope = float(left.frustum_top / left.frustum_near)
+        across = np.abs(away @ np.stack([up, np.cross(forward, up)], 1))  # frames are square: the same slope both ways
+        beyond = (across - slope * (away @ forward)[:, None]) / np.hypot(1.0, slope)
+        radius = self._model.geom_rbound
+        return (radius > 0) & (beyond.max(1) > radius * 1.01 + 1e-3)  # planes have no radius
+
     def geoms(self, data: Any) -> np.ndarray:
-        """Which geom each pixel shows: (size, size) int, -1 where there is none; of a squeezed picture's columns the (upper) median."""
+        """Which geom each pixel shows, seen through the markers that a model calls sites: (size, size) int, -1 where there is none; of a
+        squeezed picture's columns the (upper) median."""
         self._renderer.enable_segmentation_rendering()
         try:
-            self._renderer.update_scene(data, camera=self._camera)
+            self._renderer.update_scene(data, camera=self._camera, scene_option=self._without_sites)
             shown = self._renderer.render()[..., 0]
             return np.sort(shown.reshape(len(shown), -1, self._squeeze), axis=-1)[..., self._squeeze // 2]
         finally:

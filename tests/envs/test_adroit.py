@@ -1,0 +1,79 @@
+"""Adroit: success is the door open and the nail driven in, and what is placed anew at every start is saved."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+
+from vis_rpg.envs.adroit import REACH, AdroitDoor, AdroitHammer
+from vis_rpg.envs.factory import task_of
+
+
+@pytest.mark.parametrize(("make", "joint", "far", "short"), [(AdroitDoor, "door_hinge", 1.5, 1.2), (AdroitHammer, "nail_dir", 0.09, 0.05)])
+def test_success_is_the_door_open_or_the_nail_driven_in(make: type, joint: str, far: float, short: float) -> None:
+    env = make()
+    env.reset(seed=0)
+    still = np.zeros(env.action_space.shape)
+    for position, expected in ((0.0, 0.0), (short, 0.0), (far, 1.0), (short, 0.0)):
+        env.data.joint(joint).qpos[:] = position
+        env.data.qvel[:] = 0.0
+        _, reward, terminated, _, info = env.step(still)
+        assert reward == expected
+        assert info["success"] == bool(expected)
+        assert not terminated
+
+
+@pytest.mark.parametrize(("make", "actions", "length"), [(AdroitDoor, 28, 100), (AdroitHammer, 26, 125)])
+def test_actions_and_length_are_the_papers(make: type, actions: int, length: int) -> None:
+    env = make()
+    assert env.action_space.shape == (actions,)
+    assert env.task.episode_length == length
+    assert env.model.opt.timestep * env._env.frame_skip * 2 == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("make", [AdroitDoor, AdroitHammer])
+def test_coordinates_encoded_are_true_positions_scaled(make: type) -> None:
+    env = make()
+    env.reset(seed=0)
+    for action in np.random.default_rng(0).uniform(-1, 1, (40, *env.action_space.shape)):
+        state, _, _, _, info = env.step(action)
+        located = task_of(env).locate(torch.as_tensor(state)[None])
+        assert located.shape == (1, 3, 3)
+        assert np.allclose(located[0] * REACH, info["objects"], atol=1e-6)
+        assert located.abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("make", "geoms"), [(AdroitDoor, {"latch": "latch", "door": "door"}), (AdroitHammer, {"hammer": "Object", "nail": "nail"})]
+)
+def test_an_object_is_at_the_geoms_that_it_is_made_of(make: type, geoms: dict[str, str]) -> None:
+    env = make()
+    _, info = env.reset(seed=0)
+    for name, body in geoms.items():
+        index = env.task.object_names.index(name)
+        own = np.flatnonzero(env.labels[:-1] == index + 1)
+        assert {env.model.body(env.model.geom_bodyid[geom]).name for geom in own} == {body}
+        assert np.linalg.norm(env.data.geom_xpos[own] - info["objects"][index], axis=1).min() < 0.11
+
+
+@pytest.mark.parametrize(("make", "share"), [(AdroitDoor, 60), (AdroitHammer, 20)])
+def test_all_objects_are_seen_at_every_start(make: type, share: int) -> None:
+    env = make(obs="pixels")
+    for seed in range(6):
+        env.reset(seed=seed)
+        mask = env.segmentation()
+        assert all((mask == index).sum() >= share for index in (1, 2, 3))
+
+
+@pytest.mark.parametrize("make", [AdroitDoor, AdroitHammer])
+def test_the_saved_state_holds_where_the_door_or_the_board_was_placed(make: type) -> None:
+    env, other = make(obs="pixels"), make(obs="pixels")
+    env.reset(seed=1)
+    other.reset(seed=2)
+    other.set_state(env.get_state())
+    assert np.array_equal(env.segmentation(), other.segmentation())
+    assert np.array_equal(env.render(), other.render())
+    mujoco.mj_forward(env.model, env.data)
+    assert np.array_equal(env._objects(), other._objects())

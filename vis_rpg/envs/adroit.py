@@ -1,0 +1,133 @@
+"""Adroit, Gymnasium-Robotics' hand of 24 joints on a moving arm: open a door, or drive a nail with a hammer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium_robotics.envs.adroit_hand import AdroitHandDoorEnv, AdroitHandHammerEnv
+from torch import Tensor
+
+from vis_rpg.envs.mujoco_task import MujocoTask, free_camera, geoms_under
+from vis_rpg.envs.task import Coverage, Task
+
+REPEAT = 2
+"""Steps of the library that one action is held for."""
+REACH = 0.6
+"""Scale of positions in the encoding, in metres: the hand and what it reaches stay about within +-0.6 along each axis."""
+
+
+def locate_door(state: Tensor) -> Tensor:
+    """State (..., 42) -> (..., 3, 3): palm, latch and door, scaled to about [-1, 1]."""
+    return torch.stack([state[..., 29:32], state[..., 32:35], state[..., 39:42]], -2) / REACH
+
+
+def locate_hammer(state: Tensor) -> Tensor:
+    """State (..., 46) -> (..., 3, 3): palm, hammer and nail, scaled to about [-1, 1]."""
+    return torch.stack([state[..., 33:36], state[..., 36:39], state[..., 42:45]], -2) / REACH
+
+
+def draw(axes: Any) -> None:
+    """The outline of what coverage counts, and the origin of the table."""
+    from matplotlib.patches import Rectangle  # only drawings need matplotlib
+
+    axes.add_patch(Rectangle((-REACH, -REACH), 2 * REACH, 2 * REACH, fill=False, edgecolor="black"))
+    axes.plot(0.0, 0.0, marker="x", color="black")
+    axes.set(xlim=(-REACH - 0.02, REACH + 0.02), ylim=(-REACH - 0.02, REACH + 0.02), aspect="equal")
+
+
+def make_task(name: str, names: tuple[str, ...], locate: Any, length: int, covered: tuple[str, ...], plane: tuple[int, int]) -> Task:
+    coverage = Coverage(covered, (-REACH, -REACH), (REACH, REACH), (24, 24))
+    return Task(name, names, locate, episode_length=length, sparse=True, plane=plane, coverage=coverage, draw=draw)
+
+
+class Adroit(MujocoTask):
+    """What the two tasks share: an action is held for two of the library's steps (0.01 s each); the reward is 1 after every action at whose
+    end the library's own `success` holds, else 0; and what the library moves in the model at every start is part of the saved state.
+
+    env: the library's environment; placed: the body that it places anew at every start.
+    """
+
+    def __init__(
+        self, task: Task, env: Any, placed: str, view: Any, parts: dict[str, list[int]], size: int, obs: str, render_mode: str | None
+    ) -> None:
+        """size: S, numbers of the state."""
+        self._env = env
+        self._placed = env.model.body(placed).id
+        self._obs, self._succeeded = np.zeros(0), False
+        super().__init__(task, env.model, env.data, task.name, view, parts, np.full(size, np.inf), obs, render_mode)
+
+    def _start(self) -> None:
+        self._env.np_random = self.np_random
+        self._obs, _ = self._env.reset()
+        self._succeeded = False
+
+    def _move(self, action: np.ndarray) -> float:
+        for _ in range(REPEAT):
+            self._obs, _, _, _, info = self._env.step(action)
+        self._succeeded = bool(info["success"])
+        return 0.0
+
+    def _success(self) -> bool:
+        return self._succeeded
+
+    def _state(self) -> np.ndarray:
+        return self._obs
+
+    def _save(self) -> dict[str, Any]:
+        library = {"placed": self.model.body_pos[self._placed].copy(), "obs": self._obs.copy(), "success": self._succeeded}
+        return super()._save() | library
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        self.model.body_pos[self._placed] = np.array(saved["placed"], np.float64)
+        super()._load(saved)
+        self._obs, self._succeeded = np.array(saved["obs"], np.float64), bool(saved["success"])
+
+
+class AdroitDoor(Adroit):
+    """Turn the latch of a door and pull it open (beyond 1.35 rad), where the door stands elsewhere at every start; 28 actions.
+
+    State (42,): the library's observation (39: joints of the hand, latch, door hinge, palm, handle of the latch, palm - handle, open or
+    not), then the centre of the door panel (3), which it lacks.
+    Objects of interest and their geoms: `palm` all of the hand from the body "palm" to the fingertips (its position is the library's
+    grasp point in the palm), `latch` those of the body "latch" (its position is the end of its handle), `door` those of the panel that
+    swings, body "door", without latch and frame.
+    Raises UserError for an unknown `obs`, and where pictures cannot be rendered.
+    """
+
+    def __init__(self, obs: str = "state", render_mode: str | None = None) -> None:
+        env = AdroitHandDoorEnv(reward_type="sparse")
+        task = make_task("adroit_door", ("palm", "latch", "door"), locate_door, 100, ("latch", "door"), (0, 1))
+        palm, latch, door = (geoms_under(env.model, body) for body in ("palm", "latch", "door"))
+        parts = {"palm": palm, "latch": latch, "door": [geom for geom in door if geom not in latch]}
+        view = free_camera((0.1, 0.02, 0.2), distance=1.15, azimuth=70.0, elevation=-42.0)
+        super().__init__(task, env, "frame", view, parts, 42, obs, render_mode)
+
+    def _state(self) -> np.ndarray:
+        return np.concatenate([self._obs, self.data.body("door").xpos])
+
+    def _objects(self) -> np.ndarray:
+        return np.stack([self._obs[29:32], self._obs[32:35], self.data.body("door").xpos])
+
+
+class AdroitHammer(Adroit):
+    """Take the hammer and drive the nail into the board (to 1 cm), where the board hangs at another height at every start; 26 actions.
+
+    State (46,): the library's observation (joints of the hand, velocity of the hammer, palm, hammer and its angles, nail, force on it).
+    Objects of interest and their geoms: `palm` all of the hand from the body "palm" to the fingertips (its position is the library's
+    grasp point in the palm), `hammer` those of the body "Object" (handle, neck and head; its position is the handle's middle), `nail`
+    those of the body "nail" (its position is its head).
+    Raises UserError for an unknown `obs`, and where pictures cannot be rendered.
+    """
+
+    def __init__(self, obs: str = "state", render_mode: str | None = None) -> None:
+        env = AdroitHandHammerEnv(reward_type="sparse")
+        task = make_task("adroit_hammer", ("palm", "hammer", "nail"), locate_hammer, 125, ("hammer",), (0, 2))
+        bodies = {"palm": "palm", "hammer": "Object", "nail": "nail"}
+        parts = {name: geoms_under(env.model, body) for name, body in bodies.items()}
+        view = free_camera((-0.05, -0.1, 0.11), distance=0.75, azimuth=25.0, elevation=-30.0)
+        super().__init__(task, env, "nail_board", view, parts, 46, obs, render_mode)
+
+    def _objects(self) -> np.ndarray:
+        return np.stack([self._obs[33:36], self._obs[36:39], self._obs[42:45]])
