@@ -58,7 +58,7 @@ def test_an_object_is_at_the_geoms_that_it_is_made_of(make: type, geoms: dict[st
         assert np.linalg.norm(env.data.geom_xpos[own] - info["objects"][index], axis=1).min() < 0.11
 
 
-@pytest.mark.parametrize(("make", "share"), [(AdroitDoor, 60), (AdroitHammer, 20)])
+@pytest.mark.parametrize(("make", "share"), [(AdroitDoor, 50), (AdroitHammer, 20)])
 def test_all_objects_are_seen_at_every_start(make: type, share: int) -> None:
     env = make(obs="pixels")
     for seed in range(6):

@@ -101,7 +101,7 @@ class AdroitDoor(Adroit):
         task = make_task("adroit_door", ("palm", "latch", "door"), locate_door, 100, ("latch", "door"), (0, 1))
         palm, latch, door = (geoms_under(env.model, body) for body in ("palm", "latch", "door"))
         parts = {"palm": palm, "latch": latch, "door": [geom for geom in door if geom not in latch]}
-        view = free_camera((0.1, 0.02, 0.2), distance=1.15, azimuth=70.0, elevation=-42.0)
+        view = free_camera((0.08, -0.03, 0.2), distance=1.35, azimuth=70.0, elevation=-42.0)
         super().__init__(task, env, "frame", view, parts, 42, obs, render_mode)
 
     def _state(self) -> np.ndarray:
@@ -126,7 +126,7 @@ class AdroitHammer(Adroit):
         task = make_task("adroit_hammer", ("palm", "hammer", "nail"), locate_hammer, 125, ("hammer",), (0, 2))
         bodies = {"palm": "palm", "hammer": "Object", "nail": "nail"}
         parts = {name: geoms_under(env.model, body) for name, body in bodies.items()}
-        view = free_camera((-0.05, -0.1, 0.11), distance=0.75, azimuth=25.0, elevation=-30.0)
+        view = free_camera((-0.05, -0.1, 0.13), distance=0.88, azimuth=25.0, elevation=-30.0)
         super().__init__(task, env, "nail_board", view, parts, 46, obs, render_mode)
 
     def _objects(self) -> np.ndarray:
