@@ -11,6 +11,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 import vis_rpg.envs  # noqa: F401  (registers the tasks)
+from tests.vulkan import needs_vulkan
 from vis_rpg.envs.factory import object_positions, task_of
 from vis_rpg.errors import UserError
 
@@ -19,13 +20,18 @@ ANT, BACK = "vis_rpg/AntPush-v0", "vis_rpg/CheetahBack-v0"
 CHEETAH, HUMANOID = "vis_rpg/HalfCheetah-v0", "vis_rpg/Humanoid-v0"
 BASKETBALL, STICK = "vis_rpg/MetaWorldBasketball-v0", "vis_rpg/MetaWorldStickPull-v0"
 DOOR, HAMMER = "vis_rpg/AdroitDoor-v0", "vis_rpg/AdroitHammer-v0"
+CABINET = ["vis_rpg/CabinetSparse-v0", "vis_rpg/CabinetDense-v0"]
 RUNNERS, HANDS = [ANT, BACK, CHEETAH, HUMANOID], [BASKETBALL, STICK, DOOR, HAMMER]
-STATE = [(BANDIT, {}), (MAZE, {}), (PUSH, {"blocks": 1}), (PUSH, {}), *((id, {}) for id in RUNNERS + HANDS)]
+STATE = [(BANDIT, {}), (MAZE, {}), (PUSH, {"blocks": 1}), (PUSH, {}), *((id, {}) for id in RUNNERS + HANDS + CABINET)]
+DRAWN_CABINET = [pytest.param(id, {"obs": "pixels"}, marks=needs_vulkan) for id in CABINET]
 PIXELS = [(MAZE, {"obs": "pixels"}), (PUSH, {"obs": "pixels", "blocks": 1}), (PUSH, {"obs": "pixels"})]
 PIXELS += [(id, {"obs": "pixels"}) for id in RUNNERS + HANDS]
-PLAIN = [case for case in PIXELS if case[0] not in (BACK, *HANDS)]
+PLAIN = [case for case in PIXELS if case[0] not in (BACK, *HANDS)] + DRAWN_CABINET
 """Tasks in which every object is large and of one colour at any time; the limbs of CheetahBack are blurred."""
-SEEN = [(MAZE, {}), (PUSH, {"blocks": 1}), (PUSH, {}), (ANT, {}), (DOOR, {}), (HAMMER, {})]
+PIXELS += DRAWN_CABINET
+PLANAR = [(MAZE, {}), (PUSH, {"blocks": 1}), (PUSH, {}), (ANT, {}), (DOOR, {}), (HAMMER, {})]
+"""Tasks whose positions scale by one factor."""
+SEEN = [*PLANAR, *(pytest.param(id, {}, marks=needs_vulkan) for id in CABINET)]
 
 
 def make(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
@@ -52,7 +58,7 @@ def assert_same(first: list[np.ndarray], second: list[np.ndarray]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*A Box observation space m")  # velocities have no bounds
-@pytest.mark.parametrize(("id", "kwargs"), [case for case in STATE + PIXELS if case[0] != BANDIT])
+@pytest.mark.parametrize(("id", "kwargs"), STATE[1:] + PIXELS)
 def test_gymnasium_accepts_it(id: str, kwargs: dict[str, Any]) -> None:
     # The bandit is left out: Gymnasium's checker holds any episode of one truncated step for an error.
     check_env(make(id, kwargs).unwrapped)
@@ -103,7 +109,7 @@ def test_observations_stay_in_their_space_under_full_speed(id: str, kwargs: dict
             obs, _ = env.reset()
 
 
-@pytest.mark.parametrize(("id", "kwargs"), SEEN)
+@pytest.mark.parametrize(("id", "kwargs"), PLANAR)
 def test_locate_is_the_true_positions_scaled_into_one(id: str, kwargs: dict[str, Any]) -> None:
     env = make(id, kwargs)
     env.reset(seed=0)
@@ -193,7 +199,7 @@ def test_the_drawing_of_a_task_fits_the_grid_of_its_coverage(id: str, kwargs: di
     assert axes.lines
 
 
-@pytest.mark.parametrize("id", [BANDIT, MAZE, PUSH, *RUNNERS, BASKETBALL, DOOR])
+@pytest.mark.parametrize("id", [BANDIT, MAZE, PUSH, *RUNNERS, BASKETBALL, DOOR, *CABINET])
 def test_an_unknown_observation_kind_names_the_nearest(id: str) -> None:
     with pytest.raises(UserError) as error:
         make(id, {"obs": "pixel"})

@@ -8,6 +8,8 @@ IDS = {
     "bandit": "vis_rpg/Bandit-v0",
     "maze": "vis_rpg/Maze-v0",
     "block_push": "vis_rpg/BlockPush-v0",
+    "cabinet_sparse": "vis_rpg/CabinetSparse-v0",
+    "cabinet_dense": "vis_rpg/CabinetDense-v0",
     "ant_push": "vis_rpg/AntPush-v0",
     "cheetah_back": "vis_rpg/CheetahBack-v0",
     "half_cheetah": "vis_rpg/HalfCheetah-v0",
@@ -24,6 +26,8 @@ IDS = {
 register(IDS["bandit"], "vis_rpg.envs.bandit:Bandit", order_enforce=False)
 register(IDS["maze"], "vis_rpg.envs.maze:Maze", order_enforce=False)
 register(IDS["block_push"], "vis_rpg.envs.block_push:BlockPush", order_enforce=False)
+register(IDS["cabinet_sparse"], "vis_rpg.envs.cabinet:CabinetSparse", order_enforce=False)
+register(IDS["cabinet_dense"], "vis_rpg.envs.cabinet:CabinetDense", order_enforce=False)
 register(IDS["ant_push"], "vis_rpg.envs.ant_push:AntPush", order_enforce=False)
 register(IDS["cheetah_back"], "vis_rpg.envs.locomotion:CheetahBack", order_enforce=False)
 register(IDS["half_cheetah"], "vis_rpg.envs.locomotion:HalfCheetah", order_enforce=False)
