@@ -1,4 +1,5 @@
 """Measure speed, one JSON object a line: python scripts/benchmark.py suite [--quick] [--json FILE] [--device auto]
+Measure the environments alone: python scripts/benchmark.py envs [--quick] [--task NAME] [--backend auto] [--json FILE]
 Count what no machine changes: python scripts/benchmark.py counts [--check]"""
 
 import argparse
@@ -6,9 +7,11 @@ import json
 import sys
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
-from vis_rpg.benchmark import counts, goals, grown, read_counts, suite
+from vis_rpg import env_benchmark
+from vis_rpg.benchmark import counts, goals, grown, machine, read_counts, suite
 from vis_rpg.config import lacks_compiler
 from vis_rpg.errors import UserError
 
@@ -17,14 +20,21 @@ STORED = Path(__file__).resolve().parents[1] / "results" / "speed" / "counts.jso
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("suite", "counts"), default="suite")
-    parser.add_argument("--quick", action="store_true", help="suite: under 60 s on two cores, less exact")
+    parser.add_argument("what", nargs="?", choices=("suite", "envs", "counts"), default="suite")
+    parser.add_argument("--quick", action="store_true", help="suite: under 60 s on two cores; envs: short spans; both less exact")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to FILE as well")
     parser.add_argument("--device", default="auto", help="suite: auto | cpu | cuda | cuda:N")
+    parser.add_argument("--task", metavar="NAME", help="envs: this task only")
+    parser.add_argument("--backend", default="auto", choices=("auto", "egl", "warp"), help="envs: render.backend")
     parser.add_argument("--check", action="store_true", help=f"counts: fail where one has grown by more than 5%% over {STORED.name}")
     arguments = parser.parse_args()
     try:
-        found = count(arguments.check) if arguments.what == "counts" else measure(arguments.device, arguments.quick)
+        if arguments.what == "counts":
+            found = count(arguments.check)
+        elif arguments.what == "envs":
+            found = step(arguments.task, arguments.backend, arguments.quick)
+        else:
+            found = measure(arguments.device, arguments.quick)
     except UserError as error:
         sys.exit(f"error: {error}")
     if arguments.json:
@@ -40,6 +50,14 @@ def measure(device: str, quick: bool) -> dict[str, object]:
     for line in reached if not quick else []:
         print(json.dumps(line))
     return {"machine": lines[0], "measured": lines[1:], "goals": reached}
+
+
+def step(task: str | None, backend: str, quick: bool) -> dict[str, object]:
+    lines: list[dict[str, object]] = [machine(torch.device("cpu"))]
+    for line in env_benchmark.envs(task, 0.1 if quick else 1.5, backend):
+        lines.append(line)
+        print(json.dumps(line), flush=True)
+    return {"machine": lines[0], "measured": lines[1:]}
 
 
 def count(check: bool) -> dict[str, object]:

@@ -1,11 +1,16 @@
-"""Small Gymnasium environments that end, fail or give what is no number, for tests."""
+"""Small Gymnasium environments that end, fail, die or give what is no number, for tests."""
 
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+
+from vis_rpg.errors import UserError
 
 
 class Faulty(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -38,5 +43,45 @@ class Faulty(gymnasium.Env[np.ndarray, np.ndarray]):
         return obs, reward, self.fault == "ends" and self.np_random.random() < 0.2, False, {}
 
 
+class Mortal(Faulty):
+    """A walk that takes its process along at its step number `at`; a file for each death in `marks`, and none after so many `deaths`."""
+
+    def __init__(self, way: str = "kill", at: int = 5, deaths: int = 1, marks: str = "") -> None:
+        super().__init__()
+        self.way, self.at, self.deaths, self.marks = way, at, deaths, Path(marks)
+        if way == "user":
+            raise UserError("obs=pixels needs a renderer: install one")
+        if way == "making":
+            self._die()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        if self.way == "reset" and self.steps >= self.at:
+            self._die()
+        return super().reset(seed=seed)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if self.steps + 1 == self.at and self.way != "reset":
+            self._die()
+        return super().step(action)
+
+    def _die(self) -> None:
+        for number in range(self.deaths):
+            try:
+                (self.marks / str(number)).touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            if self.way == "raise":
+                raise ZeroDivisionError("contact\nsolver")
+            if self.way == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            os._exit(3)
+
+
 gymnasium.register("vis_rpg_tests/Faulty-v0", Faulty, max_episode_steps=20)
+gymnasium.register("vis_rpg_tests/Mortal-v0", Mortal, max_episode_steps=20)
 FAULTY = ("task=gym", "task.id=vis_rpg_tests/Faulty-v0")
+
+
+def in_workers(id: str, **kwargs: Any) -> dict[str, Any]:
+    """The configuration of a task whose environments, registered here, live in worker processes."""
+    return {"name": "gym", "id": f"tests.fake_envs:vis_rpg_tests/{id}", "processes": True, "kwargs": kwargs}

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from tests.runs import run_script
-from vis_rpg import benchmark
+from vis_rpg import benchmark, env_benchmark
 from vis_rpg.benchmark import goals, grown, machine, run_speed, step_speed, timed, update_speed
+from vis_rpg.cli import compose
 from vis_rpg.counting import OperatorCounter
+from vis_rpg.envs import IDS
 
 CPU = torch.device("cpu")
 DEBUG = ["task=block_push", "preset=debug", "device=cpu"]
@@ -70,6 +72,30 @@ def test_a_whole_run_counts_the_interactions_of_all_seeds() -> None:
 def test_steps_are_counted_over_all_environments() -> None:
     assert step_speed(["task=maze"], "state", 2, 0.05)["steps_per_s"] > 100
     assert machine(CPU)["threads"] == torch.get_num_threads()
+
+
+def test_environments_are_measured_task_by_task_and_what_cannot_be_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_script(monkeypatch, "benchmark", "envs", "--quick", "--task", "block_push", "--json", str(tmp_path / "envs.json")) == 0
+    state, pixels = json.loads((tmp_path / "envs.json").read_text())["measured"]
+    assert (state["name"], state["frames_by"], pixels["name"], pixels["frames_by"]) == (
+        "block_push, state",
+        None,
+        "block_push, pixels",
+        "egl",
+    )
+    assert all(line["steps_per_s"] > 10 and line["one_process_steps_per_s"] > 10 and line["envs"] == 5 for line in (state, pixels))
+    monkeypatch.setattr(env_benchmark, "make_groups", broken)
+    found = list(env_benchmark.envs(seconds=0.01))
+    assert len(found) == 2 * len(IDS)
+    assert all(line["not_measured"] == "no Vulkan device" for line in found)
+    assert run_script(monkeypatch, "benchmark", "envs", "--task", "blockpush") == 1
+    assert compose([]).agent.envs == env_benchmark.ENVS
+
+
+def broken(*about: object) -> None:
+    raise RuntimeError("no\nVulkan device")
 
 
 def test_goals_stand_beside_what_was_measured_and_say_where_nothing_was() -> None:

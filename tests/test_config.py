@@ -54,6 +54,7 @@ def test_presets_and_overrides_reach_the_agent() -> None:
         ("runtime=graph", "runtime=graph: CUDA graphs need a CUDA device; on a CPU use runtime=compile or runtime=eager"),
         ("precision=float16", "precision=float16: choose one of float32, bfloat16 .*nearest: bfloat16"),
         ("agent.replay_device=cpu", "agent.replay_device=cpu: choose one of auto, device, host"),
+        ("render.backend=vulkan", "render.backend=vulkan: choose one of auto, egl, warp"),
         ("seeds=0", "seeds=0: must be above 0"),
         ("steps=0", "steps=0: must be above 0"),
         ("agent.horizon=0", "agent.horizon=0: must be above 0"),

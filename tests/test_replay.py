@@ -31,8 +31,17 @@ class World:
     """Fills a replay with episodes of random length, and remembers all in plain lists. Every observation is a number of its own."""
 
     def __init__(
-        self, envs: int = 3, capacity: int = 100_000, history: int = 1, longest: int = 9, seed: int = 0, tables: Tables | None = None
+        self,
+        envs: int = 3,
+        capacity: int = 100_000,
+        history: int = 1,
+        longest: int = 9,
+        seed: int = 0,
+        tables: Tables | None = None,
+        lost: float = 0.0,
     ) -> None:
+        """lost: chance that an environment is lost in a step: its episode is cut, and what it did there is never known."""
+        self.lost = lost
         self.rng = np.random.default_rng(seed)
         self.longest, self.envs = longest, envs
         self.replay = Replay(capacity, {"id": ((), torch.int64)}, 1, 1, history, envs, CPU, tables)
@@ -60,14 +69,18 @@ class World:
         ends = self.rng.random(self.envs) < 1 / self.longest
         action, reward, z = self.rng.normal(size=(3, self.envs)).astype(np.float32)
         terminated = ends & (self.rng.random(self.envs) < 0.5)
-        for row, episode in enumerate(self.episodes):
+        kept = np.flatnonzero(self.rng.random(self.envs) >= self.lost)
+        for row in kept:
+            episode = self.episodes[row]
             z[row] = episode.acts[0][3] if episode.acts else z[row]
             episode.acts.append((action[row], reward[row], float(terminated[row]), z[row]))
-        following = torch.tensor([self.see(episode) for episode in self.episodes])
-        as_tensor = torch.from_numpy
-        self.replay.add(as_tensor(action)[:, None], as_tensor(reward), as_tensor(terminated), as_tensor(z)[:, None], {"id": following})
-        if ends.any():
-            self.begin(np.flatnonzero(ends).tolist())
+        following = torch.tensor([self.see(self.episodes[row]) for row in kept], dtype=torch.int64)
+        given = [torch.from_numpy(value[kept]) for value in (action[:, None], reward, terminated, z[:, None])]
+        which = torch.from_numpy(kept) if self.lost else None
+        self.replay.add(*given, {"id": following}, which)
+        begun = np.union1d(np.flatnonzero(ends), np.setdiff1d(np.arange(self.envs), kept))
+        if len(begun):
+            self.begin(begun.tolist())
 
     def run(self, steps: int) -> World:
         for _ in range(steps):
@@ -122,6 +135,18 @@ def test_segments_are_what_happened_and_never_cross_episodes(history: int, horiz
     starts = world.check(world.draw(1200, horizon))
     acted = {name for name, (episode, t) in world.where.items() if t < len(episode.acts)}
     assert starts == acted, "every transition can be drawn, the newest included"
+
+
+@pytest.mark.parametrize("capacity", [100_000, 40])
+@pytest.mark.parametrize("lost", [0.1, 0.7])
+def test_an_episode_that_is_cut_ends_where_it_was_last_seen(capacity: int, lost: float) -> None:
+    world = World(capacity=capacity, history=2, lost=lost)
+    for _ in range(20):
+        world.check(world.run(4).draw(60))
+    starts = world.check(world.draw(4000))
+    acted = {name for name in world.order if world.where[name][1] < len(world.where[name][0].acts)}
+    oldest = len(world.order) - capacity + world.replay.margin
+    assert starts == {name for name in acted if name >= oldest}
 
 
 @pytest.mark.parametrize("history", [1, 2])

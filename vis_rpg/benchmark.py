@@ -232,7 +232,7 @@ def step_speed(overrides: list[str], obs: str, repeats: int, least: float) -> Li
     envs = EnvGroup(lambda _: make_env(config.task, obs), config.agent.envs, 0)
     envs.reset()
     rng = np.random.default_rng(0)
-    shape = envs.envs[0].action_space.shape
+    shape = envs.action_space.shape
     assert shape is not None
     seconds = statistics.median(timed(lambda: envs.step(rng.uniform(-1, 1, (len(envs), *shape))), repeats, least, torch.device("cpu")))
     return {"steps_per_s": round(len(envs) / seconds, 1), "envs": len(envs)}

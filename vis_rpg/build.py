@@ -17,13 +17,14 @@ from vis_rpg import checkpoint
 from vis_rpg.acting import Actor
 from vis_rpg.agent import Agent
 from vis_rpg.envs.factory import make_env, task_of
+from vis_rpg.envs.task import Declared
 from vis_rpg.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def make_perception(config: DictConfig, env: gymnasium.Env) -> Perception:
-    """The perception that the group `perception` names, for this environment."""
+def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Perception:
+    """The perception that the group `perception` names, for this environment or group of them."""
     seeing = config.perception
     if seeing.name == "state":
         task = task_of(env)
@@ -44,7 +45,7 @@ def make_perception(config: DictConfig, env: gymnasium.Env) -> Perception:
         raise UserError(str(error)) from None
 
 
-def make_agent(config: DictConfig, env: gymnasium.Env) -> Agent:
+def make_agent(config: DictConfig, env: gymnasium.Env | Declared) -> Agent:
     """An agent with fresh weights, drawn by `config.seed`."""
     torch.manual_seed(config.seed)
     perception = make_perception(config, env)

@@ -18,6 +18,7 @@ from vis_rpg.errors import UserError
 CHOICES = {
     "runtime": ("auto", "eager", "compile", "graph"),
     "precision": ("float32", "bfloat16"),
+    "render.backend": ("auto", "egl", "warp"),
     "agent.replay_device": ("auto", "device", "host"),
     "agent.latent.kind": ("gaussian", "categorical", "none"),
     "agent.latent.prior": ("fixed", "learned"),
@@ -30,7 +31,7 @@ POSITIVE = (
     *(f"agent.{key}" for key in ("policy_every", "std_scale", "latent.posterior_std", "replay_capacity", "envs")),
     *("exploration.width", "exploration.batch_size", "logger.log_every", "logger.checkpoint_every"),
 )
-FREE_ON_RESUME = ("steps", "device", "runtime", "resume", "out", "logger", "preset", "agent.replay_device")
+FREE_ON_RESUME = ("steps", "device", "runtime", "render", "resume", "out", "logger", "preset", "agent.replay_device", "task.processes")
 LONG = 1_000_000
 """Segments learned from in a whole run, from which on compiling on a CPU earns its minute back."""
 

@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class RunStopped(UserError):
     """A run that had to stop midway (NaN, an environment that raises, a full disk); the last good checkpoint is kept."""
+
+
+class WorkersFailed(RunStopped):
+    """A worker process died again and again. The run can still be saved as it was before the step, its running episodes aside."""

@@ -95,16 +95,21 @@ class Replay:
         self.newest_first += len(rows)
         self._update_bounds()
 
-    def add(self, action: Tensor, reward: Tensor, terminated: Tensor, z: Tensor, next_obs: Window) -> None:
-        """What all environments (N, ...) did at their newest observations, what it gave, and the observations that followed."""
-        done = self.open.clone()
+    def add(self, action: Tensor, reward: Tensor, terminated: Tensor, z: Tensor, next_obs: Window, envs: Tensor | None = None) -> None:
+        """What all environments (N, ...), or these (N',), did at their newest observations, what it gave, and what they saw next.
+
+        An episode that is cut is one of which no more is added: its last observation stays one where nothing was done.
+        """
+        which = slice(None) if envs is None else envs
+        done = self.open[which].clone()
         self.acted[done % self.capacity] = True
         at = (done % self.capacity).to(self.device)
         for name, value in (("action", action), ("reward", reward), ("terminated", terminated), ("z", z)):
             self.rows[name][at] = value.to(self.device, self.rows[name].dtype)
         self.rows["acted"][at] = True
-        self.open = self._append(next_obs, len(done))
-        after = (self.open % self.capacity).to(self.device)
+        following = self._append(next_obs, len(done))
+        self.open[which] = following
+        after = (following % self.capacity).to(self.device)
         self.rows["after"][at] = after
         self.rows["before"][after] = at
         places = torch.arange(self.newest, self.newest + len(done), device=self.device) % self.capacity

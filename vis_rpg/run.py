@@ -22,8 +22,8 @@ from vis_rpg.build import load_config, make_agent
 from vis_rpg.chunks import Chunks
 from vis_rpg.config import check_resumable
 from vis_rpg.coverage import CoverageCounter, VisitRecord
-from vis_rpg.envs.factory import make_env, task_of
-from vis_rpg.envs.group import EnvGroup, StepResult
+from vis_rpg.envs.group import Group, StepResult
+from vis_rpg.envs.vector import make_groups
 from vis_rpg.errors import UserError
 from vis_rpg.logger import Logger
 from vis_rpg.replay import Replay
@@ -40,13 +40,13 @@ class Run:
     replay: Replay
     logger: Logger
 
-    def __init__(self, config: DictConfig, device: torch.device) -> None:
+    def __init__(self, config: DictConfig, device: torch.device, envs: Group) -> None:
         self.config, self.out, self.device = config, Path(config.out), device
         self.folder = self.out / "checkpoints"
         count = config.agent.envs
-        self.envs = EnvGroup(lambda _: make_env(config.task, config.obs.kind), count, config.seed)
-        self.task = task_of(self.envs.envs[0])
-        self.agent = make_agent(config, self.envs.envs[0]).to(device)
+        self.envs = envs
+        self.task = envs.task
+        self.agent = make_agent(config, envs).to(device)
         self.actor = Actor(self.agent, count, stream(config.seed, 1))
         self.generator = torch.Generator(device).manual_seed(stream(config.seed, 2))
         self.coverage = CoverageCounter(self.task)
@@ -84,19 +84,28 @@ class Run:
     def take(self, action: Tensor, result: StepResult) -> None:
         """What these actions led to, into replay and counts."""
         seen = self.actor.see(result.obs)
-        self.replay.add(action, torch.from_numpy(result.reward), torch.from_numpy(result.terminated), self.actor.z, seen)
+        reward, terminated, objects, z = torch.from_numpy(result.reward), torch.from_numpy(result.terminated), result.objects, self.actor.z
+        if result.dropped:
+            rows = torch.from_numpy(result.kept)
+            action, reward, terminated, objects, z = action[rows], reward[rows], terminated[rows], objects[result.kept], z[rows]
+            self.replay.add(action, reward, terminated, z, {name: value[rows] for name, value in seen.items()}, rows)
+        else:
+            self.replay.add(action, reward, terminated, z, seen)
         self.step += len(self.envs)
         self.returns += result.reward
         self.succeeded |= result.success
-        self.coverage.add(result.objects)
-        self.visits.add(self.step, result.objects, self.actor.z)
+        self.coverage.add(objects)
+        self.visits.add(self.step, objects, z)
         for row in result.first_obs:
-            self.finished.append([float(self.returns[row]), float(result.success[row]), float(self.succeeded[row])])
+            if row in result.dropped:
+                self.dropped_episodes += 1
+            else:
+                self.finished.append([float(self.returns[row]), float(result.success[row]), float(self.succeeded[row])])
+                self.episodes += 1
             self.returns[row], self.succeeded[row] = 0.0, False
-            self.episodes += 1
         if result.first_obs:
-            rows = np.array(sorted(result.first_obs))
-            self._begin(np.stack([result.first_obs[row] for row in rows]), rows)
+            begun = np.array(sorted(result.first_obs))
+            self._begin(np.stack([result.first_obs[row] for row in begun]), begun)
 
     def _begin(self, obs: np.ndarray, rows: np.ndarray) -> None:
         """Episodes begin with these observations in these environments."""
@@ -218,11 +227,11 @@ def stream(seed: int, use: int) -> int:
 
 def random_coverage(config: DictConfig, steps: int) -> float:
     """Coverage of uniformly random actions at so many interactions, in environments that begin as the run's."""
-    envs = EnvGroup(lambda _: make_env(config.task, "state"), config.agent.envs, config.seed)
+    [envs] = make_groups(config.task, "state", config.agent.envs, [config.seed])
     envs.reset()
-    counter = CoverageCounter(task_of(envs.envs[0]))
+    counter = CoverageCounter(envs.task)
     generator = np.random.default_rng(config.seed)
-    shape = envs.envs[0].action_space.shape
+    shape = envs.action_space.shape
     assert shape is not None
     for _ in range(0, steps, len(envs)):
         counter.add(envs.step(generator.uniform(-1, 1, (len(envs), *shape)).astype(np.float32)).objects)

@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from vis_rpg import checkpoint
 from vis_rpg.config import check, choose_runtime, device
-from vis_rpg.envs.group import StepResult
-from vis_rpg.errors import RunStopped, UserError
+from vis_rpg.envs.group import StepResult, step_together
+from vis_rpg.envs.vector import make_groups
+from vis_rpg.errors import RunStopped, UserError, WorkersFailed
 from vis_rpg.learner import Learner
 from vis_rpg.learning import Learning
 from vis_rpg.memory import prepare
@@ -44,7 +45,8 @@ class Trainer:
         found = [checkpoint.complete(Path(own.out) / "checkpoints") for own in configs]
         for own, checkpoints in zip(configs, found, strict=True):
             may_begin(own, checkpoints)
-        self.runs = [Run(own, self.device) for own in configs]
+        groups = make_groups(config.task, config.obs.kind, config.agent.envs, [own.seed for own in configs], config.render.backend)
+        self.runs = [Run(own, self.device, group) for own, group in zip(configs, groups, strict=True)]
         for run in self.runs:
             run.prepare_folder()
         self.learner = Learner([run.agent for run in self.runs], config.precision)
@@ -135,7 +137,8 @@ class Trainer:
         learning: Future[float] | None = None
         if self.step > 0 and self.step + len(runs[0].envs) > self.config.agent.seed_steps:
             learning = self.thread.submit(self._timed_learn)
-        results = [self._step(run, action) for run, action in zip(runs, on_host, strict=True)]
+        # What has failed is looked at only when the update is over, for so is what has been learned.
+        results = step_together([run.envs for run in runs], on_host)
         stepped = time.perf_counter()
         learned = learning.result() if learning else stepped
         self.waited["wait_device_s"] += acted - begin + max(0.0, time.perf_counter() - stepped)
@@ -144,16 +147,10 @@ class Trainer:
             if isinstance(result, StepResult):
                 run.take(action, result)
             elif not self._not_finite(run):  # a loss that is not finite comes back as an action that is not: name the loss
+                if isinstance(result, WorkersFailed):
+                    self._save(run)
                 self._fail(run, f"{result}")
         self.step += len(runs[0].envs)
-
-    @staticmethod
-    def _step(run: Run, action: np.ndarray) -> StepResult | RunStopped:
-        """One step of a run's environments, or why that failed: what has been learned may be looked at only when the update is over."""
-        try:
-            return run.envs.step(action)
-        except RunStopped as error:
-            return error
 
     def _timed_learn(self) -> float:
         self.learn()
@@ -208,16 +205,18 @@ class Trainer:
         """A checkpoint of every run."""
         for run in self.going:
             if not self._not_finite(run):
-                run.save(self._learned(self.runs.index(run)), self._wall(run))
+                self._save(run)
 
-    def _learned(self, row: int) -> dict[str, Any]:
-        """What the update carries for one seed beside the agent."""
-        return {
+    def _save(self, run: Run) -> None:
+        """A checkpoint of a run, with what the update carries for it beside the agent."""
+        row = self.runs.index(run)
+        learned = {
             "optimizers": self.learner.optimizer_state(row),
             "updates": self.learner.updates,
             "sums": {name: value[row] for name, value in self.learning.sums.items()},
             "counts": self.learning.counts,
         }
+        run.save(learned, self._wall(run))
 
     def _load(self, paths: list[Path]) -> None:
         learned = [run.load(path) for run, path in zip(self.runs, paths, strict=True)]

@@ -8,8 +8,9 @@ import gymnasium
 import numpy as np
 import pytest
 
+from vis_rpg.envs.block_push import BlockPush
 from vis_rpg.envs.factory import make_env
-from vis_rpg.envs.group import EnvGroup
+from vis_rpg.envs.group import EnvGroup, StepResult, step_together
 from vis_rpg.envs.task import Task
 from vis_rpg.errors import RunStopped, UserError
 
@@ -169,3 +170,42 @@ def test_what_cannot_be_restored_is_dropped_begun_anew_and_said() -> None:
     assert seeds[0] == seeds[1]  # resuming twice begins the same episodes
     assert seeds[0][0] != seeds[0][1]
     assert seeds[0][0] != [0]  # and not the very first one again
+
+
+@pytest.mark.parametrize("threads_from", [2, 99])
+def test_groups_that_step_together_do_what_each_does_alone_and_the_one_that_fails_says_why(
+    threads_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made() -> list[EnvGroup]:
+        return [EnvGroup(lambda _: make_env({"name": "block_push", "blocks": 1}, "state"), 3, seed) for seed in range(2)]
+
+    alone = made()
+    monkeypatch.setattr("vis_rpg.envs.group.cores", lambda: 2)
+    monkeypatch.setattr(BlockPush, "threads_from", threads_from)
+    together = made()
+    for group in (*together, *alone):
+        group.reset()
+    for actions in np.random.default_rng(0).uniform(-1, 1, (62, 2, 3, 2)):
+        for mine, group, action in zip(step_together(together, list(actions)), alone, actions, strict=True):
+            expected = group.step(action)
+            assert isinstance(mine, StepResult)
+            assert np.array_equal(mine.obs, expected.obs) and mine.first_obs.keys() == expected.first_obs.keys()
+    failing: Any = together[0].envs[1]
+    failing.advance = failing.step = lambda action: 1 / 0
+    failed, result = step_together(together, [np.zeros((3, 2))] * 2)
+    assert isinstance(result, StepResult) and isinstance(failed, RunStopped)
+    assert "environment 1 (seed 1, episode 2) raised ZeroDivisionError at action [0.0, 0.0]: division by zero" in str(failed)
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_threads_give_what_one_gives_bit_for_bit(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vis_rpg.envs.group.cores", lambda: number)
+    monkeypatch.setattr(BlockPush, "threads_from", 3)
+    group = EnvGroup(lambda _: make_env({"name": "block_push"}, "pixels"), 3, 0)
+    loop = [make_env({"name": "block_push"}, "pixels") for _ in range(3)]
+    assert group.stepped_in == {1: "one thread", 2: "2 threads", 4: "3 threads"}[number]
+    first = [env.reset(seed=seed)[0] for seed, env in enumerate(loop)]
+    assert np.array_equal(group.reset(), np.stack(first))
+    for actions in np.random.default_rng(0).uniform(-1, 1, (20, 3, 2)).astype(np.float32):
+        told = group.step(actions)
+        assert np.array_equal(told.obs, np.stack([env.step(action)[0] for env, action in zip(loop, actions, strict=True)]))

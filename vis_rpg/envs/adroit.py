@@ -39,7 +39,7 @@ def draw(axes: Any) -> None:
 
 def make_task(name: str, names: tuple[str, ...], locate: Any, length: int, covered: tuple[str, ...], plane: tuple[int, int]) -> Task:
     coverage = Coverage(covered, (-REACH, -REACH), (REACH, REACH), (24, 24))
-    return Task(name, names, locate, episode_length=length, sparse=True, plane=plane, coverage=coverage, draw=draw)
+    return Task(name, names, locate, episode_length=length, sparse=True, plane=plane, coverage=coverage, draw=draw, processes=True)
 
 
 class Adroit(MujocoTask):

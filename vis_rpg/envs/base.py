@@ -43,6 +43,8 @@ class OwnTask(TaskEnv):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
+    threads_from: float = float("inf")
+    """How many environments must step together for threads to be faster than one: `advance` must leave Python's lock for long."""
 
     def __init__(self, task: Task, actions: int, state_limits: np.ndarray, obs: str = "state", render_mode: str | None = None) -> None:
         """`state_limits`: (S,) the largest absolute value of each number of the state, in world units; infinite where none is known."""

@@ -74,7 +74,7 @@ def draw(axes: Any) -> None:
 def make_task(name: str, sparse: bool) -> Task:
     """The declaration. Coverage is counted along x alone, where a door's handle comes forward by 0.33 m of the grid's 1.2 as it opens."""
     coverage = Coverage(NAMES[1:], (-0.9, -0.9), (0.3, 0.9), (24, 1))
-    return Task(name, NAMES, locate, state_scale=0.2, episode_length=60, sparse=sparse, coverage=coverage, draw=draw)
+    return Task(name, NAMES, locate, state_scale=0.2, episode_length=60, sparse=sparse, coverage=coverage, draw=draw, processes=True)
 
 
 class Cabinet(OwnTask):

@@ -11,7 +11,7 @@ import numpy as np
 from vis_rpg.envs import IDS
 from vis_rpg.envs.base import nearest
 from vis_rpg.envs.gym_task import make_gym
-from vis_rpg.envs.task import Task
+from vis_rpg.envs.task import Declared, Task
 from vis_rpg.errors import UserError
 
 TASKS = (*IDS, "gym")
@@ -47,9 +47,9 @@ def make_env(task: Mapping[str, Any], obs: str, seed: int | None = None) -> gymn
     return env
 
 
-def task_of(env: gymnasium.Env[Any, Any]) -> Task:
-    """The declaration that an environment carries, whatever wraps it."""
-    return env.get_wrapper_attr("task")
+def task_of(env: gymnasium.Env[Any, Any] | Declared) -> Task:
+    """The declaration that an environment carries, whatever wraps it, or a group of them."""
+    return env.get_wrapper_attr("task") if isinstance(env, gymnasium.Env) else env.task
 
 
 def object_positions(info: Mapping[str, Any]) -> np.ndarray:

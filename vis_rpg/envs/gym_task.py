@@ -88,8 +88,8 @@ def _render_fast(env: gymnasium.Env[Any, Any]) -> None:
         model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
 
 
-def make_gym(id: str, obs: str, **kwargs: Any) -> GymTask:
-    """The registered environment `id` as a task; `kwargs` go to `gymnasium.make`.
+def make_gym(id: str, obs: str, processes: bool = False, **kwargs: Any) -> GymTask:
+    """The registered environment `id` as a task; `kwargs` go to `gymnasium.make`; processes: step it in worker processes.
 
     Raises UserError for an unknown id (naming the nearest), for an action space that is not a bounded Box, for obs=state where the
     observation is no Box, and for obs=pixels where it cannot be rendered.
@@ -111,7 +111,7 @@ def make_gym(id: str, obs: str, **kwargs: Any) -> GymTask:
     if obs == "state" and not isinstance(space, gymnasium.spaces.Box):
         raise UserError(f"obs=state for {id}: its observation is a {type(space).__name__}, not a Box; use obs=pixels")
     length = env.spec.max_episode_steps if env.spec and env.spec.max_episode_steps else DEFAULT_LENGTH
-    task = GymTask(env, Task("gym", (), episode_length=length), obs)
+    task = GymTask(env, Task("gym", (), episode_length=length, processes=processes), obs)
     if obs == "pixels":
         _render_fast(env)
         try:

@@ -107,7 +107,7 @@ def make_task(name: str, objects: int) -> Task:
 
     locate = locate_one if objects == 1 else locate_two
     coverage = Coverage(names[1:], LOW, HIGH, (24, 14))
-    return Task(word, names, locate, episode_length=LENGTH, sparse=True, coverage=coverage, draw=draw)
+    return Task(word, names, locate, episode_length=LENGTH, sparse=True, coverage=coverage, draw=draw, processes=True)
 
 
 class MetaWorld(MujocoTask):

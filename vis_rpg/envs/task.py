@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -50,6 +50,19 @@ class Task:
     coverage: Coverage | None = None
     draw: Callable[[Any], None] | None = field(default=None, compare=False)
     """Draws walls, goals and starts, in world units, on matplotlib axes of the task's plane; visited positions are drawn over it."""
+    processes: bool = False
+    """Whether environments are stepped in worker processes: where stepping holds Python's lock, or a library keeps one state a process."""
+
+
+class Declared(Protocol):
+    """What an agent must know of the environments that it is made for."""
+
+    @property
+    def task(self) -> Task: ...
+    @property
+    def observation_space(self) -> gymnasium.Space[Any]: ...
+    @property
+    def action_space(self) -> gymnasium.Space[Any]: ...
 
 
 class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
