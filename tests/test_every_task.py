@@ -1,0 +1,40 @@
+"""Every task trains from state and from pixels for 500 interactions, and evaluates to a video."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import av
+import pytest
+
+import vis_rpg
+from tests.runs import lines, trained
+from vis_rpg import video
+from vis_rpg.envs import IDS
+from vis_rpg.evaluation import evaluate
+
+QUICK = {"block_push", "cheetah_back", "metaworld_basketball", "adroit_hammer", "cabinet_sparse"}
+"""One of each kind: `make test` takes these, `make test-all` the others too."""
+TASKS = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in IDS if name != "bandit"
+]  # it has its own learner
+
+
+@pytest.mark.parametrize("obs", [("obs=state",), ("obs=pixels", "perception=cnn")], ids=["state", "pixels"])
+@pytest.mark.parametrize("name", TASKS)
+def test_it_trains_and_evaluates_to_a_video(name: str, obs: tuple[str, ...], tmp_path: Path) -> None:
+    run = trained(f"task={name}", *obs, "steps=500")
+    written = lines(run)
+    losses = [value for line in written for key, value in line.items() if "loss" in key]
+    assert written[-1]["step"] == 500
+    assert losses and all(math.isfinite(value) for value in losses)
+
+    actor, env = vis_rpg.load(run)
+    assert math.isfinite(evaluate(actor, env, 1).eval_return)
+    video.write_mp4(tmp_path / "rollout.mp4", video.mosaic(video.rollout_rows(actor, env, rows=1, columns=1)))
+    env.close()
+    with av.open(str(tmp_path / "rollout.mp4")) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(frames) > 1
+    assert any((frame != frames[0]).any() for frame in frames[1:])
