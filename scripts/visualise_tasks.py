@@ -1,4 +1,4 @@
-"""Draw what the agent sees of every task at an episode's start, 64 x 64: python scripts/visualise_tasks.py [--out assets/tasks] [task ...]"""
+"""Draw what the agent sees of every task when an episode begins: python scripts/visualise_tasks.py [--out assets/tasks] [task ...]"""
 
 import argparse
 import sys
