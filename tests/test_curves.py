@@ -15,10 +15,10 @@ from vis_rpg.curves import draw_curves, each_seed, read_curves, write_csv
 from vis_rpg.errors import UserError
 
 
-def make_run(folder: Path, agent: str, seed: int, values: dict[int, float | None]) -> Path:
+def make_run(folder: Path, agent: str, seed: int, values: dict[int, float | None], exploration: str = "object_rnd") -> Path:
     """A run folder with a config and a log."""
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(f"seed: {seed}\nagent:\n  name: {agent}\n")
+    (folder / "config.yaml").write_text(f"seed: {seed}\nagent:\n  name: {agent}\nexploration:\n  name: {exploration}\n")
     lines = [json.dumps({"step": step, "coverage": value, "updates": 1}) for step, value in values.items()]
     (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
     return folder
@@ -44,6 +44,12 @@ def test_a_folder_of_several_seeds_stands_for_all_of_them(tmp_path: Path) -> Non
     assert each_seed(tmp_path / "both") == seeds
     assert each_seed(alone) == [alone]
     assert each_seed(tmp_path / "nothing") == [tmp_path / "nothing"]
+
+
+def test_an_agent_without_the_bonus_has_a_curve_of_its_own(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / kind, "mbsac", 0, {100: 0.5}, kind) for kind in ("object_rnd", "none")]
+    write_csv(tmp_path / "curves.csv", runs, "coverage")
+    assert [curve.agent for curve in read_curves(tmp_path / "curves.csv")] == ["mbsac", "mbsac without bonus"]
 
 
 def test_means_and_intervals_are_over_seeds(runs: list[Path], tmp_path: Path) -> None:

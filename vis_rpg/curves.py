@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import EngFormatter
+from omegaconf import DictConfig
 
 from vis_rpg.build import load_config
 from vis_rpg.drawing import read_metrics
@@ -49,7 +50,7 @@ def write_csv(path: Path, runs: Sequence[Path], key: str) -> None:
     known: dict[tuple[str, int], Path] = {}
     for run in runs:
         config, metrics = load_config(run), read_metrics(run)
-        agent, seed = str(config.agent.name), int(config.seed)
+        agent, seed = label(config), int(config.seed)
         if (agent, seed) in known:
             raise UserError(f"runs: {known[agent, seed]} and {run} are both agent={agent} seed={seed}: give each seed once")
         known[agent, seed] = run
@@ -62,6 +63,11 @@ def write_csv(path: Path, runs: Sequence[Path], key: str) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(FIELDS)
         writer.writerows(rows)
+
+
+def label(config: DictConfig) -> str:
+    """What a run's curve is called: its agent, and whether it went without the bonus."""
+    return str(config.agent.name) + (" without bonus" if config.exploration.name == "none" else "")
 
 
 def read_curves(path: Path) -> list[Curve]:
