@@ -18,10 +18,10 @@ from vis_rpg.errors import UserError
 BANDIT, MAZE, PUSH = "vis_rpg/Bandit-v0", "vis_rpg/Maze-v0", "vis_rpg/BlockPush-v0"
 ANT, BACK = "vis_rpg/AntPush-v0", "vis_rpg/CheetahBack-v0"
 CHEETAH, HUMANOID = "vis_rpg/HalfCheetah-v0", "vis_rpg/Humanoid-v0"
-BASKETBALL, STICK = "vis_rpg/MetaWorldBasketball-v0", "vis_rpg/MetaWorldStickPull-v0"
+REACH, BASKETBALL, STICK = "vis_rpg/MetaWorld-v0", "vis_rpg/MetaWorldBasketball-v0", "vis_rpg/MetaWorldStickPull-v0"
 DOOR, HAMMER = "vis_rpg/AdroitDoor-v0", "vis_rpg/AdroitHammer-v0"
 CABINET = ["vis_rpg/CabinetSparse-v0", "vis_rpg/CabinetDense-v0"]
-RUNNERS, HANDS = [ANT, BACK, CHEETAH, HUMANOID], [BASKETBALL, STICK, DOOR, HAMMER]
+RUNNERS, HANDS = [ANT, BACK, CHEETAH, HUMANOID], [REACH, BASKETBALL, STICK, DOOR, HAMMER]
 STATE = [(BANDIT, {}), (MAZE, {}), (PUSH, {"blocks": 1}), (PUSH, {}), *((id, {}) for id in RUNNERS + HANDS + CABINET)]
 DRAWN_CABINET = [pytest.param(id, {"obs": "pixels"}, marks=needs_vulkan) for id in CABINET]
 PIXELS = [(MAZE, {"obs": "pixels"}), (PUSH, {"obs": "pixels", "blocks": 1}), (PUSH, {"obs": "pixels"})]
