@@ -36,7 +36,9 @@ class FromPoses:
         self.calls += 1
         frames = []
         for place, turn in zip(positions, rotations, strict=True):
-            self.data.geom_xpos[:], self.data.geom_xmat[:] = place, turn
+            geoms = len(self.data.geom_xpos)
+            self.data.geom_xpos[:], self.data.site_xpos[:] = place[:geoms], place[geoms:]
+            self.data.geom_xmat[:], self.data.site_xmat[:] = turn[:geoms], turn[geoms:]
             frames.append(self.camera.picture(self.data))
         return np.stack(frames)
 
@@ -80,7 +82,8 @@ def test_frames_from_outside_are_those_that_each_environment_draws(warp: list[Fr
 
 def test_frames_of_workers_are_taken_here_from_the_poses_they_pass(warp: list[FromPoses]) -> None:
     renderer = FromPoses(load_model(1), "top", 64, 3)
-    group = WorkerGroup(make_env(PUSH, "state"), PUSH, "state", 3, 0, 2, Pictures(renderer, 3, load_model(1).ngeom))
+    env = make_env(PUSH, "state")
+    group = WorkerGroup(env, PUSH, "state", 3, 0, 2, Pictures(renderer, 3, len(env.get_wrapper_attr("poses")()[0])))
     assert_same_walk(group, drawn(0))
     group.close()
 
@@ -136,6 +139,15 @@ def test_a_scene_that_the_ray_caster_does_not_draw_is_left_to_egl(warp: list[Fro
     assert choose_pictures(make_env(PUSH, "state"), 1, "auto") == (None, "egl (no soft bodies)")
     with pytest.raises(UserError, match="^no soft bodies$"):
         choose_pictures(make_env(PUSH, "state"), 1, "warp")
+
+
+def test_a_squeezed_picture_is_left_to_egl(warp: list[FromPoses], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures.torch.cuda, "is_available", lambda: True)
+    back, why = make_env({"name": "cheetah_back"}, "state"), "render.backend=warp squeezes no pictures, as task=cheetah_back needs"
+    assert choose_pictures(back, 1, "auto") == (None, f"egl ({why}: use render.backend=egl)")
+    with pytest.raises(UserError, match=f"^{why}: use render.backend=egl$"):
+        choose_pictures(back, 1, "warp")
+    assert warp == []
 
 
 def test_a_backend_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

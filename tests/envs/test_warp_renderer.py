@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from vis_rpg.envs.block_push import BlockPush
+from vis_rpg.envs.factory import make_env
 from vis_rpg.envs.rendering import Camera
+from vis_rpg.envs.vector import make_groups
+from vis_rpg.envs.workers import WorkerGroup
 from vis_rpg.errors import UserError
 
 import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
@@ -47,9 +50,25 @@ SCENE = """
 """.replace("HILL", " ".join(f"{max(0, 3 - np.hypot(x, y)):.2f}" for y in range(-4, 5) for x in range(-4, 5)))
 
 
+# A site, a half of which may be inside a geom, and sites that are not shown: of a hidden group, and without colour.
+MARKED = """
+<mujoco>
+  <visual><headlight ambient=".4 .4 .4" diffuse=".4 .4 .4" specular=".2 .2 .2"/></visual>
+  <worldbody>
+    <camera name="corner" pos="0 -2 2" xyaxes="1 0 0 0 .7 .7"/>
+    <geom type="plane" size="2 2 1" rgba=".4 .4 .5 1"/>
+    <geom type="box" size=".3 .3 .3" pos=".4 0 .3" rgba=".8 .6 .2 1"/>
+    <site name="hidden" size="1" group="4"/>
+    <body><freejoint/><geom size=".01" mass="1"/><site name="marker" type="KIND" size=".2 .4 .25"/></body>
+    <site name="clear" size="1" rgba="0 0 0 0"/>
+  </worldbody>
+</mujoco>
+"""
+
+
 def poses(model: Any, data: Any) -> tuple[np.ndarray, np.ndarray]:
     mujoco.mj_forward(model, data)
-    return data.geom_xpos.copy(), data.geom_xmat.copy()
+    return np.concatenate([data.geom_xpos, data.site_xpos]), np.concatenate([data.geom_xmat, data.site_xmat])
 
 
 def egl(model: Any, data: Any, view: str | Any) -> tuple[np.ndarray, np.ndarray]:
@@ -95,6 +114,33 @@ def scattered(model: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
 # MuJoCo lights the corners of large faces and blends between them: most of what is allowed here is the floor's.
 def test_every_kind_of_geom_and_light_looks_as_mujoco_draws_it(model: Any) -> None:
     agree(model, mujoco.MjData(model), "corner", mean=8.0)
+
+
+@pytest.mark.parametrize(("kind", "alpha"), [("sphere", 1.0), ("capsule", 0.4), ("ellipsoid", 1.0), ("cylinder", 0.4), ("box", 0.4)])
+def test_sites_look_as_mujoco_draws_them_and_hide_no_geom(kind: str, alpha: float) -> None:
+    model = mujoco.MjModel.from_xml_string(MARKED.replace("KIND", kind))
+    data, marker, given = mujoco.MjData(model), model.site("marker"), []
+    # In the first environment the site is tilted, in the second it lies across the picture and reaches into the box.
+    places = [(-0.5, -0.3, 0.4, 0.9, 0.3, 0.2, 0.0), (0.2, -0.3, 0.6, 1.0, 0.0, 1.0, 0.0)]
+    for data.qpos[:] in places:
+        given.append(poses(model, data))
+    xpos, xmat = (np.stack(part) for part in zip(*given, strict=True))
+    shown = []
+    for opacity in (alpha, 0.0):
+        marker.rgba[:] = 1.0, 0.1, 0.1, opacity
+        camera, renderer = Camera(model, "corner", 64, 0), WarpRenderer(model, "corner", 64, 2, "cpu")
+        expected = []
+        for data.qpos[:] in places:
+            mujoco.mj_forward(model, data)
+            expected.append(camera.picture(data).astype(int))
+        shown.append((np.stack(expected), renderer.pictures(xpos, xmat).astype(int), renderer.geoms(xpos, xmat)))
+    (theirs, ours, geoms), (theirs_without, ours_without, geoms_without) = shown
+    np.testing.assert_array_equal(geoms, geoms_without)
+    for index in range(2):
+        mine, other = (np.abs(a[index] - b[index]).max(-1) > 8 for a, b in ((ours, ours_without), (theirs, theirs_without)))
+        both = mine & other
+        assert both.sum() > 50 and both.sum() > 0.85 * (mine | other).sum()  # of round things MuJoCo draws 12 slices
+        assert np.abs(ours[index][both].mean(0) - theirs[index][both].mean(0)).max() < 8.0
 
 
 def test_a_scene_without_light_is_black() -> None:
@@ -223,3 +269,51 @@ def test_adroits_door_agrees() -> None:
     view = mujoco.MjvCamera()
     view.distance, view.azimuth, view.elevation, view.lookat[:] = 1.5, 90.0, -25.0, (0.0, 0.0, 0.25)
     agree(env.model, env.data, view, mean=15.0, textured=True)
+
+
+@pytest.mark.slow
+def test_frames_of_workers_show_stick_pulls_goal_as_mujoco_does() -> None:
+    pytest.importorskip("metaworld", reason="Meta-World is in the optional extra [robotics]")
+    task, steps = {"name": "metaworld_stick_pull"}, np.random.default_rng(0).uniform(-1, 1, (5, 2, 4)).astype(np.float32)
+    [group] = make_groups(task, "pixels", 2, [0], "warp")
+    try:
+        assert isinstance(group, WorkerGroup) and group.frames_by == "warp"
+        group.reset()
+        seen = np.stack([group.step(actions).obs[:, -1] for actions in steps])
+    finally:
+        group.close()
+    env: Any = make_env(task, "pixels").unwrapped
+    goal, places = env.model.site("goal"), []
+    for index in range(2):
+        env.reset(seed=index)
+        for actions, frames in zip(steps, seen, strict=True):
+            picture = env.step(actions[index])[0][-1].astype(int)
+            goal.rgba[3] = 0.0
+            marked = np.abs(env._frame(64) - picture).max(-1) > 8
+            goal.rgba[3] = 1.0
+            assert marked.sum() >= 5
+            assert np.abs(frames[index][marked].mean(0) - picture[marked].mean(0)).max() < 20.0  # green on brown
+            assert np.abs(frames[index] - picture).mean() < 8.0  # most of it is the table's grain
+        places.append(np.argwhere(marked).mean(0))
+    assert np.linalg.norm(places[0] - places[1]) > 3.0
+
+
+@pytest.mark.slow
+def test_robot_tasks_change_no_looks_in_their_models() -> None:
+    metaworld = pytest.importorskip("metaworld", reason="Meta-World is in the optional extra [robotics]")
+    pytest.importorskip("gymnasium_robotics", reason="Adroit is in the optional extra [robotics]")
+    tasks = [{"family": "metaworld", "name": name} for name in metaworld.env_dict.ALL_V3_ENVIRONMENTS]
+    # The batch renderer reads everything else once.
+    moving = ("geom_pos", "geom_quat", "site_pos", "site_quat")
+    for task in [*tasks, {"name": "adroit_door"}, {"name": "adroit_hammer"}]:
+        env: Any = make_env(task, "state").unwrapped
+        names = [name for name in dir(env.model) if name.startswith(("geom_", "site_", "mat_", "light_", "cam_")) and name not in moving]
+        env.action_space.seed(0)
+        before = {name: np.array(getattr(env.model, name)) for name in names}
+        for seed in range(2):
+            env.reset(seed=seed)
+            for _ in range(5):
+                env.step(env.action_space.sample())
+            for name in names:
+                np.testing.assert_array_equal(getattr(env.model, name), before[name], f"{task}: {name}")
+        env.close()

@@ -102,7 +102,7 @@ class Group(ABC):
 
     @abstractmethod
     def _poses(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where the geoms of each environment are now: positions (N, G, 3) and rotations (N, G, 9)."""
+        """Where the geoms and sites of each environment are now: positions (N, P, 3) and rotations (N, P, 9), of `MujocoTask.poses`."""
 
     @abstractmethod
     def close(self) -> None:
@@ -299,8 +299,8 @@ class EnvGroup(Group):
         return {}
 
     def _poses(self) -> tuple[np.ndarray, np.ndarray]:
-        data = [env.get_wrapper_attr("data") for env in self.envs]
-        return np.stack([one.geom_xpos for one in data]), np.stack([one.geom_xmat for one in data])
+        positions, rotations = zip(*[env.get_wrapper_attr("poses")() for env in self.envs], strict=True)
+        return np.stack(positions), np.stack(rotations)
 
     def close(self) -> None:
         for env in self.envs:

@@ -94,6 +94,11 @@ class MujocoTask(OwnTask):
         """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background, 1.. objects in order."""
         return self.labels[self._camera(FRAME).geoms(self.data)]
 
+    def poses(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where all geoms and, after them, all sites are, P together: positions (P, 3) and rotations (P, 9), in world units."""
+        data = self.data
+        return np.concatenate([data.geom_xpos, data.site_xpos]), np.concatenate([data.geom_xmat, data.site_xmat])
+
     def _save(self) -> dict[str, Any]:
         physics = np.empty(mujoco.mj_stateSize(self.model, PHYSICS))
         mujoco.mj_getState(self.model, self.data, physics, PHYSICS)

@@ -19,17 +19,17 @@ class Renderer(Protocol):
     """Takes all frames of one model in one call."""
 
     def pictures(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-        """Geom positions (N, G, 3) and rotations (N, G, 9) -> frames (N, 64, 64, 3) uint8."""
+        """Positions (N, P, 3) and rotations (N, P, 9), each environment's `MujocoTask.poses` -> frames (N, 64, 64, 3) uint8."""
 
 
 class Pictures:
-    """The newest frames of `count` environments, however many groups they are in."""
+    """The newest frames of `count` environments, however many groups they are in; shapes: P, how many geoms and sites one has."""
 
     space = frames_space()
 
-    def __init__(self, renderer: Renderer, count: int, geoms: int) -> None:
+    def __init__(self, renderer: Renderer, count: int, shapes: int) -> None:
         self._renderer = renderer
-        self._positions, self._rotations = np.zeros((count, geoms, 3)), np.zeros((count, geoms, 9))
+        self._positions, self._rotations = np.zeros((count, shapes, 3)), np.zeros((count, shapes, 9))
         self._frames = np.zeros((count, FRAME, FRAME, 3), np.uint8)
         self._given = 0
         self._stale = True
@@ -40,7 +40,7 @@ class Pictures:
         return View(self, slice(self._given - count, self._given), count)
 
     def put(self, rows: slice, positions: np.ndarray, rotations: np.ndarray) -> None:
-        """Where the geoms of some environments are now."""
+        """Where the geoms and sites of some environments are now."""
         self._positions[rows], self._rotations[rows], self._stale = positions, rotations, True
 
     def frames(self, rows: slice) -> np.ndarray:
@@ -58,7 +58,7 @@ class View:
         self._stacks = [FrameStack() for _ in range(count)]
 
     def put(self, positions: np.ndarray, rotations: np.ndarray) -> None:
-        """Where the geoms of the group's environments are now."""
+        """Where the geoms and sites of the group's environments are now."""
         self._pictures.put(self._rows, positions, rotations)
 
     def push(self) -> np.ndarray:
@@ -96,7 +96,7 @@ def choose_pictures(env: gymnasium.Env[Any, Any], count: int, wanted: str) -> tu
     try:
         if task.squeeze > 1:
             raise UserError(f"render.backend=warp squeezes no pictures, as task={task.task.name} needs: use render.backend=egl")
-        return Pictures(WarpRenderer(task.drawn, task.view, FRAME, count), count, task.model.ngeom), "warp"
+        return Pictures(WarpRenderer(task.drawn, task.view, FRAME, count), count, len(task.poses()[0])), "warp"
     except UserError as error:  # a scene that it does not draw
         if wanted == "warp":
             raise

@@ -10,21 +10,22 @@ from mujoco_warp._src.render import cast_ray
 wp.set_module_options({"enable_backward": False})
 
 LAYERS = wp.constant(8)
-"""Surfaces that one ray may pass, front and back ones: those of three transparent geoms, say, and what is behind them."""
+"""Surfaces that one ray may pass, front and back ones: those of three transparent geoms or sites, say, and what is behind them."""
 BEHIND = wp.constant(1e-4)
 """How far behind a transparent surface the ray goes on, in metres."""
 
 
 @wp.struct
 class Geoms:
-    """What a model's geoms look like; the same in every environment. G geoms, V of them visible, M meshes."""
+    """What a model's geoms, and its sites after them, look like; the same in every environment. G of both, V of them visible, M meshes."""
 
+    sites: int  # the first site
     type: wp.array(dtype=int)  # (G,) as MuJoCo numbers them
     dataid: wp.array(dtype=int)  # (G,) mesh or height field
     size: wp.array2d(dtype=wp.vec3)  # (1, G)
-    centre: wp.array(dtype=wp.vec3)  # (G,) of the bounding box, in the geom's frame
+    centre: wp.array(dtype=wp.vec3)  # (G,) of the bounding box, in its own frame
     half: wp.array(dtype=wp.vec3)  # (G,) of the bounding box
-    rgba: wp.array(dtype=wp.vec4)  # (G,)
+    rgba: wp.array(dtype=wp.vec4)  # (G,) how they cover what is behind them
     tint: wp.array(dtype=wp.vec3)  # (G,) the texture's mean colour
     shine: wp.array(dtype=wp.vec3)  # (G,) emission, specular, shininess
     visible: wp.array(dtype=int)  # (V,) ids
@@ -129,7 +130,7 @@ def draw(
     frames: wp.array3d(dtype=wp.uint8),
     shown: wp.array2d(dtype=int),
 ) -> None:
-    """Pixels of the environments from `first` on: frames (N, pixels, 3), shown (N, pixels) the nearest geom or -1."""
+    """Pixels of the environments from `first` on: frames (N, pixels, 3), shown (N, pixels) the nearest geom, sites aside, or -1."""
     offset, pixel = wp.tid()
     world = first + offset
     ray = rays[pixel]
@@ -158,10 +159,8 @@ def draw(
             break
         point = origin + ray * distance
         origin = point + ray * BEHIND
-        rgba = geoms.rgba[geom]
-        back = wp.dot(normal, ray) > 0.0
-        if rgba[3] < 1.0 or not back:  # the backs of transparent geoms are drawn, others are not
-            if shown[world, pixel] < 0:
+        if wp.dot(normal, ray) <= 0.0:  # backs are not drawn
+            if shown[world, pixel] < 0 and geom < geoms.sites:
                 shown[world, pixel] = geom
             if mesh >= 0:
                 corner = geoms.corners[geoms.corner_start[mesh] + face]
@@ -171,12 +170,11 @@ def draw(
                 smooth += bend(turn @ geoms.normals[start + corner[1]], normal) * v
                 smooth += bend(turn @ geoms.normals[start + corner[2]], normal) * (1.0 - u - v)
                 normal = wp.normalize(smooth)
-            if back:
-                normal = -normal
+            rgba = geoms.rgba[geom]
             lit = shade(lights, rgba, geoms.shine[geom], point, normal, -ray)
             colour += wp.cw_mul(lit, geoms.tint[geom]) * (passing * rgba[3])
             passing *= 1.0 - rgba[3]
-            if passing < 0.01:
+            if passing < 0.01 and shown[world, pixel] >= 0:  # the ray goes on behind a site, which hides no geom from `shown`
                 break
     for channel in range(3):
         frames[world, pixel, channel] = wp.uint8(wp.min(colour[channel], 1.0) * 255.0 + 0.5)

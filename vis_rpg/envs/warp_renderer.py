@@ -20,12 +20,13 @@ PLANE, HFIELD, MESH = (int(getattr(mujoco.mjtGeom, f"mjGEOM_{name}")) for name i
 
 
 class WarpRenderer:
-    """Pictures of `count` environments that share a model's looks and differ in where its geoms are; no shadows, no reflections.
+    """Pictures of `count` environments that share a model's looks and differ in where its geoms and sites are; no shadows, no reflections.
 
     view: a camera, by its name in the model or free-standing (an MjvCamera), that does not move; size: the side of a picture in pixels;
-    device: of Warp ("cpu", "cuda:1"), by default the GPU if there is one. Which geoms are visible, their materials, the lights and the
-    camera are what MuJoCo's own renderer is given, read once. Light is OpenGL's, computed for each pixel; a texture counts with its
-    mean colour. Sites and tendons are left out, and lights stay where the model's initial pose has them.
+    device: of Warp ("cpu", "cuda:1"), by default the GPU if there is one. Which geoms and sites are visible, their sizes and
+    materials, the lights and the camera are what MuJoCo's own renderer is given, read once: what changes them in a model later is not
+    seen. Light is OpenGL's, computed for each pixel; a texture counts with its mean colour. Tendons are left out, and lights stay where
+    the model's initial pose has them. Poses are those of all geoms and, after them, all sites, P together (`MujocoTask.poses`).
     The first renderer on a machine compiles for some seconds; Warp keeps the result in its cache folder.
     Raises UserError where mujoco-warp is missing or has changed, for an unknown device, and for what it cannot draw.
     """
@@ -50,8 +51,10 @@ class WarpRenderer:
             geoms, meshes = _put_geoms(wp, kernels, model, looks)
             lights = _put_lights(wp, kernels, looks)
             pixels, visible = size * size, len(looks.visible)
-            self._xpos: Any = wp.array(np.tile(looks.data.geom_xpos[None], (count, 1, 1)), dtype=wp.vec3)
-            self._xmat: Any = wp.array(np.tile(looks.data.geom_xmat.reshape(1, -1, 3, 3), (count, 1, 1, 1)), dtype=wp.mat33)
+            xpos = np.concatenate([looks.data.geom_xpos, looks.data.site_xpos])
+            xmat = np.concatenate([looks.data.geom_xmat, looks.data.site_xmat]).reshape(-1, 3, 3)
+            self._xpos: Any = wp.array(np.tile(xpos, (count, 1, 1)), dtype=wp.vec3)
+            self._xmat: Any = wp.array(np.tile(xmat, (count, 1, 1, 1)), dtype=wp.mat33)
             lower, upper = (wp.empty(count * visible, dtype=wp.vec3) for _ in range(2))
             group = wp.empty(count * visible, dtype=int)
             boxes = [geoms, self._xpos, self._xmat, lower, upper, group]
@@ -79,26 +82,26 @@ class WarpRenderer:
             wp.synchronize_device(self._device)  # pictures are drawn in torch's stream, not in this one
         self._threads = ThreadPoolExecutor(parts) if parts > 1 else None
 
-    def pictures(self, geom_xpos: np.ndarray, geom_xmat: np.ndarray) -> np.ndarray:
-        """(N, G, 3) positions and (N, G, 9) orientations of all geoms -> (N, size, size, 3) uint8, the caller's to keep."""
-        return self.tensor(geom_xpos, geom_xmat).cpu().clone().numpy()
+    def pictures(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+        """(N, P, 3) positions and (N, P, 9) rotations of all geoms and sites -> (N, size, size, 3) uint8, the caller's to keep."""
+        return self.tensor(positions, rotations).cpu().clone().numpy()
 
-    def tensor(self, geom_xpos: np.ndarray, geom_xmat: np.ndarray) -> torch.Tensor:
+    def tensor(self, positions: np.ndarray, rotations: np.ndarray) -> torch.Tensor:
         """`pictures`, left on the device and in order with torch's current stream; the next call overwrites it."""
-        self._draw(geom_xpos, geom_xmat)
+        self._draw(positions, rotations)
         return self._wp.to_torch(self._frames).view(-1, self._size, self._size, 3)
 
-    def geoms(self, geom_xpos: np.ndarray, geom_xmat: np.ndarray) -> np.ndarray:
-        """Which geom each pixel shows first: (N, size, size) int, -1 where there is none."""
-        self._draw(geom_xpos, geom_xmat)
+    def geoms(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+        """Which geom each pixel shows first, seen through sites as in `Camera.geoms`: (N, size, size) int, -1 where there is none."""
+        self._draw(positions, rotations)
         return self._wp.to_torch(self._shown).view(-1, self._size, self._size).cpu().clone().numpy()
 
-    def _draw(self, geom_xpos: np.ndarray, geom_xmat: np.ndarray) -> None:
+    def _draw(self, positions: np.ndarray, rotations: np.ndarray) -> None:
         wp, device = self._wp, self._device
         stream = wp.stream_from_torch(torch.cuda.current_stream(wp.device_to_torch(device))) if device.is_cuda else None
         with wp.ScopedStream(stream):
-            self._xpos.assign(np.ascontiguousarray(geom_xpos, np.float32))
-            self._xmat.assign(np.ascontiguousarray(geom_xmat, np.float32).reshape(*self._xmat.shape, 3, 3))
+            self._xpos.assign(np.ascontiguousarray(positions, np.float32))
+            self._xmat.assign(np.ascontiguousarray(rotations, np.float32).reshape(*self._xmat.shape, 3, 3))
             self._refit.launch(stream)
             self._tree.refit()
             if self._threads:
@@ -108,7 +111,11 @@ class WarpRenderer:
 
 
 class _Looks:
-    """What MuJoCo hands to its own renderer for the initial pose: visible geoms with their materials, lights, and the camera."""
+    """What MuJoCo hands to its own renderer for the initial pose: visible geoms and sites with their materials, lights, and the camera.
+
+    `types` (P,) are the shapes of all geoms and then sites; `shown` maps the places of visible ones among these, `visible` (V,), to what
+    MuJoCo hands over.
+    """
 
     def __init__(self, model: Any, view: str | Any) -> None:
         self.data = data = mujoco.MjData(model)
@@ -122,9 +129,11 @@ class _Looks:
         if model.nflex or model.nskin:
             raise UserError(f"render.backend=warp draws no soft bodies and no skins, and this scene has some: {EGL}")
         drawn = [scene.geoms[i] for i in range(scene.ngeom)]
-        self.geoms = [geom for geom in drawn if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM and geom.rgba[3] > 0]
-        self.visible = np.array(sorted({geom.objid for geom in self.geoms}))
-        strange = sorted(set(model.geom_type[self.visible]) - set(range(MESH + 1)))
+        starts = {int(mujoco.mjtObj.mjOBJ_GEOM): 0, int(mujoco.mjtObj.mjOBJ_SITE): model.ngeom}
+        self.shown = {starts[part.objtype] + part.objid: part for part in drawn if part.objtype in starts and part.rgba[3] > 0}
+        self.visible = np.array(sorted(self.shown), int)
+        self.types = np.concatenate([model.geom_type, model.site_type])
+        strange = sorted(set(self.types[self.visible]) - set(range(MESH + 1)))
         if strange:
             raise UserError(f"render.backend=warp draws no geoms of type {mujoco.mjtGeom(strange[0]).name}: {EGL}")
         self.lights = [scene.lights[i] for i in range(scene.nlight)]
@@ -164,28 +173,32 @@ def _still_camera(model: Any, view: str | Any) -> Any:
 
 
 def _put_geoms(wp: Any, kernels: Any, model: Any, looks: _Looks) -> tuple[Any, list[Any]]:
-    """The geoms on the device, and the meshes that must outlive them."""
+    """The geoms and sites on the device, and the meshes that must outlive them."""
     from mujoco_warp._src.bvh import build_hfield_bvh
 
-    rgba, tint, shine = np.zeros((model.ngeom, 4)), np.zeros((model.ngeom, 3)), np.zeros((model.ngeom, 3))
-    for geom in looks.geoms:
-        rgba[geom.objid] = geom.rgba
-        tint[geom.objid] = _mean_colour(model, geom.matid)
-        shine[geom.objid] = geom.emission, geom.specular, 128 * geom.shininess
-    centre, half = model.geom_aabb[:, :3].copy(), model.geom_aabb[:, 3:].copy()
-    planes = model.geom_type == PLANE
-    extent = model.geom_size[planes]
-    centre[planes], half[planes] = 0.0, np.where(extent > 0, extent, FAR)
+    places = len(looks.types)
+    rgba, tint, shine = np.zeros((places, 4)), np.zeros((places, 3)), np.zeros((places, 3))
+    for place, part in looks.shown.items():
+        rgba[place] = *part.rgba[:3], 1 - (1 - part.rgba[3]) ** 2  # MuJoCo draws what is transparent twice
+        tint[place] = _mean_colour(model, part.matid)
+        shine[place] = part.emission, part.specular, 128 * part.shininess
+    size = np.concatenate([model.geom_size, model.site_size])
+    dataid = np.concatenate([model.geom_dataid, np.full(model.nsite, -1)])
+    centre = np.concatenate([model.geom_aabb[:, :3], np.zeros((model.nsite, 3))])
+    half = np.concatenate([model.geom_aabb[:, 3:], _site_boxes(model)])
+    planes = looks.types == PLANE
+    centre[planes], half[planes] = 0.0, np.where(size[planes] > 0, size[planes], FAR)
     half[planes, 2] = 0.01
     keep: list[Any] = []
     meshes, hfields = np.zeros(max(model.nmesh, 1), np.uint64), np.zeros(max(model.nhfield, 1), np.uint64)
     for kind, handles in ((MESH, meshes), (HFIELD, hfields)):
-        for index in set(model.geom_dataid[looks.visible][model.geom_type[looks.visible] == kind]):
+        for index in set(dataid[looks.visible][looks.types[looks.visible] == kind]):
             keep.append(_put_mesh(wp, model, index) if kind == MESH else build_hfield_bvh(model, index)[0])
             handles[index] = keep[-1].id
     geoms = kernels.Geoms()
-    geoms.type, geoms.dataid = wp.array(model.geom_type, dtype=int), wp.array(model.geom_dataid, dtype=int)
-    geoms.size = wp.array(model.geom_size[None], dtype=wp.vec3)
+    geoms.sites = model.ngeom
+    geoms.type, geoms.dataid = wp.array(looks.types, dtype=int), wp.array(dataid, dtype=int)
+    geoms.size = wp.array(size[None], dtype=wp.vec3)
     geoms.centre, geoms.half = wp.array(centre, dtype=wp.vec3), wp.array(half, dtype=wp.vec3)
     geoms.rgba, geoms.tint, geoms.shine = wp.array(rgba, dtype=wp.vec4), wp.array(tint, dtype=wp.vec3), wp.array(shine, dtype=wp.vec3)
     geoms.visible = wp.array(looks.visible, dtype=int)
@@ -193,6 +206,16 @@ def _put_geoms(wp: Any, kernels: Any, model: Any, looks: _Looks) -> tuple[Any, l
     geoms.normals, geoms.normal_start = wp.array(model.mesh_normal, dtype=wp.vec3), wp.array(model.mesh_normaladr, dtype=int)
     geoms.corners, geoms.corner_start = wp.array(model.mesh_facenormal, dtype=wp.vec3i), wp.array(model.mesh_faceadr, dtype=int)
     return geoms, keep
+
+
+def _site_boxes(model: Any) -> np.ndarray:
+    """(sites, 3) half the sides of the boxes around them, which MuJoCo keeps for geoms only."""
+    half, kinds = model.site_size.copy(), mujoco.mjtGeom
+    radius, length = half[:, 0].copy(), half[:, 1].copy()
+    for kind, tall in ((kinds.mjGEOM_SPHERE, radius), (kinds.mjGEOM_CAPSULE, length + radius), (kinds.mjGEOM_CYLINDER, length)):
+        round_ones = model.site_type == kind
+        half[round_ones] = np.stack([radius, radius, tall], 1)[round_ones]
+    return half
 
 
 def _put_mesh(wp: Any, model: Any, index: int) -> Any:

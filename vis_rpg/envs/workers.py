@@ -268,8 +268,8 @@ def _fields(example: gymnasium.Env[Any, Any], space: gymnasium.Space[Any], poses
         "success": ((), "bool"),
     }
     if poses:  # eight-byte numbers come first, so that all lie where their kind must
-        geoms = example.get_wrapper_attr("model").ngeom
-        fields = {"positions": ((geoms, 3), "float64"), "rotations": ((geoms, 9), "float64")} | fields
+        positions, rotations = example.get_wrapper_attr("poses")()
+        fields = {"positions": (positions.shape, "float64"), "rotations": (rotations.shape, "float64")} | fields
     return fields
 
 
@@ -346,5 +346,4 @@ def _one_line(error: Exception) -> str:
 def _show_poses(envs: dict[int, gymnasium.Env[Any, Any]], shared: dict[str, np.ndarray]) -> None:
     if "positions" in shared:
         for row, env in envs.items():
-            data = env.get_wrapper_attr("data")
-            shared["positions"][row], shared["rotations"][row] = data.geom_xpos, data.geom_xmat
+            shared["positions"][row], shared["rotations"][row] = env.get_wrapper_attr("poses")()
