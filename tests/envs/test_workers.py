@@ -224,9 +224,11 @@ def test_a_worker_that_is_dead_when_states_are_saved_is_dropped_when_they_are_re
 
 SCRIPT = """
 import sys, time
+import signal
 import numpy as np
 from vis_rpg.envs.vector import make_groups
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell are born deaf to it
     [group] = make_groups({"name": "gym", "id": "Pendulum-v1", "processes": True}, "state", 2, [0])
     group.reset()
     print(*(worker.pid for worker in group.workers), flush=True)
@@ -242,17 +244,20 @@ def test_workers_end_with_their_parent_and_ctrl_c_is_the_parents_alone(tmp_path:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
     assert parent.stdout is not None
-    pids = [int(word) for word in parent.stdout.readline().split()]
-    assert pids and all(Path(f"/proc/{pid}").exists() for pid in pids)
-    if how == signal.SIGINT:
-        os.killpg(parent.pid, how)  # as a terminal does, to all of them
-    else:
-        os.kill(parent.pid, how)
-    _, errors = parent.communicate(timeout=60)
-    deadline = time.monotonic() + 60
-    while any(_runs(pid) for pid in pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    try:
+        pids = [int(word) for word in parent.stdout.readline().split()]
+        assert pids and all(Path(f"/proc/{pid}").exists() for pid in pids)
+        if how == signal.SIGINT:
+            os.killpg(parent.pid, how)  # as a terminal does, to all of them
+        else:
+            os.kill(parent.pid, how)
+        _, errors = parent.communicate(timeout=60)
+        deadline = time.monotonic() + 60
+        while any(_runs(pid) for pid in pids):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        parent.kill()
     assert errors.count("Traceback") == (1 if how == signal.SIGINT else 0), errors
 
 

@@ -56,7 +56,7 @@ class Adroit(MujocoTask):
         self._env = env
         self._placed = env.model.body(placed).id
         self._obs, self._succeeded = np.zeros(0), False
-        super().__init__(task, env.model, env.data, task.name, view, parts, np.full(size, np.inf), obs, render_mode)
+        super().__init__(task, env.model, env.data, task.name, view, parts, np.full(size, np.inf), obs, render_mode, robot="forearm")
 
     def _start(self) -> None:
         self._env.np_random = self.np_random

@@ -137,7 +137,8 @@ class MetaWorld(MujocoTask):
         task = make_task(name, self._objects_seen)
         view = free_camera(*VIEWS.get(name, FAR))
         parts = self._parts(task.object_names)
-        super().__init__(task, env.model, env.data, f"metaworld {name}", view, parts, np.full(OBSERVED + 3, np.inf), obs, render_mode, 4)
+        scene, limits = f"metaworld {name}", np.full(OBSERVED + 3, np.inf)
+        super().__init__(task, env.model, env.data, scene, view, parts, limits, obs, render_mode, actions=4, robot="base")
 
     def _parts(self, names: tuple[str, ...]) -> dict[str, list[int]]:
         """For each object of interest the ids of its geoms."""

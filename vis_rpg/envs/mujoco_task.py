@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vis_rpg.envs.base import OwnTask
+from vis_rpg.envs.coarse import coarse
 from vis_rpg.envs.rendering import FRAME, Camera
 from vis_rpg.envs.task import Task
 from vis_rpg.errors import UserError
@@ -63,12 +64,13 @@ class MujocoTask(OwnTask):
         actions: int | None = None,
         drawn: Any = None,
         squeeze: int = 1,
+        robot: str | None = None,
     ) -> None:
         """actions: A, the model's actuators unless given; drawn: the model that pictures show in place of `model`, a copy of it whose
-        geoms may differ in size; squeeze: of the Camera."""
+        geoms may differ in size; squeeze: of the Camera; robot: a body of fine meshes, which frames show coarser, it and all below it."""
         super().__init__(task, actions or model.nu, state_limits, obs, render_mode)
         self.model, self.data, self.scene, self.view = model, data, scene, view
-        self.drawn, self.squeeze = drawn or model, squeeze
+        self.drawn, self.squeeze, self.robot = drawn or model, squeeze, robot
         labels = np.zeros(model.ngeom + 1, int)  # the last one for pixels without a geom, -1
         for index, name in enumerate(task.object_names):
             for part in parts[name]:
@@ -84,7 +86,10 @@ class MujocoTask(OwnTask):
     def _camera(self, size: int) -> Camera:
         key = (self.scene, size)
         if key not in _cameras:
-            _cameras[key] = Camera(self.drawn, self.view, size, 0 if size == FRAME or self.squeeze > 1 else 4, self.squeeze)
+            drawn = self.drawn
+            if size == FRAME and self.robot:
+                drawn = coarse(drawn, geoms_under(drawn, self.robot))
+            _cameras[key] = Camera(drawn, self.view, size, 0 if size == FRAME or self.squeeze > 1 else 4, self.squeeze)
         return _cameras[key]
 
     def _frame(self, size: int) -> np.ndarray:
