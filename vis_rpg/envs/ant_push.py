@@ -96,8 +96,6 @@ class AntPush(MujocoTask):
     Raises UserError for an unknown `obs`, and where pictures cannot be rendered.
     """
 
-    threads_from = 2
-
     def __init__(self, obs: str = "state", render_mode: str | None = None) -> None:
         model = load_model()
         limits = np.full(ANT_QPOS + ANT_QVEL + 2, np.inf)

@@ -171,7 +171,6 @@ class Humanoid(Locomotion):
     """
 
     TASK = Task("humanoid", ("humanoid",), state_scale=0.1)
-    threads_from = 2
 
     def __init__(self, obs: str = "state", render_mode: str | None = None) -> None:
         super().__init__(self.TASK, make_inner("Humanoid-v5"), obs, render_mode)
