@@ -45,7 +45,7 @@ HEIGHT = 0.7
 NAMES = ("gripper", "left door", "right door")
 LABELS = {"hand": 1, "leftfinger": 1, "rightfinger": 1, "left_door": 2, "right_door": 3}
 """Which object of interest a link belongs to."""
-EYE, TARGET, FOVY = (-1.0, 0.0, 2.3), (-0.17, 0.0, 0.55), 0.7
+EYE, TARGET, FOVY = (-1.45, 0.0, 2.55), (-0.4, 0.0, 0.45), 0.7
 """The camera, behind and above the robot: its place and what it looks at, in metres, and its vertical field of view, rad."""
 
 
