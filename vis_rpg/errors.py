@@ -11,3 +11,8 @@ class RunStopped(UserError):
 
 class WorkersFailed(RunStopped):
     """A worker process died again and again. The run can still be saved as it was before the step, its running episodes aside."""
+
+
+def one_line(error: Exception) -> str:
+    """What another library raised, as part of a message: its kind and its text."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -168,7 +168,7 @@ def test_every_object_is_large_enough_to_be_found_and_of_one_colour(id: str, kwa
     colours = []
     for index in range(1, 1 + len(task_of(env).object_names)):
         pixels = obs[1][masks == index].astype(int)
-        assert len(pixels) >= 20
+        assert len(pixels) >= (20 if id in CABINET else 30)  # the gripper, seen from where the whole arm is seen
         colours.append(np.median(pixels, axis=0))
         same = np.abs(obs[1].astype(int) - colours[-1]).max(axis=-1) < 30
         assert same[masks == index].mean() > 0.8  # the mask shows the object, its smoothed rim aside ...

@@ -11,14 +11,10 @@ import numpy as np
 from vis_rpg.envs.base import check_obs, frames_space, nearest
 from vis_rpg.envs.rendering import FRAME, FrameStack
 from vis_rpg.envs.task import Task
-from vis_rpg.errors import UserError
+from vis_rpg.errors import UserError, one_line
 
 DEFAULT_LENGTH = 1000
 """Steps of an episode where the id sets no limit."""
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 class GymTask(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
@@ -78,7 +74,7 @@ def _make(id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     except gymnasium.error.UnregisteredEnv as error:
         raise UserError(f"task.id={id} is not registered with Gymnasium{nearest(id, list(gymnasium.registry))}") from error
     except Exception as error:  # an id may fail in any way of its own: a missing package, an unknown argument
-        raise UserError(f"task.id={id} cannot be made: {_one_line(error)}") from error
+        raise UserError(f"task.id={id} cannot be made: {one_line(error)}") from error
 
 
 def _render_fast(env: gymnasium.Env[Any, Any]) -> None:
@@ -117,5 +113,5 @@ def make_gym(id: str, obs: str, processes: bool = False, **kwargs: Any) -> GymTa
         try:
             task.reset(seed=0)
         except Exception as error:  # rendering fails in the ways of its library
-            raise UserError(f"obs=pixels for {id}: it cannot be rendered here ({_one_line(error)}); use obs=state") from error
+            raise UserError(f"obs=pixels for {id}: it cannot be rendered here ({one_line(error)}); use obs=state") from error
     return task

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from torch import Tensor
 
-from vis_rpg.envs.mujoco_task import MujocoTask
+from vis_rpg.envs.mujoco_task import MujocoTask, free_camera
 from vis_rpg.envs.task import Coverage, Task
 
 import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
@@ -142,9 +142,7 @@ class CheetahBack(Cheetah):
         floor.type[:], floor.size[:], floor.matid[:] = mujoco.mjtGeom.mjGEOM_BOX, (BACK, 0.01, 0.05), -1
         floor.rgba[:] = FLOOR
         drawn.vis.global_.orthographic, drawn.vis.global_.fovy = 1, HEIGHT
-        view = mujoco.MjvCamera()
-        view.lookat[:] = 0.0, 0.0, HEIGHT / 2 - 0.1
-        view.distance, view.azimuth, view.elevation = SIGHT, 90.0, 0.0
+        view = free_camera((0.0, 0.0, HEIGHT / 2 - 0.1), distance=SIGHT, azimuth=90.0, elevation=0.0)
         self._begin = 0.0
         super().__init__(self.TASK, inner, obs, render_mode, view=view, drawn=drawn, squeeze=round(2 * SIGHT / HEIGHT))
 

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vis_rpg.errors import UserError
+from vis_rpg.errors import UserError, one_line
 
 FRAME = 64
 """Side of the frames that observations are made of, in pixels."""
@@ -79,7 +79,7 @@ class Camera:
         try:
             self._renderer = mujoco.Renderer(model, size, size * squeeze, max_geom=64 + 2 * (model.ngeom + model.nsite))
         except Exception as error:  # each GL back end fails in its own way, with its own exception
-            raise UserError(f"{NO_EGL} ({type(error).__name__}: {' '.join(str(error).split())})") from error
+            raise UserError(f"{NO_EGL} ({one_line(error)})") from error
         atexit.register(self._renderer.close)  # later than that, EGL is gone and freeing the context fails aloud
         self._renderer.scene.flags[:] = 0
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1

@@ -21,7 +21,7 @@ from vis_rpg.envs.base import frames_space
 from vis_rpg.envs.factory import make_env
 from vis_rpg.envs.group import First, Group, StepResult, cores, first_of, saved_state, stack_step
 from vis_rpg.envs.pictures import Pictures
-from vis_rpg.errors import UserError, WorkersFailed
+from vis_rpg.errors import UserError, WorkersFailed, one_line
 
 DEATHS = 3
 """Of one worker in a row, without a good step between them: they stop the run."""
@@ -297,7 +297,7 @@ def _work(pipe: Connection, job: _Job, count: int) -> None:
         except (EOFError, ConnectionError):
             raise
         except Exception as error:  # whatever is raised is told before the worker ends
-            pipe.send(("raised", str(error) if isinstance(error, _Died) else _one_line(error)))
+            pipe.send(("raised", str(error) if isinstance(error, _Died) else one_line(error)))
     except (EOFError, ConnectionError):  # the parent has closed the pipe, or is gone
         pass
 
@@ -336,11 +336,7 @@ def _named(row: int, when: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise _Died(f"environment {row} raised {_one_line(error)} {when}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise _Died(f"environment {row} raised {one_line(error)} {when}") from error
 
 
 def _show_poses(envs: dict[int, gymnasium.Env[Any, Any]], shared: dict[str, np.ndarray]) -> None:
