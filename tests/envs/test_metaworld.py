@@ -93,6 +93,14 @@ def test_an_episode_does_not_depend_on_the_one_before() -> None:
     assert np.array_equal(fresh.step(np.ones(4))[0], used.step(np.ones(4))[0])
 
 
+@pytest.mark.parametrize("name", ["door-open-v3", "hammer-v3"])  # a hinge, and a hammer that the library starts inside the table
+def test_the_objects_of_any_task_are_in_many_places_at_scattered_starts(name: str) -> None:
+    env = MetaWorld(name)
+    env.reset(seed=0)
+    places = np.array([env.reset(options={"scatter": True})[1]["objects"][:2, :2] for _ in range(10)])
+    assert (np.ptp(places, axis=0) > 0.25).all()
+
+
 def continues(name: str) -> None:
     """Raises AssertionError unless a saved state of a task continues bit for bit in an instance that has seen another episode."""
     env, other = MetaWorld(name), MetaWorld(name)

@@ -9,13 +9,18 @@ import torch
 from gymnasium_robotics.envs.adroit_hand import AdroitHandDoorEnv, AdroitHandHammerEnv
 from torch import Tensor
 
+from vis_rpg.envs.base import TRIES
 from vis_rpg.envs.mujoco_task import MujocoTask, free_camera, geoms_under
 from vis_rpg.envs.task import Coverage, Task
+
+import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
 
 REPEAT = 2
 """Steps of the library that one action is held for."""
 REACH = 0.6
 """Scale of positions in the encoding, in metres: the hand and what it reaches stay about within +-0.6 along each axis."""
+TABLE, LIFT = ((-0.35, -0.4), (0.1, 0.1)), 0.2
+"""Where a scattered start puts the hammer, in metres: corners in x and y, and the greatest height above where it lies."""
 
 
 def locate_door(state: Tensor) -> Tensor:
@@ -54,7 +59,7 @@ class Adroit(MujocoTask):
     ) -> None:
         """size: S, numbers of the state."""
         self._env = env
-        self._placed = env.model.body(placed).id
+        self._placed_body = env.model.body(placed).id
         self._obs, self._succeeded = np.zeros(0), False
         super().__init__(task, env.model, env.data, task.name, view, parts, np.full(size, np.inf), obs, render_mode, robot="forearm")
 
@@ -62,6 +67,27 @@ class Adroit(MujocoTask):
         self._env.np_random = self.np_random
         self._obs, _ = self._env.reset()
         self._succeeded = False
+
+    def _scatter(self) -> None:
+        for _ in range(TRIES):
+            self._strew()
+            mujoco.mj_forward(self.model, self.data)
+            places = self.data.geom_xpos[self.labels[:-1] > 0]
+            above = places[:, 2].min() > 0  # the table's top: the hammer's thin neck may stick through it without touching it deeply
+            if above and not self._collisions() and self._in_view(places):
+                break
+        self._obs = self._env._get_obs()
+
+    def _strew(self) -> None:
+        """Draw where the hand's joints and the things are."""
+        model, rng = self.model, self.np_random
+        for joint in range(model.njnt):
+            if model.jnt_limited[joint]:
+                low, high = model.jnt_range[joint]
+                self.data.qpos[joint] = rng.uniform(low, high)
+
+    def _placed(self) -> tuple[list[int], list[int]]:
+        return [self._placed_body], []
 
     def _move(self, action: np.ndarray) -> float:
         for _ in range(REPEAT):
@@ -76,11 +102,11 @@ class Adroit(MujocoTask):
         return self._obs
 
     def _save(self) -> dict[str, Any]:
-        library = {"placed": self.model.body_pos[self._placed].copy(), "obs": self._obs.copy(), "success": self._succeeded}
+        library = {"placed": self.model.body_pos[self._placed_body].copy(), "obs": self._obs.copy(), "success": self._succeeded}
         return super()._save() | library
 
     def _load(self, saved: dict[str, Any]) -> None:
-        self.model.body_pos[self._placed] = np.array(saved["placed"], np.float64)
+        self.model.body_pos[self._placed_body] = np.array(saved["placed"], np.float64)
         super()._load(saved)
         self._obs, self._succeeded = np.array(saved["obs"], np.float64), bool(saved["success"])
 
@@ -128,6 +154,19 @@ class AdroitHammer(Adroit):
         parts = {name: geoms_under(env.model, body) for name, body in bodies.items()}
         view = free_camera((-0.05, -0.1, 0.13), distance=0.88, azimuth=25.0, elevation=-30.0)
         super().__init__(task, env, "nail_board", view, parts, 46, obs, render_mode)
+
+    def _strew(self) -> None:
+        super()._strew()
+        rng, model = self.np_random, self.model
+        x, y = rng.uniform(*TABLE)
+        turn, tilt, roll = rng.uniform(-np.pi, np.pi, 3)
+        height = rng.uniform(0.0, LIFT)
+        if rng.random() < 0.5:  # it lies on the table
+            height = tilt = roll = 0.0
+        # Its frame lies on its side, so that it is slid and turned along x, upward, and against y.
+        hammer = (x, height, model.body("Object").pos[1] - y, roll, turn, tilt / 2)
+        first = model.joint("OBJTx").qposadr[0]
+        self.data.qpos[first : first + len(hammer)] = hammer
 
     def _objects(self) -> np.ndarray:
         return np.stack([self._obs[33:36], self._obs[36:39], self._obs[42:45]])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vis_rpg.envs.base import ASSETS
+from vis_rpg.envs.base import ASSETS, TRIES
 from vis_rpg.envs.mujoco_task import MujocoTask
 from vis_rpg.envs.task import Coverage, Task
 
@@ -24,6 +24,8 @@ CENTRE = np.array([0.0, 8.0])
 WALLS = np.array([[8.0, 0.0], [-8.0, 16.0], [8.0, 16.0]])
 """Centres of the walled cells among the 3 x 3."""
 CELL = 8.0
+BLOCK = np.array([[[-8.0, 0.0], [0.0, 8.0]], [[-8.0, 0.0], [0.0, 8.0]], [[0.0, 8.0], [0.0, 16.0]], [[0.0, 8.0], [8.0, 8.0]]])
+"""Where the block's centre can be, as rectangles (low, high); the one with an area is there twice."""
 GOAL = np.array([0.0, 19.0])
 NEAR = 5.0
 """The ant is at the goal if its torso is closer than this."""
@@ -109,6 +111,16 @@ class AntPush(MujocoTask):
         data.qvel[:ANT_QVEL] = NOISE * self.np_random.standard_normal(ANT_QVEL)
         mujoco.mj_normalizeQuat(model, data.qpos)
         mujoco.mj_forward(model, data)
+
+    def _scatter(self) -> None:
+        data, rng = self.data, self.np_random
+        for _ in range(TRIES):
+            low, high = BLOCK[rng.integers(len(BLOCK))]
+            data.qpos[ANT_QPOS:] = rng.uniform(low, high) - CENTRE
+            data.qpos[:2] = rng.uniform(LOW, HIGH)
+            mujoco.mj_forward(self.model, data)
+            if not self._collisions():
+                break
 
     def _move(self, action: np.ndarray) -> float:
         self.data.ctrl[:] = action

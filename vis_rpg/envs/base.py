@@ -15,6 +15,10 @@ from vis_rpg.envs.task import Task, TaskEnv
 from vis_rpg.errors import UserError
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
+TRIES = 1000
+"""Scattered scenes that are drawn, at most, until one is seen and has nothing inside another thing."""
+DEEP = 0.005
+"""Metres by which things may be inside each other in one: contacts are soft."""
 OBSERVATIONS = ("state", "pixels")
 
 
@@ -62,6 +66,10 @@ class OwnTask(TaskEnv):
     def _start(self) -> None:
         """Put everything where an episode starts."""
 
+    def _scatter(self) -> None:
+        """From where an episode starts, put what can move anywhere that it can be, drawn from the episode's generator; a task in which
+        nothing can stays as it starts."""
+
     @abstractmethod
     def _move(self, action: np.ndarray) -> float:
         """Carry out one action in [-1, 1]; the reward, where it is not that of a sparse task."""
@@ -97,9 +105,13 @@ class OwnTask(TaskEnv):
         return {"success": self._success(), "objects": self._objects()}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode. options: {"scatter": True} puts what can move anywhere that it can be, so that frames show every object in many
+        places: for discovering objects and for measuring, never for an agent's training."""
         super().reset(seed=seed)
         self._steps = 0
         self._start()
+        if options and options.get("scatter"):
+            self._scatter()
         obs = self._stack.start(self._frame(FRAME)) if self._stack else self._state().astype(np.float32)
         return obs, self._info()
 

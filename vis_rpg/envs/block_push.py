@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ SPEED = 4.0
 """Speed of the pusher along an axis at action 1, in units per second."""
 STEP = 0.08
 """Seconds of one control step: 8 substeps of 0.01 s."""
+SIDE = 0.4
+"""Of a block; the pusher is as wide."""
 NEAR = 0.2
 """A block is at its goal if its centre is strictly closer than this."""
 NAMES = ("pusher", "green", "blue")
@@ -85,6 +88,13 @@ class BlockPush(MujocoTask):
 
     def _start(self) -> None:
         self._place(STARTS[: 1 + self._blocks].ravel())
+
+    def _scatter(self) -> None:
+        while True:
+            places = self.np_random.uniform(-LIMIT, LIMIT, (1 + self._blocks, 2))
+            apart = [np.abs(one - other).max() for one, other in combinations(places, 2)]
+            if min(apart) > SIDE:
+                return self._place(places.ravel())
 
     def _place(self, positions: np.ndarray) -> None:
         mujoco.mj_resetData(self.model, self.data)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vis_rpg.envs.base import ASSETS, OwnTask
+from vis_rpg.envs.base import ASSETS, DEEP, TRIES, OwnTask
 from vis_rpg.envs.sapien_scene import Studio, read_urdf, sapien_for, studios
 from vis_rpg.envs.task import Coverage, Task
 
@@ -45,6 +45,12 @@ HEIGHT = 0.7
 NAMES = ("gripper", "left door", "right door")
 LABELS = {"hand": 1, "leftfinger": 1, "rightfinger": 1, "left_door": 2, "right_door": 3}
 """Which object of interest a link belongs to."""
+ROBOT = ("rail_x", "rail_y", "base", *(f"link{number}" for number in range(1, 8)), "hand", "leftfinger", "rightfinger")
+"""The robot's links, each after the joint that carries it."""
+SPREAD = dict(zip((*BASE, *ARM, *FINGERS), (0.3, 0.6, 0.8, 1.0, 0.8, 0.8, 1.0, 1.5, 1.5, 1.5, 0.02, 0.02), strict=True))
+"""How far from where it starts a joint may be in a scattered scene, rad or m, within its range."""
+SEEN = np.array([[-0.9, -0.7, 0.2], [0.1, 0.7, 1.2]])
+"""The corners of the space in which the end effector is then: near the cabinet, and in the picture."""
 EYE, TARGET, FOVY = (-1.45, 0.0, 2.55), (-0.4, 0.0, 0.45), 0.7
 """The camera, behind and above the robot: its place and what it looks at, in metres, and its vertical field of view, rad."""
 
@@ -96,6 +102,8 @@ class Cabinet(OwnTask):
         self._names = tuple(name for name in (*BASE, *ARM, *FINGERS) if name not in held)
         super().__init__(task, len(self._names), np.full(7 + 2 * len(self._names), np.inf), obs, render_mode)
         self._id, self._held, self._sapien = id, held, sapien_for(id)
+        self._links = ROBOT[len(held) :]
+        """Links of the robot that move: a base whose joints are held does not."""
         self._speed = np.array([SPEED[name] for name in self._names])
         self._scene: Any = None
         self._began: dict[str, np.ndarray] = {}
@@ -110,6 +118,24 @@ class Cabinet(OwnTask):
 
     def _start(self) -> None:
         self._begin({"robot": np.array([START.get(name, 0.0) for name in self._names]), "doors": np.zeros(2)})
+
+    def _scatter(self) -> None:
+        rng = self.np_random
+        middle, spread = (np.array([share.get(name, 0.0) for name in self._names]) for share in (START, SPREAD))
+        low, high = self._robot.qlimits.T
+        for _ in range(TRIES):
+            robot = np.clip(middle + spread * rng.uniform(-1, 1, len(middle)), low, high)
+            start = {"robot": robot, "doors": rng.uniform(0.0, OPEN, 2)}
+            self._begin(start)
+            if ((SEEN[0] < self._objects()[0]) & (self._objects()[0] < SEEN[1])).all() and self._sound():
+                return self._begin(start)
+        self._start()
+
+    def _sound(self) -> bool:
+        """Whether nothing is deeper inside another thing than DEEP; it takes a substep to be told, after which the scene is spent."""
+        self._scene.physx_system.step()
+        points = [point for contact in self._scene.get_contacts() for point in contact.points]
+        return all(point.separation > -DEEP for point in points)
 
     def _begin(self, start: dict[str, np.ndarray]) -> None:
         """A new scene at rest; start: the positions of the robot's joints and the angles of the doors."""
@@ -160,10 +186,12 @@ class Cabinet(OwnTask):
     def _frame(self, size: int) -> np.ndarray:
         return self._see().picture(self._poses(), size)
 
-    def segmentation(self) -> np.ndarray:
-        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background, 1.. objects in order."""
+    def segmentation(self, whole: bool = False) -> np.ndarray:
+        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background, 1..N objects in order; whole: N + 1 on
+        what else of the robot moves, so that 0 is what never changes."""
         studio = self._see()
-        return studio.labels(LABELS)[studio.segmentation(self._poses())]
+        labels = {**dict.fromkeys(self._links, len(NAMES) + 1), **LABELS} if whole else LABELS
+        return studio.labels(labels)[studio.segmentation(self._poses())]
 
     def _save(self) -> dict[str, Any]:
         return {**self._began, "actions": np.array(self._actions).reshape(-1, len(self._names))}

@@ -150,6 +150,10 @@ class CheetahBack(Cheetah):
         super()._start()
         self._begin = float(self.data.qpos[0])
 
+    def _scatter(self) -> None:
+        self.data.qpos[0] = self.np_random.uniform(-SIGHT + 1.0, SIGHT - 1.0)  # success is still at the same place
+        mujoco.mj_forward(self.model, self.data)
+
     def _success(self) -> bool:
         return bool(self.data.qpos[0] <= self._begin - BACK)
 

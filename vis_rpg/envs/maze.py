@@ -119,6 +119,9 @@ class Maze(OwnTask):
     def _start(self) -> None:
         self._position = np.zeros(2)
 
+    def _scatter(self) -> None:
+        self._position = self.np_random.uniform(-SIZE + RADIUS, SIZE - RADIUS, 2)
+
     def _move(self, action: np.ndarray) -> float:
         self._position = slide_free_move(self._position, STRIDE * action)
         return 0.0
@@ -132,8 +135,9 @@ class Maze(OwnTask):
     def _frame(self, size: int) -> np.ndarray:
         return self._disc(background(size).copy(), AGENT, cv2.LINE_AA)
 
-    def segmentation(self) -> np.ndarray:
-        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background, 1 agent."""
+    def segmentation(self, whole: bool = False) -> np.ndarray:
+        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background, 1 agent; nothing else moves that
+        `whole` could show."""
         return self._disc(np.zeros((FRAME, FRAME), np.uint8), 1, cv2.LINE_8).astype(int)
 
     def _disc(self, picture: np.ndarray, colour: Any, line: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vis_rpg.envs.base import nearest
+from vis_rpg.envs.base import TRIES, nearest
 from vis_rpg.envs.mujoco_task import MujocoTask, free_camera, geoms_under
 from vis_rpg.envs.task import Coverage, Task
 from vis_rpg.errors import UserError
@@ -20,6 +20,8 @@ REPEAT = 2
 """Steps of the library that one action is held for."""
 LENGTH = 100
 """Actions of an episode."""
+HAND_STEPS, FALL_STEPS = 50, 10
+"""Steps of the library in which a scattered start moves the hand to its place, and lets the objects come to rest."""
 OBSERVED = 39
 """Numbers of the library's own observation, which begin the state: hand (3), gripper opening (1), objects (14), the same 18 of the
 library's step before, and the goal (3)."""
@@ -168,6 +170,56 @@ class MetaWorld(MujocoTask):
         self._restore()
         self._obs, _ = env.reset()
         self._succeeded = False
+
+    def _scatter(self) -> None:
+        env, rng = self._env, self.np_random
+        while True:
+            hand = rng.uniform(env.mocap_low, env.mocap_high)
+            if self._in_view(hand):
+                break
+        self._hold(env.hand_init_pos, -1.0, FALL_STEPS)  # some starts have things inside each other
+        rest, grip = self.data.qpos.copy(), rng.uniform(-1, 1)
+        self._hold(hand, grip, HAND_STEPS)
+        reached, still, known = self.data.qpos.copy(), np.zeros(self.model.nv), self._collisions()
+        for _ in range(TRIES):
+            env.set_state(self._strewn(reached, rest), still)
+            if self._collisions() <= known and self._in_view(env._get_pos_objects().reshape(-1, 3)):
+                break
+        else:
+            env.set_state(reached, still)
+        self._hold(hand, grip, FALL_STEPS)
+        env._prev_obs = env._get_curr_obs_combined_no_goal()
+        self._obs, self._succeeded = env._get_obs(), False
+
+    def _hold(self, hand: np.ndarray, grip: float, steps: int) -> None:
+        """Pull the hand to a place (3,) for some of the library's steps, with a force in [-1, 1] that closes the gripper."""
+        env, data = self._env, self.data
+        for _ in range(steps):
+            data.mocap_pos[:], data.mocap_quat[:] = hand, (1, 0, 1, 0)
+            env.do_simulation([grip, -grip], env.frame_skip)
+
+    def _strewn(self, reached: np.ndarray, rest: np.ndarray) -> np.ndarray:
+        """The robot as in the coordinates `reached`, all objects anywhere on the table, upright as at `rest`, at any turn, and what has
+        joints anywhere in their ranges."""
+        model, rng, qpos = self.model, self.np_random, reached.copy()
+        for joint in np.flatnonzero(model.body_rootid[model.jnt_bodyid] != model.body("base").id):
+            at = model.jnt_qposadr[joint]
+            if model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE:
+                turn, angle = np.zeros(4), rng.uniform(-np.pi, np.pi)
+                qpos[at : at + 2] = rng.uniform(LOW, HIGH)
+                qpos[at + 2] = rest[at + 2]
+                mujoco.mju_mulQuat(turn, np.array([np.cos(angle / 2), 0.0, 0.0, np.sin(angle / 2)]), rest[at + 3 : at + 7])
+                qpos[at + 3 : at + 7] = turn
+            elif model.jnt_limited[joint]:
+                qpos[at] = rng.uniform(*model.jnt_range[joint])
+        return qpos
+
+    def _placed(self) -> tuple[list[int], list[int]]:
+        moved = [
+            np.flatnonzero((now != then).any(1)).tolist()
+            for now, then in zip((self.model.body_pos, self.model.site_pos), self._pristine, strict=True)
+        ]
+        return moved[0], moved[1]
 
     def _move(self, action: np.ndarray) -> float:
         env = self._env

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from vis_rpg.envs.base import OwnTask
+from vis_rpg.envs.base import DEEP, OwnTask
 from vis_rpg.envs.coarse import coarse
 from vis_rpg.envs.rendering import FRAME, Camera
 from vis_rpg.envs.task import Task
@@ -16,6 +17,8 @@ from vis_rpg.errors import UserError
 import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
 
 PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
+EDGE = 0.1
+"""Share of a picture's half width, at its rim, in which a scattered start puts nothing."""
 _cameras: dict[tuple[str, int], Camera] = {}
 
 
@@ -95,9 +98,72 @@ class MujocoTask(OwnTask):
     def _frame(self, size: int) -> np.ndarray:
         return self._camera(size).picture(self.data)
 
-    def segmentation(self) -> np.ndarray:
-        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background, 1.. objects in order."""
-        return self.labels[self._camera(FRAME).geoms(self.data)]
+    def segmentation(self, whole: bool = False) -> np.ndarray:
+        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background, 1..N objects in order.
+
+        whole: also N + 1 on what else of the robot moves, N + 2.. on every other thing that physics can move or that an episode's start
+        places anew, goal markers included; 0 is then what never changes.
+        """
+        camera = self._camera(FRAME)
+        shown = camera.geoms(self.data)
+        labels = self.labels[shown]
+        if not whole:
+            return labels
+        geoms, sites = self._whole_labels
+        labels = geoms[shown]
+        return np.where(labels == 0, sites[camera.sites(self.data)], labels) if sites.any() else labels
+
+    @cached_property
+    def _whole_labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """The labels of `segmentation(whole=True)`: of geoms (geoms + 1,) and of sites (sites + 1,), the last ones for neither.
+
+        A thing is all that hangs on one child of the world. A marker on an object of interest has no label: the object is seen through it.
+        """
+        model, objects = self.model, len(self.task.object_names)
+        bodies, sites = self._placed()
+        changes = model.body_weldid != 0  # joints are between it and the world
+        for body in range(1, model.nbody):  # children come after their parents
+            changes[body] |= body in bodies or changes[model.body_parentid[body]]
+        robot = model.body(self.robot).rootid[0] if self.robot else -1
+        geoms, markers = self.labels.copy(), np.zeros(model.nsite + 1, int)
+        things = [robot]  # what has a label after the objects of interest, in order, by the body that it hangs on
+
+        def label(root: int) -> int:
+            if root not in things:
+                things.append(root)
+            return objects + 1 + things.index(root)
+
+        for geom in np.flatnonzero((geoms[:-1] == 0) & changes[model.geom_bodyid]):
+            geoms[geom] = label(int(model.body_rootid[model.geom_bodyid[geom]]))
+        of_objects = set(model.geom_bodyid[self.labels[:-1] > 0])
+        for site, body in enumerate(model.site_bodyid):
+            if body in of_objects:
+                continue
+            if changes[body]:
+                markers[site] = label(int(model.body_rootid[body]))
+            elif site in sites:
+                markers[site] = label(-2 - site)  # a thing of its own
+        return geoms, markers
+
+    def _placed(self) -> tuple[list[int], list[int]]:
+        """Ids of the bodies and of the sites that the start of an episode places anew in the model."""
+        return [], []
+
+    def _collisions(self) -> set[tuple[int, ...]]:
+        """The pairs of geoms that are deeper inside each other than DEEP, as `data` stands after mj_forward."""
+        contact = self.data.contact
+        return {tuple(pair) for pair in contact.geom[contact.dist < -DEEP].tolist()}
+
+    def _in_view(self, points: np.ndarray) -> bool:
+        """Whether all points (..., 3) lie in the picture of the free-standing camera, EDGE of its half width from its rim or further."""
+        camera: Any = self.view
+        azimuth, elevation = np.radians([camera.azimuth, camera.elevation])
+        flat = np.array([np.cos(azimuth), np.sin(azimuth), 0.0])
+        forward, right = flat * np.cos(elevation) + [0.0, 0.0, np.sin(elevation)], np.array([flat[1], -flat[0], 0.0])
+        away = points - camera.lookat
+        depth = away @ forward + camera.distance
+        across = np.abs(away @ np.stack([right, np.cross(right, forward)], 1)).max(-1)
+        return bool((across < (1 - EDGE) * depth * np.tan(np.radians(self.model.vis.global_.fovy) / 2)).all())
 
     def poses(self) -> tuple[np.ndarray, np.ndarray]:
         """Where all geoms and, after them, all sites are, P together: positions (P, 3) and rotations (P, 9), in world units."""

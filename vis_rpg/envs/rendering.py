@@ -112,10 +112,21 @@ class Camera:
     def geoms(self, data: Any) -> np.ndarray:
         """Which geom each pixel shows, seen through the markers that a model calls sites: (size, size) int, -1 where there is none; of a
         squeezed picture's columns the (upper) median."""
+        shown = self._segments(data, self._without_sites)[..., 0]
+        return np.sort(shown.reshape(len(shown), -1, self._squeeze), axis=-1)[..., self._squeeze // 2]
+
+    def sites(self, data: Any) -> np.ndarray:
+        """Which site each pixel shows: (size, size) int, -1 where there is none; of a picture that is not squeezed."""
+        import mujoco
+
+        shown = self._segments(data, None)
+        return np.where(shown[..., 1] == mujoco.mjtObj.mjOBJ_SITE, shown[..., 0], -1)
+
+    def _segments(self, data: Any, option: Any) -> np.ndarray:
+        """(size, size x squeeze, 2) int: the number and the kind (mjtObj) of what each pixel shows."""
         self._renderer.enable_segmentation_rendering()
         try:
-            self._renderer.update_scene(data, camera=self._camera, scene_option=self._without_sites)
-            shown = self._renderer.render()[..., 0]
-            return np.sort(shown.reshape(len(shown), -1, self._squeeze), axis=-1)[..., self._squeeze // 2]
+            self._renderer.update_scene(data, camera=self._camera, scene_option=option)
+            return self._renderer.render()
         finally:
             self._renderer.disable_segmentation_rendering()
