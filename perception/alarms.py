@@ -1,49 +1,86 @@
-"""Says in words how object discovery failed, without knowing the truth."""
+"""Says in words how object discovery failed, without knowing the truth.
+
+A slot that stays empty is no failure by itself: a model may have a slot to spare. It is one where another slot holds several things.
+"""
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from perception.scores import see_episodes
+from perception.scores import label_map, see_episodes
 from perception.slot_model import SlotModel
 
 EMPTY = 0.02
 """Share of the foreground below which a slot counts as unused."""
+SIZEABLE = 0.15
+"""Share of a typical object's pixels from which a mask, or a part of one, counts as a thing."""
+SECOND = 0.3
+"""Size of a mask's second part beside its largest from which the two count as two things and not as a thing and a speck."""
+LEAK = 0.1
+"""Share of a pixel up to which a slot's part in it is leakage: little, but far from the slot's thing, it would pass for a smear."""
 TOUCHING = 0.8
-"""Half a pair's shared spread, in pixels: two slots that stay this close lie on one object."""
+"""Distance of two slots' centroids below which they lie on one object, in twice the root of their masks' summed spreads: the halves of a
+square are 0.55 of it apart, two squares that touch 0.87."""
+SMEARED = 4.0
+"""Mean squared distance from the centroid, in that of a disc of equal area, above which a mask is no compact thing."""
 
 
 def alarms(model: SlotModel, frames: NDArray[np.uint8]) -> list[str]:
-    """The known failures that show on episodes (E, T, H, W, 3): nothing in the foreground, all slots but one dead, one that takes all,
-    stripes or a shapeless smear in place of compact objects, an object split in two."""
+    """The known failures that show on episodes (E, T, H, W, 3): nothing in the foreground; one slot that takes all, though there are
+    several things; slots dead while another holds several things; stripes or a shapeless smear in place of compact objects; an object
+    split in two."""
     sights = see_episodes(model, frames)
     masks = torch.cat([s.decoded.masks for s in sights])  # (B, K, H, W)
-    coordinates = torch.cat([s.coordinates for s in sights])
-    found = []
+    masks = torch.where(masks > LEAK, masks, 0.0)
+    coordinates = model.locate(masks)
     pixels = masks.sum(dim=(2, 3))
     if pixels.sum() < 1.0 * len(masks):
         return ["no foreground: nothing differs from the background"]
+    found = []
+    slots, smallest = masks.shape[1], SIZEABLE * model.config.object_pixels
     shares = pixels.mean(dim=0) / pixels.mean(dim=0).sum()
-    if shares.max() > 0.9:
+    parts = parts_apart(np.concatenate([label_map(s) for s in sights]), slots, smallest)
+    crowded = [k for k in range(slots) if shares[k] > EMPTY and parts[k] > 0.5]
+    dead = [k for k in range(slots) if shares[k] < EMPTY]
+    if crowded and shares.max() > 0.9:
         found.append("one slot takes all of the foreground")
-    elif (shares > EMPTY).sum() == 1:
-        found.append("all slots but one are dead")
+    elif crowded and dead:
+        found.append(f"dead slots ({_listed(dead)}) while several things share a slot ({_listed(crowded)})")
     offsets = (model.places - coordinates[:, :, None, None, :2]).square().sum(dim=-1)
     spread = (masks * offsets).sum(dim=(2, 3)) / pixels.clamp(min=1.0)  # mean squared distance from the centroid
     height, width = model.config.frame_size
     disc = pixels * (4 / (height * width)) / (2 * np.pi)  # the same for a disc of that area
     present = coordinates[..., 3] > 0.5
-    if present.any() and (spread / disc.clamp(min=1e-6))[present].median() > 4:
+    if present.any() and (spread / disc.clamp(min=1e-6))[present].median() > SMEARED:
         found.append("slots are stripes or smears, not compact things")
-    for i in range(model.config.slots):
+    for i in range(slots):
         for j in range(i):
-            both = (pixels[:, i] > 0.15 * model.config.object_pixels) & (pixels[:, j] > 0.15 * model.config.object_pixels)
+            both = (pixels[:, i] > smallest) & (pixels[:, j] > smallest)
             if both.float().mean() < 0.1:
                 continue
             apart = (coordinates[both, i, :2] - coordinates[both, j, :2]).square().sum(dim=1).sqrt()
-            size = (spread[both, i] + spread[both, j]).sqrt()
-            if (apart < TOUCHING * size * 2).float().mean() > 0.8:
+            size = 2 * (spread[both, i] + spread[both, j]).sqrt()
+            if (apart < TOUCHING * size).float().mean() > 0.8:
                 found.append(f"an object is split between slots {j} and {i}")
     return found
+
+
+def parts_apart(labels: NDArray[np.int64], slots: int, smallest: float) -> NDArray[np.float64]:
+    """For each slot the share of the label maps (B, H, W) in which its mask is of two parts or more that do not touch, each of at least
+    `smallest` pixels, among those in which it has any part of that size."""
+    several, sizeable = np.zeros(slots), np.zeros(slots)
+    for image in labels:
+        for k in range(slots):
+            _, _, stats, _ = cv2.connectedComponentsWithStats((image == k + 1).astype(np.uint8))
+            sizes = stats[1:, cv2.CC_STAT_AREA]
+            largest = sizes.max(initial=0)
+            sizeable[k] += largest >= smallest
+            several[k] += (sizes >= max(smallest, SECOND * largest)).sum() > 1
+    return several / np.maximum(sizeable, 1)
+
+
+def _listed(slots: list[int]) -> str:
+    return ", ".join(map(str, slots))

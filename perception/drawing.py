@@ -37,6 +37,12 @@ def overlay(frame: Image, masks: NDArray[np.floating], opacity: float = 0.8) -> 
     return np.clip((1 - cover) * grey + opacity * painted, 0, 255).astype(np.uint8)
 
 
+def spotlight(frame: Image, mask: NDArray[np.bool_]) -> Image:
+    """A frame (H, W, 3), grey and dark but for one mask (H, W), which is white."""
+    grey = np.repeat(frame.mean(axis=2, keepdims=True) / 2, 3, axis=2).astype(np.uint8)
+    return np.where(mask[..., None], np.uint8(255), grey)
+
+
 def reconstruction(sight: Sight, row: int = 0) -> Image:
     """The decoded image of one row of the batch: (H, W, 3)."""
     image = sight.decoded.image[row].detach().permute(1, 2, 0).cpu().numpy()

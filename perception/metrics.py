@@ -1,6 +1,7 @@
-"""How well masks match true objects, and how well slots tell where they are.
+"""How well predicted masks match true ones, how steadily slots follow their objects, and how well they tell where these are.
 
-True segmentations are integer maps (..., H, W) with 0 for background; predicted ones are integer maps of any labels.
+B images (or episodes), N true things, K slots. Segmentations are integer maps: a true one has 0 for background and labels from 1 on, a
+predicted one 0 for background and 1 .. K for slots. What is said of masks is read off their contingency tables alone.
 """
 
 from __future__ import annotations
@@ -10,109 +11,125 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 Labels = NDArray[np.integer]
+Floats = NDArray[np.float64]
+
+LOST = 0.1
+"""IoU up to which a slot that was assigned to a thing does not count as following it."""
+TINY = 8
+"""Pixels below which the centre of what is left in sight of an object says little of where it is."""
+MOVED = 1.0
+"""Pixels by which an object has to move for its position to be worth predicting."""
 
 
-def adjusted_rand_index(true: Labels, predicted: Labels) -> float:
-    """Adjusted Rand index (Hubert and Arabie 1985) of two labelings of the same points; 1 where both are one single cluster."""
-    table = contingency(true, predicted).astype(np.float64)
-    total = table.sum()
-    if total < 2:
-        return 1.0
-    pairs = (table * (table - 1)).sum() / 2
-    rows, columns = table.sum(axis=1), table.sum(axis=0)
-    true_pairs, predicted_pairs = (rows * (rows - 1)).sum() / 2, (columns * (columns - 1)).sum() / 2
-    expected = true_pairs * predicted_pairs / (total * (total - 1) / 2)
+def contingency(true: Labels, predicted: Labels, things: int, slots: int) -> NDArray[np.int64]:
+    """How many pixels carry each pair of labels: (B, ...), (B, ...) -> (B, things + 1, slots + 1), labels from 0 on."""
+    rows, columns = things + 1, slots + 1
+    if true.max(initial=0) >= rows or predicted.max(initial=0) >= columns:
+        raise ValueError(f"labels up to {true.max()} and {predicted.max()}, but {things} things and {slots} slots")
+    cells = (true.astype(np.int64) * columns + predicted).reshape(len(true), -1) + np.arange(len(true))[:, None] * (rows * columns)
+    return np.bincount(cells.ravel(), minlength=len(true) * rows * columns).reshape(-1, rows, columns)
+
+
+def adjusted_rand_index(table: NDArray[np.integer]) -> Floats:
+    """Adjusted Rand index (Hubert and Arabie 1985) of contingency tables (..., L, P) -> (...).
+
+    1 where both labelings are one single cluster; NaN where there are no points. The foreground's alone (FG-ARI) comes from the rows of
+    the true foreground labels, video FG-ARI from the sum of an episode's tables.
+    """
+    counts = table.astype(np.float64)
+    points = counts.sum(axis=(-2, -1))
+    pairs = _pairs(counts).sum(axis=(-2, -1))
+    true_pairs, predicted_pairs = _pairs(counts.sum(axis=-1)).sum(axis=-1), _pairs(counts.sum(axis=-2)).sum(axis=-1)
+    expected = true_pairs * predicted_pairs / np.maximum(_pairs(points), 1)
     most = (true_pairs + predicted_pairs) / 2
-    return 1.0 if most == expected else float((pairs - expected) / (most - expected))
+    alike = most == expected
+    score = np.where(alike, 1.0, (pairs - expected) / np.where(alike, 1.0, most - expected))
+    return np.where(points > 0, score, np.nan)
 
 
-def contingency(true: Labels, predicted: Labels) -> NDArray[np.int64]:
-    """How many points carry each pair of labels: (true labels, predicted labels)."""
-    _, rows = np.unique(true.ravel(), return_inverse=True)
-    _, columns = np.unique(predicted.ravel(), return_inverse=True)
-    if rows.size == 0:
-        return np.zeros((0, 0), dtype=np.int64)
-    table = np.zeros((rows.max() + 1, columns.max() + 1), dtype=np.int64)
-    np.add.at(table, (rows, columns), 1)
-    return table
+def _pairs(counts: Floats) -> Floats:
+    return counts * (counts - 1) / 2
 
 
-def mean_ari(true: Labels, predicted: Labels, with_background: bool) -> float:
-    """Mean over images (B, H, W) of the ARI, over all pixels or over those of true objects only (FG-ARI)."""
-    scores = []
-    for truth, guess in zip(true, predicted, strict=True):
-        chosen = np.ones_like(truth, dtype=bool) if with_background else truth > 0
-        if chosen.any():
-            scores.append(adjusted_rand_index(truth[chosen], guess[chosen]))
-    return float(np.mean(scores))
+def overlaps(table: NDArray[np.integer], things: int) -> Floats:
+    """Intersection over union of the true labels 1 .. things with each slot, from contingency tables (B, L, K + 1) -> (B, things, K).
 
-
-def overlaps(true: Labels, masks: NDArray[np.bool_], objects: int) -> NDArray[np.float64]:
-    """Intersection over union of each true object (labels 1 .. objects) with each mask: (H, W), (K, H, W) -> (objects, K).
-
-    An object that is out of sight has NaN in its row.
+    A thing that is out of sight has NaN in its row.
     """
-    truth = true[None] == np.arange(1, objects + 1)[:, None, None]
-    flat_truth, flat_masks = truth.reshape(objects, -1).astype(np.float64), masks.reshape(len(masks), -1).astype(np.float64)
-    both = flat_truth @ flat_masks.T
-    either = flat_truth.sum(axis=1)[:, None] + flat_masks.sum(axis=1)[None] - both
-    iou = both / np.maximum(either, 1)
-    iou[flat_truth.sum(axis=1) == 0] = np.nan
-    return iou
+    both = table[:, 1 : things + 1, 1:].astype(np.float64)
+    sizes, covered = table[:, 1 : things + 1].sum(axis=2)[:, :, None], table[:, :, 1:].sum(axis=1)[:, None]
+    iou = both / np.maximum(sizes + covered - both, 1)
+    return np.where(sizes > 0, iou, np.nan)
 
 
-def best_overlaps(true: Labels, masks: NDArray[np.bool_], objects: int) -> NDArray[np.float64]:
-    """IoU of each object with the mask that fits it best, however often a mask is taken (mBO is their mean): (B, objects)."""
-    return np.stack([overlaps(t, m, objects).max(axis=1) for t, m in zip(true, masks, strict=True)])
+def best_overlaps(iou: Floats) -> Floats:
+    """IoU of each thing with the slot that fits it best, however often a slot is taken (mBO is their mean): (B, N, K) -> (B, N)."""
+    return iou.max(axis=2)
 
 
-def matched_overlaps(true: Labels, masks: NDArray[np.bool_], objects: int) -> NDArray[np.float64]:
-    """IoU of each object under the best one-to-one matching in each image (Hungarian; mIoU is their mean): (B, objects)."""
-    scores = np.full((len(true), objects), np.nan)
-    for i, (t, m) in enumerate(zip(true, masks, strict=True)):
-        iou = overlaps(t, m, objects)
-        rows, columns = linear_sum_assignment(np.nan_to_num(iou), maximize=True)
-        scores[i, rows] = iou[rows, columns]
-    return scores
+def matched_overlaps(iou: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """The best one-to-one matching of things and slots in each image (Hungarian; mIoU is the mean): (B, N, K) -> IoU and slot (B, N).
 
-
-def match_slots(positions: NDArray[np.float64], centroids: NDArray[np.float64]) -> NDArray[np.int64]:
-    """For each object the slot that follows it through all frames: (B, N, 2), (B, K, 2) -> (N,).
-
-    One Hungarian matching for the whole data set, on how much of the positions' variance a linear map of the centroid explains:
-    a slot that swaps objects between episodes matches none of them well.
+    A thing in sight without a slot of its own has IoU 0, one out of sight NaN. The slot is -1 where the thing is lost or out of sight.
     """
-    scores = np.array(
-        [[_fitted_r2(centroids[:, k], positions[:, n]) for k in range(centroids.shape[1])] for n in range(positions.shape[1])]
-    )
-    return linear_sum_assignment(scores, maximize=True)[1]
+    scores, slots = np.where(np.isnan(iou[:, :, 0]), np.nan, 0.0), np.full(iou.shape[:2], -1)
+    for i, table in enumerate(iou):
+        seen = np.flatnonzero(~np.isnan(table[:, 0]))
+        rows, columns = linear_sum_assignment(table[seen], maximize=True)
+        scores[i, seen[rows]], slots[i, seen[rows]] = table[seen[rows], columns], columns
+    return scores, np.where(np.nan_to_num(scores) > LOST, slots, -1)
 
 
-def position_r2(
-    positions: NDArray[np.float64], centroids: NDArray[np.float64], test_positions: NDArray[np.float64], test_centroids: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """R² of each object's position under a linear map of its slot's centroid: the map and the match of objects to slots come from
-    positions (B, N, 2) and centroids (B, K, 2), the score from test data of other episodes -> (N,)."""
-    scores = []
-    for n, k in enumerate(match_slots(positions, centroids)):
-        weights = _fit(centroids[:, k], positions[:, n])
-        scores.append(_r2(test_positions[:, n], _augment(test_centroids[:, k]) @ weights))
-    return np.array(scores)
+def switch_rate(slots: NDArray[np.integer]) -> float:
+    """Share of consecutive frames, a thing being matched in both, in which its slot changes: slots (E, T, N) as of `matched_overlaps`.
+
+    NaN where nothing is matched in two consecutive frames.
+    """
+    before, now = slots[:, :-1], slots[:, 1:]
+    followed = (before >= 0) & (now >= 0)
+    return float((before != now)[followed].mean()) if followed.any() else np.nan
 
 
-def _augment(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def match_slots(iou: Floats) -> NDArray[np.int64]:
+    """For each thing the slot that covers it best over all images, one slot a thing (Hungarian): (B, N, K) -> (N,).
+
+    -1 for a thing that is never in sight, or for which no slot is left. A slot that swaps things between images covers none of them well.
+    """
+    slots = np.full(iou.shape[1], -1)
+    seen = np.flatnonzero(~np.isnan(iou[:, :, 0]).all(axis=0))
+    rows, columns = linear_sum_assignment(np.nanmean(iou[:, seen], axis=0), maximize=True)
+    slots[seen[rows]] = columns
+    return slots
+
+
+def mask_centres(true: Labels, things: int) -> Floats:
+    """Centre (x, y) in pixels of each true mask: (..., H, W) -> (..., things, 2); NaN where fewer than TINY pixels are in sight."""
+    height, width = true.shape[-2:]
+    masks = [true == n for n in range(1, things + 1)]
+    sizes = np.stack([mask.sum(axis=(-2, -1)) for mask in masks], axis=-1)
+    x = np.stack([mask.sum(axis=-2) @ np.arange(width) for mask in masks], axis=-1)
+    y = np.stack([mask.sum(axis=-1) @ np.arange(height) for mask in masks], axis=-1)
+    return np.where(sizes[..., None] >= TINY, np.stack([x, y], axis=-1) / np.maximum(sizes, 1)[..., None], np.nan)
+
+
+def position_r2(centres: Floats, centroids: Floats) -> Floats:
+    """R² of each object's position under a linear map of its slot's centroid, fitted on the episodes of even index and tested on the
+    others: centres (E, T, N, 2) in pixels, NaN where out of sight, centroids (E, T, N, 2) in any unit -> (N,).
+
+    NaN for an object that moves by no more than MOVED pixels in either of the two halves: there is nothing to fit or to explain.
+    """
+    return np.array([_tested_r2(centres[:, :, n], centroids[:, :, n]) for n in range(centres.shape[2])])
+
+
+def _tested_r2(centres: Floats, centroids: Floats) -> float:
+    seen = np.isfinite(centres[..., 0])
+    fit, test = ((centroids[half][seen[half]], centres[half][seen[half]]) for half in (np.s_[::2], np.s_[1::2]))
+    if any(len(y) == 0 or np.ptp(y, axis=0).max() <= MOVED for _, y in (fit, test)):
+        return np.nan
+    weights = np.linalg.lstsq(_augment(fit[0]), fit[1], rcond=None)[0]
+    errors = test[1] - _augment(test[0]) @ weights
+    return float(1 - np.square(errors).sum() / np.square(test[1] - test[1].mean(axis=0)).sum())
+
+
+def _augment(x: Floats) -> Floats:
     return np.concatenate([x, np.ones((len(x), 1))], axis=1)
-
-
-def _fit(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.linalg.lstsq(_augment(x), y, rcond=None)[0].astype(np.float64)
-
-
-def _fitted_r2(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    return _r2(y, _augment(x) @ _fit(x, y))
-
-
-def _r2(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
-    """Explained share of the variance, both coordinates together; 0 where nothing moves."""
-    variance = ((y - y.mean(axis=0)) ** 2).sum()
-    return float(1 - ((y - predicted) ** 2).sum() / variance) if variance > 1e-12 else 0.0

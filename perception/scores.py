@@ -2,60 +2,123 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from perception.metrics import best_overlaps, match_slots, matched_overlaps, mean_ari, position_r2
+from perception import metrics
 from perception.slot_model import Sight, SlotModel
+
+Score = float | None | list[float | None] | list[int]
+
+APART = 5
+"""Frames within which cases of one object look alike."""
 
 
 @torch.no_grad()
 def see_episodes(model: SlotModel, frames: NDArray[np.uint8]) -> list[Sight]:
     """Filter episodes (E, T, H, W, 3) from their first frames on: T sights of batch E."""
-    return model.see_sequence(torch.from_numpy(frames).transpose(0, 1))
+    return model.see_sequence(torch.from_numpy(frames).transpose(0, 1).to(model.backgrounds.device))
 
 
 def label_map(sight: Sight) -> NDArray[np.int64]:
     """The likeliest slot of each pixel, (B, H, W): 0 for background, 1 .. K for slots."""
     shares = torch.cat([1 - sight.alpha.unsqueeze(1), sight.decoded.masks], dim=1)
-    return shares.argmax(dim=1).numpy()
+    return shares.argmax(dim=1).cpu().numpy()
 
 
-def score(
-    model: SlotModel, frames: NDArray[np.uint8], segmentation: NDArray[np.int64], positions: NDArray[np.float64]
-) -> dict[str, float | list[float] | list[int]]:
-    """Scores on episodes: frames (E, T, H, W, 3), segmentation (E, T, H, W), positions (E, T, N, 2) in any unit.
+def score(model: SlotModel, frames: NDArray[np.uint8], segmentation: NDArray[np.int64], objects: int) -> dict[str, Score]:
+    """Scores on episodes: frames (E, T, H, W, 3), segmentation (E, T, H, W) with labels 1 .. `objects` for the objects of interest,
+    objects + 1 for the rest of the robot and higher ones for other things that are no part of the static background, 0.
 
-    The linear map behind `position_r2` is fitted on the episodes of even index and tested on the others.
+    The foreground (`fg_ari`, `video_fg_ari`, `mbo`, `miou`) is the objects of interest and the robot; `ari` counts every pixel and label.
+    None stands where there is nothing to measure: an object never in sight, one that never moves, FG-ARI of a single thing.
     """
     sights = see_episodes(model, frames)
-    labels = np.stack([label_map(s) for s in sights], axis=1)
-    coordinates = np.stack([s.coordinates.double().numpy() for s in sights], axis=1)  # (E, T, K, 4)
-    centroids = coordinates[..., :2]
-    objects = positions.shape[2]
-    truth, guess = flat(segmentation), flat(labels)
-    masks = guess[:, None] == np.arange(1, model.config.slots + 1)[None, :, None, None]
-    matched = matched_overlaps(truth, masks, objects)
-    slots = match_slots(flat(positions), flat(centroids))
-    presence = flat(coordinates)[..., 3].mean(axis=0)
-    spare = np.setdiff1d(np.arange(model.config.slots), slots)
-    return {
-        "fg_ari": mean_ari(truth, guess, with_background=False),
-        "ari": mean_ari(truth, guess, with_background=True),
-        "mbo": float(np.nanmean(best_overlaps(truth, masks, objects))),
-        "miou": float(np.nanmean(matched)),
-        "iou": np.nanmean(matched, axis=0).tolist(),
-        "position_r2": position_r2(flat(positions[::2]), flat(centroids[::2]), flat(positions[1::2]), flat(centroids[1::2])).tolist(),
-        "slots": slots.tolist(),
-        "presence": presence[slots].tolist(),
+    labels = np.stack([label_map(s) for s in sights], axis=1)  # (E, T, H, W)
+    coordinates = np.stack([s.coordinates.double().cpu().numpy() for s in sights], axis=1)  # (E, T, K, 4)
+    slots = coordinates.shape[2]
+    presence = coordinates[..., 3].mean(axis=(0, 1))
+    truth, guess = (maps.reshape(-1, *maps.shape[2:]) for maps in (segmentation, labels))
+    found = compare(truth, guess, objects, slots)
+    owners = metrics.match_slots(found.iou)
+    centres = metrics.mask_centres(segmentation, objects)
+    # An object without a slot has nothing that could tell where it is.
+    centroids = np.stack([coordinates[:, :, k, :2] if k >= 0 else np.zeros_like(centres[:, :, 0]) for k in owners[:objects]], axis=2)
+    position_r2 = metrics.position_r2(centres, centroids)
+    iou = _mean(found.matched)
+    foreground = found.table[:, 1 : objects + 2]
+    episodes = foreground.reshape(*segmentation.shape[:2], *foreground.shape[1:]).sum(axis=1)
+    several = (foreground.sum(axis=(0, 2)) > 0).sum() > 1
+    figures = {
+        "fg_ari": _mean(metrics.adjusted_rand_index(foreground)) if several else np.nan,
+        "ari": metrics.adjusted_rand_index(found.table).mean(),
+        "worst_iou": _least(iou[:objects]),
+        "mean_position_r2": _mean(position_r2),
+        "worst_position_r2": _least(position_r2),
+        "mbo": _mean(metrics.best_overlaps(found.iou).ravel()),
+        "miou": _mean(found.matched.ravel()),
+        "robot_iou": iou[objects],
+        "video_fg_ari": _mean(metrics.adjusted_rand_index(episodes)) if several else np.nan,
+        "switch_rate": metrics.switch_rate(found.slots.reshape(*segmentation.shape[:2], -1)),
+    }
+    spare = np.setdiff1d(np.arange(slots), owners)
+    return {name: _number(value) for name, value in figures.items()} | {
+        "iou": [_number(value) for value in iou[:objects]],
+        "position_r2": [_number(value) for value in position_r2],
+        "slots": owners.tolist(),
+        "presence": presence[owners[owners >= 0]].tolist(),
         "spare_presence": presence[spare].tolist(),
     }
 
 
-def flat(values: NDArray) -> NDArray:
-    """(E, T, ...) -> (E * T, ...)."""
-    return values.reshape(-1, *values.shape[2:])
+@dataclass
+class Comparison:
+    """True and predicted masks of B images, compared; N is the objects of interest and the robot."""
+
+    table: NDArray[np.int64]
+    """(B, labels, K + 1): pixels of each true label in each slot."""
+    iou: NDArray[np.float64]
+    """(B, N, K), NaN for what is out of sight."""
+    matched: NDArray[np.float64]
+    """(B, N): IoU under the best matching of the image, in which the robot takes part: a large arm cannot stand in for a lost cube."""
+    slots: NDArray[np.int64]
+    """(B, N): the slot under that matching, -1 for none."""
+
+
+def compare(segmentation: NDArray[np.int64], labels: NDArray[np.int64], objects: int, slots: int) -> Comparison:
+    """Compare true and predicted label maps (B, H, W) image by image."""
+    table = metrics.contingency(segmentation, labels, max(int(segmentation.max()), objects + 1), slots)
+    iou = metrics.overlaps(table, objects + 1)
+    return Comparison(table, iou, *metrics.matched_overlaps(iou))
+
+
+def worst_frames(matched: NDArray[np.float64], count: int) -> list[tuple[int, int]]:
+    """The `count` worst cases (frame, thing) of one episode by the matched IoU (T, N), the worst first; of those of one thing within APART
+    frames, which look alike, only the worst, and none that is perfect."""
+    chosen: list[tuple[int, int]] = []
+    for cell in np.argsort(matched, axis=None)[: (matched < 1).sum()]:
+        frame, thing = divmod(int(cell), matched.shape[1])
+        if all(thing != other or abs(frame - at) > APART for at, other in chosen):
+            chosen.append((frame, thing))
+    return chosen[:count]
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the first axis of what is there; NaN where nothing is."""
+    seen = ~np.isnan(values)
+    return np.where(seen.any(axis=0), np.where(seen, values, 0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1), np.nan)
+
+
+def _least(values: NDArray[np.float64]) -> float:
+    """The least of what is there; NaN where nothing is."""
+    return float(np.fmin.reduce(values))
+
+
+def _number(value: float | np.floating | NDArray[np.float64]) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def resting_jitter(model: SlotModel, frames: NDArray[np.uint8]) -> float:
@@ -65,13 +128,13 @@ def resting_jitter(model: SlotModel, frames: NDArray[np.uint8]) -> float:
     At rest is a slot whose mask covers pixels that are the same in two neighbouring frames; no truth is needed.
     """
     sights = see_episodes(model, frames)
-    jitter: list[list[float]] = [[] for _ in range(model.config.slots)]
+    jitter: list[list[float]] = [[] for _ in range(sights[0].coordinates.shape[1])]
     for t in range(1, len(sights)):
         before, now = sights[t - 1], sights[t]
-        changed = torch.from_numpy((frames[:, t] != frames[:, t - 1]).any(axis=-1)).float()
+        changed = torch.from_numpy((frames[:, t] != frames[:, t - 1]).any(axis=-1)).to(now.alpha)
         touched = torch.einsum("bkhw,bhw->bk", now.decoded.masks + before.decoded.masks, changed)
         resting = (touched < 0.5) & (now.coordinates[..., 3] > 0.5) & (before.coordinates[..., 3] > 0.5)
         moved = (now.coordinates - before.coordinates)[..., :2].abs().amax(dim=-1)
-        for k in range(model.config.slots):
+        for k in range(len(jitter)):
             jitter[k] += moved[:, k][resting[:, k]].tolist()
     return max((float(np.quantile(j, 0.99)) for j in jitter if j), default=0.0)

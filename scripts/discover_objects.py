@@ -1,4 +1,5 @@
-"""Discover objects: python scripts/discover_objects.py task=block_push frames=6000 seed=0 out=assets/slots/block_push.safetensors"""
+"""Discover objects: python scripts/discover_objects.py task=block_push frames=6000 seed=0 out=assets/slots/block_push.safetensors
+Judge the method on several seeds: python scripts/discover_objects.py task=block_push seeds=5 out=runs/discovery/block_push.safetensors"""
 
 from __future__ import annotations
 
@@ -6,12 +7,16 @@ import json
 import platform
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from rich.console import Console
 from rich.progress import track
 
 from perception.alarms import alarms
@@ -20,72 +25,158 @@ from perception.discovery import DiscoveryConfig, discover
 from perception.encoding import frequencies_for
 from perception.scores import resting_jitter, score
 from perception.slot_model import SlotConfig
+from perception.summary import draw_table, summarise
 from vis_rpg.cli import require, run
-from vis_rpg.envs.factory import make_env
+from vis_rpg.envs.factory import make_env, task_of
+from vis_rpg.errors import UserError
 
 VARIANTS: dict[str, list[dict[str, int]]] = {"block_push": [{"blocks": 1}, {"blocks": 2}]}
 """Tasks whose one slot model serves several scenes."""
+BARS = {
+    "block_push": {"fg_ari": 0.97, "ari": 0.90, "worst_iou": 0.65, "mean_position_r2": 0.99},
+    "maze": {"ari": 0.90, "worst_iou": 0.65, "mean_position_r2": 0.99},
+    "metaworld": {"fg_ari": 0.90, "ari": 0.80, "worst_iou": 0.60, "mean_position_r2": 0.95},
+    "cabinet": {"fg_ari": 0.90, "ari": 0.80, "worst_iou": 0.60, "mean_position_r2": 0.95},
+    "adroit": {"fg_ari": 0.85, "ari": 0.75, "worst_iou": 0.55, "mean_position_r2": 0.90},
+    "cheetah": {"ari": 0.80, "worst_iou": 0.55, "mean_position_r2": 0.90},
+}
+"""What a model is to reach in the scenes of each family, by how the names of its tasks begin."""
+HELD_OUT = 10_000
+"""Seed of the frames that models are scored on; far from those of training."""
+PAGE = 140
+"""Columns of the table where the output is no terminal."""
 
 
-def collect(config: DictConfig, frames: int, seed: int, truth: bool) -> list[Walks]:
-    """`frames` frames in all, shared among the variants of the task."""
+def scenes_of(config: DictConfig) -> dict[str, gymnasium.Env[Any, Any]]:
+    """The environments that the task's slot model serves, by name."""
     variants = VARIANTS.get(config.task.name, [{}])
-    walks = max(2, round(frames / config.walk / len(variants)))
-    steps = frames // (walks * len(variants))
-    collected = []
-    for i, variant in enumerate(track(variants, "wandering")):
-        task = {**config.task, **variant}
-        collected.append(wander(make_env(task, "pixels", seed + i), walks, steps, seed + i, truth))
+    names = [" ".join(f"{key}={value}" for key, value in variant.items()) or "all" for variant in variants]
+    return {name: make_env({**config.task, **variant}, "pixels") for name, variant in zip(names, variants, strict=True)}
+
+
+def collect(config: DictConfig, frames: int, seed: int, truth: bool) -> dict[str, Walks]:
+    """`frames` frames in all, shared among the scenes of the task; every seed and scene has random numbers of its own."""
+    envs = scenes_of(config)
+    walks = max(2, round(frames / config.walk / len(envs)))
+    steps = frames // (walks * len(envs))
+    collected = {}
+    for i, (name, env) in enumerate(track(envs.items(), "wandering", len(envs))):
+        collected[name] = wander(env, walks, steps, seed * len(envs) + i, truth, config.scatter)
+        env.close()
     return collected
+
+
+def train(config: DictConfig, seed: int, held_out: dict[str, Walks], path: Path) -> dict[str, Any]:
+    """One model, written to `path`; its card."""
+    began = time.monotonic()
+    scenes = [walks.frames for walks in collect(config, config.frames, seed, truth=False).values()]
+    slot_config = SlotConfig(**config.model, frame_size=scenes[0].shape[2:4])
+    training = DiscoveryConfig(**config.training, seed=seed)
+    model = discover(scenes, slot_config, training, lambda steps: track(steps, f"discovering, seed {seed}"))
+    jitter = max(resting_jitter(model, frames) for frames in scenes)
+    model.config = replace(model.config, frequencies=frequencies_for(jitter))
+    minutes = (time.monotonic() - began) / 60
+    for alarm in sorted({alarm for frames in scenes for alarm in alarms(model, frames)}):
+        print(f"alarm: {alarm}")
+    scores = {}
+    for name, walks in held_out.items():
+        assert walks.segmentation is not None
+        scores[name] = score(model, walks.frames, walks.segmentation, walks.objects)
+    card = {
+        "task": config.task.name,
+        "command": command(),
+        "frames": sum(int(np.prod(frames.shape[:2])) for frames in scenes),
+        "seed": seed,
+        "updates": training.steps,
+        "minutes": round(minutes, 1),
+        "hardware": hardware(),
+        "torch": torch.__version__,
+        "data": described(config),
+        "jitter": jitter,
+        "scores": scores,
+    }
+    model.save(path, card)
+    print(f"model: {path} ({path.stat().st_size / 1e3:.0f} kB)")
+    return card | {"bytes": path.stat().st_size, "frequencies": model.config.frequencies}
 
 
 def main(config: DictConfig) -> None:
     require(config.frames >= 100, f"frames={config.frames}: at least 100 are needed")
+    require(config.held_out >= 100, f"held_out={config.held_out}: at least 100 are needed")
+    require(config.seeds >= 1, f"seeds={config.seeds}: at least 1")
+    for section, settings in (("model", SlotConfig), ("training", DiscoveryConfig)):
+        known = {field.name for field in fields(settings)} - {"frame_size", "seed"}  # which follow from the frames and from `seed`
+        for key in set(config[section]) - known:
+            raise UserError(f"{section}.{key}: no such setting; there are {', '.join(sorted(known))}")
     torch.set_num_threads(1 if not torch.cuda.is_available() else torch.get_num_threads())
-    began = time.monotonic()
-    scenes = [walks.frames for walks in collect(config, config.frames, config.seed, truth=False)]
-    slot_config = SlotConfig(slots=config.slots, width=config.width, frame_size=scenes[0].shape[2:4])
-    training = DiscoveryConfig(steps=config.steps, seed=config.seed)
-    model = discover(scenes, slot_config, training, lambda steps: track(steps, "discovering"))
-    jitter = max(resting_jitter(model, frames) for frames in scenes)
-    model.config = replace(model.config, frequencies=frequencies_for(jitter))
-    minutes = (time.monotonic() - began) / 60
-    for alarm in {alarm for frames in scenes for alarm in alarms(model, frames)}:
-        print(f"alarm: {alarm}")
-
-    scores = {}
-    for walks, variant in zip(
-        collect(config, config.held_out, config.seed + 10_000, truth=True), VARIANTS.get(config.task.name, [{}]), strict=True
-    ):
-        assert walks.segmentation is not None and walks.positions is not None
-        name = " ".join(f"{key}={value}" for key, value in variant.items()) or "all"
-        scores[name] = score(model, walks.frames, walks.segmentation, walks.positions)
-    card = {
-        "task": config.task.name,
-        "command": f"python {' '.join([Path(sys.argv[0]).parent.name + '/' + Path(sys.argv[0]).name, *given()])}",
-        "frames": sum(int(np.prod(frames.shape[:2])) for frames in scenes),
-        "seed": config.seed,
-        "updates": config.steps,
-        "minutes": round(minutes, 1),
-        "hardware": f"one core, {platform.machine()}",
-        "torch": torch.__version__,
-        "data": f"walks of {config.walk} frames, random actions held for 1 to {HOLD} steps, no reset at the time limit, so that blocks get "
-        "away from their start; half of the frames with each variant of the task; no labels",
-        "jitter": jitter,
-        "scores": scores,
-    }
-    path = Path(config.out)
-    model.save(path, card)
-    path.with_suffix(".json").write_text(
-        json.dumps(card | {"bytes": path.stat().st_size, "frequencies": model.config.frequencies}, indent=2) + "\n"
+    envs = scenes_of(config)
+    told = all(env.has_wrapper_attr("segmentation") for env in envs.values())
+    require(
+        told or config.seeds == 1, f"seeds={config.seeds}: {config.task.name} does not tell what its pixels show, so nothing can be scored"
     )
-    print(json.dumps(scores, indent=2))
-    print(f"done: {path} ({path.stat().st_size / 1e3:.0f} kB), card {path.with_suffix('.json')}")
+    objects = {name: task_of(env).object_names for name, env in envs.items()}
+    for env in envs.values():
+        env.close()
+    held_out = collect(config, config.held_out, HELD_OUT, truth=True) if told else {}
+    seeds, out = range(config.seed, config.seed + config.seeds), Path(config.out)
+    cards: dict[int, dict[str, Any]] = {}
+    for seed in seeds:
+        cards[seed] = train(config, seed, held_out, out if config.seeds == 1 else out.with_name(f"{out.stem}-seed-{seed}{out.suffix}"))
+        if config.seeds == 1:
+            written = write(out.with_suffix(".json"), cards[seed])
+        else:  # after every seed, so that a run that is stopped leaves what it has
+            written = write(out.with_name(f"{out.stem}-seeds.json"), results(cards, summaries(config, cards, objects)))
+    if told:
+        width = None if sys.stdout.isatty() else PAGE
+        Console(width=width).print(draw_table(summaries(config, cards, objects), seeds, f"{config.task.name}: held-out episodes"))
+    print(f"done: {written}")
 
 
-def given() -> list[str]:
-    """The settings on the command line, without those that the command line adds for itself."""
-    return [word for word in sys.argv[1:] if "=" in word and not word.startswith("hydra")]
+def summaries(
+    config: DictConfig, cards: Mapping[int, Mapping[str, Any]], objects: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, Any]]:
+    """By scene what `summarise` makes of the seeds' scores, with the IoU of each object under its name."""
+    bars = next((bars for family, bars in BARS.items() if config.task.name.startswith(family)), {})
+    summary = {}
+    for scene, names in objects.items():
+        scores = {seed: card["scores"][scene] for seed, card in cards.items()}
+        each = {seed: {f"IoU: {name}": iou for name, iou in zip(names, score["iou"], strict=True)} for seed, score in scores.items()}
+        summary[scene] = summarise({seed: scores[seed] | each[seed] for seed in scores}, bars)
+    return summary
+
+
+def results(cards: Mapping[int, dict[str, Any]], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What one file says of all seeds: what they share, their summary, and what each has of its own."""
+    own = ("seed", "minutes", "jitter", "scores", "bytes", "frequencies")
+    shared = {key: value for key, value in next(iter(cards.values())).items() if key not in own}
+    return shared | {"summary": summary, "seeds": [{key: card[key] for key in own} for card in cards.values()]}
+
+
+def write(path: Path, values: Mapping[str, Any]) -> Path:
+    path.write_text(json.dumps(values, indent=2) + "\n")
+    return path
+
+
+def described(config: DictConfig) -> str:
+    """How the frames came about, in words."""
+    start = "movable things anywhere that they can be" if config.scatter else "where episodes start"
+    scenes = len(VARIANTS.get(config.task.name, [{}]))
+    shared = f"; as many frames of each of {scenes} scenes of the task" if scenes > 1 else ""
+    return (
+        f"walks of {config.walk} frames that begin with {start}, random actions held for 1 to {HOLD} steps, no reset at the time limit, so "
+        f"that things get away from their start{shared}; no labels"
+    )
+
+
+def hardware() -> str:
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{platform.machine()}, CPU threads: {torch.get_num_threads()}{gpu}"
+
+
+def command() -> str:
+    """What was typed, without the settings that the command line adds for itself."""
+    script = Path(sys.argv[0])
+    return " ".join(["python", f"{script.parent.name}/{script.name}", *(w for w in sys.argv[1:] if "=" in w and not w.startswith("hydra"))])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from perception.drawing import draw_paths, enlarge, grid, overlay, reconstruction, sheet, slot_colour
+from perception.drawing import draw_paths, enlarge, grid, overlay, reconstruction, sheet, slot_colour, spotlight
 from perception.slot_model import SlotConfig, SlotModel
 
 
@@ -14,6 +14,12 @@ def test_an_overlay_paints_each_slot_in_its_own_colour_and_leaves_the_rest_grey(
     painted = overlay(frame, masks, opacity=1.0)
     assert np.abs(painted[0, 0] - slot_colour(0)).max() <= 1 and np.abs(painted[1, 0] - slot_colour(1)).max() <= 1
     assert (painted[2:] == 60).all()
+
+
+def test_a_spotlight_shows_one_mask_alone() -> None:
+    frame = np.full((4, 4, 3), (90, 60, 30), np.uint8)
+    page = spotlight(frame, np.eye(4, dtype=bool))
+    assert (page[np.eye(4, dtype=bool)] == 255).all() and (page[~np.eye(4, dtype=bool)] == 30).all()
 
 
 def test_colours_are_fixed_and_distinct() -> None:

@@ -1,0 +1,77 @@
+"""discover_objects and visualise_slots from end to end, in seconds: what they write and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+
+from perception.slot_model import SlotModel
+from tests.runs import run_script
+
+SMALL = ["task=maze", "frames=100", "held_out=100", "walk=25", "training.steps=2", "model.slots=2", "model.width=8"]
+
+
+def discover(out: Path, *words: str) -> int:
+    """Run discover_objects with these words, into model.safetensors of the folder `out`; its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        return run_script(patch, "discover_objects", *SMALL, f"out={out / 'model.safetensors'}", *words)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the one model of seed 1."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert discover(folder, "seed=1") == 0
+    return folder
+
+
+def test_one_seed_makes_one_model_and_its_card(alone: Path) -> None:
+    assert sorted(path.name for path in alone.iterdir()) == ["model.json", "model.safetensors"]
+    card = json.loads((alone / "model.json").read_text())
+    model, inside = SlotModel.load(alone / "model.safetensors", (64, 64))
+    assert (model.config.slots, model.config.width) == (2, 8)
+    assert (card["seed"], card["frames"], card["updates"], inside["scores"]) == (1, 100, 2, card["scores"])
+    assert "training.steps=2" in card["command"] and len(card["scores"]["all"]["iou"]) == 1
+
+
+def test_several_seeds_make_a_model_each_and_one_file_that_judges_them(
+    alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert discover(tmp_path, "seeds=2") == 0
+    names = ["model-seed-0.safetensors", "model-seed-1.safetensors", "model-seeds.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    results = json.loads((tmp_path / "model-seeds.json").read_text())
+    first, second = results["seeds"]
+    assert (results["task"], results["frames"], first["seed"], second["seed"]) == ("maze", 100, 0, 1)
+    row = results["summary"]["all"]["ari"]
+    assert row["bar"] == 0.9 and row["each"] == {"0": first["scores"]["all"]["ari"], "1": second["scores"]["all"]["ari"]}
+    assert first["jitter"] != second["jitter"], "frames and weights of its own"
+    shown = capsys.readouterr().out
+    assert all(words in shown for words in ("ARI with background", "position R²", "IoU: agent", "seed 1", " of 2"))
+    card = json.loads((alone / "model.json").read_text())
+    assert (card["scores"], card["jitter"]) == (second["scores"], second["jitter"]), "a seed is the same alone and among others"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["frames=50"], "frames=50: at least 100"),
+        (["seeds=0"], "seeds=0: at least 1"),
+        (["model.slot=3"], "did you mean model.slots?"),
+        (["+training.pace=1"], "training.pace: no such setting; there are "),
+        (["task=bandit"], "it has no picture"),
+    ],
+)
+def test_what_cannot_be_is_one_line(tmp_path: Path, words: list[str], says: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert discover(tmp_path, *words) == 2
+    assert says in capfd.readouterr().err
+
+
+def test_pictures_of_a_slot_model(alone: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    words = ["task=maze", f"model={alone / 'model.safetensors'}", f"out={tmp_path / 'pictures'}", "columns=3"]
+    assert run_script(monkeypatch, "visualise_slots", *words) == 0
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["slot_failures.png", "slot_paths.png", "slots.png"]
+    assert cv2.imread(str(tmp_path / "pictures" / "slot_failures.png")).std() > 10
