@@ -7,33 +7,52 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-LONGEST = 20
-"""Frames for which one stay of a colour counts."""
+CERTAIN = 0.75
+"""Share of the frames from which a pixel's commonest colour is its background beyond doubt."""
+POSSIBLE = 0.08
+"""Share of the frames from which a colour may be the background."""
+NEIGHBOURS = 2
+"""Half the width of the window in which a doubtful pixel looks for its neighbours' background."""
+PREFERENCE = 0.05
+"""Distance of colours, in the RGB cube of side 1, that a colour which is e times as common makes up for."""
 
 
 def estimate_background(clips: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """For each pixel the colour that the scene comes back to: (E, T, H, W, 3) long clips -> (H, W, 3).
+    """For each pixel the colour of the scene behind all that moves: (E, T, H, W, 3) clips -> (H, W, 3).
 
-    A median over time would take an object that rests at its start in every clip for background. Instead a colour is counted only
-    after the pixel has turned to it: what has rested since the start of a clip does not count, and what comes to rest later (in a
-    corner, for good) counts for LONGEST frames at most. A pixel that never changes keeps its colour.
+    What covers a pixel for most of the time (a door near its hinge) must not be taken for background. So a colour is only certain where
+    it is there in most frames; from there the background grows inwards: of the colours that a doubtful pixel shows now and then, the one
+    that continues its known neighbours. Clips should begin in scattered scenes: what rests in one place in all of them is background.
     """
     height, width = clips.shape[2:4]
-    levels = (clips >> 3).astype(np.uint32)  # rendering noise is below one of 32 levels
-    colours = (levels[..., 0] << 10) | (levels[..., 1] << 5) | levels[..., 2]
-    turns = colours[:, 1:] != colours[:, :-1]
-    counted = np.zeros(colours.shape, dtype=bool)
-    left = np.zeros(colours[:, 0].shape, dtype=np.int64)
-    for t in range(turns.shape[1]):
-        left = np.where(turns[:, t], LONGEST, np.maximum(left - 1, 0))
-        counted[:, t + 1] = left > 0
-    background = np.empty((height, width, 3), dtype=np.uint8)
+    frames = clips.reshape(-1, height, width, 3)
+    levels = frames.astype(np.uint32) >> 2  # rendering noise is below one of 64 levels
+    colours = (levels[..., 0] << 12) | (levels[..., 1] << 6) | levels[..., 2]
+    background, known = np.zeros((height, width, 3)), np.zeros((height, width), dtype=bool)
+    doubtful: dict[tuple[int, int], list[tuple[float, NDArray[np.float64]]]] = {}
     for y in range(height):
         for x in range(width):
-            seen, votes = colours[:, :, y, x], counted[:, :, y, x]
-            values, counts = np.unique(seen[votes] if votes.any() else seen, return_counts=True)
-            background[y, x] = np.median(clips[:, :, y, x][seen == values[counts.argmax()]], axis=0)
-    return background
+            values, index, counts = np.unique(colours[:, y, x], return_inverse=True, return_counts=True)
+            shares = counts / len(frames)
+            choice = [i for i in np.argsort(-shares) if shares[i] >= min(POSSIBLE, shares.max())]
+            if len(choice) == 1 or shares[choice[0]] >= CERTAIN:
+                background[y, x], known[y, x] = np.median(frames[:, y, x][index == choice[0]], axis=0), True
+            else:
+                doubtful[y, x] = [(shares[i], np.median(frames[:, y, x][index == i], axis=0)) for i in choice]
+
+    def window(y: int, x: int) -> tuple[slice, slice]:
+        return slice(max(0, y - NEIGHBOURS), y + NEIGHBOURS + 1), slice(max(0, x - NEIGHBOURS), x + NEIGHBOURS + 1)
+
+    while doubtful:
+        y, x = max(doubtful, key=lambda place: int(known[window(*place)].sum()))  # the one with the most known neighbours
+        around = background[window(y, x)][known[window(y, x)]]
+
+        def cost(choice: tuple[float, NDArray[np.float64]], around: NDArray[np.float64] = around) -> float:
+            apart = np.quantile(np.linalg.norm((around - choice[1]) / 255, axis=1), 0.25) if len(around) else 0.0
+            return float(apart - PREFERENCE * np.log(choice[0]))
+
+        background[y, x], known[y, x] = min(doubtful.pop((y, x)), key=cost)[1], True
+    return background.astype(np.uint8)
 
 
 def nearest_background(frames: Tensor, backgrounds: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
 """Object discovery: a slot model from frames alone, without labels.
 
-The loss is the likelihood of a mixture: every foreground pixel should have the colour and lie near the place of the slot that
-claims it. Colour tells objects apart, place keeps a slot from taking two of them, and a concave price on slot sizes leaves
-spare slots empty instead of sharing an object.
+Things are found first, by what moves as one (`perception.things`); slot attention then learns to see them: each slot its thing, pixel by
+pixel, in frames that it need not look at twice. Some frames are shown in other colours, so that slots find things by more than those.
 """
 
 from __future__ import annotations
@@ -13,13 +12,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from perception.background import estimate_background
+from perception.background import estimate_background, foreground_alpha, nearest_background
 from perception.slot_model import Sight, SlotConfig, SlotModel
+from perception.things import Things, find_things
 
 CARRIED = 50
 """Mean number of frames for which slots are carried in training."""
+LOOKED_AT = 1500
+"""Frames in which things are looked for."""
 
 
 @dataclass(frozen=True)
@@ -31,37 +34,51 @@ class DiscoveryConfig:
     """Frames, half of them seen as first ones."""
     learning_rate: float = 1e-3
     warmup: int = 50
-    place_weight: float = 0.1
-    """Of the squared distance of a pixel to its slot's centroid, in half image widths, beside squared colour distance."""
-    balance_weight: float = 0.3
-    """At first: of the divergence of the slots' shares of a batch from equal ones. Without it a slot that finds nothing early is dead."""
-    size_weight: float = 0.2
-    """Later: of the sum of square roots of the slots' shares of a frame's foreground. Without it spare slots share objects."""
+    recoloured: float = 0.25
+    """Share of the frames whose things are shown in colours of chance."""
     seed: int = 0
 
 
-def mixture_loss(sight: Sight, frames: Tensor, places: Tensor, place_weight: float, balance_weight: float, size_weight: float) -> Tensor:
-    """The loss of one batch of frames (B, H, W, 3).
+def as_images(frames: Tensor) -> Tensor:
+    """Frames (B, H, W, 3) uint8 as (B, 3, H, W) in [0, 1]."""
+    return frames.permute(0, 3, 1, 2).float() / 255
 
-    Spread of colour within slots over the whole batch (a thing keeps its look from scene to scene, so a slot stays with its thing),
-    spread of place within each frame, balance among slots, the price of using slots, and what the slots themselves say of colour.
+
+def slot_loss(sight: Sight, shares: Tensor, images: Tensor, swapped: Tensor) -> Tensor:
+    """Cross entropy between what slots claim of each foreground pixel and `shares` (B, K, H, W), what things have of it, and the squared
+    error of the colours that slots tell, images (B, 3, H, W) in [0, 1].
+
+    Each thing's pixels count as the root of their number, so that small things are not lost beside large ones. Where `swapped` (B,),
+    colours do not tell which thing is which, and any slot may take any thing: the best assignment counts.
     """
-    images = frames.permute(0, 3, 1, 2).float() / 255
-    masks = sight.decoded.masks  # (B, K, H, W)
-    mass = sight.alpha.sum().clamp(min=1.0)
-    pixels = masks.sum(dim=(2, 3))  # (B, K)
-    paint = torch.einsum("bkhw,bchw->bkc", masks, images)
-    colours = paint.sum(dim=0) / pixels.sum(dim=0).clamp(min=1e-3).unsqueeze(-1)  # (K, 3)
-    centroids = sight.coordinates[..., :2]
-    # Within a slot, the mean squared deviation is the mean square less the squared mean.
-    square = (sight.alpha * (images.square().sum(dim=1) + place_weight * places.square().sum(dim=-1))).sum()
-    explained = (pixels.sum(dim=0) * colours.square().sum(dim=1)).sum() + place_weight * (pixels * centroids.square().sum(dim=2)).sum()
-    shares = pixels.sum(dim=0) / mass
-    balance = (shares * (shares * len(shares) + 1e-6).log()).sum()
-    price = (pixels / sight.alpha.sum(dim=(1, 2)).clamp(min=1.0).unsqueeze(1) + 1e-4).sqrt().sum(dim=1).mean()
-    seen = (paint / pixels.clamp(min=1e-3).unsqueeze(-1)).detach()
-    said = (pixels.detach() * (sight.decoded.colours - seen).square().sum(dim=2)).sum()
-    return (square - explained + said) / mass + balance_weight * balance + size_weight * price
+    claims = (sight.decoded.masks / sight.alpha.unsqueeze(1).clamp(min=1e-4)).clamp(min=1e-4).log()
+    size = shares.sum(dim=(2, 3))
+    weights = shares / (size + 1.0).sqrt()[:, :, None, None]
+    cost = -torch.einsum("bnhw,bkhw->bnk", weights, claims)  # of thing n seen by slot k
+    direct = torch.diagonal(cost, dim1=1, dim2=2).sum(dim=1)
+    best = direct
+    if swapped.any():
+        rows = [linear_sum_assignment(c)[1] for c in cost.detach().cpu().numpy()]
+        index = torch.from_numpy(np.stack(rows)).to(cost.device)
+        best = torch.where(swapped, cost.gather(2, index.unsqueeze(2)).sum(dim=(1, 2)), direct)
+    pixels = sight.decoded.masks.sum(dim=(2, 3)).detach()
+    seen = torch.einsum("bkhw,bchw->bkc", sight.decoded.masks, images) / pixels.clamp(min=1e-3).unsqueeze(-1)
+    error = (pixels > 1) * (sight.decoded.colours - seen.detach()).square().sum(dim=2)
+    return (best.sum() / size.sum().clamp(min=1.0).sqrt() / len(size) ** 0.5) + error.mean()
+
+
+def recolour(images: Tensor, shares: Tensor, chosen: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in which, in `chosen` rows (B,), each thing of `shares` (B, N, H, W) has its colours swapped, turned to their
+    negative or not, and made darker or not, by chance; the background stays."""
+    batch, things = shares.shape[:2]
+    draw = torch.rand(batch, things, 3, device=images.device)
+    order = draw.argsort(dim=2)  # a permutation of the channels
+    negative = torch.rand(batch, things, 3, 1, 1, device=images.device) < 0.5
+    gain = 0.5 + 0.5 * torch.rand(batch, things, 3, 1, 1, device=images.device)
+    turned = images.unsqueeze(1).expand(-1, things, -1, -1, -1).gather(2, order[..., None, None].expand(-1, -1, -1, *images.shape[2:]))
+    turned = gain * torch.where(negative, 1 - turned, turned)
+    painted = (shares.unsqueeze(2) * turned).sum(dim=1) + (1 - shares.sum(dim=1, keepdim=True)) * images
+    return torch.where(chosen.view(-1, 1, 1, 1), painted, images)
 
 
 class Cursors:
@@ -91,25 +108,57 @@ def discover(
     config: DiscoveryConfig,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> SlotModel:
-    """Train a slot model on scenes of one fixed camera: for each variant of the task its clips (E, T, H, W, 3)."""
+    """Train a slot model on scenes of one fixed camera: for each variant of the task its clips (E, T, H, W, 3).
+
+    slot_config.slots: about how many things to look for; the model has a slot for each that was found.
+    Raises ValueError where nothing stands out from the background.
+    """
     torch.manual_seed(config.seed)
+    rng = np.random.default_rng(config.seed)
     backgrounds = torch.from_numpy(np.stack([estimate_background(clips) for clips in scenes]))
-    model = SlotModel(replace(slot_config, backgrounds=len(backgrounds)), backgrounds)
+    things = look_for_things(scenes, backgrounds, slot_config, rng)
+    found = replace(slot_config, backgrounds=len(backgrounds), slots=things.things, parts=len(things.colours))
+    model = SlotModel(found, backgrounds, things)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: learning_rate_factor(i, config))
-    cursors = Cursors(scenes, config.batch, np.random.default_rng(config.seed))
-    slots = torch.zeros(config.batch, slot_config.slots, slot_config.width)
-    for step in progress(range(config.steps)):
+    cursors = Cursors(scenes, config.batch, rng)
+    slots = torch.zeros(config.batch, found.slots, found.width)
+    for _ in progress(range(config.steps)):
         frames, is_first = cursors.advance()
-        sight = model(frames, slots, is_first)
-        slots = sight.slots.detach()
         optimizer.zero_grad(set_to_none=True)
-        mixture_loss(sight, frames, model.places, *loss_weights(step / config.steps, config)).backward()
+        loss, slots = discovery_loss(model, frames, slots, is_first, config.recoloured)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
     model.config = replace(model.config, object_pixels=typical_size(model.eval(), scenes))
     return model
+
+
+def look_for_things(scenes: Sequence[NDArray[np.uint8]], backgrounds: Tensor, config: SlotConfig, rng: np.random.Generator) -> Things:
+    """The things in some frames of all scenes, (E, T, H, W, 3) each, before `backgrounds` (V, H, W, 3)."""
+    chosen = []
+    for clips in scenes:
+        frames = clips.reshape(-1, *clips.shape[2:])
+        chosen.append(frames[np.sort(rng.permutation(len(frames))[: LOOKED_AT // len(scenes)])])
+    images = as_images(torch.from_numpy(np.concatenate(chosen)))
+    empty = as_images(backgrounds)
+    alpha = torch.cat(
+        [foreground_alpha(some, nearest_background(some, empty), config.threshold, config.softness) for some in images.split(100)]
+    )
+    return find_things(images, alpha > 0.5, config.slots, rng)
+
+
+def discovery_loss(model: SlotModel, frames: Tensor, slots: Tensor, is_first: Tensor, recoloured: float) -> tuple[Tensor, Tensor]:
+    """The loss on frames (B, H, W, 3) uint8 that follow the slots (B, K, D) of the frames before where not `is_first` (B,), and the slots
+    seen (B, K, D), without gradient. recoloured: share of the rows that are shown in other colours."""
+    images = as_images(frames)
+    shares = model.things(images, model.foreground(images)[0])
+    swapped = torch.rand(len(frames), device=frames.device) < recoloured
+    images = recolour(images, shares, swapped)
+    sight = model.see(images, slots, is_first | swapped)
+    loss = slot_loss(sight, shares * sight.alpha.unsqueeze(1), images, swapped)
+    return loss, torch.where(swapped.view(-1, 1, 1), slots, sight.slots).detach()
 
 
 @torch.no_grad()
@@ -126,10 +175,3 @@ def learning_rate_factor(step: int, config: DiscoveryConfig) -> float:
         return (step + 1) / config.warmup
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
     return 0.05 + 0.95 * 0.5 * (1 + float(np.cos(np.pi * min(1.0, done))))
-
-
-def loss_weights(done: float, config: DiscoveryConfig) -> tuple[float, float, float]:
-    """Weights of place, balance and size at the share `done` of training: balance ends where size begins, at 0.4."""
-    balance = min(1.0, max(0.0, 4 - 10 * done))
-    size = min(1.0, max(0.0, 10 * done - 4))
-    return config.place_weight, config.balance_weight * balance, config.size_weight * size

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from perception.background import foreground_alpha, nearest_background
 from perception.decoder import Decoded, MaskDecoder
 from perception.slot_attention import SlotAttention
+from perception.things import Things
 
-FORMAT = "vis-rpg slot model 1"
+FORMAT = "vis-rpg slot model 2"
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,11 @@ class SlotConfig:
     """Of slot attention on an episode's first frame."""
     backgrounds: int = 1
     """Empty scenes that the camera knows (a task's variants)."""
-    threshold: float = 0.15
+    parts: int = 1
+    """Colours that the foreground is divided into (`perception.things`)."""
+    threshold: float = 0.025
     """Distance from the background, in the RGB cube of side 1, at which a pixel is half foreground."""
-    softness: float = 0.02
+    softness: float = 0.0025
     """Width of the transition from background to foreground, in the same unit."""
     object_pixels: float = 40.0
     """Pixels of a typical object: the unit of area; measured on the training frames."""
@@ -91,9 +94,10 @@ def pixel_places(size: tuple[int, int]) -> Tensor:
 
 
 class SlotModel(nn.Module):
-    """Sees the objects of a frame as slots. config: sizes; backgrounds: (V, H, W, 3) uint8, the empty scenes."""
+    """Sees the objects of a frame as slots. config: sizes; backgrounds: (V, H, W, 3) uint8, the empty scenes; things: what slots learn
+    to see, which goes with the model so that it can learn on."""
 
-    def __init__(self, config: SlotConfig, backgrounds: Tensor | None = None) -> None:
+    def __init__(self, config: SlotConfig, backgrounds: Tensor | None = None, things: Things | None = None) -> None:
         super().__init__()
         height, width = config.frame_size
         if height % 2 or width % 2:
@@ -108,12 +112,21 @@ class SlotModel(nn.Module):
         self.backgrounds: Tensor
         self.register_buffer("places", pixel_places(config.frame_size), persistent=False)
         self.places: Tensor
+        blank = torch.zeros(config.parts, 3), torch.zeros(config.parts)
+        self.things = Things(*blank, config.slots) if things is None else things
 
     def forward(self, frames: Tensor, previous: Tensor | None = None, is_first: Tensor | None = None) -> Sight:
         """See frames (B, H, W, 3) uint8, from the slots `previous` (B, K, D) of the frame before where not `is_first` (B,)."""
-        images = frames.permute(0, 3, 1, 2).float() / 255
+        return self.see(frames.permute(0, 3, 1, 2).float() / 255, previous, is_first)
+
+    def foreground(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """How far each pixel of images (B, 3, H, W) in [0, 1] is foreground, (B, H, W), and the background (B, 3, H, W)."""
         background = nearest_background(images, self.backgrounds.permute(0, 3, 1, 2).float() / 255)
-        alpha = foreground_alpha(images, background, self.config.threshold, self.config.softness)
+        return foreground_alpha(images, background, self.config.threshold, self.config.softness), background
+
+    def see(self, images: Tensor, previous: Tensor | None = None, is_first: Tensor | None = None) -> Sight:
+        """`forward`, on images (B, 3, H, W) in [0, 1]."""
+        alpha, background = self.foreground(images)
         tokens = self.encoder(torch.cat([images - 0.5, images - background], dim=1))
         weight = alpha.unflatten(1, (self.grid[0], 2)).unflatten(3, (self.grid[1], 2)).mean(dim=(2, 4))
         slots, logits = self.attention(tokens, weight.flatten(1), previous, is_first)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
 
 from perception.alarms import alarms
 from perception.background import estimate_background, foreground_alpha, nearest_background
-from perception.discovery import DiscoveryConfig, discover, loss_weights, mixture_loss
+from perception.discovery import DiscoveryConfig, as_images, discover, recolour, slot_loss
 from perception.scores import resting_jitter, score, see_episodes
 from perception.slot_model import SlotConfig, SlotModel
 from tests.perception.scene import SIZE, empty_floor, roll_scene
 
-SMALL = SlotConfig(slots=4, width=16, channels=8, frame_size=(SIZE, SIZE))
+SMALL = SlotConfig(slots=3, width=16, channels=8, frame_size=(SIZE, SIZE))
 
 
 @pytest.fixture(scope="module")
@@ -79,32 +77,48 @@ def test_each_pixel_is_compared_with_the_nearest_of_the_empty_scenes() -> None:
     assert foreground_alpha(mixed[None], chosen, 0.15, 0.02).max() < 0.01
 
 
-def test_the_loss_prefers_one_slot_an_object() -> None:
+def test_the_loss_prefers_each_slot_to_see_its_thing() -> None:
     scene = roll_scene(2, 3, 2, seed=0)
-    frames = torch.from_numpy(scene.frames[:, 0])
-    truth = torch.from_numpy(scene.segmentation[:, 0])
-    model = SlotModel(SMALL, torch.from_numpy(empty_floor())[None])
-    sight = model(frames)
+    frames, truth = torch.from_numpy(scene.frames[:, 0]), torch.from_numpy(scene.segmentation[:, 0])
+    model = SlotModel(SlotConfig(slots=2, width=16, channels=8, frame_size=(SIZE, SIZE)), torch.from_numpy(empty_floor())[None])
+    images, sight = as_images(frames), model(frames)
+    shares = torch.stack([truth == 1, truth == 2], dim=1).float()
     halves = torch.arange(SIZE).expand(SIZE, SIZE) % 2 == 0
 
-    def loss(*masks: torch.Tensor) -> float:
-        sight.decoded.masks = torch.stack([m.float() for m in masks], dim=1)
+    def loss(one: torch.Tensor, two: torch.Tensor, swapped: bool) -> float:
+        sight.decoded.masks = torch.stack([one.float(), two.float()], dim=1)
         sight.alpha = sight.decoded.masks.sum(dim=1)
-        sight.coordinates = model.locate(sight.decoded.masks)
-        paint = torch.einsum("bkhw,bhwc->bkc", sight.decoded.masks, frames / 255)
-        sight.decoded.colours = paint / sight.decoded.masks.sum(dim=(2, 3)).clamp(min=1e-3)[..., None]
-        return mixture_loss(sight, frames, model.places, *loss_weights(1.0, DiscoveryConfig())).item()
+        return slot_loss(sight, shares, images, torch.tensor([swapped, swapped])).item()
 
-    one, two, none = truth == 1, truth == 2, truth == 9
-    right = loss(one, two, none, none)
-    assert right < loss(one | two, none, none, none), "two objects in one slot"
-    assert right < loss(one & halves, two, one & ~halves, none), "an object in stripes"
-    swapped = [torch.stack([one[0], two[1]]), torch.stack([two[0], one[1]])]
-    assert right < loss(swapped[0], swapped[1], none, none), "slots that swap objects between scenes"
+    one, two = truth == 1, truth == 2
+    for swapped in (False, True):
+        right = loss(one, two, swapped)
+        assert right < loss(one | two, two & one, swapped), "two objects in one slot"
+        assert right < loss(one & halves, two | (one & ~halves), swapped), "an object in stripes"
+    assert loss(one, two, False) < loss(two, one, False), "a slot is to stay with its thing"
+    assert loss(two, one, True) < 0.5 * loss(two, one, False), "where colours are of chance, any slot may take it"
 
 
-def test_balance_gives_way_to_the_price_of_slots() -> None:
-    config = DiscoveryConfig()
-    balance, size = zip(*(loss_weights(i / 100, config)[1:] for i in range(101)), strict=True)
-    assert balance[0] > 0 and size[0] == 0 and balance[-1] == 0 and size[-1] > 0
-    assert all(a >= b for a, b in itertools.pairwise(balance)) and all(a <= b for a, b in itertools.pairwise(size))
+def test_other_colours_leave_the_background_and_the_other_frames() -> None:
+    torch.manual_seed(0)
+    scene = roll_scene(2, 3, 2, seed=0)
+    truth = torch.from_numpy(scene.segmentation[:, 0])
+    images = as_images(torch.from_numpy(scene.frames[:, 0]))
+    shares = torch.stack([truth == 1, truth == 2], dim=1).float()
+    other = recolour(images, shares, torch.tensor([True, False]))
+    assert torch.equal(other[1], images[1])
+    changed = (other[0] - images[0]).abs().sum(dim=0) > 0.05
+    assert not changed[truth[0] == 0].any() and changed[truth[0] == 1].all() and changed[truth[0] == 2].all()
+
+
+def test_frames_in_which_nothing_moves_are_refused() -> None:
+    still = np.repeat(empty_floor()[None, None], 4, axis=1).repeat(3, axis=0)
+    with pytest.raises(ValueError, match="nothing differs"):
+        discover([still], SMALL, DiscoveryConfig(steps=1))
+
+
+def test_objects_of_colours_never_seen_are_told_apart(model: SlotModel) -> None:
+    held_out = roll_scene(6, 40, 2, seed=104)
+    frames = held_out.frames.copy()
+    frames[held_out.segmentation == 1], frames[held_out.segmentation == 2] = (240, 240, 90), (200, 60, 230)
+    assert score(model, frames, held_out.segmentation, 2)["fg_ari"] > 0.75
