@@ -22,6 +22,31 @@ class Conv4(nn.Sequential):
         super().__init__(*layers[:-1], nn.Flatten())
 
 
+class FrozenCnn(Conv4):
+    """A random network that never learns, the same for the same seed: what looks alike to it is alike."""
+
+    def __init__(self, seed: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            super().__init__(3 * STACK)
+        self.requires_grad_(False)
+
+    def width(self, frame_size: tuple[int, int]) -> int:
+        """Of its embedding of frames (H, W)."""
+        return int(self(torch.zeros(1, 3 * STACK, *frame_size)).shape[-1])
+
+    def embed(self, pairs: Tensor) -> Tensor:
+        """Pairs (T, B, 6, H, W) -> (T, B, M) with zero mean and unit variance over its entries, the scale that an RND expects."""
+        embedding = self(pairs.flatten(0, 1))
+        return F.layer_norm(embedding, embedding.shape[-1:]).unflatten(0, pairs.shape[:2])
+
+
+def pairs_of(frames: Tensor) -> Tensor:
+    """(1 + T, B, H, W, 3) uint8 -> (T, B, 6, H, W), about [-0.5, 0.5]; channels stay last in memory, which convolutions like best."""
+    pairs = torch.cat([frames[:-1], frames[1:]], dim=-1)
+    return pairs.float().div_(255).sub_(0.5).movedim(-1, 2)
+
+
 def build_encoder(backbone: str, frame_size: tuple[int, int], weights: str | None) -> nn.Module:
     """An encoder (B, 6, H, W) -> (B, D) by name: "conv4", or "timm:<model>" with random weights or those of the file `weights`."""
     if backbone == "conv4":
@@ -47,20 +72,18 @@ class CnnPerception(Perception):
     def __init__(self, frame_size: tuple[int, int] = (64, 64), backbone: str = "conv4", weights: str | None = None, seed: int = 0) -> None:
         super().__init__()
         self.encoder = build_encoder(backbone, frame_size, weights)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.frozen = Conv4(3 * STACK).requires_grad_(False)
+        self.frozen = FrozenCnn(seed)
         self.stored = {"frame": ((*frame_size, 3), torch.uint8)}
         with torch.no_grad():
             probe = torch.zeros(1, 3 * STACK, *frame_size)
             self.feature_shape = (self.encoder(probe).shape[-1],)
-            self.novelty_dim = self.frozen(probe).shape[-1]
+        self.novelty_dim = self.frozen.width(frame_size)
 
     def observe(self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory) -> tuple[Window, Memory]:
         return {"frame": obs[:, -1]}, {}
 
     def features(self, window: Window) -> Tensor:
-        pairs = self._pairs(window["frame"])
+        pairs = pairs_of(window["frame"])
         return self.encoder(pairs.flatten(0, 1)).unflatten(0, pairs.shape[:2])
 
     def objects(self, window: Window) -> tuple[Tensor, Tensor]:
@@ -70,13 +93,4 @@ class CnnPerception(Perception):
 
     @torch.no_grad()
     def novelty(self, window: Window) -> Tensor:
-        """The frozen embedding with zero mean and unit variance over its entries, the scale that an RND expects."""
-        pairs = self._pairs(window["frame"])
-        embedding = self.frozen(pairs.flatten(0, 1))
-        return F.layer_norm(embedding, embedding.shape[-1:]).unflatten(0, pairs.shape[:2])
-
-    @staticmethod
-    def _pairs(frames: Tensor) -> Tensor:
-        """(1 + T, B, H, W, 3) uint8 -> (T, B, 6, H, W), about [-0.5, 0.5]; channels stay last in memory, which convolutions like best."""
-        pairs = torch.cat([frames[:-1], frames[1:]], dim=-1)
-        return pairs.float().div_(255).sub_(0.5).movedim(-1, 2)
+        return self.frozen.embed(pairs_of(window["frame"]))

@@ -29,13 +29,15 @@ LOOKED_AT = 1500
 class DiscoveryConfig:
     """How a slot model is trained."""
 
-    steps: int = 600
+    steps: int = 1000
     batch: int = 16
     """Frames, half of them seen as first ones."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     warmup: int = 50
     recoloured: float = 0.25
     """Share of the frames whose things are shown in colours of chance."""
+    confused: float = 0.15
+    """Share of the later frames that are seen from the slots of another row, so that a slot that has lost its thing finds back to it."""
     seed: int = 0
 
 
@@ -126,13 +128,20 @@ def discover(
     for _ in progress(range(config.steps)):
         frames, is_first = cursors.advance()
         optimizer.zero_grad(set_to_none=True)
-        loss, slots = discovery_loss(model, frames, slots, is_first, config.recoloured)
+        loss, slots = discovery_loss(model, frames, confuse(slots, config.confused), is_first, config.recoloured)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
     model.config = replace(model.config, object_pixels=typical_size(model.eval(), scenes))
     return model
+
+
+def confuse(slots: Tensor, share: float) -> Tensor:
+    """Slots (B, K, D) with those of a share of the rows replaced by another row's, in another order."""
+    batch, count = slots.shape[:2]
+    other = slots[torch.randperm(batch)][:, torch.randperm(count)]
+    return torch.where((torch.rand(batch) < share).view(-1, 1, 1).to(slots.device), other, slots)
 
 
 def look_for_things(scenes: Sequence[NDArray[np.uint8]], backgrounds: Tensor, config: SlotConfig, rng: np.random.Generator) -> Things:
@@ -149,7 +158,7 @@ def look_for_things(scenes: Sequence[NDArray[np.uint8]], backgrounds: Tensor, co
     return find_things(images, alpha > 0.5, config.slots, rng)
 
 
-def discovery_loss(model: SlotModel, frames: Tensor, slots: Tensor, is_first: Tensor, recoloured: float) -> tuple[Tensor, Tensor]:
+def discovery_loss(model: SlotModel, frames: Tensor, slots: Tensor, is_first: Tensor, recoloured: float = 0.0) -> tuple[Tensor, Tensor]:
     """The loss on frames (B, H, W, 3) uint8 that follow the slots (B, K, D) of the frames before where not `is_first` (B,), and the slots
     seen (B, K, D), without gradient. recoloured: share of the rows that are shown in other colours."""
     images = as_images(frames)

@@ -6,16 +6,29 @@ Shapes: T time steps, B batch, N objects, C coordinates of one object, K slots, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+T = TypeVar("T")
+
 Window = dict[str, Tensor]
 """Stored observations in time order, each (history - 1 + T, B, ...)."""
 
+Stored = dict[str, tuple[tuple[int, ...], torch.dtype]]
+"""Name -> (shape, dtype) of what replay keeps of one observation. "kept.x" is kept for perception's own learning and is in no window;
+"fresh.x" is room for a new reading of x, as long as it is not used yet: x may then be rewritten."""
+
 Memory = dict[str, Tensor]
 """What seeing carries from one step to the next, each (B, ...)."""
+
+
+def sampled(stored: Mapping[str, T]) -> dict[str, T]:
+    """Of what is stored, that which windows hold."""
+    return {name: value for name, value in stored.items() if "." not in name}
 
 
 @dataclass
@@ -46,10 +59,11 @@ class Perception(nn.Module, ABC):
     """Shape of the features of one percept: (D,) or (2, K, D)."""
     novelty_dim: int
     """M."""
+    object_count: int = 0
+    """N where the novelty is one part of M / N numbers for each object, in the order of `objects`; 0 where it knows no objects."""
     pretraining_frames: int = 0
     """Frames that perception was trained on beforehand: they count as interactions."""
-    stored: dict[str, tuple[tuple[int, ...], torch.dtype]]
-    """Name -> (shape, dtype) of what replay keeps of one observation."""
+    stored: Stored
 
     @abstractmethod
     def observe(self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory) -> tuple[Window, Memory]:
@@ -80,7 +94,7 @@ class Perception(nn.Module, ABC):
         with torch.no_grad():
             seen, carried = self.observe(obs, previous_action, is_first, memory)
             window = {}
-            for name, now in seen.items():
+            for name, now in sampled(seen).items():
                 past = [self._before(now, memory.get(f"previous.{name}"), is_first)] * (self.history - 1)
                 window[name] = torch.stack([*past, now])
                 if self.history > 1:

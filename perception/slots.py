@@ -8,21 +8,23 @@ import torch
 from torch import Tensor
 
 from perception.encoding import encoded_width, positional_encoding
-from perception.percept import Memory, Perception, Window
-from perception.slot_model import SlotModel
+from perception.percept import Memory, Perception, Stored, Window
+from perception.slot_model import Sight, SlotModel
 
 
 class SlotPerception(Perception):
     """Slots of frame pairs (t - 1, t), each with its encoded centroid, area and presence.
 
-    checkpoint: file of a slot model; train: whether it is trained on with the agent. Frozen, the model runs once on each
-    observation and replay stores what it saw; trained on, replay stores frames and `features` runs the model with gradient.
+    checkpoint: file of a slot model; train: whether it is trained on with the agent, by the agent's losses; learn: whether it is to go on
+    with its own discovery (`vis_rpg.adaptation`). Frozen, the model runs once on each observation and replay stores what it saw; so it
+    does where it learns on its own, and replay stores frames too; trained on with the agent, replay stores frames alone and `features`
+    runs the model with gradient.
     Slots keep the model's order, so a slot is the same object in every episode. Observations are (B, 2, H, W, 3) uint8 stacks.
     """
 
     history = 2
 
-    def __init__(self, checkpoint: str | Path, train: bool = False, frame_size: tuple[int, int] = (64, 64)) -> None:
+    def __init__(self, checkpoint: str | Path, train: bool = False, learn: bool = False, frame_size: tuple[int, int] = (64, 64)) -> None:
         super().__init__()
         self.model, self.card = SlotModel.load(Path(checkpoint), frame_size)
         self.model.requires_grad_(train)
@@ -31,12 +33,14 @@ class SlotPerception(Perception):
         config = self.model.config
         encoded = encoded_width(2, config.frequencies)
         self.feature_shape = (2, config.slots, config.width + encoded + 2)
+        self.object_count = config.slots
         self.novelty_dim = config.slots * (encoded + 1)
-        self.stored = (
-            {"frame": ((*frame_size, 3), torch.uint8)}
-            if train
-            else {"slots": ((config.slots, config.width), torch.float16), "coordinates": ((config.slots, 4), torch.float32)}
-        )
+        self.learns = learn
+        slots: Stored = {"slots": ((config.slots, config.width), torch.float16), "coordinates": ((config.slots, 4), torch.float32)}
+        frame: Stored = {"frame": ((*frame_size, 3), torch.uint8)}
+        self.stored = frame if train else slots
+        if learn:
+            self.stored = slots | {f"fresh.{name}": spec for name, spec in slots.items()} | {"kept.frame": frame["frame"]}
 
     def observe(self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory) -> tuple[Window, Memory]:
         frame = obs[:, -1]
@@ -44,7 +48,12 @@ class SlotPerception(Perception):
             return {"frame": frame}, {}
         with torch.no_grad():
             sight = self.model(frame, memory.get("slots"), is_first)
-        return {"slots": sight.slots.half(), "coordinates": sight.coordinates}, {"slots": sight.slots}
+        return self.reading(sight) | ({"kept.frame": frame} if self.learns else {}), {"slots": sight.slots}
+
+    @staticmethod
+    def reading(sight: Sight) -> Window:
+        """What replay stores of a sight."""
+        return {"slots": sight.slots.half(), "coordinates": sight.coordinates}
 
     def seen(self, window: Window) -> Window:
         """Slots (history - 1 + T, B, K, D) and coordinates (history - 1 + T, B, K, 4), from frames where the model is trained on."""

@@ -30,6 +30,7 @@ class StatePerception(Perception):
         encoded = count * encoded_width(coordinates, frequencies)
         self.stored = {"state": ((state_dim,), torch.float32)}
         self.feature_shape = (state_dim + encoded,)
+        self.object_count = count
         self.novelty_dim = encoded or state_dim
 
     def observe(self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory) -> tuple[Window, Memory]:

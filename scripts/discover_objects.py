@@ -1,4 +1,4 @@
-"""Discover objects: python scripts/discover_objects.py task=block_push frames=6000 seed=0 out=assets/slots/block_push.safetensors
+"""Discover objects: python scripts/discover_objects.py task=block_push seed=0 out=assets/slots/block_push.safetensors
 Judge the method on several seeds: python scripts/discover_objects.py task=block_push seeds=5 out=runs/discovery/block_push.safetensors"""
 
 from __future__ import annotations

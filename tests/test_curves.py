@@ -52,6 +52,14 @@ def test_an_agent_without_the_bonus_has_a_curve_of_its_own(tmp_path: Path) -> No
     assert [curve.agent for curve in read_curves(tmp_path / "curves.csv")] == ["mbsac", "mbsac without bonus"]
 
 
+def test_bonuses_that_are_compared_have_curves_of_their_own(tmp_path: Path) -> None:
+    kinds = ("novelty: objects", "novelty: global", "novelty: truth", "per_object: true")
+    runs = [make_run(tmp_path / str(i), "rpg", 0, {100: 0.5}, f"object_rnd\n  {kind}") for i, kind in enumerate(kinds)]
+    write_csv(tmp_path / "curves.csv", runs, "coverage")
+    names = [curve.agent for curve in read_curves(tmp_path / "curves.csv")]
+    assert names == ["rpg", "rpg, global bonus", "rpg, truth bonus", "rpg, summed over objects"]
+
+
 def test_means_and_intervals_are_over_seeds(runs: list[Path], tmp_path: Path) -> None:
     write_csv(tmp_path / "curves.csv", runs, "coverage")
     rpg, mbsac = read_curves(tmp_path / "curves.csv")

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perception.percept import Perception, Window
-from vis_rpg.exploration import ObjectRND
+from perception.percept import Perception, Stored, Window
+from vis_rpg.exploration import make_rnd
 from vis_rpg.latent import Posterior, make_latent
+from vis_rpg.novelty import NOVELTY, Novelty
 from vis_rpg.policy import ActionPolicy, LatentPolicy
 from vis_rpg.world_model import WorldModel
 
@@ -86,8 +87,18 @@ class Agent(nn.Module):
 
     Z_DRAWS = 4  # draws of z per episode start, each one's baseline the mean of the others
 
-    def __init__(self, perception: Perception, action_dim: int, config: Any, encoder: str, novelty: Any | None, terminates: bool) -> None:
-        """config: the group `agent`; novelty: the group `exploration`, None for no bonus; terminates: whether episodes can truly end."""
+    def __init__(
+        self,
+        perception: Perception,
+        action_dim: int,
+        config: Any,
+        encoder: str,
+        exploration: Any | None,
+        terminates: bool,
+        novelty: Novelty | None = None,
+    ) -> None:
+        """config: the group `agent`; exploration: that group, None for no bonus; terminates: whether episodes can truly end; novelty: what
+        the bonus reads in place of perception's own. Raises ValueError where objects are to be scored one by one and there are none."""
         super().__init__()
         self.config = config
         self.action_dim = action_dim
@@ -99,20 +110,34 @@ class Agent(nn.Module):
         self.pi_z = LatentPolicy(self.space, state_dim, hidden, config.latent.prior == "learned")
         self.p_phi = Posterior(self.space, state_dim, action_dim, hidden)
         self.log_alpha = nn.Parameter(torch.tensor(math.log(config.alpha)))
-        self.rnd = ObjectRND(perception.novelty_dim, novelty.width, novelty.warmup_updates) if novelty is not None else None
-        self.bonus_scale = novelty.scale if novelty is not None else 0.0
+        self.novelty = novelty
+        self.rnd = make_rnd(novelty or perception, exploration) if exploration is not None else None
+        self.bonus_scale = exploration.scale if exploration is not None else 0.0
         weights = torch.tensor([0.97**k for k in range(config.horizon)])
         self.register_buffer("step_weights", weights / weights.sum(), persistent=False)
         self.register_buffer("entropy_z", torch.tensor(float(config.latent.entropy)), persistent=False)
         self.step_weights: Tensor
         self.entropy_z: Tensor
 
+    # What the bonus reads ---------------------------------------------------------------------------------------------------------------
+
+    def novelty_of(self, window: Window) -> tuple[Tensor, Tensor | None]:
+        """(T, B, M), and where objects are scored alone their presence (T, B, N), None for 1."""
+        perception = self.model.perception
+        if self.novelty is not None:
+            return window[NOVELTY][perception.history - 1 :].float(), None
+        if self.rnd is None or not self.rnd.objects:
+            return perception.novelty(window), None
+        with torch.no_grad():
+            seen = perception.seen(window)
+        return perception.novelty(seen), perception.objects(seen)[1]
+
     # What each part learns from ---------------------------------------------------------------------------------------------------------
 
     def rnd_losses(self, batch: Batch) -> Turn:
         """Of the density estimator, on observations from the whole replay; also returns its errors (B',), for `familiarise`."""
         assert self.rnd is not None
-        error = self.rnd.error(self.model.perception.novelty(batch.familiar)[0])
+        error = self.rnd.error(*self.novelty_of(batch.familiar))[0]
         return {"rnd": error.mean()}, _detached({"rnd_loss": error.mean()}), (error.detach(),)
 
     def familiarise(self, error: Tensor) -> tuple[()]:
@@ -126,7 +151,7 @@ class Agent(nn.Module):
         reward = batch.reward * self.config.reward_scale
         metrics: Metrics = {}
         if self.rnd is not None:
-            bonus = self.rnd.bonus(self.model.perception.novelty(_next(batch.window)))
+            bonus = self.rnd.bonus(*self.novelty_of(_next(batch.window)))
             reward = reward + self.bonus_scale * bonus
             metrics |= {"bonus": _mean(bonus, batch.mask), "bonus_max": bonus.max()}
         loss, s, learned = self.model_loss(batch, reward, noise.target)
@@ -249,6 +274,12 @@ class Agent(nn.Module):
         return loss, {"latent_policy_loss": loss, "latent_entropy": entropy}
 
     # Bookkeeping ------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def stored(self) -> Stored:
+        """What replay keeps of one observation."""
+        beside: Stored = {NOVELTY: ((self.novelty.novelty_dim,), self.novelty.dtype)} if self.novelty is not None else {}
+        return self.model.perception.stored | beside
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The parameters of each part that has a step of its own."""

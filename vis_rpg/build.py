@@ -19,6 +19,7 @@ from vis_rpg.agent import Agent
 from vis_rpg.envs.factory import make_env, task_of
 from vis_rpg.envs.task import Declared
 from vis_rpg.errors import UserError
+from vis_rpg.novelty import make_novelty
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,7 +41,7 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
                 f"perception.checkpoint={seeing.checkpoint}: no slot model there; train one with "
                 f"scripts/discover_objects.py task={config.task.name}, or use perception=cnn"
             )
-        return SlotPerception(path, seeing.train)
+        return SlotPerception(path, seeing.train, seeing.learn_every is not None)
     except ValueError as error:
         raise UserError(str(error)) from None
 
@@ -50,11 +51,11 @@ def make_agent(config: DictConfig, env: gymnasium.Env | Declared) -> Agent:
     torch.manual_seed(config.seed)
     perception = make_perception(config, env)
     assert env.action_space.shape is not None
-    novelty = config.exploration if config.exploration.name != "none" else None
+    exploration = config.exploration if config.exploration.name != "none" else None
+    novelty = make_novelty(exploration.novelty, task_of(env), config.seed) if exploration is not None else None
+    actions, encoder = int(np.prod(env.action_space.shape)), config.perception.encoder
     try:
-        return Agent(
-            perception, int(np.prod(env.action_space.shape)), config.agent, config.perception.encoder, novelty, config.task.terminates
-        )
+        return Agent(perception, actions, config.agent, encoder, exploration, config.task.terminates, novelty)
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -23,13 +23,14 @@ CHOICES = {
     "agent.latent.kind": ("gaussian", "categorical", "none"),
     "agent.latent.prior": ("fixed", "learned"),
     "perception.encoder": ("mlp", "transformer"),
+    "exploration.novelty": ("objects", "global", "truth"),
 }
 POSITIVE = (
     "steps",
     "seeds",
     *(f"agent.{key}" for key in ("horizon", "batch_size", "state_dim", "hidden_dim", "lr", "grad_clip", "alpha", "target_every")),
     *(f"agent.{key}" for key in ("policy_every", "std_scale", "latent.posterior_std", "replay_capacity", "envs")),
-    *("exploration.width", "exploration.batch_size", "logger.log_every", "logger.checkpoint_every"),
+    *("exploration.width", "exploration.batch_size", "logger.log_every", "logger.checkpoint_every", "perception.learn_every"),
 )
 FREE_ON_RESUME = ("steps", "device", "runtime", "render", "resume", "out", "logger", "preset", "agent.replay_device", "task.processes")
 LONG = 1_000_000
@@ -40,12 +41,12 @@ def check(config: DictConfig) -> None:
     """Raise UserError for the first value that cannot be used."""
     for key, choices in CHOICES.items():
         value = OmegaConf.select(config, key)
-        if value not in choices:
+        if value not in choices and not (key.startswith("exploration.") and config.exploration.name == "none"):
             near = get_close_matches(str(value), choices, 1, 0.0)[0]
             raise UserError(f"{key}={value}: choose one of {', '.join(choices)} (nearest: {near})")
     for key in POSITIVE:
         value = OmegaConf.select(config, key)
-        if value is not None and value <= 0:  # exploration=none has no sizes
+        if value is not None and value <= 0:  # exploration=none has no sizes, frozen perception no pace
             raise UserError(f"{key}={value}: must be above 0")
     agent = config.agent
     for key, value in (("agent.gamma", agent.gamma), ("agent.tau", agent.tau)):
@@ -60,6 +61,15 @@ def check(config: DictConfig) -> None:
         raise UserError(
             f"perception={config.perception.name} does not see obs={config.obs.kind}: "
             "use perception=state with obs=state, slots or cnn with obs=pixels"
+        )
+    if config.perception.get("train") and config.perception.get("learn_every") is not None:
+        raise UserError(
+            f"perception.learn_every={config.perception.learn_every} and perception.train=true: one or the other teaches the slot model; "
+            "leave one out"
+        )
+    if config.obs.kind == "state" and config.exploration.get("novelty") == "global":
+        raise UserError(
+            "exploration.novelty=global reads frames, which obs=state does not give: use obs=pixels, or exploration.novelty=objects"
         )
     if config.task.name == "bandit":
         raise UserError("task=bandit has one step and an exact reward, and its own learner: run scripts/bandit.py")

@@ -66,8 +66,13 @@ def write_csv(path: Path, runs: Sequence[Path], key: str) -> None:
 
 
 def label(config: DictConfig) -> str:
-    """What a run's curve is called: its agent, and whether it went without the bonus."""
-    return str(config.agent.name) + (" without bonus" if config.exploration.name == "none" else "")
+    """What a run's curve is called: its agent, and its bonus where it is not the usual one."""
+    name, bonus = str(config.agent.name), config.exploration
+    if bonus.name == "none":
+        return f"{name} without bonus"
+    kind = bonus.get("novelty", "objects")
+    name += "" if kind == "objects" else f", {kind} bonus"
+    return f"{name}, summed over objects" if bonus.get("per_object") else name
 
 
 def read_curves(path: Path) -> list[Curve]:

@@ -1,6 +1,11 @@
-"""Object-centric exploration (Section 4.3.2): random network distillation on what `Percept.novelty` holds, and nothing else."""
+"""Object-centric exploration (Section 4.3.2): random network distillation on the novelty of an observation, and nothing else.
+
+M novelty width, N objects, each with M / N numbers of the novelty.
+"""
 
 from __future__ import annotations
+
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +37,11 @@ class RunningMoments(nn.Module):
         self.mean += delta * number / total
         self.count += number
 
+    @torch.no_grad()
+    def follow(self, before: Tensor, after: Tensor) -> None:
+        """What gave `before` (B,) now gives `after` (B,): move the mean along, so that it is as usual as it was."""
+        self.mean += after.mean() - before.mean()
+
     def normalise(self, x: Tensor) -> Tensor:
         """(x - mean) / std, clipped at +-100; zero as long as nothing has been counted."""
         std = (self.squares / self.count.clamp(min=1.0)).sqrt().clamp(min=1e-8)
@@ -52,18 +62,35 @@ class ObjectRND(nn.Module):
 
     updates: Tensor
 
-    def __init__(self, novelty_dim: int, width: int, warmup: int) -> None:
+    def __init__(self, novelty_dim: int, width: int, warmup: int, objects: int = 0) -> None:
+        """objects: above 0, each is scored alone, by networks that all share and that are told which one it is, and errors are summed."""
         super().__init__()
-        self.predictor = rnd_network(novelty_dim, width)
-        self.target = rnd_network(novelty_dim, width).requires_grad_(False)
+        self.objects = objects
+        inputs = novelty_dim // objects + objects if objects else novelty_dim
+        self.predictor = rnd_network(inputs, width)
+        self.target = rnd_network(inputs, width).requires_grad_(False)
         self.moments = RunningMoments()
         self.warmup = warmup
         self.register_buffer("updates", torch.zeros(()))
 
-    def error(self, novelty: Tensor) -> Tensor:
-        """Squared distance summed over outputs, which is also the predictor's loss: (..., M) -> (...)."""
+    def error(self, novelty: Tensor, presence: Tensor | None = None) -> Tensor:
+        """Squared distance summed over outputs, which is also the predictor's loss: (..., M) -> (...).
+
+        presence: (..., N) in [0, 1], weights of objects that are scored alone, None for 1: what is not there is not new.
+        """
+        errors = (self.residual(novelty) ** 2).sum(-1)
+        if not self.objects:
+            return errors
+        return (errors if presence is None else errors * presence).sum(-1)
+
+    def residual(self, novelty: Tensor, predictor: nn.Module | None = None) -> Tensor:
+        """What a predictor, its own by default, misses of the target: (..., M) -> (..., width), or (..., N, width) of objects alone."""
         with torch.autocast(novelty.device.type, enabled=False):  # a small difference of large outputs
-            return ((self.predictor(novelty) - self.target(novelty)) ** 2).sum(-1)
+            if self.objects:
+                each = novelty.unflatten(-1, (self.objects, -1))
+                which = torch.eye(self.objects, device=each.device, dtype=each.dtype).expand(*each.shape[:-1], -1)
+                novelty = torch.cat([each, which], -1)
+            return (predictor or self.predictor)(novelty) - self.target(novelty)
 
     @torch.no_grad()
     def count(self, error: Tensor) -> None:
@@ -72,6 +99,20 @@ class ObjectRND(nn.Module):
         self.moments.update(error, (self.updates > self.warmup).to(error.dtype))
 
     @torch.no_grad()
-    def bonus(self, novelty: Tensor) -> Tensor:
+    def bonus(self, novelty: Tensor, presence: Tensor | None = None) -> Tensor:
         """Normalised error of observations (..., M) -> (...)."""
-        return self.moments.normalise(self.error(novelty))
+        return self.moments.normalise(self.error(novelty, presence))
+
+
+class HasNovelty(Protocol):
+    """A perception, or what stands in for its novelty."""
+
+    novelty_dim: int
+    object_count: int
+
+
+def make_rnd(of: HasNovelty, config: Any) -> ObjectRND:
+    """By the group `exploration`; raises ValueError where objects are to be scored one by one and the novelty knows none."""
+    if config.per_object and not of.object_count:
+        raise ValueError("exploration.per_object=true: the novelty here knows no objects to score one by one; use per_object=false")
+    return ObjectRND(of.novelty_dim, config.width, config.warmup_updates, of.object_count if config.per_object else 0)

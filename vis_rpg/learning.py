@@ -66,6 +66,11 @@ class Learning:
             return replay.gather(replay.tables, uniform[0], request)
         return torch.vmap(lambda tables, row: replay.gather(tables, row, request))(self.tables, torch.stack(uniform))
 
+    def redraw(self) -> None:
+        """What is stored has been replaced: a batch that was drawn ahead is drawn anew."""
+        if self.staging:
+            self.staging.fill(self.draw())
+
     def clear(self) -> None:
         """Begin new sums."""
         for value in self.sums.values():

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from perception.percept import Window
+from perception.percept import Stored, Window, sampled
 from vis_rpg.agent import Batch
 from vis_rpg.chunks import Chunks, rows_of
 from vis_rpg.errors import UserError
-
-Stored = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-"""Name -> (shape, dtype) of what is kept of one observation."""
 
 Tables = dict[str, Tensor]
 """Everything that sampling reads, each (capacity, ...) but "bounds"; with an axis (M, ...) before for M replays."""
@@ -62,6 +58,9 @@ class Replay:
         self.capacity, self.history, self.envs, self.device = capacity, history, envs, device
         self.tables = make_tables(capacity, stored, action_dim, z_dim, device) if tables is None else tables
         self.rows = {name: table for name, table in self.tables.items() if name not in ("starts", "firsts", "bounds")}
+        fresh = {name for name in stored if name.startswith("fresh.")}
+        self.rewritten = {f"obs.{name}" for name in fresh | {name.removeprefix("fresh.") for name in fresh}}
+        """Columns whose rows may change after they have been written."""
         self.head = 0
         """Rows ever written; row i lies at i % capacity."""
         self.open = torch.zeros(envs, dtype=torch.int64)
@@ -80,6 +79,11 @@ class Replay:
     def __len__(self) -> int:
         """Transitions that segments can start at."""
         return self.newest - self.oldest
+
+    @property
+    def first_held(self) -> int:
+        """The number (not modulo) of the oldest row that is there."""
+        return max(0, self.head - self.capacity)
 
     # Writing ----------------------------------------------------------------------------------------------------------------------------
 
@@ -193,14 +197,14 @@ class Replay:
 
     @staticmethod
     def _observations(tables: Tables, rows: Tensor) -> Window:
-        return {name[4:]: value[rows] for name, value in tables.items() if name.startswith("obs.")}
+        return {name: value[rows] for name, value in sampled({k[4:]: v for k, v in tables.items() if k.startswith("obs.")}).items()}
 
     # Checkpoints ------------------------------------------------------------------------------------------------------------------------
 
     def save(self, chunks: Chunks) -> dict[str, Any]:
         """Append the rows that will not change any more to the chunks; returns the rest, which belongs into the checkpoint itself."""
         settled = int(self.open.min()) if self.head else 0
-        start = max(chunks.end, self.head - self.capacity)
+        start = max(chunks.end, self.first_held)
         if settled > start:
             chunks.append(self._numbered(start, settled), start, settled)
         chunks.spans = [span for span in chunks.spans if span[1] > self.head - self.capacity]
@@ -209,6 +213,7 @@ class Replay:
             "spans": [list(span) for span in chunks.spans],
             "tail_start": tail_start,
             "tail": self._numbered(tail_start, self.head),
+            "rewritten": self._numbered(self.first_held, self.head, rewritten=True),
             "head": self.head,
             "open": self.open,
             "firsts": list(self.firsts),
@@ -221,6 +226,7 @@ class Replay:
         for span in chunks.spans:
             self._place(chunks.read(span), span[0])
         self._place(state["tail"], state["tail_start"])
+        self._place(state["rewritten"], self.first_held)
         numbers = torch.arange(max(0, self.head - self.capacity + self.margin), self.head)
         at = (numbers % self.capacity).to(self.device)
         self.acted.copy_(self.rows["acted"])
@@ -231,15 +237,16 @@ class Replay:
         self.tables["firsts"][: len(firsts)] = firsts.to(self.device)
         self._update_bounds()
 
-    def _numbered(self, start: int, end: int) -> dict[str, Tensor]:
-        return rows_of(self.rows, torch.arange(start, end) % self.capacity)
+    def _numbered(self, start: int, end: int, rewritten: bool = False) -> dict[str, Tensor]:
+        """Rows of the columns that stay as they were written, or of those that may not."""
+        columns = {name: value for name, value in self.rows.items() if (name in self.rewritten) == rewritten}
+        return rows_of(columns, torch.arange(start, end) % self.capacity)
 
     def _place(self, rows: dict[str, Tensor], start: int) -> None:
-        numbers = torch.arange(start, start + len(rows["acted"]))
-        held = numbers >= self.head - self.capacity
-        at = (numbers[held] % self.capacity).to(self.device)
         for name, value in rows.items():
-            self.rows[name][at] = value[held].to(self.device)
+            numbers = torch.arange(start, start + len(value))
+            held = numbers >= self.head - self.capacity
+            self.rows[name][(numbers[held] % self.capacity).to(self.device)] = value[held].to(self.device)
 
 
 def make_tables(capacity: int, stored: Stored, action_dim: int, z_dim: int, device: torch.device, count: int | None = None) -> Tables:

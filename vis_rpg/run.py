@@ -16,8 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
+from perception.percept import Window
 from vis_rpg import checkpoint
 from vis_rpg.acting import Actor
+from vis_rpg.adaptation import Adaptation
 from vis_rpg.build import load_config, make_agent
 from vis_rpg.chunks import Chunks
 from vis_rpg.config import check_resumable
@@ -26,6 +28,7 @@ from vis_rpg.envs.group import Group, StepResult
 from vis_rpg.envs.vector import make_groups
 from vis_rpg.errors import UserError
 from vis_rpg.logger import Logger
+from vis_rpg.novelty import NOVELTY
 from vis_rpg.replay import Replay
 
 EPISODES_KEPT = 100  # over which return and success of training episodes are averaged
@@ -58,11 +61,15 @@ class Run:
         self.returns = np.zeros(count)
         self.succeeded = np.zeros(count, bool)
         self.failure: str | None = None
+        self.adaptation: Adaptation | None = None
 
     def keep_in(self, replay: Replay) -> None:
         """Use this replay; batches are drawn from it by a generator of its own."""
         self.replay = replay
         self.sampler = torch.Generator(replay.device).manual_seed(stream(self.config.seed, 3))
+        every = self.config.perception.get("learn_every")
+        if every is not None:
+            self.adaptation = Adaptation(self.agent, self.actor, replay, every, len(self.envs), stream(self.config.seed, 4))
 
     def open_log(self, resumed: bool) -> None:
         self.logger = Logger(self.out, self.config.logger.wandb, _plain(self.config), self.step if resumed else None)
@@ -83,7 +90,7 @@ class Run:
 
     def take(self, action: Tensor, result: StepResult) -> None:
         """What these actions led to, into replay and counts."""
-        seen = self.actor.see(result.obs)
+        seen = self._see(result.obs, result.objects)
         reward, terminated, objects, z = torch.from_numpy(result.reward), torch.from_numpy(result.terminated), result.objects, self.actor.z
         if result.dropped:
             rows = torch.from_numpy(result.kept)
@@ -110,13 +117,25 @@ class Run:
     def _begin(self, obs: np.ndarray, rows: np.ndarray) -> None:
         """Episodes begin with these observations in these environments."""
         self.actor.begin(rows)
-        self.replay.begin(self.actor.see(obs, rows), torch.from_numpy(rows))
+        self.replay.begin(self._see(obs, None, rows), torch.from_numpy(rows))
+
+    def _see(self, obs: np.ndarray, positions: np.ndarray | None, rows: np.ndarray | None = None) -> Window:
+        """What replay stores of observations; without true positions a novelty of another kind is left zero: no bonus is ever given for,
+        nor the density estimator trained on, an episode's first observation."""
+        seen, novelty = self.actor.see(obs, rows), self.agent.novelty
+        if novelty is not None:
+            seen[NOVELTY] = torch.zeros(len(obs), novelty.novelty_dim, dtype=novelty.dtype)
+            if positions is not None:
+                given = (torch.as_tensor(value, device=self.device) for value in (obs, positions))
+                seen[NOVELTY] = novelty(*given).to(novelty.dtype)
+        return seen
 
     def standing(self) -> dict[str, float]:
         """Coverage, and return and success of the last training episodes (sampled actions)."""
         recent = np.array(self.finished).mean(0) if self.finished else np.full(3, np.nan)
         names = ("return", "success", "success_any")
-        return {"coverage": self.coverage.value, **dict(zip(names, map(float, recent), strict=True)), "episodes": self.episodes}
+        standing = {"coverage": self.coverage.value, **dict(zip(names, map(float, recent), strict=True)), "episodes": self.episodes}
+        return standing | ({"perception_rounds": self.adaptation.rounds} if self.adaptation else {})
 
     # Checkpoints ------------------------------------------------------------------------------------------------------------------------
 
@@ -138,6 +157,7 @@ class Run:
             "envs": self.envs.get_state(),
             "generator": self.generator.get_state(),
             "sampler": self.sampler.get_state(),
+            "adaptation": self.adaptation.state() if self.adaptation else None,
             "libraries": {
                 "torch": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state_all(),
@@ -170,6 +190,8 @@ class Run:
         self.actor.load_state(state["actor"])
         checkpoint.restore_generator(self.generator, state["generator"])
         checkpoint.restore_generator(self.sampler, state["sampler"])
+        if self.adaptation:
+            self.adaptation.load_state(state["adaptation"])
         if self.coverage.grid is not None:
             self.coverage.visited = state["visited"].copy()
         self.finished.extend(state["finished"])

@@ -66,7 +66,7 @@ class Trainer:
     def _make_learning(self) -> Learning:
         config, settings, first = self.config, self.config.agent, self.runs[0]
         perception = first.agent.model.perception
-        sizes = (settings.replay_capacity, perception.stored, first.agent.action_dim, first.agent.space.dim)
+        sizes = (settings.replay_capacity, first.agent.stored, first.agent.action_dim, first.agent.space.dim)
         where, line = choose_device(len(self.runs) * bytes_needed(*sizes), self.device, settings.replay_device)
         runtime = choose_runtime(config)
         tqdm.write(f"replay of {settings.replay_capacity:,} observations{self._times()}: {line}", file=sys.stderr)
@@ -165,6 +165,9 @@ class Trainer:
             for run in self.runs:
                 run.agent.entropy_z.fill_(settings.latent.entropy * left)
         self.learning.step()
+        replaced = [run.adaptation.step() for run in self.going if run.adaptation]
+        if any(replaced):
+            self.learning.redraw()
 
     def _passed(self, every: int, before: int) -> bool:
         return before // every != self.step // every

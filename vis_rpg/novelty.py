@@ -1,0 +1,80 @@
+"""Novelties to compare with perception's own: what the bonus reads is then another thing than what the agent sees.
+
+Each is worked out once, when an observation is collected, and stored beside what perception stores, so that runs that compare them differ
+in the bonus alone and cost the same.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from perception.cnn import FrozenCnn, pairs_of
+from perception.encoding import MOST_FREQUENCIES, encoded_width, positional_encoding
+from vis_rpg.envs.task import Task
+from vis_rpg.errors import UserError
+
+NOVELTY = "novelty"
+"""Its name in replay."""
+
+
+class Novelty(nn.Module, ABC):
+    """What a random network distillation reads in place of `Perception.novelty`."""
+
+    novelty_dim: int
+    """M."""
+    object_count: int = 0
+    """Parts of M / object_count numbers each, one an object; 0 where it knows no objects."""
+    dtype: torch.dtype = torch.float32
+    """In replay."""
+
+    @abstractmethod
+    def forward(self, obs: Tensor, positions: Tensor) -> Tensor:
+        """(B, M) of observations (B, ...) as the environment gives them, and of true positions (B, N, 2 or 3)."""
+
+
+class GlobalNovelty(Novelty):
+    """The embedding of the two newest frames (B, 2, H, W, 3) by a frozen, random CNN: what `CnnPerception` calls novelty."""
+
+    dtype = torch.float16
+
+    def __init__(self, frame_size: tuple[int, int] = (64, 64), seed: int = 0) -> None:
+        super().__init__()
+        self.frozen = FrozenCnn(seed)
+        self.novelty_dim = self.frozen.width(frame_size)
+
+    @torch.no_grad()
+    def forward(self, obs: Tensor, positions: Tensor) -> Tensor:
+        return self.frozen.embed(pairs_of(obs.transpose(0, 1)))[0]
+
+
+class TrueNovelty(Novelty):
+    """The encoded true positions of the task's objects, which no agent that sees pixels can know: for comparison only.
+
+    They are read in the plane of the task's coverage and in its scale: [-1, 1] is the grid. Raises UserError where the task has none.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        if task.coverage is None:
+            raise UserError(f"exploration.novelty=truth: task={task.name} declares no plane to read true positions in; use objects")
+        self.plane = list(task.plane)
+        self.object_count = len(task.object_names)
+        self.novelty_dim = self.object_count * encoded_width(2, MOST_FREQUENCIES)
+        for name, corner in (("low", task.coverage.low), ("high", task.coverage.high)):
+            self.register_buffer(name, torch.tensor(corner, dtype=torch.float32), persistent=False)
+        self.low: Tensor
+        self.high: Tensor
+
+    def forward(self, obs: Tensor, positions: Tensor) -> Tensor:
+        places = positions[..., self.plane].to(self.low)
+        return positional_encoding(2 * (places - self.low) / (self.high - self.low) - 1, MOST_FREQUENCIES).flatten(-2)
+
+
+def make_novelty(kind: str, task: Task, seed: int) -> Novelty | None:
+    """Of `exploration.novelty`: global | truth, or None for objects, which is what perception itself calls novel."""
+    if kind == "global":
+        return GlobalNovelty(seed=seed)
+    return TrueNovelty(task) if kind == "truth" else None
