@@ -40,7 +40,7 @@ def alarms(model: SlotModel, frames: NDArray[np.uint8]) -> list[str]:
     if pixels.sum() < 1.0 * len(masks):
         return ["no foreground: nothing differs from the background"]
     found = []
-    slots, smallest = masks.shape[1], SIZEABLE * model.config.object_pixels
+    slots, smallest = masks.shape[1], SIZEABLE * float(model.sizes.median())
     shares = pixels.mean(dim=0) / pixels.mean(dim=0).sum()
     parts = parts_apart(np.concatenate([label_map(s) for s in sights]), slots, smallest)
     crowded = [k for k in range(slots) if shares[k] > EMPTY and parts[k] > 0.5]

@@ -21,6 +21,8 @@ from perception.things import Things, find_things
 
 CARRIED = 50
 """Mean number of frames for which slots are carried in training."""
+SPECK = 4.0
+"""Pixels from which a slot sees something."""
 LOOKED_AT = 1500
 """Frames in which things are looked for."""
 
@@ -133,7 +135,7 @@ def discover(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-    model.config = replace(model.config, object_pixels=typical_size(model.eval(), scenes))
+    model.sizes.copy_(typical_sizes(model.eval(), scenes))
     return model
 
 
@@ -171,11 +173,12 @@ def discovery_loss(model: SlotModel, frames: Tensor, slots: Tensor, is_first: Te
 
 
 @torch.no_grad()
-def typical_size(model: SlotModel, scenes: Sequence[NDArray[np.uint8]]) -> float:
-    """Median number of pixels of the slots that see anything, on some frames of each scene."""
-    pixels = [model(torch.from_numpy(clips[:, clips.shape[1] // 2])).decoded.masks.sum(dim=(2, 3)).flatten() for clips in scenes]
-    seen = torch.cat(pixels)
-    return float(seen[seen > 4].median()) if (seen > 4).any() else model.config.object_pixels
+def typical_sizes(model: SlotModel, scenes: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Median number of pixels of each slot (K,) where it sees anything, on some frames of each scene."""
+    frames = np.concatenate([clips[:, :: max(1, clips.shape[1] // 4)].reshape(-1, *clips.shape[2:]) for clips in scenes])
+    pixels = torch.cat([model(some).decoded.masks.sum(dim=(2, 3)) for some in torch.from_numpy(frames).split(100)])
+    sizes = [own[own > SPECK].median() if (own > SPECK).any() else own.new_tensor(SPECK) for own in pixels.T]
+    return torch.stack(sizes)
 
 
 def learning_rate_factor(step: int, config: DiscoveryConfig) -> float:

@@ -44,8 +44,6 @@ class SlotConfig:
     """Distance from the background, in the RGB cube of side 1, at which a pixel is half foreground."""
     softness: float = 0.0025
     """Width of the transition from background to foreground, in the same unit."""
-    object_pixels: float = 40.0
-    """Pixels of a typical object: the unit of area; measured on the training frames."""
     frequencies: int = 6
     """Of the positional encoding of centroids; the most that the measured jitter of a resting object allows."""
 
@@ -57,7 +55,7 @@ class Sight:
     slots: Tensor
     """(B, K, D)."""
     coordinates: Tensor
-    """(B, K, 4): centroid x (right) and y (down) in [-1, 1], area in typical objects, presence in [0, 1]."""
+    """(B, K, 4): centroid x (right) and y (down) in [-1, 1], area in that of the thing as a rule, presence in [0, 1]."""
     decoded: Decoded
     alpha: Tensor
     """(B, H, W): share of each pixel that is foreground."""
@@ -112,6 +110,9 @@ class SlotModel(nn.Module):
         self.backgrounds: Tensor
         self.register_buffer("places", pixel_places(config.frame_size), persistent=False)
         self.places: Tensor
+        self.register_buffer("sizes", torch.full((config.slots,), 40.0))
+        self.sizes: Tensor
+        """(K,) pixels that each slot's thing has as a rule: the unit of its area; measured on the training frames."""
         blank = torch.zeros(config.parts, 3), torch.zeros(config.parts)
         self.things = Things(*blank, config.slots) if things is None else things
 
@@ -137,7 +138,7 @@ class SlotModel(nn.Module):
         """Centroid, area and presence (B, K, 4) of masks (B, K, H, W); an empty mask lies at the centre."""
         pixels = masks.sum(dim=(2, 3))
         centroid = torch.einsum("bkhw,hwc->bkc", masks, self.places) / pixels.clamp(min=1.0).unsqueeze(-1)
-        area = pixels / self.config.object_pixels
+        area = pixels / self.sizes
         presence = torch.sigmoid((area - 0.3) / 0.05)
         return torch.cat([centroid, area.unsqueeze(-1), presence.unsqueeze(-1)], dim=-1)
 

@@ -18,7 +18,8 @@ class Painted(SlotModel):
 
     def __init__(self, labels: np.ndarray, slots: int, leak: float = 0.0) -> None:
         height, width = labels.shape[2:]
-        super().__init__(SlotConfig(slots=slots, width=4, channels=4, frame_size=(height, width), object_pixels=25.0))
+        super().__init__(SlotConfig(slots=slots, width=4, channels=4, frame_size=(height, width)))
+        self.sizes.fill_(25.0)
         self.labels, self.leak = torch.from_numpy(labels), leak
 
     def see_sequence(self, frames: Tensor) -> list[Sight]:

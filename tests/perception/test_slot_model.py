@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from perception.slot_attention import SlotAttention
-from perception.slot_model import SlotConfig, SlotModel, pixel_places
+from perception.slot_model import FORMAT, SlotConfig, SlotModel, pixel_places
 
 SMALL = SlotConfig(slots=3, width=8, channels=8, frame_size=(16, 24))
 
@@ -48,7 +48,7 @@ def test_coordinates_are_centroid_area_and_presence(model: SlotModel, x: int, y:
     masks[0, 1, y : y + 4, x : x + 4] = 1
     at_x, at_y, area, presence = model.locate(masks)[0, 1].tolist()
     assert at_x == pytest.approx((x + 2) / 12 - 1, abs=1e-6) and at_y == pytest.approx((y + 2) / 8 - 1, abs=1e-6)
-    assert area == pytest.approx(16 / SMALL.object_pixels) and presence > 0.8
+    assert area == pytest.approx(16 / float(model.sizes[0])) and presence > 0.8
     assert model.locate(masks)[0, 0].tolist() == pytest.approx([0, 0, 0, 0], abs=0.01)
 
 
@@ -141,7 +141,7 @@ def test_a_model_for_other_frames_or_with_other_tensors_is_refused(model: SlotMo
     model.save(path, {})
     assert "(16, 24)" in refused(path, (64, 64))
     config = {**SMALL.__dict__, "width": 16}
-    metadata = {"format": "vis-rpg slot model 1", "config": json.dumps(config), "card": "{}"}
+    metadata = {"format": FORMAT, "config": json.dumps(config), "card": "{}"}
     save_file(model.state_dict(), path, metadata)
     assert "other shapes" in refused(path)
     save_file(model.state_dict(), path, metadata | {"config": json.dumps({"slots": 3, "colour": "red"})})
