@@ -9,7 +9,7 @@ from torch import Tensor
 
 CERTAIN = 0.75
 """Share of the frames from which a pixel's commonest colour is its background beyond doubt."""
-POSSIBLE = 0.08
+POSSIBLE = 0.03
 """Share of the frames from which a colour may be the background."""
 NEIGHBOURS = 2
 """Half the width of the window in which a doubtful pixel looks for its neighbours' background."""
@@ -35,7 +35,7 @@ def estimate_background(clips: NDArray[np.uint8]) -> NDArray[np.uint8]:
             values, index, counts = np.unique(colours[:, y, x], return_inverse=True, return_counts=True)
             shares = counts / len(frames)
             choice = [i for i in np.argsort(-shares) if shares[i] >= min(POSSIBLE, shares.max())]
-            if len(choice) == 1 or shares[choice[0]] >= CERTAIN:
+            if shares[choice[0]] >= CERTAIN:
                 background[y, x], known[y, x] = np.median(frames[:, y, x][index == choice[0]], axis=0), True
             else:
                 doubtful[y, x] = [(shares[i], np.median(frames[:, y, x][index == i], axis=0)) for i in choice]

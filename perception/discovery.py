@@ -48,7 +48,7 @@ def as_images(frames: Tensor) -> Tensor:
     return frames.permute(0, 3, 1, 2).float() / 255
 
 
-def slot_loss(sight: Sight, shares: Tensor, images: Tensor, swapped: Tensor) -> Tensor:
+def slot_loss(sight: Sight, shares: Tensor, images: Tensor, swapped: Tensor | None = None) -> Tensor:
     """Cross entropy between what slots claim of each foreground pixel and `shares` (B, K, H, W), what things have of it, and the squared
     error of the colours that slots tell, images (B, 3, H, W) in [0, 1].
 
@@ -61,7 +61,7 @@ def slot_loss(sight: Sight, shares: Tensor, images: Tensor, swapped: Tensor) -> 
     cost = -torch.einsum("bnhw,bkhw->bnk", weights, claims)  # of thing n seen by slot k
     direct = torch.diagonal(cost, dim1=1, dim2=2).sum(dim=1)
     best = direct
-    if swapped.any():
+    if swapped is not None:
         rows = [linear_sum_assignment(c)[1] for c in cost.detach().cpu().numpy()]
         index = torch.from_numpy(np.stack(rows)).to(cost.device)
         best = torch.where(swapped, cost.gather(2, index.unsqueeze(2)).sum(dim=(1, 2)), direct)
@@ -162,14 +162,19 @@ def look_for_things(scenes: Sequence[NDArray[np.uint8]], backgrounds: Tensor, co
 
 def discovery_loss(model: SlotModel, frames: Tensor, slots: Tensor, is_first: Tensor, recoloured: float = 0.0) -> tuple[Tensor, Tensor]:
     """The loss on frames (B, H, W, 3) uint8 that follow the slots (B, K, D) of the frames before where not `is_first` (B,), and the slots
-    seen (B, K, D), without gradient. recoloured: share of the rows that are shown in other colours."""
+    seen (B, K, D), without gradient. recoloured: share of the rows that are shown in other colours, as first frames; their slots stay
+    what they were."""
     images = as_images(frames)
-    shares = model.things(images, model.foreground(images)[0])
+    alpha = model.foreground(images)[0]
+    shares = model.things(images, alpha)
+    if not recoloured:
+        sight = model.see(images, slots, is_first)
+        return slot_loss(sight, shares, images), sight.slots.detach()
     swapped = torch.rand(len(frames), device=frames.device) < recoloured
     images = recolour(images, shares, swapped)
     sight = model.see(images, slots, is_first | swapped)
-    loss = slot_loss(sight, shares * sight.alpha.unsqueeze(1), images, swapped)
-    return loss, torch.where(swapped.view(-1, 1, 1), slots, sight.slots).detach()
+    shares = shares * (sight.alpha / alpha.clamp(min=1e-3)).clamp(max=1.0).unsqueeze(1)  # what now looks like the background cannot be seen
+    return slot_loss(sight, shares, images, swapped), torch.where(swapped.view(-1, 1, 1), slots, sight.slots).detach()
 
 
 @torch.no_grad()

@@ -26,6 +26,8 @@ BIN = 0.04
 """Side of the bins in which colours are counted; a bin weighs as the root of its count, so that small things have colours too."""
 LEAST = 4
 """Pixels from which a part counts as seen in a frame."""
+TOGETHER = 20
+"""Frames with both from which it can be told whether two parts move as one."""
 SMALL = 5.0
 """Mean pixels a frame below which a group of parts is no thing of its own."""
 UNLIKE = 1.0
@@ -173,11 +175,12 @@ def _merged(
 
     def affinity(one: list[int], other: list[int]) -> float:
         (pixels, path), (others, other_path) = place(one), place(other)
+        means = [np.average(colours[group], axis=0, weights=weight[group]) for group in (one, other)]
+        unlike = UNLIKE * float(np.linalg.norm(means[0] - means[1]))
         seen = (pixels >= LEAST) & (others >= LEAST)
-        if seen.sum() < 20:
-            return -np.inf
-        hues = [np.average(colours[group], axis=0, weights=weight[group]) for group in (one, other)]
-        return coherence(path[seen], other_path[seen]) - UNLIKE * float(np.linalg.norm(hues[0] - hues[1]))
+        if seen.sum() < TOGETHER:  # what is never seen together may be one thing in two lights, if it is much alike
+            return 1 - 3 * unlike
+        return coherence(path[seen], other_path[seen]) - unlike
 
     while len(groups) > 1:
         pairs = [(affinity(groups[i], groups[j]), i, j) for i in range(len(groups)) for j in range(i)]
@@ -201,7 +204,7 @@ def _lies_apart(labels: NDArray[np.int64], part: int) -> bool:
         sizes = np.bincount(blobs[mask > 0], minlength=count)[1:]
         if count > 2 and np.sort(sizes)[-2] >= 0.2 * mask.sum():
             pairs.append(centres[1:][np.argsort(-sizes)[:2]])
-    if len(pairs) < max(20, TWO_PLACES * seen):
+    if len(pairs) < max(TOGETHER, TWO_PLACES * seen):
         return False
     places = np.array(pairs, np.float64)  # (pairs, 2, 2)
     offsets = places[:, 0] - places[:, 1]
