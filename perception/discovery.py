@@ -20,7 +20,7 @@ from perception.slot_model import Sight, SlotConfig, SlotModel
 from perception.things import Things, find_things
 
 CARRIED = 50
-"""Mean number of frames for which slots are carried in training."""
+"""Mean number of frames for which slots are carried in training, if clips are long enough."""
 SPECK = 4.0
 """Pixels from which a slot sees something."""
 LOOKED_AT = 1500

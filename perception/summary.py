@@ -27,7 +27,7 @@ ENOUGH = 0.8
 
 
 def summarise(scores: Mapping[int, Mapping[str, Any]], bars: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-    """What the seeds' scores come to, for each figure that is one number and not None for all of them.
+    """What the seeds' scores come to, for each figure that is one number, and not None for all of them unless it has a bar.
 
     `mean`, `worst`, `worst_seed`, `each` (by seed), and where there is a bar `bar`, `meeting` (how many seeds meet it) and `met` (the
     mean does, and at least ENOUGH of the seeds).
@@ -38,6 +38,9 @@ def summarise(scores: Mapping[int, Mapping[str, Any]], bars: Mapping[str, float]
         each = {seed: values[figure] for seed, values in scores.items()}
         known = {seed: value for seed, value in each.items() if isinstance(value, float)}
         if not known:
+            if figure in bars:  # nobody could measure it, so nobody meets it
+                unknown = {"mean": math.nan, "worst": math.nan, "worst_seed": next(iter(each)), "each": each}
+                summary[figure] = unknown | {"bar": bars[figure], "meeting": 0, "met": False}
             continue
         worst = (max if figure in LOWER_IS_BETTER else min)(known, key=lambda seed: known[seed])
         mean = sum(known.values()) / len(known)

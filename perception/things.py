@@ -40,6 +40,8 @@ LIKE = 8.0
 """Price of a unit of colour distance when a pixel of a shared part is given to a thing, in nats."""
 SPREAD = 4.0
 """Least standard deviation of a thing's pixels about its centroid, in pixels."""
+EXACT = "donot_use_mm_for_euclid_dist"
+"""How distances are computed: products of matrices in TF32 would blur them."""
 ROUNDS = 6
 """Rounds of expectation and maximisation over shared pixels."""
 
@@ -76,7 +78,11 @@ class Things(nn.Module):
     def parts(self, images: Tensor) -> Tensor:
         """The part nearest in colour to each pixel of (B, 3, H, W): (B, H, W)."""
         pixels = colours_of(images).permute(0, 2, 3, 1)
-        return torch.cdist(pixels.flatten(1, 2), self.colours.expand(len(images), -1, -1)).argmin(dim=2).view(pixels.shape[:3])
+        return (
+            torch.cdist(pixels.flatten(1, 2), self.colours.expand(len(images), -1, -1), compute_mode=EXACT)
+            .argmin(dim=2)
+            .view(pixels.shape[:3])
+        )
 
     @torch.no_grad()
     def forward(self, images: Tensor, foreground: Tensor, learn: bool = False) -> Tensor:
@@ -93,7 +99,7 @@ class Things(nn.Module):
         for _ in range(ROUNDS if shared.any() else 1):
             mass = torch.einsum("bln,bl->bn", shares, weight)
             centroids = torch.einsum("bln,bl,lc->bnc", shares, weight, places) / mass.clamp(min=1e-6).unsqueeze(-1)
-            squares = torch.cdist(places.expand(len(images), -1, -1), centroids).square()
+            squares = torch.cdist(places.expand(len(images), -1, -1), centroids, compute_mode=EXACT).square()
             if learn:
                 variance = torch.einsum("bln,bl,bln->n", shares, weight, squares) / (2 * mass.sum(dim=0)).clamp(min=1.0)
                 self.spread.copy_(variance.sqrt().clamp(min=SPREAD))

@@ -72,7 +72,10 @@ def train(config: DictConfig, seed: int, held_out: dict[str, Walks], path: Path)
     scenes = [walks.frames for walks in collect(config, config.frames, seed, truth=False).values()]
     slot_config = SlotConfig(**config.model, frame_size=scenes[0].shape[2:4])
     training = DiscoveryConfig(**config.training, seed=seed)
-    model = discover(scenes, slot_config, training, lambda steps: track(steps, f"discovering, seed {seed}"))
+    try:
+        model = discover(scenes, slot_config, training, lambda steps: track(steps, f"discovering, seed {seed}"))
+    except ValueError as error:  # nothing stands out
+        raise UserError(f"task={config.task.name}: {error}; try more frames, or a lower model.threshold") from None
     jitter = max(resting_jitter(model, frames) for frames in scenes)
     model.config = replace(model.config, frequencies=frequencies_for(jitter))
     minutes = (time.monotonic() - began) / 60
@@ -103,12 +106,19 @@ def train(config: DictConfig, seed: int, held_out: dict[str, Walks], path: Path)
 def main(config: DictConfig) -> None:
     require(config.frames >= 100, f"frames={config.frames}: at least 100 are needed")
     require(config.held_out >= 100, f"held_out={config.held_out}: at least 100 are needed")
+    require(config.walk >= 2, f"walk={config.walk}: at least 2")
     require(config.seeds >= 1, f"seeds={config.seeds}: at least 1")
     for section, settings in (("model", SlotConfig), ("training", DiscoveryConfig)):
-        known = {field.name for field in fields(settings)} - {"frame_size", "seed"}  # which follow from the frames and from `seed`
+        known = {field.name for field in fields(settings)} - {
+            "frame_size",
+            "backgrounds",
+            "parts",
+            "frequencies",
+            "seed",
+        }  # which follow from frames and `seed`
         for key in set(config[section]) - known:
             raise UserError(f"{section}.{key}: no such setting; there are {', '.join(sorted(known))}")
-    torch.set_num_threads(1 if not torch.cuda.is_available() else torch.get_num_threads())
+    torch.set_num_threads(1)  # such small products gain nothing from more
     envs = scenes_of(config)
     told = all(env.has_wrapper_attr("segmentation") for env in envs.values())
     require(
@@ -136,7 +146,7 @@ def summaries(
     config: DictConfig, cards: Mapping[int, Mapping[str, Any]], objects: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, Any]]:
     """By scene what `summarise` makes of the seeds' scores, with the IoU of each object under its name."""
-    bars = next((bars for family, bars in BARS.items() if config.task.name.startswith(family)), {})
+    bars = next((bars for family, bars in BARS.items() if config.task.get("family", config.task.name).startswith(family)), {})
     summary = {}
     for scene, names in objects.items():
         scores = {seed: card["scores"][scene] for seed, card in cards.items()}
@@ -169,8 +179,7 @@ def described(config: DictConfig) -> str:
 
 
 def hardware() -> str:
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{platform.machine()}, CPU threads: {torch.get_num_threads()}{gpu}"
+    return f"{platform.machine()}, CPU threads: {torch.get_num_threads()}"
 
 
 def command() -> str:

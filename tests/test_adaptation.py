@@ -39,7 +39,10 @@ class Counting:
         self.read += len(frames)
         place = torch.where(is_first, 0.0, previous[:, 0, 0] + 1)
         slots = torch.stack([place, frames[:, 0, 0, 0].float()], 1)[:, None]
-        return SimpleNamespace(slots=slots.expand(-1, 4, 2).repeat(1, 1, 16), coordinates=place[:, None, None].expand(-1, 4, 4))
+        count, width = previous.shape[1:]
+        return SimpleNamespace(
+            slots=slots.expand(-1, count, 2).repeat(1, 1, width // 2), coordinates=place[:, None, None].expand(-1, count, 4)
+        )
 
 
 def by_hand(capacity: int = 2000) -> tuple[Adaptation, Any]:
@@ -55,7 +58,8 @@ def by_hand(capacity: int = 2000) -> tuple[Adaptation, Any]:
     def seen(which: Tensor) -> dict[str, Tensor]:
         frame = torch.zeros(len(which), 64, 64, 3, dtype=torch.uint8)
         frame[:, 0, 0, 0] = (ages[which] + 1).to(torch.uint8)
-        return {"slots": torch.zeros(len(which), 4, 32).half(), "coordinates": torch.zeros(len(which), 4, 4), "kept.frame": frame}
+        blank = {name: torch.zeros(len(which), *agent.stored[name][0], dtype=agent.stored[name][1]) for name in ("slots", "coordinates")}
+        return blank | {"kept.frame": frame}
 
     def step() -> None:
         everywhere = torch.arange(ENVS)

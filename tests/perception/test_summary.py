@@ -38,7 +38,12 @@ def test_the_worst_seed_is_the_lowest_or_for_switches_the_highest() -> None:
 
 
 def test_figures_that_no_seed_has_and_lists_are_left_out() -> None:
-    assert summary([None, None], 0.9) == {}
+    assert summary([None, None]) == {}
+
+
+def test_a_bar_that_no_seed_could_be_measured_by_is_not_met() -> None:
+    row = summary([None, None], 0.9)["ari"]
+    assert (row["met"], row["meeting"]) == (False, 0)
 
 
 def test_the_table_shows_each_seed_and_the_verdict() -> None:
