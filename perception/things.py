@@ -139,7 +139,8 @@ def _clusters(pixels: NDArray[np.float32], rng: np.random.Generator) -> NDArray[
     means = np.zeros(bins.shape)
     np.add.at(means, index.ravel(), pixels)
     means /= counts[:, None]
-    weights = np.sqrt(np.where(counts >= max(2, 1e-5 * len(pixels)), counts, 0))
+    often = counts >= min(max(2, 1e-5 * len(pixels)), counts.max())
+    weights = np.sqrt(np.where(often, counts, 0))
     drawn = means[rng.choice(len(means), 20_000, p=weights / weights.sum())]
     most = min(PARTS, len(np.unique(drawn, axis=0)))
     best, least = drawn[:1], np.inf

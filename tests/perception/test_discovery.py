@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from perception.alarms import alarms
-from perception.background import estimate_background, foreground_alpha, nearest_background
-from perception.discovery import DiscoveryConfig, as_images, discover, recolour, slot_loss
+from perception.discovery import DiscoveryConfig, as_images, confuse, discover, recolour, slot_loss
 from perception.scores import resting_jitter, score, see_episodes
 from perception.slot_model import SlotConfig, SlotModel
 from tests.perception.scene import SIZE, empty_floor, roll_scene
@@ -21,7 +20,7 @@ def model() -> SlotModel:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     scenes = [roll_scene(12, 60, objects, seed=objects).frames for objects in (2, 3)]
-    trained = discover(scenes, SMALL, DiscoveryConfig(steps=400, batch=16))
+    trained = discover(scenes, SMALL, DiscoveryConfig(steps=400, learning_rate=1e-3))
     torch.set_num_threads(threads)
     return trained
 
@@ -52,29 +51,6 @@ def test_slots_stay_with_their_objects_over_an_episode(model: SlotModel) -> None
     present = torch.stack([s.coordinates[..., 3] for s in sights]) > 0.5
     jumps = centroids.diff(dim=0).norm(dim=-1)[present[1:] & present[:-1]]
     assert jumps.max() < 1.0
-
-
-def test_background_is_found_behind_things_that_rest_at_their_start_for_most_of_the_time() -> None:
-    clips = roll_scene(12, 60, 3, seed=0).frames
-    assert (np.median(clips, axis=(0, 1)) != empty_floor()).any(), "else the scene is too easy"
-    assert (estimate_background(clips) == empty_floor()).all()
-
-
-def test_a_thing_that_comes_to_rest_for_good_is_no_background() -> None:
-    clips = np.repeat(empty_floor()[None, None], 40, axis=1).repeat(3, axis=0)
-    for episode, start in enumerate((2, 10, 20)):
-        clips[episode, start : start + 3, 5:8, 5:8] = 200
-    clips[0, 12:, 5:8, 5:8] = 200
-    assert (estimate_background(clips) == empty_floor()).all()
-
-
-def test_each_pixel_is_compared_with_the_nearest_of_the_empty_scenes() -> None:
-    backgrounds = torch.rand(2, 3, 4, 4)
-    mixed = backgrounds[0].clone()
-    mixed[:, :2] = backgrounds[1][:, :2]
-    chosen = nearest_background(mixed[None], backgrounds)
-    assert torch.equal(chosen[0], mixed)
-    assert foreground_alpha(mixed[None], chosen, 0.15, 0.02).max() < 0.01
 
 
 def test_the_loss_prefers_each_slot_to_see_its_thing() -> None:
@@ -109,6 +85,30 @@ def test_other_colours_leave_the_background_and_the_other_frames() -> None:
     assert torch.equal(other[1], images[1])
     changed = (other[0] - images[0]).abs().sum(dim=0) > 0.05
     assert not changed[truth[0] == 0].any() and changed[truth[0] == 1].all() and changed[truth[0] == 2].all()
+
+
+def rows_of(slots: torch.Tensor) -> list[set[tuple[float, ...]]]:
+    """The slots of each row, whatever their order."""
+    return [{tuple(slot.tolist()) for slot in row} for row in slots]
+
+
+def test_confused_rows_are_seen_from_the_slots_of_another_row() -> None:
+    torch.manual_seed(0)
+    slots = torch.rand(12, 4, 3)
+    assert torch.equal(confuse(slots, 0.0), slots)
+    kept = 0
+    for _ in range(40):
+        confused = confuse(slots, 1.0)
+        assert all(row in rows_of(slots) for row in rows_of(confused)), "a row's slots go together"
+        kept += sum(torch.equal(one, other) for one, other in zip(confused, slots, strict=True))
+    assert kept < 0.02 * 40 * 12, "rows drawn for themselves in their own order are to be rare"
+
+
+def test_as_many_rows_are_confused_as_asked() -> None:
+    torch.manual_seed(0)
+    slots = torch.rand(2000, 2, 3)
+    kept = torch.tensor([one == other for one, other in zip(rows_of(slots), rows_of(confuse(slots, 0.25)), strict=True)])
+    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.04)
 
 
 def test_frames_in_which_nothing_moves_are_refused() -> None:
