@@ -104,6 +104,18 @@ def test_every_stored_frame_is_read_again_in_the_order_of_its_episode(stepping: 
     assert not rows["obs.slots"].any(), "nothing is used before all is read"
 
 
+def test_a_round_that_went_wrong_is_thrown_away() -> None:
+    adaptation, step = by_hand()
+    for _ in range(100):
+        step()
+    adaptation.learned = LEARNING_STEPS - 1
+    with torch.no_grad():
+        next(adaptation.learner.model.parameters()).fill_(float("nan"))
+    adaptation.since = adaptation.every
+    adaptation.step()
+    assert adaptation.learned == 0 and all(value.isfinite().all() for value in adaptation.learner.model.parameters())
+
+
 def test_what_is_overwritten_meanwhile_is_left_out_and_what_is_left_of_an_episode_begins_anew() -> None:
     adaptation, step = by_hand(capacity=120)
     for _ in range(100):

@@ -69,6 +69,8 @@ class Adaptation:
                 self._learn()
             if self.learned == LEARNING_STEPS:
                 self.start = self.cursor = self.replay.first_held
+                if not all(value.isfinite().all() for value in self.learner.model.parameters()):
+                    self.learner, self.learned = SlotLearner(self.perception.model), 0  # a round that went wrong is thrown away
         elif not self._read_again():
             return False
         elif self.rnd is not None and self.fitted < FITS:
