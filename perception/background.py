@@ -55,6 +55,11 @@ def estimate_background(clips: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return background.astype(np.uint8)
 
 
+def as_images(frames: Tensor) -> Tensor:
+    """Frames (B, H, W, 3) uint8 as (B, 3, H, W) in [0, 1]."""
+    return frames.permute(0, 3, 1, 2).float() / 255
+
+
 def nearest_background(frames: Tensor, backgrounds: Tensor) -> Tensor:
     """For each pixel the background colour nearest to the frame's: (B, 3, H, W), (V, 3, H, W) -> (B, 3, H, W).
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from perception.background import estimate_background, foreground_alpha, nearest_background
+from perception.background import as_images, estimate_background, foreground_alpha, nearest_background
 from perception.slot_model import Sight, SlotConfig, SlotModel
 from perception.things import Things, find_things
 
@@ -41,11 +41,6 @@ class DiscoveryConfig:
     confused: float = 0.15
     """Share of the later frames that are seen from the slots of another row, so that a slot that has lost its thing finds back to it."""
     seed: int = 0
-
-
-def as_images(frames: Tensor) -> Tensor:
-    """Frames (B, H, W, 3) uint8 as (B, 3, H, W) in [0, 1]."""
-    return frames.permute(0, 3, 1, 2).float() / 255
 
 
 def slot_loss(sight: Sight, shares: Tensor, images: Tensor, swapped: Tensor | None = None) -> Tensor:
@@ -165,11 +160,11 @@ def discovery_loss(model: SlotModel, frames: Tensor, slots: Tensor, is_first: Te
     seen (B, K, D), without gradient. recoloured: share of the rows that are shown in other colours, as first frames; their slots stay
     what they were."""
     images = as_images(frames)
-    alpha = model.foreground(images)[0]
-    shares = model.things(images, alpha)
     if not recoloured:
         sight = model.see(images, slots, is_first)
-        return slot_loss(sight, shares, images), sight.slots.detach()
+        return slot_loss(sight, model.things(images, sight.alpha), images), sight.slots.detach()
+    alpha = model.foreground(images)[0]
+    shares = model.things(images, alpha)
     swapped = torch.rand(len(frames), device=frames.device) < recoloured
     images = recolour(images, shares, swapped)
     sight = model.see(images, slots, is_first | swapped)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from perception.background import foreground_alpha, nearest_background
+from perception.background import as_images, foreground_alpha, nearest_background
 from perception.decoder import Decoded, MaskDecoder
 from perception.slot_attention import SlotAttention
 from perception.things import Things
@@ -118,11 +118,11 @@ class SlotModel(nn.Module):
 
     def forward(self, frames: Tensor, previous: Tensor | None = None, is_first: Tensor | None = None) -> Sight:
         """See frames (B, H, W, 3) uint8, from the slots `previous` (B, K, D) of the frame before where not `is_first` (B,)."""
-        return self.see(frames.permute(0, 3, 1, 2).float() / 255, previous, is_first)
+        return self.see(as_images(frames), previous, is_first)
 
     def foreground(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """How far each pixel of images (B, 3, H, W) in [0, 1] is foreground, (B, H, W), and the background (B, 3, H, W)."""
-        background = nearest_background(images, self.backgrounds.permute(0, 3, 1, 2).float() / 255)
+        background = nearest_background(images, as_images(self.backgrounds))
         return foreground_alpha(images, background, self.config.threshold, self.config.softness), background
 
     def see(self, images: Tensor, previous: Tensor | None = None, is_first: Tensor | None = None) -> Sight:

@@ -37,17 +37,14 @@ def summarise(scores: Mapping[int, Mapping[str, Any]], bars: Mapping[str, float]
     for figure in next(iter(scores.values())):
         each = {seed: values[figure] for seed, values in scores.items()}
         known = {seed: value for seed, value in each.items() if isinstance(value, float)}
-        if not known:
-            if figure in bars:  # nobody could measure it, so nobody meets it
-                unknown = {"mean": math.nan, "worst": math.nan, "worst_seed": next(iter(each)), "each": each}
-                summary[figure] = unknown | {"bar": bars[figure], "meeting": 0, "met": False}
+        if not known and figure not in bars:
             continue
-        worst = (max if figure in LOWER_IS_BETTER else min)(known, key=lambda seed: known[seed])
-        mean = sum(known.values()) / len(known)
-        summary[figure] = {"mean": mean, "worst": known[worst], "worst_seed": worst, "each": each}
+        worst = (max if figure in LOWER_IS_BETTER else min)(known, key=lambda seed: known[seed]) if known else None
+        mean = sum(known.values()) / len(known) if known else None
+        summary[figure] = {"mean": mean, "worst": None if worst is None else known[worst], "worst_seed": worst, "each": each}
         if figure in bars:
             bar, meeting = bars[figure], sum(value >= bars[figure] for value in known.values())
-            met = mean >= bar and meeting >= math.ceil(ENOUGH * len(each))
+            met = mean is not None and mean >= bar and meeting >= math.ceil(ENOUGH * len(each))
             summary[figure] |= {"bar": bar, "meeting": meeting, "met": met}
     return summary
 
@@ -60,8 +57,8 @@ def draw_table(summaries: Mapping[str, Mapping[str, Mapping[str, Any]]], seeds: 
     for scene, summary in summaries.items():
         for figure, row in summary.items():
             verdict = ("yes" if row["met"] else "no") + f", {row['meeting']} of {len(seeds)}" if "bar" in row else ""
-            worst = f"{row['worst']:.3f} (seed {row['worst_seed']})"
-            each = ["-" if value is None else f"{value:.3f}" for value in row["each"].values()]
-            table.add_row(scene, WORDS.get(figure, figure), f"{row['mean']:.3f}", worst, *each, str(row.get("bar", "")), verdict)
+            mean, worst, *each = ("-" if value is None else f"{value:.3f}" for value in (row["mean"], row["worst"], *row["each"].values()))
+            worst += "" if row["worst"] is None else f" (seed {row['worst_seed']})"
+            table.add_row(scene, WORDS.get(figure, figure), mean, worst, *each, str(row.get("bar", "")), verdict)
         table.add_section()
     return table

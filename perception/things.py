@@ -110,7 +110,7 @@ class Things(nn.Module):
 
 
 def find_things(images: Tensor, foreground: Tensor, most: int, rng: np.random.Generator) -> Things:
-    """The things in frames (B, 3, H, W) in [0, 1] with foreground (B, H, W) bool; about `most` of them, or fewer.
+    """The things in frames (B, 3, H, W) in [0, 1] with foreground (B, H, W) bool; about `most`, more where more move apart.
 
     Raises ValueError where nothing stands out from the background.
     """

@@ -41,6 +41,8 @@ BARS = {
     "cheetah": {"ari": 0.80, "worst_iou": 0.55, "mean_position_r2": 0.90},
 }
 """What a model is to reach in the scenes of each family, by how the names of its tasks begin."""
+DERIVED = {"frame_size", "backgrounds", "parts", "frequencies", "seed"}
+"""Settings that follow from the frames and from `seed`."""
 HELD_OUT = 10_000
 """Seed of the frames that models are scored on; far from those of training."""
 PAGE = 140
@@ -109,13 +111,7 @@ def main(config: DictConfig) -> None:
     require(config.walk >= 2, f"walk={config.walk}: at least 2")
     require(config.seeds >= 1, f"seeds={config.seeds}: at least 1")
     for section, settings in (("model", SlotConfig), ("training", DiscoveryConfig)):
-        known = {field.name for field in fields(settings)} - {
-            "frame_size",
-            "backgrounds",
-            "parts",
-            "frequencies",
-            "seed",
-        }  # which follow from frames and `seed`
+        known = {field.name for field in fields(settings)} - DERIVED
         for key in set(config[section]) - known:
             raise UserError(f"{section}.{key}: no such setting; there are {', '.join(sorted(known))}")
     torch.set_num_threads(1)  # such small products gain nothing from more

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from perception.alarms import alarms
-from perception.discovery import DiscoveryConfig, as_images, confuse, discover, recolour, slot_loss
+from perception.background import as_images
+from perception.discovery import DiscoveryConfig, confuse, discover, recolour, slot_loss
 from perception.scores import resting_jitter, score, see_episodes
 from perception.slot_model import SlotConfig, SlotModel
 from tests.perception.scene import SIZE, empty_floor, roll_scene

@@ -43,7 +43,10 @@ def test_figures_that_no_seed_has_and_lists_are_left_out() -> None:
 
 def test_a_bar_that_no_seed_could_be_measured_by_is_not_met() -> None:
     row = summary([None, None], 0.9)["ari"]
-    assert (row["met"], row["meeting"]) == (False, 0)
+    assert (row["met"], row["meeting"], row["mean"], row["worst"]) == (False, 0, None, None)
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 (as long as the test)
+    console.print(draw_table({"all": summary([None, None], 0.9)}, [0, 1], "held-out"))
+    assert "no, 0 of 2" in console.export_text()
 
 
 def test_the_table_shows_each_seed_and_the_verdict() -> None:
