@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-CERTAIN = 0.75
+CERTAIN = 0.9
 """Share of the frames from which a pixel's commonest colour is its background beyond doubt."""
-POSSIBLE = 0.03
+POSSIBLE = 0.015
 """Share of the frames from which a colour may be the background."""
 NEIGHBOURS = 2
 """Half the width of the window in which a doubtful pixel looks for its neighbours' background."""
+UNLIKE = 0.3
+"""Distance of colours, in the RGB cube of side 1, from which it does not matter how unlike its neighbours a colour is."""
 PREFERENCE = 0.05
 """Distance of colours, in the RGB cube of side 1, that a colour which is e times as common makes up for."""
 
@@ -21,37 +25,53 @@ def estimate_background(clips: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """For each pixel the colour of the scene behind all that moves: (E, T, H, W, 3) clips -> (H, W, 3).
 
     What covers a pixel for most of the time (a door near its hinge) must not be taken for background. So a colour is only certain where
-    it is there in most frames; from there the background grows inwards: of the colours that a doubtful pixel shows now and then, the one
-    that continues its known neighbours. Clips should begin in scattered scenes: what rests in one place in all of them is background.
+    it is there in nearly all frames; from there the background grows inwards, where it goes on most plainly first: of the colours that a
+    doubtful pixel shows now and then, the one that continues its known neighbours and is common. Clips should begin in scattered scenes:
+    what rests in one place in all of them is background.
     """
     height, width = clips.shape[2:4]
     frames = clips.reshape(-1, height, width, 3)
     levels = frames.astype(np.uint32) >> 2  # rendering noise is below one of 64 levels
     colours = (levels[..., 0] << 12) | (levels[..., 1] << 6) | levels[..., 2]
     background, known = np.zeros((height, width, 3)), np.zeros((height, width), dtype=bool)
-    doubtful: dict[tuple[int, int], list[tuple[float, NDArray[np.float64]]]] = {}
-    for y in range(height):
-        for x in range(width):
-            values, index, counts = np.unique(colours[:, y, x], return_inverse=True, return_counts=True)
-            shares = counts / len(frames)
-            choice = [i for i in np.argsort(-shares) if shares[i] >= min(POSSIBLE, shares.max())]
-            if shares[choice[0]] >= CERTAIN:
-                background[y, x], known[y, x] = np.median(frames[:, y, x][index == choice[0]], axis=0), True
-            else:
-                doubtful[y, x] = [(shares[i], np.median(frames[:, y, x][index == i], axis=0)) for i in choice]
+    doubtful: dict[tuple[int, int], tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+    for y, x in np.ndindex(height, width):
+        _, index, counts = np.unique(colours[:, y, x], return_inverse=True, return_counts=True)
+        shares = counts / len(frames)
+        choice = np.flatnonzero(shares >= min(POSSIBLE, shares.max()))
+        medians = np.stack([np.median(frames[:, y, x][index == i], axis=0) for i in choice])
+        if shares.max() >= CERTAIN:
+            background[y, x], known[y, x] = medians[shares[choice].argmax()], True
+        else:
+            doubtful[y, x] = shares[choice], medians
 
     def window(y: int, x: int) -> tuple[slice, slice]:
         return slice(max(0, y - NEIGHBOURS), y + NEIGHBOURS + 1), slice(max(0, x - NEIGHBOURS), x + NEIGHBOURS + 1)
 
+    def best(place: tuple[int, int]) -> tuple[float, tuple[int, int], int]:
+        """The cost of a doubtful pixel's best colour, the pixel, and which colour that is."""
+        shares, medians = doubtful[place]
+        around = background[window(*place)][known[window(*place)]]
+        apart = np.linalg.norm((around[:, None] - medians) / 255, axis=2)
+        cost = np.minimum(np.quantile(apart, 0.25, axis=0) if len(around) else UNLIKE, UNLIKE) - PREFERENCE * np.log(shares)
+        return float(cost.min()), place, int(cost.argmin())
+
+    latest = {place: best(place) for place in doubtful}
+    heap = list(latest.values())
+    heapq.heapify(heap)
     while doubtful:
-        y, x = max(doubtful, key=lambda place: int(known[window(*place)].sum()))  # the one with the most known neighbours
-        around = background[window(y, x)][known[window(y, x)]]
-
-        def cost(choice: tuple[float, NDArray[np.float64]], around: NDArray[np.float64] = around) -> float:
-            apart = np.quantile(np.linalg.norm((around - choice[1]) / 255, axis=1), 0.25) if len(around) else 0.0
-            return float(apart - PREFERENCE * np.log(choice[0]))
-
-        background[y, x], known[y, x] = min(doubtful.pop((y, x)), key=cost)[1], True
+        offer = heapq.heappop(heap)
+        place = offer[1]
+        if latest.get(place) != offer:
+            continue  # its neighbours have changed since
+        del latest[place]
+        background[place], known[place] = doubtful.pop(place)[1][offer[2]], True
+        rows, columns = window(*place)
+        for near in np.ndindex(known[rows, columns].shape):
+            other = rows.start + near[0], columns.start + near[1]
+            if other in doubtful:
+                latest[other] = best(other)
+                heapq.heappush(heap, latest[other])
     return background.astype(np.uint8)
 
 

@@ -116,7 +116,7 @@ def discover(
     rng = np.random.default_rng(config.seed)
     backgrounds = torch.from_numpy(np.stack([estimate_background(clips) for clips in scenes]))
     things = look_for_things(scenes, backgrounds, slot_config, rng)
-    found = replace(slot_config, backgrounds=len(backgrounds), slots=things.things, parts=len(things.colours))
+    found = replace(slot_config, backgrounds=len(backgrounds), slots=things.things, parts=len(things.colours), joints=len(things.joints))
     model = SlotModel(found, backgrounds, things)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: learning_rate_factor(i, config))
@@ -143,16 +143,18 @@ def confuse(slots: Tensor, share: float) -> Tensor:
 
 def look_for_things(scenes: Sequence[NDArray[np.uint8]], backgrounds: Tensor, config: SlotConfig, rng: np.random.Generator) -> Things:
     """The things in some frames of all scenes, (E, T, H, W, 3) each, before `backgrounds` (V, H, W, 3)."""
-    chosen = []
+    chosen, moved = [], []
     for clips in scenes:
-        frames = clips.reshape(-1, *clips.shape[2:])
-        chosen.append(frames[np.sort(rng.permutation(len(frames))[: LOOKED_AT // len(scenes)])])
+        places = np.sort(rng.permutation(clips[:, 1:].shape[0] * clips[:, 1:].shape[1])[: LOOKED_AT // len(scenes)])
+        clip, time = places // (clips.shape[1] - 1), 1 + places % (clips.shape[1] - 1)
+        chosen.append(clips[clip, time])
+        moved.append((clips[clip, time] != clips[clip, time - 1]).any(axis=-1))
     images = as_images(torch.from_numpy(np.concatenate(chosen)))
     empty = as_images(backgrounds)
     alpha = torch.cat(
         [foreground_alpha(some, nearest_background(some, empty), config.threshold, config.softness) for some in images.split(100)]
     )
-    return find_things(images, alpha > 0.5, config.slots, rng)
+    return find_things(images, alpha > 0.5, config.slots, rng, config.joints, torch.from_numpy(np.concatenate(moved)))
 
 
 def discovery_loss(model: SlotModel, frames: Tensor, slots: Tensor, is_first: Tensor, recoloured: float = 0.0) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,8 @@ class SlotConfig:
     """Empty scenes that the camera knows (a task's variants)."""
     parts: int = 1
     """Colours that the foreground is divided into (`perception.things`)."""
+    joints: int = 0
+    """Things, those that move most of the time, that are seen as two limbs; each has a slot of its own."""
     threshold: float = 0.025
     """Distance from the background, in the RGB cube of side 1, at which a pixel is half foreground."""
     softness: float = 0.0025
@@ -114,7 +116,7 @@ class SlotModel(nn.Module):
         self.sizes: Tensor
         """(K,) pixels that each slot's thing has as a rule: the unit of its area; measured on the training frames."""
         blank = torch.zeros(config.parts, 3), torch.zeros(config.parts)
-        self.things = Things(*blank, config.slots) if things is None else things
+        self.things = Things(*blank, config.slots - config.joints, config.joints) if things is None else things
 
     def forward(self, frames: Tensor, previous: Tensor | None = None, is_first: Tensor | None = None) -> Sight:
         """See frames (B, H, W, 3) uint8, from the slots `previous` (B, K, D) of the frame before where not `is_first` (B,)."""

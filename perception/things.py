@@ -10,6 +10,8 @@ B frames, H and W of a frame, P parts, N things.
 
 from __future__ import annotations
 
+from typing import cast
+
 import cv2
 import numpy as np
 import torch
@@ -36,12 +38,24 @@ MERGE, SURE = 0.3, 0.8
 """Coherence less that price below which parts are never merged, and above which they are merged however few are left."""
 TWO_PLACES = 0.2
 """Share of the frames in which a part lies in two places, from which it is looked at whether these move as one."""
+SECOND = 0.1
+"""Share of a part's pixels from which its second place counts."""
 LIKE = 8.0
 """Price of a unit of colour distance when a pixel of a shared part is given to a thing, in nats."""
 SPREAD = 4.0
 """Least standard deviation of a thing's pixels about its centroid, in pixels."""
 EXACT = "donot_use_mm_for_euclid_dist"
 """How distances are computed: products of matrices in TF32 would blur them."""
+FITS = 4
+"""Rounds in which it is learned how often things have pixels of shared parts."""
+AROUND = (2, 3, 5, 7)
+"""Half the widths of the squares whose solidity tells limbs apart, in pixels."""
+JOINT_ROUNDS = 10
+"""Rounds of expectation and maximisation over limbs."""
+FIT_IN = 500
+"""Frames to which shared colours and limbs are fitted."""
+RARE = 1e-3
+"""Least probability that a pixel of a shared part belongs to a thing."""
 ROUNDS = 6
 """Rounds of expectation and maximisation over shared pixels."""
 
@@ -54,21 +68,23 @@ def colours_of(images: Tensor) -> Tensor:
 class Things(nn.Module):
     """The things that were found, and how to see them in a frame.
 
-    colours: (P, 3) of the parts, as `colours_of`; owner: (P,) the thing of each part, -1 for shared ones.
+    colours: (P, 3) of the parts, as `colours_of`; owner: (P,) which of the `bodies` each part belongs to, -1 for shared ones. Bodies are
+    things, but for those with a joint, as many as `joints`: their limbs are two things.
     """
 
-    def __init__(self, colours: Tensor, owner: Tensor, things: int) -> None:
+    def __init__(self, colours: Tensor, owner: Tensor, bodies: int, joints: int = 0) -> None:
         super().__init__()
-        self.things = things
+        self.bodies, self.things = bodies, bodies + joints
+        self.joints = nn.ModuleList(Joint() for _ in range(joints))
         self.register_buffer("colours", colours.float())
         self.register_buffer("owner", owner.long())
-        self.register_buffer("spread", torch.full((things,), 5.0))
+        self.register_buffer("spread", torch.full((bodies,), 5.0))
         self.colours: Tensor
         self.owner: Tensor
         self.spread: Tensor
         """(N,) standard deviation of each thing's pixels about its centroid, in pixels."""
-        likeness = torch.full((things, len(colours)), -1e4)
-        for thing in range(things):
+        likeness = torch.full((bodies, len(colours)), -1e4)
+        for thing in range(bodies):
             own = self.colours[self.owner == thing]
             if len(own):
                 likeness[thing] = -LIKE * torch.cdist(self.colours, own).min(dim=1).values
@@ -85,32 +101,151 @@ class Things(nn.Module):
         )
 
     @torch.no_grad()
-    def forward(self, images: Tensor, foreground: Tensor, learn: bool = False) -> Tensor:
+    def forward(self, images: Tensor, foreground: Tensor) -> Tensor:
         """Share of each pixel that belongs to each thing: images (B, 3, H, W) in [0, 1] and foreground (B, H, W) in [0, 1] ->
-        (B, N, H, W), whose sum over things is the foreground. learn: fit `spread` to these frames."""
-        height, width = images.shape[2:]
-        y, x = torch.meshgrid(torch.arange(height, device=images.device), torch.arange(width, device=images.device), indexing="ij")
-        places = torch.stack([x, y], dim=-1).flatten(0, 1).float()  # (L, 2)
+        (B, N, H, W), whose sum over things is the foreground. The second limb of a body with a joint comes after all bodies."""
+        shares = self._bodies(images, foreground)
+        for joint in self._joints():
+            limbs = joint(shares[:, joint.body])
+            shares[:, joint.body] = limbs[:, 0]
+            shares = torch.cat([shares, limbs[:, 1:]], dim=1)
+        return shares
+
+    def _joints(self) -> list[Joint]:
+        return [cast(Joint, joint) for joint in self.joints]
+
+    def _bodies(self, images: Tensor, foreground: Tensor) -> Tensor:
+        places = _places(images)
         parts, weight = self.parts(images).flatten(1), foreground.flatten(1)
-        owned = torch.nn.functional.one_hot(self.owner[parts].clamp(min=0), self.things).float() * (self.owner[parts] >= 0).unsqueeze(-1)
-        shared = (self.owner[parts] < 0).unsqueeze(-1)
+        owner = self.owner[parts]
+        owned = torch.nn.functional.one_hot(owner.clamp(min=0), self.bodies).float() * (owner >= 0).unsqueeze(-1)
+        shared = (owner < 0).unsqueeze(-1)
         likeness = self.likeness.T[parts]  # (B, L, N)
         shares = owned
         for _ in range(ROUNDS if shared.any() else 1):
-            mass = torch.einsum("bln,bl->bn", shares, weight)
-            centroids = torch.einsum("bln,bl,lc->bnc", shares, weight, places) / mass.clamp(min=1e-6).unsqueeze(-1)
-            squares = torch.cdist(places.expand(len(images), -1, -1), centroids, compute_mode=EXACT).square()
-            if learn:
-                variance = torch.einsum("bln,bl,bln->n", shares, weight, squares) / (2 * mass.sum(dim=0)).clamp(min=1.0)
-                self.spread.copy_(variance.sqrt().clamp(min=SPREAD))
+            mass, squares = _about(shares, weight, places)
             logits = likeness - squares / (2 * self.spread.square()) - 2 * self.spread.log()
             logits = logits.masked_fill((mass < LEAST - 1).unsqueeze(1), -1e6)
             shares = torch.where(shared, logits.softmax(dim=2), owned)
-        return (shares * weight.unsqueeze(-1)).transpose(1, 2).unflatten(2, (height, width))
+        return (shares * weight.unsqueeze(-1)).transpose(1, 2).unflatten(2, images.shape[2:])
+
+    @torch.no_grad()
+    def fit(self, images: Tensor, foreground: Tensor) -> None:
+        """Fit `spread`, and how likely each thing has a pixel of each shared part, to frames as `forward` takes them."""
+        places = _places(images)
+        for _ in range(FITS):
+            counts, squares = torch.zeros_like(self.likeness), torch.zeros_like(self.spread)
+            for some, alpha in zip(images.split(100), foreground.split(100), strict=True):
+                shares = self._bodies(some, alpha).flatten(2).transpose(1, 2)
+                counts += torch.zeros_like(counts.T).index_add_(0, self.parts(some).flatten(), shares.flatten(0, 1)).T
+                squares += (shares * _about(shares, torch.ones_like(shares[..., 0]), places)[1]).sum(dim=(0, 1))
+            mass = counts.sum(dim=1)
+            self.spread.copy_((squares / (2 * mass).clamp(min=1.0)).sqrt().clamp(min=SPREAD))
+            self.likeness.copy_((counts / counts.sum(dim=0).clamp(min=1.0) + RARE).log())
+
+    @torch.no_grad()
+    def find_joints(self, images: Tensor, foreground: Tensor, moved: Tensor) -> None:
+        """Give the joints to the bodies that move most of the time, and learn their limbs. moved: (B, H, W) bool, whether a pixel is not
+        what it was in the frame before."""
+        bodies = torch.cat([self._bodies(*some) for some in zip(images.split(100), foreground.split(100), strict=True)])
+        mass = bodies.sum(dim=(2, 3))
+        active = torch.einsum("bnhw,bhw->n", bodies, moved.float()) / mass.sum(dim=0).clamp(min=1.0)
+        for joint, body in zip(self._joints(), active.argsort(descending=True), strict=False):
+            joint.body.copy_(body)
+            joint.fit(bodies[mass[:, body] >= 4 * LEAST, body])
 
 
-def find_things(images: Tensor, foreground: Tensor, most: int, rng: np.random.Generator) -> Things:
-    """The things in frames (B, 3, H, W) in [0, 1] with foreground (B, H, W) bool; about `most`, more where more move apart.
+def _places(images: Tensor) -> Tensor:
+    """(H * W, 2) x and y of the pixels of images (..., H, W)."""
+    height, width = images.shape[-2:]
+    y, x = torch.meshgrid(torch.arange(height, device=images.device), torch.arange(width, device=images.device), indexing="ij")
+    return torch.stack([x, y], dim=-1).flatten(0, 1).float()
+
+
+def _about(shares: Tensor, weight: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels of each thing (B, N) where it has shares (B, L, N) of pixels of weight (B, L), and the squared distance of each of the places
+    (L, 2) from its centroid (B, L, N)."""
+    mass = torch.einsum("bln,bl->bn", shares, weight)
+    centroids = torch.einsum("bln,bl,lc->bnc", shares, weight, places) / mass.clamp(min=1e-6).unsqueeze(-1)
+    return mass, torch.cdist(places.expand(len(shares), -1, -1), centroids, compute_mode=EXACT).square()
+
+
+class Joint(nn.Module):
+    """Where a thing of one colour bends: how to tell its two limbs apart.
+
+    A forearm is solid and fingers are not: of what lies around a limb's pixels, more or less belongs to the same thing. Pixels are given
+    to limbs by that and by where they lie, as a mixture of two Gaussians in each frame.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("mean", "variance"):
+            self.register_buffer(name, torch.ones(2, len(AROUND)))
+        self.register_buffer("spread", torch.full((2,), SPREAD))
+        self.register_buffer("body", torch.tensor(0))
+        self.body: Tensor
+        """Which body bends here."""
+        self.mean: Tensor
+        """(2, F) of the shares of a limb's surroundings that belong to the thing."""
+        self.variance: Tensor
+        """(2, F)."""
+        self.spread: Tensor
+        """(2,) standard deviation of a limb's pixels about its centroid, in pixels."""
+
+    @torch.no_grad()
+    def forward(self, share: Tensor) -> Tensor:
+        """Divide a thing's share of the pixels: (B, H, W) -> (B, 2, H, W), whose sum it is."""
+        kind = self._kind(_surroundings(share))
+        limbs = kind.softmax(dim=2)
+        for _ in range(ROUNDS):
+            limbs = self._given_places(kind, limbs, share)
+        return (limbs * share.flatten(1).unsqueeze(-1)).transpose(1, 2).unflatten(2, share.shape[1:])
+
+    @torch.no_grad()
+    def fit(self, share: Tensor) -> None:
+        """Learn the limbs of a thing from its share of the pixels in frames (B, H, W).
+
+        They start as the halves across its longer axis, that with the more solid surroundings as the second limb.
+        """
+        around, places, weight = _surroundings(share), _places(share), share.flatten(1)
+        centred = places - (weight @ places / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)).unsqueeze(1)  # (B, L, 2)
+        axis = torch.linalg.eigh(torch.einsum("bl,blc,bld->bcd", weight, centred, centred))[1][:, :, 1]
+        side = (torch.einsum("blc,bc->bl", centred, axis) > 0).float()
+        limbs = torch.stack([1 - side, side], dim=2)
+        solid = torch.einsum("bln,bl,bl->bn", limbs, weight, around[..., -1]) / torch.einsum("bln,bl->bn", limbs, weight).clamp(min=1e-6)
+        limbs = torch.where((solid[:, 1] > solid[:, 0]).view(-1, 1, 1), limbs, limbs.flip(2))
+        for _ in range(JOINT_ROUNDS):
+            own = limbs * weight.unsqueeze(-1)
+            mass = own.sum(dim=(0, 1)).clamp(min=1e-6)
+            self.mean.copy_(torch.einsum("bln,blf->nf", own, around) / mass.unsqueeze(1))
+            squares = (around.unsqueeze(2) - self.mean).square()
+            self.variance.copy_((torch.einsum("bln,blnf->nf", own, squares) / mass.unsqueeze(1)).clamp(min=1e-4))
+            self.spread.copy_((torch.einsum("bln,bln->n", own, _about(limbs, weight, places)[1]) / (2 * mass)).sqrt().clamp(min=2.0))
+            limbs = self._given_places(self._kind(around), limbs, share)
+
+    def _kind(self, around: Tensor) -> Tensor:
+        """(B, L, 2) log-likelihood of surroundings (B, L, F); they overlap, and count as one."""
+        deviation = (around.unsqueeze(2) - self.mean).square() / self.variance + self.variance.log()
+        return -0.5 * deviation.mean(dim=3)
+
+    def _given_places(self, kind: Tensor, limbs: Tensor, share: Tensor) -> Tensor:
+        mass, squares = _about(limbs, share.flatten(1), _places(share))
+        logits = kind - squares / (2 * self.spread.square()) - 2 * self.spread.log() + (mass + 1).log().unsqueeze(1)
+        return logits.softmax(dim=2)
+
+
+def _surroundings(share: Tensor) -> Tensor:
+    """How much of the squares around each pixel belongs to the thing: (B, H, W) -> (B, L, F)."""
+    squares = [nn.functional.avg_pool2d(share, 2 * r + 1, stride=1, padding=r, count_include_pad=False) for r in AROUND]
+    return torch.stack(squares, dim=-1).flatten(1, 2)
+
+
+def find_things(
+    images: Tensor, foreground: Tensor, most: int, rng: np.random.Generator, joints: int = 0, moved: Tensor | None = None
+) -> Things:
+    """The things in frames (B, 3, H, W) in [0, 1] with foreground (B, H, W) bool; about `most`, more where more move apart. The `joints`
+    of them that move most of the time (a robot does, what it handles does not) are divided in two; `moved` (B, H, W) bool tells what
+    differs from the frame before.
 
     Raises ValueError where nothing stands out from the background.
     """
@@ -126,8 +261,11 @@ def find_things(images: Tensor, foreground: Tensor, most: int, rng: np.random.Ge
     owner = torch.full((len(centres),), -1)
     for thing, group in enumerate(groups):
         owner[group] = thing
-    things = Things(torch.from_numpy(centres), owner, len(groups))
-    things(images, foreground.float(), learn=True)
+    things = Things(torch.from_numpy(centres), owner, len(groups), min(joints, len(groups)))
+    few = slice(None, None, max(1, len(images) // FIT_IN))
+    things.fit(images[few], foreground[few].float())
+    if moved is not None and joints:
+        things.find_joints(images[few], foreground[few].float(), moved[few])
     return things
 
 
@@ -209,7 +347,7 @@ def _lies_apart(labels: NDArray[np.int64], part: int) -> bool:
         # Blobs less than five pixels apart count as one.
         count, blobs, _, centres = cv2.connectedComponentsWithStats(cv2.dilate(mask, np.ones((5, 5), np.uint8)))
         sizes = np.bincount(blobs[mask > 0], minlength=count)[1:]
-        if count > 2 and np.sort(sizes)[-2] >= 0.2 * mask.sum():
+        if count > 2 and np.sort(sizes)[-2] >= max(LEAST, SECOND * mask.sum()):
             pairs.append(centres[1:][np.argsort(-sizes)[:2]])
     if len(pairs) < max(TOGETHER, TWO_PLACES * seen):
         return False

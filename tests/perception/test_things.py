@@ -131,8 +131,8 @@ def test_spread_follows_the_size(side: int) -> None:
     things = two_squares(shared=False)
     before = things.spread.clone()
     things(film.images, film.foreground.float())
-    assert torch.equal(things.spread, before), "only where it is to learn"
-    things(film.images, film.foreground.float(), learn=True)
+    assert torch.equal(things.spread, before), "only where it is fitted"
+    things.fit(film.images, film.foreground.float())
     assert things.spread[0].item() == pytest.approx(max(SPREAD, ((side**2 - 1) / 12) ** 0.5), rel=1e-3)
 
 
