@@ -165,3 +165,41 @@ def test_the_same_seed_finds_the_same() -> None:
 def test_any_seed_finds_the_things_of_an_easy_scene(seed: int) -> None:
     film = draw(three_things())
     assert holders(look(film, most=3, seed=seed), film) == [0, 1, 2]
+
+
+def waving_hands(steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images (B, 3, 64, 64) of a red hand, whose solid forearm and thin fingers point anywhere and bend, and of a solid cyan box that
+    rests but for one frame in ten; labels (B, 64, 64): 1 forearm, 2 fingers, 3 box; and what moved (B, 64, 64)."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((steps, 64, 64), dtype=np.int64)
+    box = np.array([4, 4])
+    for image in labels:
+        turn = rng.integers(4)
+        y, x, bend = *rng.integers(2, 20, 2), rng.integers(-3, 4)
+        canvas = np.zeros((44, 44), dtype=np.int64)
+        canvas[y + 12 : y + 24, x + 8 : x + 17] = 1
+        for finger in range(4):
+            canvas[y + 2 : y + 12, x + 8 + bend + 3 * finger] = 2
+        image[20:, 20:] = np.rot90(canvas, turn)
+        box = rng.integers(2, 12, 2) if rng.random() < 0.1 else box
+        image[box[0] : box[0] + 6, box[1] : box[1] + 6] = 3
+    colours = torch.tensor([[0, 0, 0], RED, RED, CYAN]) / 255
+    moved = np.concatenate([labels[:1] > 0, labels[1:] != labels[:-1]])
+    return colours[torch.from_numpy(labels)].permute(0, 3, 1, 2), torch.from_numpy(labels), torch.from_numpy(moved)
+
+
+def test_what_moves_most_of_the_time_is_seen_as_two_limbs() -> None:
+    images, labels, moved = waving_hands(120)
+    things = find_things(images, labels > 0, 2, np.random.default_rng(0), joints=1, moved=moved)
+    shares = things(images, (labels > 0).float())
+    assert things.things == 3
+    torch.testing.assert_close(shares.sum(dim=1), (labels > 0).float())
+    both = torch.stack([(shares * (labels == label).unsqueeze(1)).sum(dim=(0, 2, 3)) for label in (1, 2, 3)])
+    iou = both / (torch.stack([(labels == label).sum() for label in (1, 2, 3)]).unsqueeze(1) + shares.sum(dim=(0, 2, 3)) - both)
+    assert sorted(iou.argmax(dim=1).tolist()) == [0, 1, 2]
+    assert iou.max(dim=1).values.min() > 0.8, iou
+
+
+def test_without_a_joint_a_thing_of_one_colour_is_whole() -> None:
+    images, labels, moved = waving_hands(60)
+    assert find_things(images, labels > 0, 2, np.random.default_rng(0), moved=moved).things == 2
