@@ -38,7 +38,7 @@ MERGE, SURE = 0.3, 0.8
 """Coherence less that price below which parts are never merged, and above which they are merged however few are left."""
 TWO_PLACES = 0.2
 """Share of the frames in which a part lies in two places, from which it is looked at whether these move as one."""
-SECOND = 0.1
+SECOND = 0.2
 """Share of a part's pixels from which its second place counts."""
 LIKE = 8.0
 """Price of a unit of colour distance when a pixel of a shared part is given to a thing, in nats."""
