@@ -145,10 +145,10 @@ def look_for_things(scenes: Sequence[NDArray[np.uint8]], backgrounds: Tensor, co
     """The things in some frames of all scenes, (E, T, H, W, 3) each, before `backgrounds` (V, H, W, 3)."""
     chosen, moved = [], []
     for clips in scenes:
-        places = np.sort(rng.permutation(clips[:, 1:].shape[0] * clips[:, 1:].shape[1])[: LOOKED_AT // len(scenes)])
-        clip, time = places // (clips.shape[1] - 1), 1 + places % (clips.shape[1] - 1)
-        chosen.append(clips[clip, time])
-        moved.append((clips[clip, time] != clips[clip, time - 1]).any(axis=-1))
+        followers = len(clips), clips.shape[1] - 1  # frames with one before them
+        clip, time = np.unravel_index(np.sort(rng.permutation(np.prod(followers))[: LOOKED_AT // len(scenes)]), followers)
+        chosen.append(clips[clip, time + 1])
+        moved.append((clips[clip, time + 1] != clips[clip, time]).any(axis=-1))
     images = as_images(torch.from_numpy(np.concatenate(chosen)))
     empty = as_images(backgrounds)
     alpha = torch.cat(
