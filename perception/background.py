@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +20,16 @@ UNLIKE = 0.3
 """Distance of colours, in the RGB cube of side 1, from which it does not matter how unlike its neighbours a colour is."""
 PREFERENCE = 0.05
 """Distance of colours, in the RGB cube of side 1, that a colour which is e times as common makes up for."""
+SAME = 0.025
+"""Distance of colours, in the RGB cube of side 1, below which two pixels look the same."""
+CHANGED = 0.05
+"""Distance of colours, in the RGB cube of side 1, above which a pixel is not the background: more than noise."""
+RINGS = 3
+"""How far, in pixels, the part of the picture that a thing never leaves may reach in from where it does."""
+SPECK = 3
+"""Pixels from which it is believed."""
+LOOKED_AT = 1000
+"""Frames in which such a part is looked for."""
 
 
 def estimate_background(clips: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -27,7 +38,7 @@ def estimate_background(clips: NDArray[np.uint8]) -> NDArray[np.uint8]:
     What covers a pixel for most of the time (a door near its hinge) must not be taken for background. So a colour is only certain where
     it is there in nearly all frames; from there the background grows inwards, where it goes on most plainly first: of the colours that a
     doubtful pixel shows now and then, the one that continues its known neighbours and is common. Clips should begin in scattered scenes:
-    what rests in one place in all of them is background.
+    what rests in one place in all of them is background. Last, what a moving thing never uncovers is painted in from around it.
     """
     height, width = clips.shape[2:4]
     frames = clips.reshape(-1, height, width, 3)
@@ -72,7 +83,30 @@ def estimate_background(clips: NDArray[np.uint8]) -> NDArray[np.uint8]:
             if other in doubtful:
                 latest[other] = best(other)
                 heapq.heappush(heap, latest[other])
-    return background.astype(np.uint8)
+    estimate = background.astype(np.uint8)
+    return np.asarray(cv2.inpaint(estimate, never_left(frames, estimate).astype(np.uint8), 2, cv2.INPAINT_NS), np.uint8)
+
+
+def never_left(frames: NDArray[np.uint8], background: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which pixels of a background (H, W, 3) are those of a thing that moves by less than its length, and never uncovers its middle:
+    frames (B, H, W, 3) -> (H, W).
+
+    Such a pixel looks like a neighbour that has changed, in most frames: now the thing has come on one side, now on the other. What is
+    found is taken for changed in its turn, ring by ring.
+    """
+    images = frames[:: max(1, len(frames) // LOOKED_AT)].astype(np.float32) / 255
+    changed = np.linalg.norm(images - background / np.float32(255), axis=3) > CHANGED
+    never = np.zeros(background.shape[:2], bool)
+    shifts = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x]
+    alike = [np.linalg.norm(images - np.roll(images, shift, axis=(1, 2)), axis=3) < SAME for shift in shifts]
+    for _ in range(RINGS):
+        belongs = np.zeros_like(changed)
+        for shift, like in zip(shifts, alike, strict=True):
+            belongs |= like & np.roll(changed | never, shift, axis=(1, 2))
+        often = (belongs & ~changed).mean(axis=0) > 0.5 * (~changed).mean(axis=0)
+        never[1:-1, 1:-1] |= often[1:-1, 1:-1]  # at the edge of the picture there is another side's pixel instead of a neighbour
+    _, regions, sizes, _ = cv2.connectedComponentsWithStats(never.astype(np.uint8))
+    return never & (sizes[regions, cv2.CC_STAT_AREA] >= SPECK)
 
 
 def as_images(frames: Tensor) -> Tensor:

@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
-PARTS = 16
+PARTS = 26
 """Colours that the foreground is divided into."""
+PALETTES = 5
+"""How often they are drawn, until as many things come out as are looked for: two whites may fall into one part by chance."""
 LIGHTNESS = 0.5
 """Weight of lightness beside hue and chroma in the distance of colours: shading changes the one and hardly the others."""
 BIN = 0.04
@@ -33,10 +35,21 @@ TOGETHER = 20
 """Frames with both from which it can be told whether two parts move as one."""
 SMALL = 5.0
 """Mean pixels a frame below which a group of parts is no thing of its own."""
-UNLIKE = 1.0
-"""Price of a unit of colour distance, in coherence, when parts are merged."""
+UNLIKE = 1.7
+"""Price of a squared unit of colour distance, in coherence, when parts are merged: shades are cheap, other colours dear."""
+HUE, LARGE = 0.6, 80.0
+"""Price of another hue between groups of parts of so many pixels a frame; less between smaller ones: a patch of another colour is a
+thing's, a large area of it is another thing."""
+BLACK = 0.05
+"""Lightness below which there is hardly a hue."""
 MERGE, SURE = 0.3, 0.8
 """Coherence less that price below which parts are never merged, and above which they are merged however few are left."""
+WHOLE = 0.5
+"""Share of what is mostly seen of a group of parts from which it counts as seen whole."""
+RIGID = 2.0
+"""Standard deviation of the way from one group of parts to another, in pixels, below which they are joined and colour counts less."""
+SOLID = 25.0
+"""Pixels a frame of both groups from which that is so."""
 TWO_PLACES = 0.2
 """Share of the frames in which a part lies in two places, from which it is looked at whether these move as one."""
 SECOND = 0.2
@@ -55,6 +68,10 @@ JOINT_ROUNDS = 10
 """Rounds of expectation and maximisation over limbs."""
 FIT_IN = 500
 """Frames to which shared colours and limbs are fitted."""
+OFTEN = 0.15
+"""Probability that a pixel of a shared part belongs to a thing from which that colour is one of the thing's."""
+SUCH = 0.15
+"""Distance from a thing's colours below which a speck may be its own."""
 RARE = 1e-3
 """Least probability that a pixel of a shared part belongs to a thing."""
 ROUNDS = 6
@@ -105,7 +122,7 @@ class Things(nn.Module):
     def forward(self, images: Tensor, foreground: Tensor) -> Tensor:
         """Share of each pixel that belongs to each thing: images (B, 3, H, W) in [0, 1] and foreground (B, H, W) in [0, 1] ->
         (B, N, H, W), whose sum over things is the foreground. The second limb of a body with a joint comes after all bodies."""
-        shares = self._bodies(images, foreground)
+        shares = self._without_specks(images, self._bodies(images, foreground))
         for joint in self._joints():
             limbs = joint(shares[:, joint.body])
             shares[:, joint.body] = limbs[:, 0]
@@ -129,6 +146,37 @@ class Things(nn.Module):
             logits = logits.masked_fill((mass < LEAST - 1).unsqueeze(1), -1e6)
             shares = torch.where(shared, logits.softmax(dim=2), owned)
         return (shares * weight.unsqueeze(-1)).transpose(1, 2).unflatten(2, images.shape[2:])
+
+    def _without_specks(self, images: Tensor, shares: Tensor) -> Tensor:
+        """Give specks to what they lie on: shares (B, N, H, W) -> (B, N, H, W).
+
+        The edge of a brown handle may have the brown of a board, far from it. A blob that is much less than a thing's largest in the frame
+        goes to the thing that it borders on, if that has such colours too.
+        """
+        total, colours = shares.sum(dim=1), colours_of(images).permute(0, 2, 3, 1).cpu().numpy()
+        labels = torch.where(total > 0.5, shares.argmax(dim=1), -1).cpu().numpy()
+        often = self.likeness.exp() > OFTEN
+        palettes = [self.colours[(self.owner == thing) | ((self.owner < 0) & often[thing])].cpu().numpy() for thing in range(self.bodies)]
+        tidy = labels.copy()
+        for image, lab, new in zip(labels, colours, tidy, strict=True):
+            for thing in range(self.bodies):
+                count, blobs, boxes, _ = cv2.connectedComponentsWithStats((image == thing).astype(np.uint8), connectivity=8)
+                sizes = boxes[:, cv2.CC_STAT_AREA]
+                for blob in range(1, count):
+                    if sizes[blob] > sizes[1:].max() / 2:
+                        continue
+                    speck = blobs == blob
+                    around = image[(cv2.dilate(speck.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0) & ~speck]
+                    touching = np.bincount(around + 1, minlength=self.bodies + 1)[1:]
+                    other = int(touching.argmax())
+                    if touching[other] * 3 < len(around):
+                        continue
+                    apart = np.linalg.norm(lab[speck][:, None] - palettes[other], axis=2).min(axis=1, initial=np.inf).mean()
+                    if apart < SUCH:
+                        new[speck] = other
+        given = torch.from_numpy(tidy).to(shares.device)
+        own = nn.functional.one_hot(given.clamp(min=0), self.bodies).permute(0, 3, 1, 2) * total.unsqueeze(1)
+        return torch.where((given == torch.from_numpy(labels).to(shares.device)).unsqueeze(1), shares, own)
 
     @torch.no_grad()
     def fit(self, images: Tensor, foreground: Tensor) -> None:
@@ -251,14 +299,12 @@ def find_things(
     Raises ValueError where nothing stands out from the background.
     """
     colours = colours_of(images).permute(0, 2, 3, 1)
-    centres = _clusters(colours[foreground].numpy(), rng)
-    nobody = Things(torch.from_numpy(centres), torch.full((len(centres),), -1), 0)
-    labels = torch.where(foreground, nobody.parts(images), -1).numpy()
-    mass, centroids = _moments(labels, len(centres))
-    shared = np.array([_lies_apart(labels, part) for part in range(len(centres))])
-    groups = [g for g in _merged(mass, centroids, centres, ~shared, most) if mass[:, g].sum(axis=1).mean() >= SMALL]
-    if not groups:  # a single speck is a thing too
-        groups = [list(range(len(centres)))]
+    found: list[tuple[NDArray[np.float32], list[list[int]]]] = []
+    for _ in range(PALETTES):
+        found.append(_grouped(images, foreground, _clusters(colours[foreground].numpy(), rng), most))
+        if len(found[-1][1]) == most:
+            break
+    centres, groups = min(found, key=lambda centres_and_groups: abs(len(centres_and_groups[1]) - most))
     owner = torch.full((len(centres),), -1)
     for thing, group in enumerate(groups):
         owner[group] = thing
@@ -268,6 +314,16 @@ def find_things(
     if moved is not None and joints:
         things.find_joints(images[few], foreground[few].float(), moved[few])
     return things
+
+
+def _grouped(images: Tensor, foreground: Tensor, centres: NDArray[np.float32], most: int) -> tuple[NDArray[np.float32], list[list[int]]]:
+    """The colours of parts (P, 3), and the groups of parts that are things."""
+    nobody = Things(torch.from_numpy(centres), torch.full((len(centres),), -1), 0)
+    labels = torch.where(foreground, nobody.parts(images), -1).numpy()
+    mass, centroids = _moments(labels, len(centres))
+    own = np.array([not _lies_apart(labels, part) for part in range(len(centres))])
+    groups = [group for group in _merged(mass, centroids, centres, own, most) if mass[:, group].sum(axis=1).mean() >= SMALL]
+    return centres, groups or [list(range(len(centres)))]  # a single speck is a thing too
 
 
 def _clusters(pixels: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -322,19 +378,34 @@ def _merged(
     def affinity(one: list[int], other: list[int]) -> float:
         (pixels, path), (others, other_path) = place(one), place(other)
         means = [np.average(colours[group], axis=0, weights=weight[group]) for group in (one, other)]
-        unlike = UNLIKE * float(np.linalg.norm(means[0] - means[1]))
+        apart = float(np.linalg.norm(means[0] - means[1]))
         seen = (pixels >= LEAST) & (others >= LEAST)
         if seen.sum() < TOGETHER:  # what is never seen together may be one thing in two lights, if it is much alike
-            return 1 - 3 * unlike
-        return coherence(path[seen], other_path[seen]) - unlike
+            return 1 - 3 * apart
+        price, lesser = UNLIKE * apart**2, min(weight[one].sum(), weight[other].sum()) / len(mass)
+        price += HUE * min(1.0, lesser / LARGE) ** 2 * float(np.linalg.norm(_hue(means[0]) - _hue(means[1])))
+        whole = seen & (pixels >= WHOLE * np.quantile(pixels, 0.9)) & (others >= WHOLE * np.quantile(others, 0.9))
+        if lesser >= SOLID and whole.sum() >= TOGETHER:
+            price *= min(1.0, float((path - other_path)[whole].var(axis=0).sum()) / RIGID**2)
+        return coherence(path[seen], other_path[seen]) - price
 
     while len(groups) > 1:
+        # Too many things are merged sooner; what is no thing of its own is so anyway.
+        small = [weight[group].sum() < SMALL * len(mass) for group in groups]
+        many = len(groups) - sum(small) > most
         pairs = [(affinity(groups[i], groups[j]), i, j) for i in range(len(groups)) for j in range(i)]
-        best, i, j = max(pairs)
-        if best < (MERGE if len(groups) > most else SURE):
+        pairs = [pair for pair in pairs if pair[0] >= (MERGE if many or small[pair[1]] or small[pair[2]] else SURE)]
+        if not pairs:
             break
+        _, i, j = max(pairs)
         groups[j] += groups.pop(i)
     return groups
+
+
+def _hue(colour: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Direction of a colour (3,), as `colours_of`, from black: the same for all its shades. (3,), at most of length 1."""
+    lab = colour / [LIGHTNESS, 1, 1]
+    return lab / np.linalg.norm(lab + [BLACK, 0, 0])
 
 
 def _lies_apart(labels: NDArray[np.int64], part: int) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from perception.background import estimate_background, foreground_alpha, nearest_background
+from perception.background import estimate_background, foreground_alpha, nearest_background, never_left
 from tests.perception.scene import empty_floor, roll_scene
 
 
@@ -51,6 +51,29 @@ def test_what_lies_in_one_place_in_all_clips_is_background() -> None:
     clips = still(40, clips=3)
     clips[:, :, 5:8, 5:8] = 200
     assert (estimate_background(clips) == clips[0, 0]).all()
+
+
+def sliding(rows: slice) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Frames (90, 32, 32, 3) of a brown block of ten rows that slides by eight, and the floor on which `rows` are as brown as the block."""
+    brown = (100, 40, 0)
+    background = empty_floor().copy()
+    background[rows, 8:14] = brown
+    frames = np.broadcast_to(background, (90, *background.shape)).copy()
+    for time, frame in enumerate(frames):
+        frame[10 + time % 9 : 20 + time % 9, 8:14] = brown
+    return frames, background
+
+
+def test_what_slides_by_less_than_its_length_never_left_its_middle() -> None:
+    frames, background = sliding(slice(18, 20))  # where the block always is
+    expected = np.zeros((32, 32), bool)
+    expected[18:20, 8:14] = True
+    assert (never_left(frames, background) == expected).all()
+
+
+def test_what_looks_like_a_thing_that_comes_near_now_and_then_is_background() -> None:
+    frames, background = sliding(slice(27, 30))  # the block comes near in two positions of nine
+    assert not never_left(frames, background).any()
 
 
 @pytest.mark.parametrize("floor", [40, 44], ids=["amid a level", "at the edge of a level"])

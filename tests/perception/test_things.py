@@ -203,3 +203,22 @@ def test_what_moves_most_of_the_time_is_seen_as_two_limbs() -> None:
 def test_without_a_joint_a_thing_of_one_colour_is_whole() -> None:
     images, labels, moved = waving_hands(60)
     assert find_things(images, labels > 0, 2, np.random.default_rng(0), moved=moved).things == 2
+
+
+def test_specks_go_to_what_they_lie_on() -> None:
+    """A board's brown stands in the middle of a handle of another brown, far from the board."""
+    board, handle = places(0, x=(0, 22), y=(0, 8)), places(1, x=(0, 22), y=(16, 26))
+    brown, light = (100, 40, 0), (120, 55, 10)
+    film = draw([Square(brown, board, side=6), Square(light, handle, side=5)])
+    things = look(film)
+    images = film.images.clone()
+    for image, (x, y) in zip(images, handle.tolist(), strict=True):
+        image[:, y + 2, x + 2] = torch.tensor(brown).view(3) / 255
+    colours_alone = things._bodies(images, film.foreground.float())
+    shares = things(images, film.foreground.float())
+    owner = [int(shares[:, :, y, x].sum(dim=0).argmax()) for x, y in (handle[0].tolist(),)]
+    assert owner
+    speck = torch.stack([shares[b, :, y + 2, x + 2] for b, (x, y) in enumerate(handle.tolist())]).mean(dim=0)
+    before = torch.stack([colours_alone[b, :, y + 2, x + 2] for b, (x, y) in enumerate(handle.tolist())]).mean(dim=0)
+    assert before.argmax() != speck.argmax()
+    assert speck.max() > 0.9
