@@ -206,19 +206,23 @@ def test_without_a_joint_a_thing_of_one_colour_is_whole() -> None:
 
 
 def test_specks_go_to_what_they_lie_on() -> None:
-    """A board's brown stands in the middle of a handle of another brown, far from the board."""
+    """A pixel of a board's brown in the middle of a handle of a lighter one, far from the board."""
     board, handle = places(0, x=(0, 22), y=(0, 8)), places(1, x=(0, 22), y=(16, 26))
     brown, light = (100, 40, 0), (120, 55, 10)
     film = draw([Square(brown, board, side=6), Square(light, handle, side=5)])
     things = look(film)
-    images = film.images.clone()
-    for image, (x, y) in zip(images, handle.tolist(), strict=True):
-        image[:, y + 2, x + 2] = torch.tensor(brown).view(3) / 255
-    colours_alone = things._bodies(images, film.foreground.float())
-    shares = things(images, film.foreground.float())
-    owner = [int(shares[:, :, y, x].sum(dim=0).argmax()) for x, y in (handle[0].tolist(),)]
-    assert owner
-    speck = torch.stack([shares[b, :, y + 2, x + 2] for b, (x, y) in enumerate(handle.tolist())]).mean(dim=0)
-    before = torch.stack([colours_alone[b, :, y + 2, x + 2] for b, (x, y) in enumerate(handle.tolist())]).mean(dim=0)
-    assert before.argmax() != speck.argmax()
-    assert speck.max() > 0.9
+    images, foreground = film.images.clone(), film.foreground.float()
+    frame, (x, y) = torch.arange(len(handle)), torch.from_numpy(handle).T + 2
+    images[frame, :, y, x] = torch.tensor(brown) / 255
+    holder = things(film.images, foreground)[frame, :, y, x].argmax(dim=1)
+    assert (things._bodies(images, foreground)[frame, :, y, x].argmax(dim=1) != holder).all(), "else there is nothing to mend"
+    assert (things(images, foreground)[frame, :, y, x].argmax(dim=1) == holder).all()
+
+
+@pytest.mark.parametrize("jitter", [0, 4])
+def test_what_is_joined_rigidly_is_one_thing_whatever_its_colours(jitter: int) -> None:
+    """A red hoop before a white board; a hoop that slides along its board is another thing."""
+    board = places(0, x=(0, 20), y=(0, 20))
+    hoop = board + [0, 6] + np.random.default_rng(2).integers(-jitter, jitter + 1, (len(board), 1)) * [1, 0]
+    film = draw([Square(WHITE, board, side=6), Square(RED, np.maximum(hoop, 0), side=6), Square(CYAN, places(1), side=3)])
+    assert len(set(holders(look(film, most=1), film)[:2])) == (2 if jitter else 1)
