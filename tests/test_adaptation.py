@@ -104,6 +104,26 @@ def test_every_stored_frame_is_read_again_in_the_order_of_its_episode(stepping: 
     assert not rows["obs.slots"].any(), "nothing is used before all is read"
 
 
+def test_learning_never_begins_from_slots_of_an_overwritten_row() -> None:
+    adaptation, step = by_hand(capacity=40)
+    for _ in range(50):
+        step()
+    rows = adaptation.replay.rows
+    marks = rows["obs.kept.frame"][:, 0, 0, 0]
+    rows["obs.slots"].copy_(marks.view(-1, 1, 1).expand_as(rows["obs.slots"]))
+    later = 0
+
+    def learn(frames: Tensor, previous: Tensor, is_first: Tensor) -> None:
+        nonlocal later
+        assert (previous[~is_first, 0, 0] == frames[~is_first, 0, 0, 0].float() - 1).all()
+        later += int((~is_first).sum())
+
+    adaptation.learner.learn = learn  # type: ignore[method-assign, assignment]
+    for _ in range(50):
+        adaptation._learn()
+    assert later > 0
+
+
 def test_a_round_that_went_wrong_is_thrown_away() -> None:
     adaptation, step = by_hand()
     for _ in range(100):

@@ -83,24 +83,24 @@ class Adaptation:
     # A round ----------------------------------------------------------------------------------------------------------------------------
 
     def _learn(self) -> None:
-        at = self._draw(BATCH)
+        numbers = self._draw(BATCH)
+        at = self._places(numbers)
         previous = self.replay.rows["obs.slots"][self.replay.rows["before"][at]].to(self.device).float()
-        is_first = torch.arange(BATCH, device=self.device) % 2 == 0
-        self.learner.learn(self.replay.rows["obs.kept.frame"][at].to(self.device), previous, is_first)
+        is_first = (torch.arange(BATCH) % 2 == 0) | self._begins(numbers, self.replay.first_held)
+        self.learner.learn(self.replay.rows["obs.kept.frame"][at].to(self.device), previous, is_first.to(self.device))
         self.learned += 1
 
     @torch.no_grad()
     def _read_again(self) -> bool:
         """Read the next rows by the new model; whether it has caught up."""
-        rows, capacity, head = self.replay.rows, self.replay.capacity, self.replay.head
+        rows, head = self.replay.rows, self.replay.head
         oldest = self.replay.first_held
         if self.cursor < oldest:  # overwritten before they were reached
             self.start = self.cursor = oldest
         end = min(head, self.cursor + max(ROWS, 4 * self.envs))
         numbers = torch.arange(self.cursor, end)
-        at = (numbers % capacity).to(self.replay.device)
-        parents = numbers - ((at - rows["before"][at]) % capacity).cpu()
-        is_first = (parents == numbers) | (parents < max(self.start, oldest))
+        at, parents = self._places(numbers), self._parents(numbers)
+        is_first = self._begins(numbers, max(self.start, oldest))
         while self.cursor < end:
             begin = self.cursor - int(numbers[0])
             waits = (parents[begin:] >= self.cursor) & ~is_first[begin:]  # for one that is read in this very turn
@@ -120,7 +120,7 @@ class Adaptation:
         if self.fitted == 0:
             self.predictor.load_state_dict(self.rnd.predictor.state_dict())
             self.optimizer.state.clear()
-        at = self._draw(FIT_BATCH)
+        at = self._places(self._draw(FIT_BATCH))
         (old, _), (new, presence) = self._novelty(at, "obs."), self._novelty(at, "obs.fresh.")
         with torch.no_grad():
             wanted = self.rnd.residual(old)
@@ -136,7 +136,7 @@ class Adaptation:
         rows = self.replay.rows
         names = [name.removeprefix("obs.fresh.") for name in rows if name.startswith("obs.fresh.")]
         if self.rnd is not None:
-            at = self._draw(SAMPLE)
+            at = self._places(self._draw(SAMPLE))
             before = self.rnd.error(*self._novelty(at, "obs."))
             for own, new in zip(self.rnd.predictor.parameters(), self.predictor.parameters(), strict=True):
                 own.copy_(new)
@@ -154,10 +154,22 @@ class Adaptation:
     # What is drawn from replay ----------------------------------------------------------------------------------------------------------
 
     def _draw(self, count: int) -> Tensor:
-        """Places of rows drawn uniformly from all that are there, (count,) on the replay's device."""
-        oldest = self.replay.first_held
-        numbers = torch.randint(oldest, self.replay.head, (count,), generator=self.generator)
+        """Numbers (count,) of rows drawn uniformly from all that are there."""
+        return torch.randint(self.replay.first_held, self.replay.head, (count,), generator=self.generator)
+
+    def _places(self, numbers: Tensor) -> Tensor:
+        """Where rows of these numbers (B,) lie in replay, on its device."""
         return (numbers % self.replay.capacity).to(self.replay.device)
+
+    def _begins(self, numbers: Tensor, oldest: int) -> Tensor:
+        """Whether an episode begins at rows of these numbers (B,), or what is left of one: its rows before `oldest` do not count."""
+        parents = self._parents(numbers)
+        return (parents == numbers) | (parents < oldest)
+
+    def _parents(self, numbers: Tensor) -> Tensor:
+        """Numbers (B,) of the observations before those of `numbers` (B,), themselves where an episode begins."""
+        at = self._places(numbers)
+        return numbers - ((at - self.replay.rows["before"][at]) % self.replay.capacity).cpu()
 
     def _novelty(self, at: Tensor, prefix: str) -> tuple[Tensor, Tensor | None]:
         """Of rows (B,), from what is stored under names with this prefix: (B, M), and the presence of objects (B, N) or None."""
