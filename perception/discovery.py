@@ -84,21 +84,26 @@ class Cursors:
     """Places in clips from which frames are read: half of the rows jump to a new place at every step and are seen as an episode's
     first frame; the others go on by a frame, each carrying its slots, so that slots learn to stay with their things for long."""
 
-    def __init__(self, scenes: Sequence[NDArray[np.uint8]], batch: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self, scenes: Sequence[NDArray[np.uint8]], shares: Sequence[NDArray[np.float16]], batch: int, rng: np.random.Generator
+    ) -> None:
         self.clips = [scenes[i // 2 % len(scenes)] for i in range(batch)]  # as many of each scene
+        self.shares = [shares[i // 2 % len(scenes)] for i in range(batch)]
         self.jump = np.where(np.arange(batch) % 2 == 0, 1.0, 1 / CARRIED)
         self.rng = rng
         self.episode, self.time = np.zeros(batch, dtype=np.int64), np.full(batch, np.iinfo(np.int32).max)
 
-    def advance(self) -> tuple[Tensor, Tensor]:
-        """The next frames (B, H, W, 3), and which of them are seen as first ones (B,)."""
+    def advance(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The next frames (B, H, W, 3), what things have of them (B, N, H, W), and which of them are seen as first ones (B,)."""
         self.time += 1
         lengths = np.array([clips.shape[1] for clips in self.clips])
         first = (self.rng.random(len(self.jump)) < self.jump) | (self.time >= lengths)
         self.episode = np.where(first, [self.rng.integers(clips.shape[0]) for clips in self.clips], self.episode)
         self.time = np.where(first, self.rng.integers(lengths), self.time)
-        frames = np.stack([clips[e, t] for clips, e, t in zip(self.clips, self.episode, self.time, strict=True)])
-        return torch.from_numpy(frames), torch.from_numpy(first)
+        places = list(zip(self.episode, self.time, strict=True))
+        frames = np.stack([clips[place] for clips, place in zip(self.clips, places, strict=True)])
+        shares = np.stack([shares[place] for shares, place in zip(self.shares, places, strict=True)])
+        return torch.from_numpy(frames), torch.from_numpy(shares).float(), torch.from_numpy(first)
 
 
 def discover(
@@ -120,18 +125,26 @@ def discover(
     model = SlotModel(found, backgrounds, things)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: learning_rate_factor(i, config))
-    cursors = Cursors(scenes, config.batch, rng)
+    cursors = Cursors(scenes, [_shares(model, clips) for clips in scenes], config.batch, rng)
     slots = torch.zeros(config.batch, found.slots, found.width)
     for _ in progress(range(config.steps)):
-        frames, is_first = cursors.advance()
+        frames, shares, is_first = cursors.advance()
         optimizer.zero_grad(set_to_none=True)
-        loss, slots = discovery_loss(model, frames, confuse(slots, config.confused), is_first, config.recoloured)
+        loss, slots = discovery_loss(model, frames, confuse(slots, config.confused), is_first, config.recoloured, shares)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
     model.sizes.copy_(typical_sizes(model.eval(), scenes))
     return model
+
+
+@torch.no_grad()
+def _shares(model: SlotModel, clips: NDArray[np.uint8]) -> NDArray[np.float16]:
+    """What things have of each frame of clips (E, T, H, W, 3): (E, T, N, H, W). All are looked at several times: it is found once."""
+    frames = torch.from_numpy(clips.reshape(-1, *clips.shape[2:]))
+    shares = [model.things(images, model.foreground(images)[0]).half().numpy() for images in map(as_images, frames.split(100))]
+    return np.concatenate(shares).reshape(*clips.shape[:2], *shares[0].shape[1:])
 
 
 def confuse(slots: Tensor, share: float) -> Tensor:
@@ -157,16 +170,18 @@ def look_for_things(scenes: Sequence[NDArray[np.uint8]], backgrounds: Tensor, co
     return find_things(images, alpha > 0.5, config.slots, rng, config.joints, torch.from_numpy(np.concatenate(moved)))
 
 
-def discovery_loss(model: SlotModel, frames: Tensor, slots: Tensor, is_first: Tensor, recoloured: float = 0.0) -> tuple[Tensor, Tensor]:
+def discovery_loss(
+    model: SlotModel, frames: Tensor, slots: Tensor, is_first: Tensor, recoloured: float = 0.0, shares: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The loss on frames (B, H, W, 3) uint8 that follow the slots (B, K, D) of the frames before where not `is_first` (B,), and the slots
     seen (B, K, D), without gradient. recoloured: share of the rows that are shown in other colours, as first frames; their slots stay
-    what they were."""
+    what they were. shares: (B, N, H, W) what things have of the frames, if that is known."""
     images = as_images(frames)
+    alpha = model.foreground(images)[0]
+    shares = model.things(images, alpha) if shares is None else shares
     if not recoloured:
         sight = model.see(images, slots, is_first)
-        return slot_loss(sight, model.things(images, sight.alpha), images), sight.slots.detach()
-    alpha = model.foreground(images)[0]
-    shares = model.things(images, alpha)
+        return slot_loss(sight, shares, images), sight.slots.detach()
     swapped = torch.rand(len(frames), device=frames.device) < recoloured
     images = recolour(images, shares, swapped)
     sight = model.see(images, slots, is_first | swapped)

@@ -32,6 +32,8 @@ class SlotConfig:
     width: int = 32
     channels: int = 16
     """Of the convolutional encoder."""
+    fine: int = 0
+    """Channels of full resolution by which pixels within a token's cell are told apart; 0 for none."""
     frame_size: tuple[int, int] = (64, 64)
     """(H, W), even."""
     iterations: int = 3
@@ -106,7 +108,7 @@ class SlotModel(nn.Module):
         self.grid = (height // 2, width // 2)
         self.encoder = FrameEncoder(config.channels, config.width, self.grid)
         self.attention = SlotAttention(config.slots, config.width, config.iterations)
-        self.decoder = MaskDecoder(config.width)
+        self.decoder = MaskDecoder(config.width, config.fine)
         empty = torch.zeros(config.backgrounds, height, width, 3, dtype=torch.uint8) if backgrounds is None else backgrounds
         self.register_buffer("backgrounds", empty)
         self.backgrounds: Tensor
@@ -130,10 +132,11 @@ class SlotModel(nn.Module):
     def see(self, images: Tensor, previous: Tensor | None = None, is_first: Tensor | None = None) -> Sight:
         """`forward`, on images (B, 3, H, W) in [0, 1]."""
         alpha, background = self.foreground(images)
-        tokens = self.encoder(torch.cat([images - 0.5, images - background], dim=1))
+        seen = torch.cat([images - 0.5, images - background], dim=1)
+        tokens = self.encoder(seen)
         weight = alpha.unflatten(1, (self.grid[0], 2)).unflatten(3, (self.grid[1], 2)).mean(dim=(2, 4))
         slots, logits = self.attention(tokens, weight.flatten(1), previous, is_first)
-        decoded = self.decoder(slots, logits.unflatten(2, self.grid), alpha, background)
+        decoded = self.decoder(slots, logits.unflatten(2, self.grid), alpha, background, seen)
         return Sight(slots, self.locate(decoded.masks), decoded, alpha)
 
     def locate(self, masks: Tensor) -> Tensor:
