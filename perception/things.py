@@ -37,6 +37,8 @@ SMALL = 5.0
 """Mean pixels a frame below which a group of parts is no thing of its own."""
 UNLIKE = 1.7
 """Price of a squared unit of colour distance, in coherence, when parts are merged: shades are cheap, other colours dear."""
+BRIGHT = 1.5
+"""How much more lightness counts there: black and white are unlike."""
 HUE, LARGE = 0.6, 80.0
 """Price of another hue between groups of parts of so many pixels a frame; less between smaller ones: a patch of another colour is a
 thing's, a large area of it is another thing."""
@@ -382,7 +384,8 @@ def _merged(
         seen = (pixels >= LEAST) & (others >= LEAST)
         if seen.sum() < TOGETHER:  # what is never seen together may be one thing in two lights, if it is much alike
             return 1 - 3 * apart
-        price, lesser = UNLIKE * apart**2, min(weight[one].sum(), weight[other].sum()) / len(mass)
+        lesser = min(weight[one].sum(), weight[other].sum()) / len(mass)
+        price = UNLIKE * float(np.square((means[0] - means[1]) * [BRIGHT, 1, 1]).sum())
         price += HUE * min(1.0, lesser / LARGE) ** 2 * float(np.linalg.norm(_hue(means[0]) - _hue(means[1])))
         whole = seen & (pixels >= WHOLE * np.quantile(pixels, 0.9)) & (others >= WHOLE * np.quantile(others, 0.9))
         if lesser >= SOLID and whole.sum() >= TOGETHER:
