@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from perception.discovery import slot_loss
 from perception.slot_attention import SlotAttention
 from perception.slot_model import FORMAT, SlotConfig, SlotModel, pixel_places
 
@@ -151,3 +153,21 @@ def test_a_model_for_other_frames_or_with_other_tensors_is_refused(model: SlotMo
 def test_odd_frames_are_refused() -> None:
     with pytest.raises(ValueError, match="even"):
         SlotModel(SlotConfig(frame_size=(15, 24)))
+
+
+@pytest.mark.parametrize("fine", [0, 8])
+def test_only_fine_channels_tell_the_pixels_of_a_cell_apart(fine: int) -> None:
+    """Two things whose columns alternate: every token sees as much of the one as of the other."""
+    torch.manual_seed(0)
+    model = SlotModel(replace(SMALL, slots=2, fine=fine))
+    frames = torch.zeros(1, 16, 24, 3, dtype=torch.uint8)
+    frames[:, :, 0::2, 0], frames[:, :, 1::2, 2] = 200, 200
+    odd = torch.arange(24) % 2 == 1
+    shares = torch.stack([~odd, odd]).float().view(1, 2, 1, 24).expand(1, 2, 16, 24)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        slot_loss(model(frames), shares, frames.permute(0, 3, 1, 2) / 255).backward()
+        optimizer.step()
+    own = (model(frames).decoded.masks * shares).sum() / shares.sum()
+    assert own > 0.95 if fine else own < 0.6
