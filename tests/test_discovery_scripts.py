@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import pytest
 
-from perception.slot_model import SlotModel
-from tests.runs import run_script
+from perception.discovery import DiscoveryConfig
+from perception.slot_model import SlotConfig, SlotModel
+from tests.runs import ROOT, run_script
 
 SMALL = ["task=maze", "frames=100", "held_out=100", "walk=25", "training.steps=2", "model.width=8"]
 
@@ -76,3 +79,30 @@ def test_pictures_of_a_slot_model(alone: Path, monkeypatch: pytest.MonkeyPatch, 
     assert run_script(monkeypatch, "visualise_slots", *words) == 0
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["slot_failures.png", "slot_paths.png", "slots.png"]
     assert cv2.imread(str(tmp_path / "pictures" / "slot_failures.png")).std() > 10
+
+
+def test_each_ablation_leaves_out_something_that_exists_and_puts_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    script = runpy.run_path(str(ROOT / "scripts" / "ablate_discovery.py"))
+    usual = SlotConfig(joints=1, fine=16), DiscoveryConfig()
+    for name, without in script["ABLATIONS"].items():
+        assert (
+            (replace(usual[0], **without.model), replace(usual[1], **without.training)) != usual
+            or without.constants
+            or name == "everything"
+        )
+        places = {key: (script["MODULES"][key.split(".")[0]], key.split(".")[1]) for key in without.constants}
+        before = {key: getattr(*place) for key, place in places.items()}
+        with script["constants"](without.constants):
+            assert all(getattr(*places[key]) == value != before[key] for key, value in without.constants.items())
+        assert all(getattr(*place) is before[key] for key, place in places.items())
+
+
+@pytest.mark.slow
+def test_an_ablation_from_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    assert run_script(monkeypatch, "ablate_discovery", *SMALL, f"out={tmp_path / 'ablation.json'}") == 0
+    results = json.loads((tmp_path / "ablation.json").read_text())["results"]
+    assert "no limbs" not in results, "the maze has none"
+    assert all(set(seeds) == {"0"} for seeds in results.values()) and len(results) > 5
+    assert "median as background" in capsys.readouterr().out

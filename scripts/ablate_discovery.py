@@ -1,0 +1,131 @@
+"""What each ingredient is worth: python scripts/ablate_discovery.py task=block_push seeds=3 out=runs/ablation/block_push.json"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from discover_objects import HELD_OUT, PAGE, collect, hardware
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from perception import background, discovery, things
+from perception.collection import Walks
+from perception.discovery import DiscoveryConfig, discover
+from perception.scores import score
+from perception.slot_model import SlotConfig
+from perception.summary import WORDS
+from vis_rpg.cli import require, run
+
+FIGURES = ("fg_ari", "ari", "worst_iou", "mean_position_r2", "video_fg_ari")
+
+
+def median(clips: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What most background subtraction begins with: the median over time, (E, T, H, W, 3) -> (H, W, 3)."""
+    return np.median(clips.reshape(-1, *clips.shape[2:]), axis=0).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Without:
+    """How one ingredient is left out: settings of the model and of its training, and constants of modules, with other values."""
+
+    model: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """module.NAME -> value."""
+
+
+MODULES = {"background": background, "discovery": discovery, "things": things}
+ABLATIONS = {
+    "everything": Without(),
+    "one iteration on first frames": Without(model={"iterations": 1}),
+    "masks as coarse as tokens": Without(model={"fine": 0}),
+    "no frames in other colours": Without(training={"recoloured": 0.0}),
+    "no slots of other rows": Without(training={"confused": 0.0}),
+    "no limbs": Without(model={"joints": 0}),
+    "median as background": Without(constants={"discovery.estimate_background": median}),
+    "nothing painted in": Without(constants={"background.RINGS": 0}),
+    "colours not shared": Without(constants={"things.SECOND": np.inf}),
+    "specks stay": Without(constants={"things.SUCH": 0.0}),
+    "no price of hue": Without(constants={"things.HUE": 0.0}),
+    "nothing is rigid": Without(constants={"things.RIGID": 1e-6}),
+    "one palette": Without(constants={"things.PALETTES": 1}),
+}
+
+
+@contextmanager
+def constants(values: Mapping[str, Any]) -> Iterator[None]:
+    """While this lasts, constants (module.NAME) have other values."""
+    places = {name: (MODULES[name.split(".")[0]], name.split(".")[1]) for name in values}
+    usual = {name: getattr(*place) for name, place in places.items()}
+    try:
+        for name, value in values.items():
+            setattr(*places[name], value)
+        yield
+    finally:
+        for name, value in usual.items():
+            setattr(*places[name], value)
+
+
+def figures(config: DictConfig, without: Without, seed: int, frames: Mapping[str, Walks], held_out: Mapping[str, Walks]) -> dict[str, Any]:
+    """Scores of a model that is trained without an ingredient, by scene; None where nothing is found at all."""
+    scenes = [walks.frames for walks in frames.values()]
+    slots = SlotConfig(**{**config.model, **without.model}, frame_size=scenes[0].shape[2:4])
+    training = DiscoveryConfig(**{**config.training, **without.training}, seed=seed)
+    with constants(without.constants):
+        try:
+            model = discover(scenes, slots, training)
+        except ValueError:
+            return dict.fromkeys(held_out)
+        scores = {}
+        for name, walks in held_out.items():
+            assert walks.segmentation is not None
+            scored = score(model, walks.frames, walks.segmentation, walks.objects)
+            scores[name] = {key: scored[key] for key in FIGURES}
+    return scores
+
+
+def draw(results: Mapping[str, Mapping[int, Any]], title: str) -> Table:
+    """Means over seeds and scenes, with the worst beside each."""
+    table = Table(title=title)
+    for heading in ("without", *(WORDS[figure] for figure in FIGURES)):
+        table.add_column(heading)
+    for name, seeds in results.items():
+        scores = [scene for scenes in seeds.values() for scene in scenes.values()]
+        cells = []
+        for figure in FIGURES:
+            values = [scene[figure] for scene in scores if scene and scene[figure] is not None]
+            cells.append(f"{np.mean(values):.3f} ({min(values):.3f})" if values else "-")
+        table.add_row(name, *cells)
+    return table
+
+
+def main(config: DictConfig) -> None:
+    require(config.seeds >= 1, f"seeds={config.seeds}: at least 1")
+    torch.set_num_threads(1)
+    out = Path(config.out).with_suffix(".json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    held_out = collect(config, config.held_out, HELD_OUT, truth=True)
+    ablations = {name: without for name, without in ABLATIONS.items() if "joints" not in without.model or config.model.joints}
+    results: dict[str, dict[int, Any]] = {name: {} for name in ablations}
+    for seed in range(config.seed, config.seed + config.seeds):
+        frames = collect(config, config.frames, seed, truth=False)
+        for name, without in track(ablations.items(), f"leaving out, seed {seed}"):
+            results[name][seed] = figures(config, without, seed, frames, held_out)
+            out.write_text(json.dumps({"task": config.task.name, "hardware": hardware(), "results": results}, indent=2) + "\n")
+    Console(width=None if sys.stdout.isatty() else PAGE).print(draw(results, f"{config.task.name}: means (worst) of {config.seeds} seeds"))
+    print(f"done: {out}")
+
+
+if __name__ == "__main__":
+    run(main, config_name="discover")
