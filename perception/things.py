@@ -46,12 +46,16 @@ BLACK = 0.05
 """Lightness below which there is hardly a hue."""
 MERGE, SURE = 0.3, 0.8
 """Coherence less that price below which parts are never merged, and above which they are merged however few are left."""
+REST = 0.1
+"""The former for groups of less than SOLID pixels, where no palette gives as few things as are looked for."""
 WHOLE = 0.5
 """Share of what is mostly seen of a group of parts from which it counts as seen whole."""
 RIGID = 2.0
 """Standard deviation of the way from one group of parts to another, in pixels, below which they are joined and colour counts less."""
 SOLID = 25.0
 """Pixels a frame of both groups from which that is so."""
+TURNING = 0.4
+"""Coherence from which it counts half whether groups of parts keep their distance, as the ends of a hammer do that turns."""
 TWO_PLACES = 0.2
 """Share of the frames in which a part lies in two places, from which it is looked at whether these move as one."""
 SECOND = 0.2
@@ -307,6 +311,8 @@ def find_things(
         if len(found[-1][1]) == most:
             break
     centres, groups = min(found, key=lambda centres_and_groups: abs(len(centres_and_groups[1]) - most))
+    if len(groups) > most:
+        centres, groups = _grouped(images, foreground, centres, most, REST)
     owner = torch.full((len(centres),), -1)
     for thing, group in enumerate(groups):
         owner[group] = thing
@@ -318,13 +324,15 @@ def find_things(
     return things
 
 
-def _grouped(images: Tensor, foreground: Tensor, centres: NDArray[np.float32], most: int) -> tuple[NDArray[np.float32], list[list[int]]]:
+def _grouped(
+    images: Tensor, foreground: Tensor, centres: NDArray[np.float32], most: int, small_least: float = MERGE
+) -> tuple[NDArray[np.float32], list[list[int]]]:
     """The colours of parts (P, 3), and the groups of parts that are things."""
     nobody = Things(torch.from_numpy(centres), torch.full((len(centres),), -1), 0)
     labels = torch.where(foreground, nobody.parts(images), -1).numpy()
     mass, centroids = _moments(labels, len(centres))
     own = np.array([not _lies_apart(labels, part) for part in range(len(centres))])
-    groups = [group for group in _merged(mass, centroids, centres, own, most) if mass[:, group].sum(axis=1).mean() >= SMALL]
+    groups = [group for group in _merged(mass, centroids, centres, own, most, small_least) if mass[:, group].sum(axis=1).mean() >= SMALL]
     return centres, groups or [list(range(len(centres)))]  # a single speck is a thing too
 
 
@@ -367,9 +375,15 @@ def coherence(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
 
 
 def _merged(
-    mass: NDArray[np.float64], centroids: NDArray[np.float64], colours: NDArray[np.float32], own: NDArray[np.bool_], most: int
+    mass: NDArray[np.float64],
+    centroids: NDArray[np.float64],
+    colours: NDArray[np.float32],
+    own: NDArray[np.bool_],
+    most: int,
+    small_least: float,
 ) -> list[list[int]]:
-    """Groups of parts (those that `own` a place) that move as one, merged two by two, the surest first."""
+    """Groups of parts (those that `own` a place) that move as one, merged two by two, the surest first; small_least: of coherence less
+    price, for groups of less than SOLID pixels where there are more than `most`."""
     groups: list[list[int]] = [[part] for part in np.flatnonzero(own).tolist()]
     weight = mass.sum(axis=0)
 
@@ -390,14 +404,24 @@ def _merged(
         whole = seen & (pixels >= WHOLE * np.quantile(pixels, 0.9)) & (others >= WHOLE * np.quantile(others, 0.9))
         if lesser >= SOLID and whole.sum() >= TOGETHER:
             price *= min(1.0, float((path - other_path)[whole].var(axis=0).sum()) / RIGID**2)
-        return coherence(path[seen], other_path[seen]) - price
+        together = coherence(path[seen], other_path[seen])
+        if together > TURNING and lesser < SOLID:
+            distance = np.linalg.norm(path[seen] - other_path[seen], axis=1)
+            spread = path[seen].var(axis=0).sum() + other_path[seen].var(axis=0).sum()
+            together = (together + max(together, 1 - 2 * float(distance.var() / max(spread, 1e-6)))) / 2
+        return together - price
 
     while len(groups) > 1:
-        # Too many things are merged sooner; what is no thing of its own is so anyway.
-        small = [weight[group].sum() < SMALL * len(mass) for group in groups]
-        many = len(groups) - sum(small) > most
-        pairs = [(affinity(groups[i], groups[j]), i, j) for i in range(len(groups)) for j in range(i)]
-        pairs = [pair for pair in pairs if pair[0] >= (MERGE if many or small[pair[1]] or small[pair[2]] else SURE)]
+        # Too many things are merged sooner, the smaller of them soonest; what is no thing of its own is so anyway.
+        sizes = [weight[group].sum() / len(mass) for group in groups]
+        many = len(groups) - sum(size < SMALL for size in sizes) > most
+        pairs = []
+        for i in range(len(groups)):
+            for j in range(i):
+                lesser = min(sizes[i], sizes[j])
+                least = (small_least if lesser < SOLID else MERGE) if many else MERGE if lesser < SMALL else SURE
+                value = affinity(groups[i], groups[j])
+                pairs += [(value, i, j)] if value >= least else []
         if not pairs:
             break
         _, i, j = max(pairs)
