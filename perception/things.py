@@ -1,10 +1,10 @@
 """Which things a fixed camera sees, from frames alone: colours that move as one are one thing.
 
 Gestalt psychology's law of common fate, made an algorithm in four steps: what differs from the static background is foreground; its
-colours are clustered into parts; parts whose centroids move together are merged into things, alike colours sooner than unlike ones; and
-a colour that lies in two places that move apart (white fingers before a white board) belongs to no thing by itself: its pixels go, in
-every frame, to the thing that is near and like them. Where it is asked for, what moves most of the time is then divided into two
-limbs, of which one is more solid.
+colours are clustered into parts; parts whose centroids move together, or keep their distance, are merged into things, alike colours
+sooner than unlike ones; and a colour that lies in two places that move apart (white fingers before a white board) belongs to no thing by
+itself: its pixels go, in every frame, to the thing that is near and like them, and so do specks that lie on another thing. Where it is
+asked for, what moves most of the time is then divided into two limbs, of which one is more solid.
 
 B frames, H and W of a frame, P parts, N things.
 """
