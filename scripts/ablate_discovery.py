@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from discover_objects import HELD_OUT, PAGE, collect, hardware
+from discover_objects import HELD_OUT, PAGE, check, collect, hardware
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from rich.console import Console
@@ -25,7 +25,7 @@ from perception.discovery import DiscoveryConfig, discover
 from perception.scores import score
 from perception.slot_model import SlotConfig
 from perception.summary import WORDS
-from vis_rpg.cli import require, run
+from vis_rpg.cli import run
 
 FIGURES = ("fg_ari", "ari", "worst_iou", "mean_position_r2", "video_fg_ari")
 
@@ -111,7 +111,7 @@ def draw(results: Mapping[str, Mapping[int, Any]], title: str) -> Table:
 
 
 def main(config: DictConfig) -> None:
-    require(config.seeds >= 1, f"seeds={config.seeds}: at least 1")
+    check(config)
     torch.set_num_threads(1)
     out = Path(config.out).with_suffix(".json")
     out.parent.mkdir(parents=True, exist_ok=True)

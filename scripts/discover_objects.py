@@ -105,7 +105,8 @@ def train(config: DictConfig, seed: int, held_out: dict[str, Walks], path: Path)
     return card | {"bytes": path.stat().st_size, "frequencies": model.config.frequencies}
 
 
-def main(config: DictConfig) -> None:
+def check(config: DictConfig) -> None:
+    """One line to the user where a setting cannot be."""
     require(config.frames >= 100, f"frames={config.frames}: at least 100 are needed")
     require(config.held_out >= 100, f"held_out={config.held_out}: at least 100 are needed")
     require(config.walk >= 2, f"walk={config.walk}: at least 2")
@@ -114,6 +115,10 @@ def main(config: DictConfig) -> None:
         known = {field.name for field in fields(settings)} - DERIVED
         for key in set(config[section]) - known:
             raise UserError(f"{section}.{key}: no such setting; there are {', '.join(sorted(known))}")
+
+
+def main(config: DictConfig) -> None:
+    check(config)
     torch.set_num_threads(1)  # such small products gain nothing from more
     envs = scenes_of(config)
     told = all(env.has_wrapper_attr("segmentation") for env in envs.values())
