@@ -47,7 +47,7 @@ def shared(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("make", [AdroitDoor, AdroitHammer, *WORLDS])
 def test_frames_look_like_those_of_the_full_meshes(make: Callable[..., Any]) -> None:
     env, rng = make(obs="pixels"), np.random.default_rng(0)
-    full, small = Camera(env.drawn, env.view, FRAME, 0), env._camera(FRAME)
+    full, small = Camera(env.drawn, env.view, FRAME, 0, sky=env.sky), env._camera(FRAME)
     shown: list[tuple[np.ndarray, np.ndarray]] = []
     for seed in range(4):
         env.reset(seed=seed)
@@ -90,8 +90,8 @@ def test_the_robot_alone_has_fewer_triangles_and_physics_is_untouched(make: Call
 def test_videos_show_the_full_meshes() -> None:
     env = AdroitDoor(obs="pixels")
     env.reset(seed=0)
-    assert np.array_equal(env.render(), Camera(env.drawn, env.view, VIDEO, 4).picture(env.data))
-    fewer = Camera(coarse(env.drawn, geoms_under(env.model, env.robot)), env.view, VIDEO, 4)
+    assert np.array_equal(env.render(), Camera(env.drawn, env.view, VIDEO, 4, sky=env.sky).picture(env.data))
+    fewer = Camera(coarse(env.drawn, geoms_under(env.model, env.robot)), env.view, VIDEO, 4, sky=env.sky)
     assert not np.array_equal(env.render(), fewer.picture(env.data))
 
 

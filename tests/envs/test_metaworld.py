@@ -162,6 +162,15 @@ def test_positions_reported_are_where_the_mask_shows_the_objects(name: str) -> N
             assert np.linalg.norm(env.data.geom_xpos[geom] - position) < 0.05
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_sky_is_the_librarys_grey(name: str) -> None:
+    env = MetaWorld(name, obs="pixels")
+    env.reset(seed=0)
+    sky = env._camera(64).geoms(env.data) < 0
+    assert sky.sum() > 100
+    assert np.unique(env._frame(64)[sky], axis=0).tolist() == [[127, 126, 122]]  # its .50 .495 .48, without light
+
+
 def test_leaving_out_what_lies_beside_the_picture_changes_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
     env = MetaWorld("basketball-v3", obs="pixels")
     env.reset(seed=0)

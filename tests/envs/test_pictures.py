@@ -27,8 +27,8 @@ PUSH = {"name": "block_push", "blocks": 1}
 class FromPoses:
     """Draws with EGL what the poses say, as the batch ray-caster does, and counts its calls."""
 
-    def __init__(self, model: Any, view: Any, size: int, count: int) -> None:
-        self.camera, self.data, self.count, self.calls = Camera(model, view, size, samples=0), mujoco.MjData(model), count, 0
+    def __init__(self, model: Any, view: Any, size: int, count: int, sky: bool = False) -> None:
+        self.camera, self.data, self.count, self.calls = Camera(model, view, size, samples=0, sky=sky), mujoco.MjData(model), count, 0
         mujoco.mj_forward(model, self.data)  # lights and the camera stand still
 
     def pictures(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
@@ -48,8 +48,8 @@ def warp(monkeypatch: pytest.MonkeyPatch) -> list[FromPoses]:
     """A stand-in for the optional ray-caster; those that were made."""
     made: list[FromPoses] = []
 
-    def make(*about: Any) -> FromPoses:
-        made.append(FromPoses(*about))
+    def make(*about: Any, sky: bool) -> FromPoses:
+        made.append(FromPoses(*about, sky))
         return made[-1]
 
     monkeypatch.setitem(sys.modules, "vis_rpg.envs.warp_renderer", SimpleNamespace(WarpRenderer=make))  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def test_the_backend_is_chosen_and_said(warp: list[FromPoses], monkeypatch: pyte
 
 
 def test_a_scene_that_the_ray_caster_does_not_draw_is_left_to_egl(warp: list[FromPoses], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*about: Any) -> None:
+    def refuse(*about: Any, **more: Any) -> None:
         raise UserError("no soft bodies")
 
     monkeypatch.setattr(sys.modules["vis_rpg.envs.warp_renderer"], "WarpRenderer", refuse)

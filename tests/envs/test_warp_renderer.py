@@ -153,6 +153,21 @@ def test_a_scene_without_light_is_black() -> None:
     assert (renderer.geoms(xpos, xmat) == 0).any()
 
 
+@pytest.mark.parametrize("sky", [False, True])
+def test_the_sky_is_seen_past_geoms_and_through_them(sky: bool) -> None:
+    model = mujoco.MjModel.from_xml_string(
+        """<mujoco><asset><texture type="skybox" builtin="flat" rgb1=".2 .4 .6" rgb2=".2 .4 .6" width="8" height="8"/></asset><worldbody>
+        <camera name="c" pos="0 0 3"/><geom size=".6" rgba="1 0 0 .5"/></worldbody></mujoco>"""
+    )
+    data = mujoco.MjData(model)
+    xpos, xmat = poses(model, data)
+    picture = Camera(model, "c", 64, 0, sky=sky).picture(data).astype(int)
+    drawn = WarpRenderer(model, "c", 64, 1, "cpu", sky=sky).pictures(xpos[None], xmat[None])[0]
+    assert np.abs(drawn[0, 0] - ([51, 102, 153] if sky else [0, 0, 0])).max() <= 1
+    assert np.abs(drawn[0, 0] - picture[0, 0]).max() <= 1
+    assert np.abs(drawn[32, 32] - picture[32, 32]).max() <= 8
+
+
 def test_a_free_standing_camera_sees_what_mujoco_shows(model: Any) -> None:
     view = mujoco.MjvCamera()
     view.distance, view.azimuth, view.elevation, view.lookat[:] = 4.0, 60.0, -35.0, (0.0, 0.2, 0.2)
@@ -283,7 +298,7 @@ def test_frames_of_workers_show_stick_pulls_goal_as_mujoco_does() -> None:
     finally:
         group.close()
     env: Any = make_env(task, "pixels").unwrapped
-    goal, places = env.model.site("goal"), []
+    goal, places = env._camera(64)._model.site("goal"), []
     for index in range(2):
         env.reset(seed=index)
         for actions, frames in zip(steps, seen, strict=True):

@@ -121,8 +121,11 @@ class MetaWorld(MujocoTask):
     Objects of interest and their geoms: `fingertips` is the body "hand" and all below it (rail, claws and pads; its position is the point
     between the pads' ends); an object is all geoms at or below the deepest body whose joint moves the object's observed position: for the
     ball those of "bsktball", for the stick those of "stick", for the handle those of "object", the thermos that it belongs to.
+    Pictures show the library's grey sky: before a black one, the gripper's black wrist could not be seen.
     Raises UserError for an unknown `name` or `obs`, and where pictures cannot be rendered.
     """
+
+    sky = True
 
     def __init__(self, name: str = "reach-v3", obs: str = "state", render_mode: str | None = None) -> None:
         known = metaworld.env_dict.ALL_V3_ENVIRONMENTS

@@ -52,6 +52,8 @@ class MujocoTask(OwnTask):
     # Measured on two cores: at 5 environments threads are 10% to 25% slower than a loop, also where a step takes 1 ms (Humanoid); at 40
     # they are 10% to 20% faster.
     threads_from = 16
+    sky = False
+    """Whether pictures show the model's sky, which costs a little, or black."""
 
     def __init__(
         self,
@@ -92,7 +94,7 @@ class MujocoTask(OwnTask):
             drawn = self.drawn
             if size == FRAME and self.robot:
                 drawn = coarse(drawn, geoms_under(drawn, self.robot))
-            _cameras[key] = Camera(drawn, self.view, size, 0 if size == FRAME or self.squeeze > 1 else 4, self.squeeze)
+            _cameras[key] = Camera(drawn, self.view, size, 0 if size == FRAME or self.squeeze > 1 else 4, self.squeeze, self.sky)
         return _cameras[key]
 
     def _frame(self, size: int) -> np.ndarray:

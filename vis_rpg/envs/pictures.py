@@ -96,7 +96,7 @@ def choose_pictures(env: gymnasium.Env[Any, Any], count: int, wanted: str) -> tu
     try:
         if task.squeeze > 1:
             raise UserError(f"render.backend=warp squeezes no pictures, as task={task.task.name} needs: use render.backend=egl")
-        return Pictures(WarpRenderer(task.drawn, task.view, FRAME, count), count, len(task.poses()[0])), "warp"
+        return Pictures(WarpRenderer(task.drawn, task.view, FRAME, count, sky=task.sky), count, len(task.poses()[0])), "warp"
     except UserError as error:  # a scene that it does not draw
         if wanted == "warp":
             raise

@@ -63,10 +63,11 @@ class Camera:
     reflections.
 
     squeeze: a scene much wider than high is drawn this many times wider than the picture, then averaged over as many columns for each
-    of the picture's. Raises UserError where no GL context can be made.
+    of the picture's; sky: whether the model's own sky is drawn; without it, what no geom covers is black. Raises UserError where no GL
+    context can be made.
     """
 
-    def __init__(self, model: Any, camera: str | Any, size: int, samples: int, squeeze: int = 1) -> None:
+    def __init__(self, model: Any, camera: str | Any, size: int, samples: int, squeeze: int = 1, sky: bool = False) -> None:
         import mujoco
 
         if not hasattr(mujoco.gl_context, "GLContext"):
@@ -83,6 +84,7 @@ class Camera:
         atexit.register(self._renderer.close)  # later than that, EGL is gone and freeing the context fails aloud
         self._renderer.scene.flags[:] = 0
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1
+        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = sky
         self._model, self._camera, self._squeeze = model, camera, squeeze
         self._groups = model.geom_group.copy()
         self._without_sites = mujoco.MjvOption()

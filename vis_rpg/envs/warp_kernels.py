@@ -121,6 +121,7 @@ def draw(
     first: int,
     geoms: Geoms,
     lights: Lights,
+    beyond: wp.vec3,
     xpos: wp.array2d(dtype=wp.vec3),
     xmat: wp.array2d(dtype=wp.mat33),
     tree: wp.uint64,
@@ -130,7 +131,8 @@ def draw(
     frames: wp.array3d(dtype=wp.uint8),
     shown: wp.array2d(dtype=int),
 ) -> None:
-    """Pixels of the environments from `first` on: frames (N, pixels, 3), shown (N, pixels) the nearest geom, sites aside, or -1."""
+    """Pixels of the environments from `first` on: frames (N, pixels, 3), shown (N, pixels) the nearest geom, sites aside, or -1. Where
+    nothing is in the way they have the colour `beyond`."""
     offset, pixel = wp.tid()
     world = first + offset
     ray = rays[pixel]
@@ -156,6 +158,7 @@ def draw(
             ray,
         )
         if geom < 0:
+            colour += beyond * passing
             break
         point = origin + ray * distance
         origin = point + ray * BEHIND

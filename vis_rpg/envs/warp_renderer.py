@@ -23,15 +23,15 @@ class WarpRenderer:
     """Pictures of `count` environments that share a model's looks and differ in where its geoms and sites are; no shadows, no reflections.
 
     view: a camera, by its name in the model or free-standing (an MjvCamera), that does not move; size: the side of a picture in pixels;
-    device: of Warp ("cpu", "cuda:1"), by default the GPU if there is one. Which geoms and sites are visible, their sizes and
-    materials, the lights and the camera are what MuJoCo's own renderer is given, read once: what changes them in a model later is not
-    seen. Light is OpenGL's, computed for each pixel; a texture counts with its mean colour. Tendons are left out, and lights stay where
+    device: of Warp ("cpu", "cuda:1"), by default the GPU if there is one; sky: as of a Camera. Which geoms and sites are visible, their
+    sizes and materials, the lights and the camera are what MuJoCo's own renderer is given, read once: what changes them in a model later is
+    not seen. Light is OpenGL's, computed for each pixel; a texture counts with its mean colour. Tendons are left out, and lights stay where
     the model's initial pose has them. Poses are those of all geoms and, after them, all sites, P together (`MujocoTask.poses`).
     The first renderer on a machine compiles for some seconds; Warp keeps the result in its cache folder.
     Raises UserError where mujoco-warp is missing or has changed, for an unknown device, and for what it cannot draw.
     """
 
-    def __init__(self, model: Any, view: str | Any, size: int, count: int, device: str | None = None) -> None:
+    def __init__(self, model: Any, view: str | Any, size: int, count: int, device: str | None = None, sky: bool = False) -> None:
         try:
             import warp as wp
 
@@ -50,6 +50,7 @@ class WarpRenderer:
         with wp.ScopedDevice(self._device):
             geoms, meshes = _put_geoms(wp, kernels, model, looks)
             lights = _put_lights(wp, kernels, looks)
+            beyond = wp.vec3(*(_sky(model) if sky else np.zeros(3)))
             pixels, visible = size * size, len(looks.visible)
             xpos = np.concatenate([looks.data.geom_xpos, looks.data.site_xpos])
             xmat = np.concatenate([looks.data.geom_xmat, looks.data.site_xmat]).reshape(-1, 3, 3)
@@ -72,7 +73,7 @@ class WarpRenderer:
                 wp.launch(
                     kernels.draw,
                     (end - first, pixels),
-                    [first, geoms, lights, self._xpos, self._xmat, self._tree.id, root, *sight, self._frames, self._shown],
+                    [first, geoms, lights, beyond, self._xpos, self._xmat, self._tree.id, root, *sight, self._frames, self._shown],
                     record_cmd=True,
                 )
                 for first, end in zip(edges[:-1], edges[1:], strict=True)
@@ -227,8 +228,16 @@ def _put_mesh(wp: Any, model: Any, index: int) -> Any:
 def _mean_colour(model: Any, material: int) -> np.ndarray:
     """(3,) what a material's colour texture is at a distance; white where there is none."""
     texture = model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB] if material >= 0 else -1
-    if texture < 0:
-        return np.ones(3)
+    return np.ones(3) if texture < 0 else _mean_of_texture(model, texture)
+
+
+def _sky(model: Any) -> np.ndarray:
+    """(3,) the mean colour of a model's sky; black where it has none."""
+    skies = np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX)
+    return _mean_of_texture(model, skies[0]) if len(skies) else np.zeros(3)
+
+
+def _mean_of_texture(model: Any, texture: int) -> np.ndarray:
     channels = model.tex_nchannel[texture]
     pixels = model.tex_data[model.tex_adr[texture] :][: model.tex_width[texture] * model.tex_height[texture] * channels]
     return pixels.reshape(-1, channels)[:, :3].mean(axis=0) / 255
