@@ -40,6 +40,14 @@ def test_one_seed_makes_one_model_and_its_card(alone: Path) -> None:
     assert "training.steps=2" in card["command"] and len(card["scores"]["all"]["iou"]) == 1
 
 
+def test_block_push_is_scored_in_looks_that_it_was_not_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert discover(tmp_path, "task=block_push", "walk=6") == 0
+    scores = json.loads((tmp_path / "model.json").read_text())["scores"]
+    assert list(scores) == ["blocks=1", "blocks=2", "blocks=1, other looks", "blocks=2, other looks"]
+    rows = [line for line in capsys.readouterr().out.splitlines() if "FG-ARI" in line and "video" not in line]
+    assert [row.split("│")[-3].strip() for row in rows] == ["0.97", "0.97", "0.9", "0.9"]
+
+
 def test_several_seeds_make_a_model_each_and_one_file_that_judges_them(
     alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,6 +48,37 @@ def drive(env: BlockPush, *waypoints: tuple[float, float]) -> dict[str, Any]:
     return info
 
 
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_other_looks_are_other_colours_and_sizes_of_the_blocks_alone(blocks: int) -> None:
+    usual, names = load_model(blocks), ("green", "blue")[:blocks]
+    sides = []
+    for looks in range(1, 20):
+        model = load_model(blocks, looks)
+        others = np.concatenate([usual.geom_rgba[:, :3], *(model.geom(name).rgba[None, :3] for name in names)])
+        for name in names:
+            apart = np.linalg.norm(others - model.geom(name).rgba[:3], axis=1)
+            assert np.sort(apart)[1] >= 0.35 - 1e-6, "of every colour but its own"
+            sides.append(2 * model.geom(name).size[:2])
+        assert np.array_equal(model.geom("pusher").rgba, usual.geom("pusher").rgba)
+    assert np.array_equal(np.array(sides)[:, 0], np.array(sides)[:, 1])
+    assert 0.3 <= np.min(sides) < 0.35 and 0.55 < np.max(sides) <= 0.6
+
+
+def test_blocks_of_other_sizes_are_scattered_apart() -> None:
+    env = BlockPush(looks=4)  # the largest of all
+    for seed in range(30):
+        env.reset(seed=seed, options={"scatter": True})
+        places = env.get_state()["positions"].reshape(-1, 2)
+        halves = [env.model.geom(name).size[0] for name in ("pusher", "green", "blue")]
+        for i, j in ((0, 1), (0, 2), (1, 2)):
+            assert np.abs(places[i] - places[j]).max() > halves[i] + halves[j]
+
+
+def test_negative_looks_are_refused() -> None:
+    with pytest.raises(UserError, match="^looks=-1 .*from 1$"):
+        BlockPush(looks=-1)
+
+
 def test_a_free_pusher_moves_at_four_times_the_action_for_eight_hundredths() -> None:
     env = at((0.0, -1.4), (-1.2, 0.0), (1.0, 1.0))
     for _ in range(3):

@@ -30,15 +30,28 @@ NAMES = ("pusher", "green", "blue")
 STARTS = np.array([[0.0, -1.4], [-1.2, 0.0], [0.0, 0.0]])
 GOALS = np.array([[-1.4, 1.4], [0.0, 1.4]])
 COLOURS = ("tab:red", "tab:green", "tab:blue")
+SIDES, UNLIKE = (0.3, 0.6), 0.35
+"""Of blocks with other looks: what their sides are drawn from, and how far their colours are at least from any other in the RGB cube."""
 
 
 @cache
-def load_model(blocks: int) -> Any:
-    """The compiled MJCF; with one block, the blue block and its goal are left out. Stepping leaves it as it is: environments share it."""
+def load_model(blocks: int, looks: int = 0) -> Any:
+    """The compiled MJCF; with one block, the blue block and its goal are left out. Stepping leaves it as it is: environments share it.
+
+    looks: 0 for green and blue blocks, otherwise the seed of colours and sizes of other blocks.
+    """
     spec = mujoco.MjSpec.from_file(str(ASSETS / "block_push.xml"))
     for name in NAMES[1 + blocks :]:
         spec.delete(spec.body(name))
         spec.delete(spec.body(f"{name}_goal"))
+    if looks:
+        rng, taken = np.random.default_rng(looks), [geom.rgba[:3].copy() for geom in spec.geoms]
+        for name in NAMES[1 : 1 + blocks]:
+            geom, colour = spec.geom(name), rng.uniform(0, 1, 3)
+            while min(np.linalg.norm(colour - other) for other in taken) < UNLIKE:
+                colour = rng.uniform(0, 1, 3)
+            taken.append(colour)
+            geom.rgba[:3], geom.size[:2] = colour, rng.uniform(*SIDES) / 2
     return spec.compile()
 
 
@@ -73,18 +86,22 @@ class BlockPush(MujocoTask):
     """The pusher's velocity is held at 4 x action for 0.08 s; blocks stop when they are not pushed.
 
     State: x and y of pusher, green block (, blue block). Every step starts from rest, so positions are the whole state.
-    Raises UserError for an unknown `obs`, for `blocks` other than 1 or 2, and where pictures cannot be rendered.
+    looks: 0, or the seed of other colours and sizes of the blocks, to test perception on what it was not trained on.
+    Raises UserError for an unknown `obs`, for `blocks` other than 1 or 2, for a negative `looks`, and where pictures cannot be rendered.
     """
 
-    def __init__(self, obs: str = "state", blocks: int = 2, render_mode: str | None = None) -> None:
+    def __init__(self, obs: str = "state", blocks: int = 2, render_mode: str | None = None, looks: int = 0) -> None:
         if blocks not in (1, 2):
             raise UserError(f"blocks={blocks} for vis_rpg/BlockPush-v0: it is played with 1 or 2 blocks")
+        if looks < 0:
+            raise UserError(f"looks={looks} for vis_rpg/BlockPush-v0: 0 for green and blue, or the seed of other looks, from 1")
         self._blocks = blocks
-        task, model = make_task(blocks), load_model(blocks)
+        task, model = make_task(blocks), load_model(blocks, looks)
         parts = {name: (name,) for name in task.object_names}
         limits = np.full(2 + 2 * blocks, LIMIT)
-        super().__init__(task, model, mujoco.MjData(model), f"block_push {blocks}", "top", parts, limits, obs, render_mode)
+        super().__init__(task, model, mujoco.MjData(model), f"block_push {blocks} {looks}", "top", parts, limits, obs, render_mode)
         self._substeps = round(STEP / model.opt.timestep)
+        self._side = 2 * max(model.geom(name).size[0] for name in task.object_names)
 
     def _start(self) -> None:
         self._place(STARTS[: 1 + self._blocks].ravel())
@@ -93,7 +110,7 @@ class BlockPush(MujocoTask):
         while True:
             places = self.np_random.uniform(-LIMIT, LIMIT, (1 + self._blocks, 2))
             apart = [np.abs(one - other).max() for one, other in combinations(places, 2)]
-            if min(apart) > SIDE:
+            if min(apart) > self._side:
                 return self._place(places.ravel())
 
     def _place(self, positions: np.ndarray) -> None:
