@@ -1,6 +1,6 @@
 """Object discovery: a slot model from frames alone, without labels.
 
-Things are found first, by what moves as one (`perception.things`); slot attention then learns to see them: each slot its thing, pixel by
+Things are found first, by what moves as one (`perception.finding`); slot attention then learns to see them: each slot its thing, pixel by
 pixel, in frames that it need not look at twice. Some frames are shown in other colours, so that slots find things by more than those.
 """
 
@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from perception.background import as_images, estimate_background, foreground_alpha, nearest_background
+from perception.finding import find_things
+from perception.recolouring import Recolouring
 from perception.slot_model import Sight, SlotConfig, SlotModel
-from perception.things import Things, find_things
+from perception.things import Things
 
 CARRIED = 50
 """Mean number of frames for which slots are carried in training, if clips are long enough."""
@@ -43,41 +44,22 @@ class DiscoveryConfig:
     seed: int = 0
 
 
-def slot_loss(sight: Sight, shares: Tensor, images: Tensor, swapped: Tensor | None = None) -> Tensor:
+def slot_loss(sight: Sight, shares: Tensor, images: Tensor, seat: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Cross entropy between what slots claim of each foreground pixel and `shares` (B, K, H, W), what things have of it, and the squared
     error of the colours that slots tell, images (B, 3, H, W) in [0, 1].
 
-    Each thing's pixels count as the root of their number, so that small things are not lost beside large ones. Where `swapped` (B,),
-    colours do not tell which thing is which, and any slot may take any thing: the best assignment counts.
+    Each thing's pixels count as the root of their number, so that small things are not lost beside large ones. seat: the slot that is to
+    see each thing (B, K), from the cost (B, K, K) of each by each; the one of its number unless given.
     """
     claims = (sight.decoded.masks / sight.alpha.unsqueeze(1).clamp(min=1e-4)).clamp(min=1e-4).log()
     size = shares.sum(dim=(2, 3))
     weights = shares / (size + 1.0).sqrt()[:, :, None, None]
     cost = -torch.einsum("bnhw,bkhw->bnk", weights, claims)  # of thing n seen by slot k
-    direct = torch.diagonal(cost, dim1=1, dim2=2).sum(dim=1)
-    best = direct
-    if swapped is not None:
-        rows = [linear_sum_assignment(c)[1] for c in cost.detach().cpu().numpy()]
-        index = torch.from_numpy(np.stack(rows)).to(cost.device)
-        best = torch.where(swapped, cost.gather(2, index.unsqueeze(2)).sum(dim=(1, 2)), direct)
+    own = torch.diagonal(cost, dim1=1, dim2=2) if seat is None else cost.gather(2, seat(cost).unsqueeze(2)).squeeze(2)
     pixels = sight.decoded.masks.sum(dim=(2, 3)).detach()
     seen = torch.einsum("bkhw,bchw->bkc", sight.decoded.masks, images) / pixels.clamp(min=1e-3).unsqueeze(-1)
     error = (pixels > 1) * (sight.decoded.colours - seen.detach()).square().sum(dim=2)
-    return (best.sum() / size.sum().clamp(min=1.0).sqrt() / len(size) ** 0.5) + error.mean()
-
-
-def recolour(images: Tensor, shares: Tensor, chosen: Tensor) -> Tensor:
-    """Images (B, 3, H, W) in which, in `chosen` rows (B,), each thing of `shares` (B, N, H, W) has its colours swapped, turned to their
-    negative or not, and made darker or not, by chance; the background stays."""
-    batch, things = shares.shape[:2]
-    draw = torch.rand(batch, things, 3, device=images.device)
-    order = draw.argsort(dim=2)  # a permutation of the channels
-    negative = torch.rand(batch, things, 3, 1, 1, device=images.device) < 0.5
-    gain = 0.5 + 0.5 * torch.rand(batch, things, 3, 1, 1, device=images.device)
-    turned = images.unsqueeze(1).expand(-1, things, -1, -1, -1).gather(2, order[..., None, None].expand(-1, -1, -1, *images.shape[2:]))
-    turned = gain * torch.where(negative, 1 - turned, turned)
-    painted = (shares.unsqueeze(2) * turned).sum(dim=1) + (1 - shares.sum(dim=1, keepdim=True)) * images
-    return torch.where(chosen.view(-1, 1, 1, 1), painted, images)
+    return (own.sum() / size.sum().clamp(min=1.0).sqrt() / len(size) ** 0.5) + error.mean()
 
 
 class Cursors:
@@ -126,11 +108,14 @@ def discover(
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: learning_rate_factor(i, config))
     cursors = Cursors(scenes, [_shares(model, clips) for clips in scenes], config.batch, rng)
+    recolouring = Recolouring(config.batch, found.slots, config.recoloured)
     slots = torch.zeros(config.batch, found.slots, found.width)
     for _ in progress(range(config.steps)):
         frames, shares, is_first = cursors.advance()
         optimizer.zero_grad(set_to_none=True)
-        loss, slots = discovery_loss(model, frames, confuse(slots, config.confused), is_first, config.recoloured, shares)
+        recolouring.renew(is_first)
+        slots, confused = confuse(slots, config.confused)
+        loss, slots = discovery_loss(model, frames, slots, is_first, shares, recolouring, is_first | confused)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -147,11 +132,12 @@ def _shares(model: SlotModel, clips: NDArray[np.uint8]) -> NDArray[np.float16]:
     return np.concatenate(shares).reshape(*clips.shape[:2], *shares[0].shape[1:])
 
 
-def confuse(slots: Tensor, share: float) -> Tensor:
-    """Slots (B, K, D) with those of a share of the rows replaced by another row's, in another order."""
+def confuse(slots: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Slots (B, K, D) with those of a share of the rows replaced by another row's, in another order; and which rows these are (B,)."""
     batch, count = slots.shape[:2]
     other = slots[torch.randperm(batch)][:, torch.randperm(count)]
-    return torch.where((torch.rand(batch) < share).view(-1, 1, 1).to(slots.device), other, slots)
+    confused = torch.rand(batch) < share
+    return torch.where(confused.view(-1, 1, 1).to(slots.device), other, slots), confused
 
 
 def look_for_things(scenes: Sequence[NDArray[np.uint8]], backgrounds: Tensor, config: SlotConfig, rng: np.random.Generator) -> Things:
@@ -171,22 +157,28 @@ def look_for_things(scenes: Sequence[NDArray[np.uint8]], backgrounds: Tensor, co
 
 
 def discovery_loss(
-    model: SlotModel, frames: Tensor, slots: Tensor, is_first: Tensor, recoloured: float = 0.0, shares: Tensor | None = None
+    model: SlotModel,
+    frames: Tensor,
+    slots: Tensor,
+    is_first: Tensor,
+    shares: Tensor | None = None,
+    recolouring: Recolouring | None = None,
+    lost: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss on frames (B, H, W, 3) uint8 that follow the slots (B, K, D) of the frames before where not `is_first` (B,), and the slots
-    seen (B, K, D), without gradient. recoloured: share of the rows that are shown in other colours, as first frames; their slots stay
-    what they were. shares: (B, N, H, W) what things have of the frames, if that is known."""
+    seen (B, K, D), without gradient. shares: (B, N, H, W) what things have of the frames, if that is known; recolouring: of some rows;
+    lost: (B,) those whose slots do not know their things."""
     images = as_images(frames)
     alpha = model.foreground(images)[0]
     shares = model.things(images, alpha) if shares is None else shares
-    if not recoloured:
+    if recolouring is None:
         sight = model.see(images, slots, is_first)
         return slot_loss(sight, shares, images), sight.slots.detach()
-    swapped = torch.rand(len(frames), device=frames.device) < recoloured
-    images = recolour(images, shares, swapped)
-    sight = model.see(images, slots, is_first | swapped)
+    images = recolouring.paint(images, shares)
+    sight = model.see(images, slots, is_first)
     shares = shares * (sight.alpha / alpha.clamp(min=1e-3)).clamp(max=1.0).unsqueeze(1)  # what now looks like the background cannot be seen
-    return slot_loss(sight, shares, images, swapped), torch.where(swapped.view(-1, 1, 1), slots, sight.slots).detach()
+    missing = is_first if lost is None else lost
+    return slot_loss(sight, shares, images, lambda cost: recolouring.seat(cost, missing)), sight.slots.detach()
 
 
 @torch.no_grad()

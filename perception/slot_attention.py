@@ -15,12 +15,14 @@ class SlotAttention(nn.Module):
     """Slots compete for foreground tokens: attention is normalised over slots, then a mean over tokens weighted by foreground.
 
     Every slot has its own learned query, so that slots keep their order; the last iteration starts from detached slots, with the
-    gradient passed straight through to the queries.
+    gradient passed straight through to the queries. doubt: tokens' worth of it in all iterations but the last, which has one: a slot
+    that sees nothing takes in nothing, rather than the leavings of its neighbours. With little doubt it first looks at these, and finds
+    a thing in colours that are nobody's.
     """
 
-    def __init__(self, slots: int, width: int, iterations: int) -> None:
+    def __init__(self, slots: int, width: int, iterations: int, doubt: float = 1.0) -> None:
         super().__init__()
-        self.iterations = iterations
+        self.iterations, self.doubt = iterations, doubt
         self.queries = nn.Parameter(torch.randn(slots, width))
         self.norm_tokens = nn.LayerNorm(width)
         self.norm_slots = nn.LayerNorm(width)
@@ -51,16 +53,15 @@ class SlotAttention(nn.Module):
                 first = None if previous is None or is_first is None else is_first.view(-1, 1, 1)
                 start = start if first is None else torch.where(first, queries, start)
                 for _ in range(self.iterations - 1):
-                    refined = self._iterate(start, keys, values, weight)[0]
+                    refined = self._iterate(start, keys, values, weight, self.doubt)[0]
                     start = refined if first is None else torch.where(first, refined, start)
         return self._iterate(start.detach() + queries - queries.detach(), keys, values, weight)
 
-    def _iterate(self, slots: Tensor, keys: Tensor, values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _iterate(self, slots: Tensor, keys: Tensor, values: Tensor, weight: Tensor, doubt: float = 1.0) -> tuple[Tensor, Tensor]:
         # Slots share all weights: without its query beside it, a slot carried for long forgets which one it is.
         q = self.to_query(self.norm_slots(slots + self.queries)) * slots.shape[-1] ** -0.5
         logits = q @ keys.transpose(1, 2)  # (B, K, L)
         attention = logits.softmax(dim=1) * weight.unsqueeze(1)
-        # One token's worth of doubt: a slot that sees nothing takes in nothing, rather than the leavings of its neighbours.
-        attention = attention / (attention.sum(dim=2, keepdim=True) + 1.0)
+        attention = attention / (attention.sum(dim=2, keepdim=True) + doubt)
         slots = self.cell(self.cell.input(attention @ values), slots)
         return slots + self.refine(slots), logits

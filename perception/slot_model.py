@@ -38,6 +38,8 @@ class SlotConfig:
     """(H, W), even."""
     iterations: int = 3
     """Of slot attention on an episode's first frame."""
+    doubt: float = 1.0
+    """Tokens' worth of doubt in them, but the last (`SlotAttention`)."""
     backgrounds: int = 1
     """Empty scenes that the camera knows (a task's variants)."""
     parts: int = 1
@@ -107,7 +109,7 @@ class SlotModel(nn.Module):
         self.config = config
         self.grid = (height // 2, width // 2)
         self.encoder = FrameEncoder(config.channels, config.width, self.grid)
-        self.attention = SlotAttention(config.slots, config.width, config.iterations)
+        self.attention = SlotAttention(config.slots, config.width, config.iterations, config.doubt)
         self.decoder = MaskDecoder(config.width, config.fine)
         empty = torch.zeros(config.backgrounds, height, width, 3, dtype=torch.uint8) if backgrounds is None else backgrounds
         self.register_buffer("backgrounds", empty)

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from perception import background, discovery, things
+from perception import background, discovery, finding, things
 from perception.collection import Walks
 from perception.discovery import DiscoveryConfig, discover
 from perception.scores import score
@@ -45,7 +45,7 @@ class Without:
     """module.NAME -> value."""
 
 
-MODULES = {"background": background, "discovery": discovery, "things": things}
+MODULES = {"background": background, "discovery": discovery, "finding": finding, "things": things}
 ABLATIONS = {
     "everything": Without(),
     "one iteration on first frames": Without(model={"iterations": 1}),
@@ -55,11 +55,11 @@ ABLATIONS = {
     "no limbs": Without(model={"joints": 0}),
     "median as background": Without(constants={"discovery.estimate_background": median}),
     "nothing painted in": Without(constants={"background.RINGS": 0}),
-    "colours not shared": Without(constants={"things.SECOND": np.inf}),
+    "colours not shared": Without(constants={"finding.SECOND": np.inf}),
     "specks stay": Without(constants={"things.SUCH": 0.0}),
-    "no price of hue": Without(constants={"things.HUE": 0.0}),
-    "nothing is rigid": Without(constants={"things.RIGID": 1e-6}),
-    "one palette": Without(constants={"things.PALETTES": 1}),
+    "no price of hue": Without(constants={"finding.HUE": 0.0}),
+    "nothing is rigid": Without(constants={"finding.RIGID": 1e-6}),
+    "one palette": Without(constants={"finding.PALETTES": 1}),
 }
 
 

@@ -80,6 +80,20 @@ def test_a_first_frame_takes_all_iterations_and_a_later_one_a_single_one() -> No
     torch.testing.assert_close(attention(tokens, weight)[0], slots)
 
 
+def test_with_little_doubt_a_slot_looks_at_leavings_in_all_iterations_but_the_last() -> None:
+    torch.manual_seed(0)
+    attention = SlotAttention(slots=3, width=8, iterations=3, doubt=0.01)
+    tokens, weight = torch.randn(2, 10, 8), torch.full((2, 10), 0.01)
+    queries, later = attention.queries.expand(2, -1, -1), torch.randn(2, 3, 8)
+    sure = attention(tokens, weight)[0] - queries
+    attention.doubt = 1.0
+    unsure = attention(tokens, weight)[0] - queries
+    assert not torch.allclose(sure, unsure, atol=0.1)
+    at_one = attention(tokens, weight, later)[0]
+    attention.doubt = 0.01
+    torch.testing.assert_close(attention(tokens, weight, later)[0], at_one)
+
+
 def test_tokens_without_foreground_do_not_count() -> None:
     torch.manual_seed(0)
     attention = SlotAttention(slots=3, width=8, iterations=3)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from perception.things import LEAST, SPREAD, Things, coherence, colours_of, find_things
+from perception.finding import coherence, find_things
+from perception.things import LEAST, SPREAD, Things, colours_of
 from tests.perception.film import BLUE, CYAN, ORANGE, RED, SIZE, WHITE, Film, Square, draw, places
 
 
