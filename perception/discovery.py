@@ -172,10 +172,10 @@ def discovery_loss(
     alpha = model.foreground(images)[0]
     shares = model.things(images, alpha) if shares is None else shares
     if recolouring is None:
-        sight = model.see(images, slots, is_first)
+        sight = model.see(images, slots, is_first, adopt=False)
         return slot_loss(sight, shares, images), sight.slots.detach()
     images = recolouring.paint(images, shares)
-    sight = model.see(images, slots, is_first)
+    sight = model.see(images, slots, is_first, adopt=False)
     shares = shares * (sight.alpha / alpha.clamp(min=1e-3)).clamp(max=1.0).unsqueeze(1)  # what now looks like the background cannot be seen
     missing = is_first if lost is None else lost
     return slot_loss(sight, shares, images, lambda cost: recolouring.seat(cost, missing)), sight.slots.detach()

@@ -10,19 +10,24 @@ from torch import Tensor, nn
 
 from perception.gru import GRUCell
 
+ALIKE = 0.12
+"""Distance below which two strange colours, as `perception.things.colours_of`, are one."""
+WORTH = 3.0
+"""Tokens from which they are a thing."""
+CERTAIN = 20.0
+"""Logit of a token that is given to a slot; less that, of it in the others."""
+
 
 class SlotAttention(nn.Module):
     """Slots compete for foreground tokens: attention is normalised over slots, then a mean over tokens weighted by foreground.
 
     Every slot has its own learned query, so that slots keep their order; the last iteration starts from detached slots, with the
-    gradient passed straight through to the queries. doubt: tokens' worth of it in all iterations but the last, which has one: a slot
-    that sees nothing takes in nothing, rather than the leavings of its neighbours. With little doubt it first looks at these, and finds
-    a thing in colours that are nobody's.
+    gradient passed straight through to the queries.
     """
 
-    def __init__(self, slots: int, width: int, iterations: int, doubt: float = 1.0) -> None:
+    def __init__(self, slots: int, width: int, iterations: int) -> None:
         super().__init__()
-        self.iterations, self.doubt = iterations, doubt
+        self.iterations = iterations
         self.queries = nn.Parameter(torch.randn(slots, width))
         self.norm_tokens = nn.LayerNorm(width)
         self.norm_slots = nn.LayerNorm(width)
@@ -53,15 +58,53 @@ class SlotAttention(nn.Module):
                 first = None if previous is None or is_first is None else is_first.view(-1, 1, 1)
                 start = start if first is None else torch.where(first, queries, start)
                 for _ in range(self.iterations - 1):
-                    refined = self._iterate(start, keys, values, weight, self.doubt)[0]
+                    refined = self._iterate(start, keys, values, weight)[0]
                     start = refined if first is None else torch.where(first, refined, start)
         return self._iterate(start.detach() + queries - queries.detach(), keys, values, weight)
 
-    def _iterate(self, slots: Tensor, keys: Tensor, values: Tensor, weight: Tensor, doubt: float = 1.0) -> tuple[Tensor, Tensor]:
+    def _iterate(self, slots: Tensor, keys: Tensor, values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         # Slots share all weights: without its query beside it, a slot carried for long forgets which one it is.
         q = self.to_query(self.norm_slots(slots + self.queries)) * slots.shape[-1] ** -0.5
         logits = q @ keys.transpose(1, 2)  # (B, K, L)
         attention = logits.softmax(dim=1) * weight.unsqueeze(1)
-        attention = attention / (attention.sum(dim=2, keepdim=True) + doubt)
+        return self._update(slots, attention, values), logits
+
+    def _update(self, slots: Tensor, attention: Tensor, values: Tensor) -> Tensor:
+        # One token's worth of doubt: a slot that sees nothing takes in nothing, rather than the leavings of its neighbours.
+        attention = attention / (attention.sum(dim=2, keepdim=True) + 1.0)
         slots = self.cell(self.cell.input(attention @ values), slots)
-        return slots + self.refine(slots), logits
+        return slots + self.refine(slots)
+
+    def adopt(
+        self,
+        slots: Tensor,
+        logits: Tensor,
+        tokens: Tensor,
+        weight: Tensor,
+        strange: Tensor,
+        colours: Tensor,
+        previous: Tensor | None = None,
+        is_first: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Let idle slots see things of strange colours: slots (B, K, D) and logits (B, K, L) as `forward` gives them, and takes its other
+        arguments, where strange (B, L) is the share of each token that has the colours (B, L, 3) of no known thing, which `weight` leaves
+        out. Tokens of one strange colour are one thing, and go to the idle slot that they change least: the one that saw them before.
+        """
+        values = self.to_value(self.norm_tokens(tokens))
+        queries = self.queries.expand_as(slots)
+        before = queries if previous is None else previous.detach()
+        before = before if previous is None or is_first is None else torch.where(is_first.view(-1, 1, 1), queries, before)
+        idle = (logits.softmax(dim=1) * weight.unsqueeze(1)).sum(dim=2) < 1.0  # (B, K)
+        left = strange
+        for _ in range(slots.shape[1]):
+            seed = left.argmax(dim=1).view(-1, 1, 1).expand(-1, 1, 3)
+            alike = (colours - colours.gather(1, seed)).square().sum(dim=2) < ALIKE**2
+            thing = left * alike  # (B, L)
+            adopted = self._update(before, thing.unsqueeze(1).expand_as(logits), values)
+            change = (adopted - before).square().sum(dim=2).masked_fill(~idle, torch.inf)
+            takes = (thing.sum(dim=1) >= WORTH).unsqueeze(1) & idle & (change == change.amin(dim=1, keepdim=True))
+            slots = torch.where(takes.unsqueeze(2), adopted, slots)
+            inside = (thing > weight).unsqueeze(1) & takes.any(dim=1).view(-1, 1, 1)
+            logits = torch.where(inside, torch.where(takes.unsqueeze(2), CERTAIN, -CERTAIN), logits)
+            idle, left = idle & ~takes, torch.where(alike, 0.0, left)
+        return slots, logits

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from perception.background import as_images, foreground_alpha, nearest_background
 from perception.decoder import Decoded, MaskDecoder
 from perception.slot_attention import SlotAttention
-from perception.things import Things
+from perception.things import Things, colours_of
 
 FORMAT = "vis-rpg slot model 2"
 
@@ -38,8 +38,6 @@ class SlotConfig:
     """(H, W), even."""
     iterations: int = 3
     """Of slot attention on an episode's first frame."""
-    doubt: float = 1.0
-    """Tokens' worth of doubt in them, but the last (`SlotAttention`)."""
     backgrounds: int = 1
     """Empty scenes that the camera knows (a task's variants)."""
     parts: int = 1
@@ -109,7 +107,7 @@ class SlotModel(nn.Module):
         self.config = config
         self.grid = (height // 2, width // 2)
         self.encoder = FrameEncoder(config.channels, config.width, self.grid)
-        self.attention = SlotAttention(config.slots, config.width, config.iterations, config.doubt)
+        self.attention = SlotAttention(config.slots, config.width, config.iterations)
         self.decoder = MaskDecoder(config.width, config.fine)
         empty = torch.zeros(config.backgrounds, height, width, 3, dtype=torch.uint8) if backgrounds is None else backgrounds
         self.register_buffer("backgrounds", empty)
@@ -131,15 +129,25 @@ class SlotModel(nn.Module):
         background = nearest_background(images, as_images(self.backgrounds))
         return foreground_alpha(images, background, self.config.threshold, self.config.softness), background
 
-    def see(self, images: Tensor, previous: Tensor | None = None, is_first: Tensor | None = None) -> Sight:
-        """`forward`, on images (B, 3, H, W) in [0, 1]."""
+    def see(self, images: Tensor, previous: Tensor | None = None, is_first: Tensor | None = None, adopt: bool = True) -> Sight:
+        """`forward`, on images (B, 3, H, W) in [0, 1]. adopt: whether slots that see nothing else see things of colours never seen."""
         alpha, background = self.foreground(images)
         seen = torch.cat([images - 0.5, images - background], dim=1)
         tokens = self.encoder(seen)
-        weight = alpha.unflatten(1, (self.grid[0], 2)).unflatten(3, (self.grid[1], 2)).mean(dim=(2, 4))
-        slots, logits = self.attention(tokens, weight.flatten(1), previous, is_first)
+        strange = alpha * self.things.strange(images) if adopt else torch.zeros_like(alpha)
+        weight = self._on_grid(alpha - strange).flatten(1)
+        slots, logits = self.attention(tokens, weight, previous, is_first)
+        if adopt:
+            share = self._on_grid(strange)
+            colours = self._on_grid(colours_of(images) * strange.unsqueeze(1)) / share.clamp(min=1e-6).unsqueeze(1)
+            colours = colours.flatten(2).transpose(1, 2)
+            slots, logits = self.attention.adopt(slots, logits, tokens, weight, share.flatten(1), colours, previous, is_first)
         decoded = self.decoder(slots, logits.unflatten(2, self.grid), alpha, background, seen)
         return Sight(slots, self.locate(decoded.masks), decoded, alpha)
+
+    def _on_grid(self, pixels: Tensor) -> Tensor:
+        """Means over the cells of the token grid: (..., H, W) -> (..., h, w)."""
+        return pixels.unflatten(-2, (self.grid[0], 2)).unflatten(-1, (self.grid[1], 2)).mean(dim=(-3, -1))
 
     def locate(self, masks: Tensor) -> Tensor:
         """Centroid, area and presence (B, K, 4) of masks (B, K, H, W); an empty mask lies at the centre."""

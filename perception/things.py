@@ -37,6 +37,8 @@ OFTEN = 0.15
 """Probability that a pixel of a shared part belongs to a thing from which that colour is one of the thing's."""
 SUCH = 0.15
 """Distance from a thing's colours below which a speck may be its own."""
+STRANGE = 0.2
+"""Distance from all parts from which a colour is one that was never seen."""
 RARE = 1e-3
 """Least probability that a pixel of a shared part belongs to a thing."""
 ROUNDS = 6
@@ -82,6 +84,12 @@ class Things(nn.Module):
             .argmin(dim=2)
             .view(pixels.shape[:3])
         )
+
+    def strange(self, images: Tensor) -> Tensor:
+        """Which pixels of images (B, 3, H, W) have the colour of no part: (B, H, W) bool."""
+        pixels = colours_of(images).permute(0, 2, 3, 1).flatten(1, 2)
+        apart = torch.cdist(pixels, self.colours.expand(len(images), -1, -1), compute_mode=EXACT)
+        return (apart.amin(dim=2) > STRANGE).view(len(images), *images.shape[2:])
 
     @torch.no_grad()
     def forward(self, images: Tensor, foreground: Tensor) -> Tensor:

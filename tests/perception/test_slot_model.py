@@ -80,20 +80,6 @@ def test_a_first_frame_takes_all_iterations_and_a_later_one_a_single_one() -> No
     torch.testing.assert_close(attention(tokens, weight)[0], slots)
 
 
-def test_with_little_doubt_a_slot_looks_at_leavings_in_all_iterations_but_the_last() -> None:
-    torch.manual_seed(0)
-    attention = SlotAttention(slots=3, width=8, iterations=3, doubt=0.01)
-    tokens, weight = torch.randn(2, 10, 8), torch.full((2, 10), 0.01)
-    queries, later = attention.queries.expand(2, -1, -1), torch.randn(2, 3, 8)
-    sure = attention(tokens, weight)[0] - queries
-    attention.doubt = 1.0
-    unsure = attention(tokens, weight)[0] - queries
-    assert not torch.allclose(sure, unsure, atol=0.1)
-    at_one = attention(tokens, weight, later)[0]
-    attention.doubt = 0.01
-    torch.testing.assert_close(attention(tokens, weight, later)[0], at_one)
-
-
 def test_tokens_without_foreground_do_not_count() -> None:
     torch.manual_seed(0)
     attention = SlotAttention(slots=3, width=8, iterations=3)
@@ -102,6 +88,39 @@ def test_tokens_without_foreground_do_not_count() -> None:
     changed = tokens.clone()
     changed[:, 6:] += torch.randn(2, 4, 8)
     torch.testing.assert_close(attention(tokens, weight)[0], attention(changed, weight)[0])
+
+
+def test_a_thing_of_strange_colours_goes_to_the_idle_slot_that_it_changes_least() -> None:
+    torch.manual_seed(0)
+    attention = SlotAttention(slots=3, width=8, iterations=2)
+    tokens = torch.randn(1, 20, 8)
+    logits = torch.tensor([8.0, -8.0, -8.0]).view(1, 3, 1).expand(1, 3, 20)  # slots 1 and 2 are idle
+    weight, strange, colours = torch.ones(1, 20), torch.zeros(1, 20), torch.rand(1, 20, 3)
+    slots = torch.randn(1, 3, 8)
+    for one, other in zip(attention.adopt(slots, logits, tokens, weight, strange, colours), (slots, logits), strict=True):
+        assert torch.equal(one, other), "nothing is strange"
+    weight[:, 5:10], strange[:, 5:10] = 0.0, 1.0
+    colours[:, 5:10] = torch.tensor([0.9, 0.1, 0.1])
+    thing = torch.zeros(1, 3, 20)
+    thing[..., 5:10] = 1.0
+    values = attention.to_value(attention.norm_tokens(tokens))
+    saw = torch.randn(1, 3, 8)
+    for _ in range(50):
+        saw = attention._update(saw, thing, values)  # what a slot comes to that sees it for long
+    for holder in (1, 2):
+        previous = torch.randn(1, 3, 8)
+        previous[:, holder] = saw[:, holder]
+        now, given = attention.adopt(slots, logits, tokens, weight, strange, colours, previous)
+        torch.testing.assert_close(now[:, holder], attention._update(previous, thing, values)[:, holder])
+        assert torch.equal(now[:, [0, 3 - holder]], slots[:, [0, 3 - holder]])
+        assert (given[:, :, 5:10].argmax(dim=1) == holder).all() and torch.equal(given[:, :, 10:], logits[:, :, 10:])
+        anew = attention.adopt(slots, logits, tokens, weight, strange, colours, previous, torch.tensor([True]))[0]
+        torch.testing.assert_close(anew, attention.adopt(slots, logits, tokens, weight, strange, colours)[0])
+    colours[:, 8:10] = torch.tensor([0.1, 0.9, 0.1])  # two colours: three tokens are a thing, two are none
+    given = attention.adopt(slots, logits, tokens, weight, strange, colours)[1]
+    assert (given != logits).any(dim=1).squeeze().nonzero().flatten().tolist() == [5, 6, 7]
+    busy = torch.zeros(1, 3, 20)
+    assert torch.equal(attention.adopt(slots, busy, tokens, weight, strange, colours)[1], busy), "no slot is idle"
 
 
 def test_queries_and_encoder_learn_although_iterations_are_cut(model: SlotModel) -> None:
@@ -176,12 +195,12 @@ def test_only_fine_channels_tell_the_pixels_of_a_cell_apart(fine: int) -> None:
     model = SlotModel(replace(SMALL, slots=2, fine=fine))
     frames = torch.zeros(1, 16, 24, 3, dtype=torch.uint8)
     frames[:, :, 0::2, 0], frames[:, :, 1::2, 2] = 200, 200
-    odd = torch.arange(24) % 2 == 1
+    images, odd = frames.permute(0, 3, 1, 2) / 255, torch.arange(24) % 2 == 1
     shares = torch.stack([~odd, odd]).float().view(1, 2, 1, 24).expand(1, 2, 16, 24)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(100):
         optimizer.zero_grad()
-        slot_loss(model(frames), shares, frames.permute(0, 3, 1, 2) / 255).backward()
+        slot_loss(model.see(images, adopt=False), shares, images).backward()
         optimizer.step()
-    own = (model(frames).decoded.masks * shares).sum() / shares.sum()
+    own = (model.see(images, adopt=False).decoded.masks * shares).sum() / shares.sum()
     assert own > 0.95 if fine else own < 0.6
