@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from perception.gru import GRUCell
 
-ALIKE = 0.12
-"""Distance below which two strange colours, as `perception.things.colours_of`, are one."""
+ALIKE = 0.15
+"""Distance in the RGB cube of side 1 below which two strange colours are one."""
 WORTH = 3.0
 """Tokens from which they are a thing."""
 CERTAIN = 20.0
@@ -40,7 +40,12 @@ class SlotAttention(nn.Module):
         self.refine = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
 
     def forward(
-        self, tokens: Tensor, weight: Tensor, previous: Tensor | None = None, is_first: Tensor | None = None
+        self,
+        tokens: Tensor,
+        weight: Tensor,
+        previous: Tensor | None = None,
+        is_first: Tensor | None = None,
+        strange: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Slots (B, K, D) and attention logits (B, K, L) of tokens (B, L, D) with foreground weight (B, L).
 
@@ -48,6 +53,8 @@ class SlotAttention(nn.Module):
         `previous` is given. A first frame takes all iterations from the queries, a later one a single iteration from `previous`.
         Mixed rows run all iterations with static shapes and later rows keep their slots until the last: the iterations cost
         little beside the encoder, and nothing has to wait for the value of `is_first`.
+        strange: (B, L) the share of each token that has colours of no known thing, which `weight` leaves out, and (B, L, 3) these colours,
+        in [0, 1]; idle slots see such things.
         """
         tokens = self.norm_tokens(tokens)
         keys, values = self.to_key(tokens), self.to_value(tokens)
@@ -60,7 +67,9 @@ class SlotAttention(nn.Module):
                 for _ in range(self.iterations - 1):
                     refined = self._iterate(start, keys, values, weight)[0]
                     start = refined if first is None else torch.where(first, refined, start)
-        return self._iterate(start.detach() + queries - queries.detach(), keys, values, weight)
+        start = start.detach()
+        slots, logits = self._iterate(start + queries - queries.detach(), keys, values, weight)
+        return (slots, logits) if strange is None else self._adopt(slots, logits, start, values, weight, *strange)
 
     def _iterate(self, slots: Tensor, keys: Tensor, values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         # Slots share all weights: without its query beside it, a slot carried for long forgets which one it is.
@@ -75,30 +84,17 @@ class SlotAttention(nn.Module):
         slots = self.cell(self.cell.input(attention @ values), slots)
         return slots + self.refine(slots)
 
-    def adopt(
-        self,
-        slots: Tensor,
-        logits: Tensor,
-        tokens: Tensor,
-        weight: Tensor,
-        strange: Tensor,
-        colours: Tensor,
-        previous: Tensor | None = None,
-        is_first: Tensor | None = None,
+    def _adopt(
+        self, slots: Tensor, logits: Tensor, before: Tensor, values: Tensor, weight: Tensor, strange: Tensor, colours: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Let idle slots see things of strange colours: slots (B, K, D) and logits (B, K, L) as `forward` gives them, and takes its other
-        arguments, where strange (B, L) is the share of each token that has the colours (B, L, 3) of no known thing, which `weight` leaves
-        out. Tokens of one strange colour are one thing, and go to the idle slot that they change least: the one that saw them before.
+        """Let idle slots see what is strange: slots and logits after the last iteration, which began from the slots `before`, as they
+        are then. Tokens of one strange colour are one thing, and go to the idle slot that they change least: the one that saw them before.
         """
-        values = self.to_value(self.norm_tokens(tokens))
-        queries = self.queries.expand_as(slots)
-        before = queries if previous is None else previous.detach()
-        before = before if previous is None or is_first is None else torch.where(is_first.view(-1, 1, 1), queries, before)
         idle = (logits.softmax(dim=1) * weight.unsqueeze(1)).sum(dim=2) < 1.0  # (B, K)
         left = strange
         for _ in range(slots.shape[1]):
-            seed = left.argmax(dim=1).view(-1, 1, 1).expand(-1, 1, 3)
-            alike = (colours - colours.gather(1, seed)).square().sum(dim=2) < ALIKE**2
+            seed = colours.gather(1, left.argmax(dim=1).view(-1, 1, 1).expand(-1, 1, 3))
+            alike = torch.cdist(colours, seed).squeeze(2) < ALIKE
             thing = left * alike  # (B, L)
             adopted = self._update(before, thing.unsqueeze(1).expand_as(logits), values)
             change = (adopted - before).square().sum(dim=2).masked_fill(~idle, torch.inf)

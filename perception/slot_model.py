@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from perception.background import as_images, foreground_alpha, nearest_background
 from perception.decoder import Decoded, MaskDecoder
 from perception.slot_attention import SlotAttention
-from perception.things import Things, colours_of
+from perception.things import Things
 
 FORMAT = "vis-rpg slot model 2"
 
@@ -135,13 +135,12 @@ class SlotModel(nn.Module):
         seen = torch.cat([images - 0.5, images - background], dim=1)
         tokens = self.encoder(seen)
         strange = alpha * self.things.strange(images) if adopt else torch.zeros_like(alpha)
-        weight = self._on_grid(alpha - strange).flatten(1)
-        slots, logits = self.attention(tokens, weight, previous, is_first)
+        unknown = None
         if adopt:
             share = self._on_grid(strange)
-            colours = self._on_grid(colours_of(images) * strange.unsqueeze(1)) / share.clamp(min=1e-6).unsqueeze(1)
-            colours = colours.flatten(2).transpose(1, 2)
-            slots, logits = self.attention.adopt(slots, logits, tokens, weight, share.flatten(1), colours, previous, is_first)
+            colours = self._on_grid(images * strange.unsqueeze(1)) / share.clamp(min=1e-6).unsqueeze(1)
+            unknown = share.flatten(1), colours.flatten(2).transpose(1, 2)
+        slots, logits = self.attention(tokens, self._on_grid(alpha - strange).flatten(1), previous, is_first, unknown)
         decoded = self.decoder(slots, logits.unflatten(2, self.grid), alpha, background, seen)
         return Sight(slots, self.locate(decoded.masks), decoded, alpha)
 

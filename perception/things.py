@@ -37,8 +37,8 @@ OFTEN = 0.15
 """Probability that a pixel of a shared part belongs to a thing from which that colour is one of the thing's."""
 SUCH = 0.15
 """Distance from a thing's colours below which a speck may be its own."""
-STRANGE = 0.2
-"""Distance from all parts from which a colour is one that was never seen."""
+STRANGE, LEVELS = 0.2, 64
+"""Distance from all parts from which a colour is one that was never seen; levels of each primary for which that is written down."""
 RARE = 1e-3
 """Least probability that a pixel of a shared part belongs to a thing."""
 ROUNDS = 6
@@ -75,6 +75,11 @@ class Things(nn.Module):
                 likeness[thing] = -LIKE * torch.cdist(self.colours, own).min(dim=1).values
         self.register_buffer("likeness", likeness)
         self.likeness: Tensor
+        self.register_buffer("never_seen", torch.zeros(LEVELS**3, dtype=torch.bool), persistent=False)
+        self.never_seen: Tensor
+        """Whether colours are strange, over a grid of the RGB cube."""
+        self.tabulate()
+        self.register_load_state_dict_post_hook(lambda things, _: things.tabulate())
 
     def parts(self, images: Tensor) -> Tensor:
         """The part nearest in colour to each pixel of (B, 3, H, W): (B, H, W)."""
@@ -86,10 +91,16 @@ class Things(nn.Module):
         )
 
     def strange(self, images: Tensor) -> Tensor:
-        """Which pixels of images (B, 3, H, W) have the colour of no part: (B, H, W) bool."""
-        pixels = colours_of(images).permute(0, 2, 3, 1).flatten(1, 2)
-        apart = torch.cdist(pixels, self.colours.expand(len(images), -1, -1), compute_mode=EXACT)
-        return (apart.amin(dim=2) > STRANGE).view(len(images), *images.shape[2:])
+        """Which pixels of images (B, 3, H, W) in [0, 1] have the colour of no part: (B, H, W) bool."""
+        red, green, blue = (images * (LEVELS - 1) + 0.5).long().unbind(dim=1)
+        return self.never_seen[(red * LEVELS + green) * LEVELS + blue]
+
+    @torch.no_grad()
+    def tabulate(self) -> None:
+        """Write down which colours are strange, so that `strange` need not compare each pixel with all parts."""
+        levels = torch.linspace(0, 1, LEVELS, device=self.colours.device)
+        cube = colours_of(torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, 1, -1)).flatten(2)[0].T
+        self.never_seen.copy_(torch.cdist(cube, self.colours, compute_mode=EXACT).amin(dim=1) > STRANGE)
 
     @torch.no_grad()
     def forward(self, images: Tensor, foreground: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from perception.discovery import slot_loss
 from perception.slot_attention import SlotAttention
 from perception.slot_model import FORMAT, SlotConfig, SlotModel, pixel_places
+from perception.things import colours_of
 
 SMALL = SlotConfig(slots=3, width=8, channels=8, frame_size=(16, 24))
 
@@ -93,34 +94,47 @@ def test_tokens_without_foreground_do_not_count() -> None:
 def test_a_thing_of_strange_colours_goes_to_the_idle_slot_that_it_changes_least() -> None:
     torch.manual_seed(0)
     attention = SlotAttention(slots=3, width=8, iterations=2)
-    tokens = torch.randn(1, 20, 8)
     logits = torch.tensor([8.0, -8.0, -8.0]).view(1, 3, 1).expand(1, 3, 20)  # slots 1 and 2 are idle
+    slots, values, before = torch.randn(1, 3, 8), torch.randn(1, 20, 8), torch.randn(1, 3, 8)
     weight, strange, colours = torch.ones(1, 20), torch.zeros(1, 20), torch.rand(1, 20, 3)
-    slots = torch.randn(1, 3, 8)
-    for one, other in zip(attention.adopt(slots, logits, tokens, weight, strange, colours), (slots, logits), strict=True):
-        assert torch.equal(one, other), "nothing is strange"
+    known = attention._adopt(slots, logits, before, values, weight, strange, colours)
+    assert torch.equal(known[0], slots) and torch.equal(known[1], logits)
     weight[:, 5:10], strange[:, 5:10] = 0.0, 1.0
     colours[:, 5:10] = torch.tensor([0.9, 0.1, 0.1])
-    thing = torch.zeros(1, 3, 20)
-    thing[..., 5:10] = 1.0
-    values = attention.to_value(attention.norm_tokens(tokens))
+    thing = strange.unsqueeze(1).expand(1, 3, 20)
     saw = torch.randn(1, 3, 8)
     for _ in range(50):
         saw = attention._update(saw, thing, values)  # what a slot comes to that sees it for long
     for holder in (1, 2):
-        previous = torch.randn(1, 3, 8)
-        previous[:, holder] = saw[:, holder]
-        now, given = attention.adopt(slots, logits, tokens, weight, strange, colours, previous)
-        torch.testing.assert_close(now[:, holder], attention._update(previous, thing, values)[:, holder])
+        held = before.clone()
+        held[:, holder] = saw[:, holder]
+        now, given = attention._adopt(slots, logits, held, values, weight, strange, colours)
+        torch.testing.assert_close(now[:, holder], attention._update(held, thing, values)[:, holder])
         assert torch.equal(now[:, [0, 3 - holder]], slots[:, [0, 3 - holder]])
         assert (given[:, :, 5:10].argmax(dim=1) == holder).all() and torch.equal(given[:, :, 10:], logits[:, :, 10:])
-        anew = attention.adopt(slots, logits, tokens, weight, strange, colours, previous, torch.tensor([True]))[0]
-        torch.testing.assert_close(anew, attention.adopt(slots, logits, tokens, weight, strange, colours)[0])
     colours[:, 8:10] = torch.tensor([0.1, 0.9, 0.1])  # two colours: three tokens are a thing, two are none
-    given = attention.adopt(slots, logits, tokens, weight, strange, colours)[1]
+    given = attention._adopt(slots, logits, before, values, weight, strange, colours)[1]
     assert (given != logits).any(dim=1).squeeze().nonzero().flatten().tolist() == [5, 6, 7]
     busy = torch.zeros(1, 3, 20)
-    assert torch.equal(attention.adopt(slots, busy, tokens, weight, strange, colours)[1], busy), "no slot is idle"
+    assert torch.equal(attention._adopt(slots, busy, before, values, weight, strange, colours)[1], busy), "no slot is idle"
+
+
+def test_what_is_strange_moves_no_slot_but_an_idle_one_and_training_leaves_it_out(model: SlotModel) -> None:
+    """A model that knows only the floor's colour: all else is strange."""
+    frames = torch.zeros(1, 16, 24, 3, dtype=torch.uint8)
+    model.backgrounds.zero_()
+    frames[:, 2:10, 2:10, 0] = 250
+    model.things.colours.zero_()
+    model.things.tabulate()
+    images = frames.permute(0, 3, 1, 2) / 255
+    assert torch.equal(model.things.strange(images)[0], frames[0, ..., 0] > 0)
+    masks, usual = model.see(images).decoded.masks, model.see(images, adopt=False).decoded.masks
+    assert masks[0, :, 4:8, 4:8].amax(dim=0).min() > 0.99, "one slot has it whole"
+    assert not torch.allclose(masks, usual)
+    model.things.colours[0] = colours_of(images[:, :, 4:5, 4:5]).flatten()
+    model.things.tabulate()
+    assert not model.things.strange(images)[frames[..., 0] > 0].any()
+    torch.testing.assert_close(model.see(images).decoded.masks, usual)
 
 
 def test_queries_and_encoder_learn_although_iterations_are_cut(model: SlotModel) -> None:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from perception.finding import coherence, find_things
-from perception.things import LEAST, SPREAD, Things, colours_of
+from perception.things import LEAST, SPREAD, STRANGE, Things, colours_of
 from tests.perception.film import BLUE, CYAN, ORANGE, RED, SIZE, WHITE, Film, Square, draw, places
 
 
@@ -227,3 +227,16 @@ def test_what_is_joined_rigidly_is_one_thing_whatever_its_colours(jitter: int) -
     hoop = board + [0, 6] + np.random.default_rng(2).integers(-jitter, jitter + 1, (len(board), 1)) * [1, 0]
     film = draw([Square(WHITE, board, side=6), Square(RED, np.maximum(hoop, 0), side=6), Square(CYAN, places(1), side=3)])
     assert len(set(holders(look(film, most=1), film)[:2])) == (2 if jitter else 1)
+
+
+def test_strange_are_colours_far_from_those_of_all_parts() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(3, 3, 16, 16)
+    things = Things(colours_of(torch.rand(1, 3, 1, 4))[0, :, 0].T, torch.zeros(4, dtype=torch.int64), 1)
+    apart = torch.cdist(colours_of(images).permute(0, 2, 3, 1), things.colours).amin(dim=-1)
+    clear = (apart - STRANGE).abs() > 0.03  # it is told on a grid of colours
+    assert torch.equal(things.strange(images)[clear], (apart > STRANGE)[clear])
+    assert 0.1 < things.strange(images).float().mean() < 0.9
+    other = Things(torch.rand(4, 3), torch.zeros(4, dtype=torch.int64), 1)
+    other.load_state_dict(things.state_dict())
+    assert torch.equal(other.strange(images), things.strange(images)), "loaded with the colours"
