@@ -134,13 +134,14 @@ class SlotModel(nn.Module):
         alpha, background = self.foreground(images)
         seen = torch.cat([images - 0.5, images - background], dim=1)
         tokens = self.encoder(seen)
-        strange = alpha * self.things.strange(images) if adopt else torch.zeros_like(alpha)
-        unknown = None
+        known, unknown = alpha, None
         if adopt:
+            strange = alpha * self.things.strange(images)
+            known = alpha - strange
             share = self._on_grid(strange)
             colours = self._on_grid(images * strange.unsqueeze(1)) / share.clamp(min=1e-6).unsqueeze(1)
             unknown = share.flatten(1), colours.flatten(2).transpose(1, 2)
-        slots, logits = self.attention(tokens, self._on_grid(alpha - strange).flatten(1), previous, is_first, unknown)
+        slots, logits = self.attention(tokens, self._on_grid(known).flatten(1), previous, is_first, unknown)
         decoded = self.decoder(slots, logits.unflatten(2, self.grid), alpha, background, seen)
         return Sight(slots, self.locate(decoded.masks), decoded, alpha)
 

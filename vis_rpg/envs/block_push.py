@@ -22,8 +22,6 @@ SPEED = 4.0
 """Speed of the pusher along an axis at action 1, in units per second."""
 STEP = 0.08
 """Seconds of one control step: 8 substeps of 0.01 s."""
-SIDE = 0.4
-"""Of a block; the pusher is as wide."""
 NEAR = 0.2
 """A block is at its goal if its centre is strictly closer than this."""
 NAMES = ("pusher", "green", "blue")
