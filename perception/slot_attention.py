@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from perception.gru import GRUCell
+from perception.things import EXACT
 
 ALIKE = 0.15
 """Distance in the RGB cube of side 1 below which two strange colours are one."""
@@ -94,7 +95,7 @@ class SlotAttention(nn.Module):
         left = strange
         for _ in range(slots.shape[1]):
             seed = colours.gather(1, left.argmax(dim=1).view(-1, 1, 1).expand(-1, 1, 3))
-            alike = torch.cdist(colours, seed).squeeze(2) < ALIKE
+            alike = torch.cdist(colours, seed, compute_mode=EXACT).squeeze(2) < ALIKE
             thing = left * alike  # (B, L)
             adopted = self._update(before, thing.unsqueeze(1).expand_as(logits), values)
             change = (adopted - before).square().sum(dim=2).masked_fill(~idle, torch.inf)
