@@ -85,6 +85,7 @@ def find_things(
     things.fit(images[few], foreground[few].float())
     if moved is not None and joints:
         things.find_joints(images[few], foreground[few].float(), moved[few])
+    things.tabulate()
     return things
 
 

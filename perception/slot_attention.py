@@ -19,6 +19,11 @@ CERTAIN = 20.0
 """Logit of a token that is given to a slot; less that, of it in the others."""
 
 
+def straight_through(start: Tensor, queries: Tensor) -> Tensor:
+    """`start`, whose gradient goes to the queries that it came from (Jia et al. 2023)."""
+    return start + queries - queries.detach()
+
+
 class SlotAttention(nn.Module):
     """Slots compete for foreground tokens: attention is normalised over slots, then a mean over tokens weighted by foreground.
 
@@ -69,7 +74,7 @@ class SlotAttention(nn.Module):
                     refined = self._iterate(start, keys, values, weight)[0]
                     start = refined if first is None else torch.where(first, refined, start)
         start = start.detach()
-        slots, logits = self._iterate(start + queries - queries.detach(), keys, values, weight)
+        slots, logits = self._iterate(straight_through(start, queries), keys, values, weight)
         return (slots, logits) if strange is None else self._adopt(slots, logits, start, values, weight, *strange)
 
     def _iterate(self, slots: Tensor, keys: Tensor, values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -77,8 +77,7 @@ class Things(nn.Module):
         self.likeness: Tensor
         self.register_buffer("never_seen", torch.zeros(LEVELS**3, dtype=torch.bool), persistent=False)
         self.never_seen: Tensor
-        """Whether colours are strange, over a grid of the RGB cube."""
-        self.tabulate()
+        """Whether colours are strange, over a grid of the RGB cube; none is before `tabulate`."""
         self.register_load_state_dict_post_hook(lambda things, _: things.tabulate())
 
     def parts(self, images: Tensor) -> Tensor:

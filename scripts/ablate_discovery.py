@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from discover_objects import HELD_OUT, PAGE, check, collect, hardware
+from discover_objects import HELD_OUT, LOOKS, OTHERWISE, PAGE, check, collect, collect_otherwise, hardware
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from perception import background, discovery, finding, things
+from perception import background, discovery, finding, slot_attention, things
 from perception.collection import Walks
 from perception.discovery import DiscoveryConfig, discover
 from perception.scores import score
@@ -45,10 +45,13 @@ class Without:
     """module.NAME -> value."""
 
 
-MODULES = {"background": background, "discovery": discovery, "finding": finding, "things": things}
+MODULES = {"background": background, "discovery": discovery, "finding": finding, "slot_attention": slot_attention, "things": things}
+NO_ADOPTION = "no adoption of strange colours"
 ABLATIONS = {
     "everything": Without(),
     "one iteration on first frames": Without(model={"iterations": 1}),
+    "no gradient to queries through iterations": Without(constants={"slot_attention.straight_through": lambda start, queries: start}),
+    "slots never carried in training": Without(constants={"discovery.CARRIED": 1}),
     "masks as coarse as tokens": Without(model={"fine": 0}),
     "no frames in other colours": Without(training={"recoloured": 0.0}),
     "no slots of other rows": Without(training={"confused": 0.0}),
@@ -60,6 +63,7 @@ ABLATIONS = {
     "no price of hue": Without(constants={"finding.HUE": 0.0}),
     "nothing is rigid": Without(constants={"finding.RIGID": 1e-6}),
     "one palette": Without(constants={"finding.PALETTES": 1}),
+    NO_ADOPTION: Without(constants={"things.STRANGE": np.inf}),
 }
 
 
@@ -96,18 +100,22 @@ def figures(config: DictConfig, without: Without, seed: int, frames: Mapping[str
 
 
 def draw(results: Mapping[str, Mapping[int, Any]], title: str) -> Table:
-    """Means over seeds and scenes, with the worst beside each."""
+    """Means over seeds and scenes, with the worst beside each; scenes with other looks in a column of their own."""
     table = Table(title=title)
-    for heading in ("without", *(WORDS[figure] for figure in FIGURES)):
+    for heading in ("without", *(WORDS[figure] for figure in FIGURES), WORDS["fg_ari"] + OTHERWISE):
         table.add_column(heading)
     for name, seeds in results.items():
-        scores = [scene for scenes in seeds.values() for scene in scenes.values()]
-        cells = []
-        for figure in FIGURES:
-            values = [scene[figure] for scene in scores if scene and scene[figure] is not None]
-            cells.append(f"{np.mean(values):.3f} ({min(values):.3f})" if values else "-")
-        table.add_row(name, *cells)
+        scores = [(scene, values) for scenes in seeds.values() for scene, values in scenes.items()]
+        known = [values for scene, values in scores if not scene.endswith(OTHERWISE)]
+        otherwise = [values for scene, values in scores if scene.endswith(OTHERWISE)]
+        table.add_row(name, *(cell(known, figure) for figure in FIGURES), cell(otherwise, "fg_ari"))
     return table
+
+
+def cell(scores: Sequence[Mapping[str, Any] | None], figure: str) -> str:
+    """Mean and worst of what is known of a figure."""
+    values = [values[figure] for values in scores if values and values[figure] is not None]
+    return f"{np.mean(values):.3f} ({min(values):.3f})" if values else "-"
 
 
 def main(config: DictConfig) -> None:
@@ -115,8 +123,9 @@ def main(config: DictConfig) -> None:
     torch.set_num_threads(1)
     out = Path(config.out).with_suffix(".json")
     out.parent.mkdir(parents=True, exist_ok=True)
-    held_out = collect(config, config.held_out, HELD_OUT, truth=True)
-    ablations = {name: without for name, without in ABLATIONS.items() if "joints" not in without.model or config.model.joints}
+    held_out = collect(config, config.held_out, HELD_OUT, truth=True) | collect_otherwise(config, config.held_out, HELD_OUT)
+    nothing = {"no limbs": not config.model.joints, NO_ADOPTION: config.task.name not in LOOKS}
+    ablations = {name: without for name, without in ABLATIONS.items() if not nothing.get(name)}
     results: dict[str, dict[int, Any]] = {name: {} for name in ablations}
     for seed in range(config.seed, config.seed + config.seeds):
         frames = collect(config, config.frames, seed, truth=False)

@@ -233,6 +233,7 @@ def test_strange_are_colours_far_from_those_of_all_parts() -> None:
     torch.manual_seed(0)
     images = torch.rand(3, 3, 16, 16)
     things = Things(colours_of(torch.rand(1, 3, 1, 4))[0, :, 0].T, torch.zeros(4, dtype=torch.int64), 1)
+    things.tabulate()
     apart = torch.cdist(colours_of(images).permute(0, 2, 3, 1), things.colours).amin(dim=-1)
     clear = (apart - STRANGE).abs() > 0.03  # it is told on a grid of colours
     assert torch.equal(things.strange(images)[clear], (apart > STRANGE)[clear])
