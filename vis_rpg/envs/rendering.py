@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import math
 import os
 import sys
 from typing import Any
@@ -103,13 +104,13 @@ class Camera:
     def _outside(self, data: Any) -> np.ndarray:
         """(geoms,) bool: those that lie wholly beside the picture. A robot's meshes there would cost as much as those that are seen."""
         left, right = self._renderer.scene.camera  # of two eyes, whose mean is the camera
-        forward, up = np.array(left.forward, np.float64), np.array(left.up, np.float64)
-        away = data.geom_xpos - (np.array(left.pos, np.float64) + np.array(right.pos, np.float64)) / 2
+        (fx, fy, fz), (ux, uy, uz) = left.forward.tolist(), left.up.tolist()
+        axes = np.array([[fx, ux, fy * uz - fz * uy], [fy, uy, fz * ux - fx * uz], [fz, uz, fx * uy - fy * ux]])
+        along, up, aside = ((data.geom_xpos - (left.pos + right.pos) / 2) @ axes).T
         slope = float(left.frustum_top / left.frustum_near)
-        across = np.abs(away @ np.stack([up, np.cross(forward, up)], 1))  # frames are square: the same slope both ways
-        beyond = (across - slope * (away @ forward)[:, None]) / np.hypot(1.0, slope)
+        beyond = (np.maximum(np.abs(up), np.abs(aside)) - slope * along) / math.hypot(1.0, slope)  # frames are square: one slope both ways
         radius = self._model.geom_rbound
-        return (radius > 0) & (beyond.max(1) > radius * 1.01 + 1e-3)  # planes have no radius
+        return (radius > 0) & (beyond > radius * 1.01 + 1e-3)  # planes have no radius
 
     def geoms(self, data: Any) -> np.ndarray:
         """Which geom each pixel shows, seen through the markers that a model calls sites: (size, size) int, -1 where there is none; of a
