@@ -59,6 +59,8 @@ class Adaptation:
         self.since = self.learned = self.fitted = self.rounds = 0
         self.start = self.cursor = 0
         """Numbers of the rows with which reading again began, and of the next one."""
+        self.loss = torch.tensor(torch.nan)
+        """Of discovery, at its last step."""
 
     def step(self) -> bool:
         """What belongs beside one update; returns whether what is stored has been replaced."""
@@ -87,7 +89,7 @@ class Adaptation:
         at = self._places(numbers)
         previous = self.replay.rows["obs.slots"][self.replay.rows["before"][at]].to(self.device).float()
         is_first = (torch.arange(BATCH) % 2 == 0) | self._begins(numbers, self.replay.first_held)
-        self.learner.learn(self.replay.rows["obs.kept.frame"][at].to(self.device), previous, is_first.to(self.device))
+        self.loss = self.learner.learn(self.replay.rows["obs.kept.frame"][at].to(self.device), previous, is_first.to(self.device))
         self.learned += 1
 
     @torch.no_grad()
@@ -189,6 +191,7 @@ class Adaptation:
         )
         return {
             "counts": {name: getattr(self, name) for name in COUNTS},
+            "loss": self.loss,
             "generator": self.generator.get_state(),
             "weights": {name: module.state_dict() for name, (module, _) in modules.items()},
             "optimizers": {name: optimizer.state_dict()["state"] for name, (_, optimizer) in modules.items()},
@@ -198,6 +201,7 @@ class Adaptation:
         """Continue from `state`."""
         for name, value in state["counts"].items():
             setattr(self, name, value)
+        self.loss = state["loss"]
         restore_generator(self.generator, state["generator"])
         _load(self.learner.model, self.learner.optimizer, state["weights"]["model"], state["optimizers"]["model"])
         if self.rnd is not None:

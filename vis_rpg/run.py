@@ -135,7 +135,9 @@ class Run:
         recent = np.array(self.finished).mean(0) if self.finished else np.full(3, np.nan)
         names = ("return", "success", "success_any")
         standing = {"coverage": self.coverage.value, **dict(zip(names, map(float, recent), strict=True)), "episodes": self.episodes}
-        return standing | ({"perception_rounds": self.adaptation.rounds} if self.adaptation else {})
+        if self.adaptation:
+            standing |= {"perception_rounds": self.adaptation.rounds, "perception_loss": float(self.adaptation.loss)}
+        return standing
 
     # Checkpoints ------------------------------------------------------------------------------------------------------------------------
 
