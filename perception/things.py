@@ -9,12 +9,14 @@ B frames, H and W of a frame, P parts (colours), N things.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import cv2
 import numpy as np
 import torch
 from kornia.color import rgb_to_lab
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 LIGHTNESS = 0.5
@@ -141,22 +143,14 @@ class Things(nn.Module):
         often = self.likeness.exp() > OFTEN
         palettes = [self.colours[(self.owner == thing) | ((self.owner < 0) & often[thing])].cpu().numpy() for thing in range(self.bodies)]
         tidy = labels.copy()
-        for image, lab, new in zip(labels, colours, tidy, strict=True):
-            for thing in range(self.bodies):
-                count, blobs, boxes, _ = cv2.connectedComponentsWithStats((image == thing).astype(np.uint8), connectivity=8)
-                sizes = boxes[:, cv2.CC_STAT_AREA]
-                for blob in range(1, count):
-                    if sizes[blob] > sizes[1:].max() / 2:
-                        continue
-                    speck = blobs == blob
-                    around = image[(cv2.dilate(speck.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0) & ~speck]
-                    touching = np.bincount(around + 1, minlength=self.bodies + 1)[1:]
-                    other = int(touching.argmax())
-                    if touching[other] * 3 < len(around):
-                        continue
-                    apart = np.linalg.norm(lab[speck][:, None] - palettes[other], axis=2).min(axis=1, initial=np.inf).mean()
-                    if apart < SUCH:
-                        new[speck] = other
+        for frame, lab, new in zip(labels, colours, tidy, strict=True):
+            for speck in (speck for thing in range(self.bodies) for speck in _specks(frame == thing)):
+                other = _lies_on(speck, frame)
+                if other is None:
+                    continue
+                apart = np.linalg.norm(lab[speck][:, None] - palettes[other], axis=2).min(axis=1, initial=np.inf).mean()
+                if apart < SUCH:
+                    new[speck] = other
         given = torch.from_numpy(tidy).to(shares.device)
         own = nn.functional.one_hot(given.clamp(min=0), self.bodies).permute(0, 3, 1, 2) * total.unsqueeze(1)
         return torch.where((given == torch.from_numpy(labels).to(shares.device)).unsqueeze(1), shares, own)
@@ -185,6 +179,20 @@ class Things(nn.Module):
         for joint, body in zip(self._joints(), active.argsort(descending=True), strict=False):
             joint.body.copy_(body)
             joint.fit(bodies[mass[:, body] >= 4 * LEAST, body])
+
+
+def _specks(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    """Blobs (H, W) of a mask (H, W) that have at most half of its largest one's pixels."""
+    count, blobs, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    sizes = boxes[1:, cv2.CC_STAT_AREA]
+    return (blobs == blob for blob in range(1, count) if sizes[blob - 1] <= sizes.max() / 2)
+
+
+def _lies_on(speck: NDArray[np.bool_], labels: NDArray[np.int64]) -> int | None:
+    """Which thing has most, and at least a third, of the pixels around a speck (H, W); labels: (H, W), -1 for the background."""
+    around = labels[(cv2.dilate(speck.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0) & ~speck]
+    touching = np.bincount(around + 1)[1:]
+    return int(touching.argmax()) if touching.size and touching.max() * 3 >= len(around) else None
 
 
 def _places(images: Tensor) -> Tensor:

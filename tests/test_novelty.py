@@ -11,6 +11,7 @@ from torch import Tensor
 
 from perception.cnn import CnnPerception
 from perception.state import StatePerception
+from tests.runs import differences, final
 from tests.small import Seen, agent, batch, config
 from vis_rpg.build import make_agent
 from vis_rpg.config import check
@@ -144,7 +145,14 @@ def test_without_objects_none_can_be_scored_alone(words: tuple[str, ...]) -> Non
         make_agent(settings, env)
 
 
-def test_a_run_with_another_novelty_can_be_loaded_and_resumed(tmp_path: Path) -> None:
-    words = (*PUSH, *SMALL, "exploration.novelty=global", f"out={tmp_path}")
-    Trainer(config(*words)).run()
-    assert Trainer(config(*words, "resume=true", "steps=46")).run()[0]["steps"] == 46
+def test_a_run_with_another_novelty_resumes_exactly(tmp_path: Path) -> None:
+    """The frozen network and what replay stores of the novelty come back with the checkpoint."""
+    words = (*PUSH, *SMALL, "exploration.novelty=global", "logger.checkpoint_every=20")
+    Trainer(config(*words, "steps=60", f"out={tmp_path / 'whole'}")).run()
+    for steps, resume in ((46, "false"), (60, "true")):
+        Trainer(config(*words, f"steps={steps}", f"resume={resume}", f"out={tmp_path / 'parts'}")).run()
+    first, second = final(tmp_path / "parts"), final(tmp_path / "whole")
+    for state in (first, second):
+        del state["wall_s"], state["replay"]["spans"], state["visits"]["spans"]
+    assert differences(first, second) == []
+    assert second["replay"] and any("novelty" in name for name in second["agent"])
