@@ -101,10 +101,8 @@ def discover(
     """
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
-    backgrounds = torch.from_numpy(np.stack([estimate_background(clips) for clips in scenes]))
-    things = look_for_things(scenes, backgrounds, slot_config, rng)
-    found = replace(slot_config, backgrounds=len(backgrounds), slots=things.things, parts=len(things.colours), joints=len(things.joints))
-    model = SlotModel(found, backgrounds, things)
+    model = untrained(scenes, slot_config, rng)
+    found = model.config
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: learning_rate_factor(i, config))
     cursors = Cursors(scenes, [_shares(model, clips) for clips in scenes], config.batch, rng)
@@ -122,6 +120,14 @@ def discover(
         schedule.step()
     model.sizes.copy_(typical_sizes(model.eval(), scenes))
     return model
+
+
+def untrained(scenes: Sequence[NDArray[np.uint8]], config: SlotConfig, rng: np.random.Generator) -> SlotModel:
+    """A slot model for scenes as `discover` takes them, that knows their backgrounds and things, and has yet to learn to see these."""
+    backgrounds = torch.from_numpy(np.stack([estimate_background(clips) for clips in scenes]))
+    things = look_for_things(scenes, backgrounds, config, rng)
+    found = replace(config, backgrounds=len(backgrounds), slots=things.things, parts=len(things.colours), joints=len(things.joints))
+    return SlotModel(found, backgrounds, things)
 
 
 @torch.no_grad()

@@ -18,12 +18,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor
 
 from perception import background, discovery, finding, slot_attention, things
 from perception.collection import Walks
-from perception.discovery import DiscoveryConfig, discover
+from perception.decoder import Decoded
+from perception.discovery import DiscoveryConfig
 from perception.scores import score
-from perception.slot_model import SlotConfig
+from perception.slot_model import Sight, SlotConfig, SlotModel
 from perception.summary import WORDS
 from vis_rpg.cli import run
 
@@ -46,8 +48,8 @@ class Without:
 
 
 MODULES = {"background": background, "discovery": discovery, "finding": finding, "slot_attention": slot_attention, "things": things}
-NO_ADOPTION = "no adoption of strange colours"
-ABLATIONS = {
+NO_LIMBS, NO_ADOPTION = "no limbs", "no adoption of strange colours"
+SLOTS = {
     "everything": Without(),
     "one iteration on first frames": Without(model={"iterations": 1}),
     "no gradient to queries through iterations": Without(constants={"slot_attention.straight_through": lambda start, queries: start}),
@@ -55,16 +57,37 @@ ABLATIONS = {
     "masks as coarse as tokens": Without(model={"fine": 0}),
     "no frames in other colours": Without(training={"recoloured": 0.0}),
     "no slots of other rows": Without(training={"confused": 0.0}),
-    "no limbs": Without(model={"joints": 0}),
-    "median as background": Without(constants={"discovery.estimate_background": median}),
-    "nothing painted in": Without(constants={"background.RINGS": 0}),
-    "colours not shared": Without(constants={"finding.SECOND": np.inf}),
-    "specks stay": Without(constants={"things.SUCH": 0.0}),
-    "no price of hue": Without(constants={"finding.HUE": 0.0}),
-    "nothing is rigid": Without(constants={"finding.RIGID": 1e-6}),
-    "one palette": Without(constants={"finding.PALETTES": 1}),
     NO_ADOPTION: Without(constants={"things.STRANGE": np.inf}),
 }
+"""What slots learn by, and what a trained model is worth without it."""
+THINGS = {
+    "everything": Without(),
+    "median as background": Without(constants={"discovery.estimate_background": median}),
+    "nothing painted in": Without(constants={"background.RINGS": 0}),
+    "one palette": Without(constants={"finding.PALETTES": 1}),
+    "no price of colour": Without(constants={"finding.UNLIKE": 0.0, "finding.HUE": 0.0}),
+    "no price of hue": Without(constants={"finding.HUE": 0.0}),
+    "nothing is rigid": Without(constants={"finding.RIGID": 1e-6}),
+    "nothing turns": Without(constants={"finding.TURNING": np.inf}),
+    "colours not shared": Without(constants={"finding.SECOND": np.inf}),
+    "specks stay": Without(constants={"things.SUCH": 0.0}),
+    NO_LIMBS: Without(model={"joints": 0}),
+}
+"""What things are found by, and what they alone are worth without it, before any slot learns to see them."""
+KINDS = {"things alone": THINGS, "slots": SLOTS}
+
+
+class ThingsAlone(SlotModel):
+    """Sees things as they were found: what slots are taught."""
+
+    def __init__(self, model: SlotModel) -> None:
+        super().__init__(model.config, model.backgrounds, model.things)
+
+    def see(self, images: Tensor, previous: Tensor | None = None, is_first: Tensor | None = None, adopt: bool = True) -> Sight:
+        alpha = self.foreground(images)[0]
+        masks = self.things(images, alpha)
+        nothing = images.new_zeros(*masks.shape[:2], self.config.width)
+        return Sight(nothing, self.locate(masks), Decoded(masks, nothing[..., :3], images), alpha)
 
 
 @contextmanager
@@ -81,14 +104,19 @@ def constants(values: Mapping[str, Any]) -> Iterator[None]:
             setattr(*places[name], value)
 
 
-def figures(config: DictConfig, without: Without, seed: int, frames: Mapping[str, Walks], held_out: Mapping[str, Walks]) -> dict[str, Any]:
-    """Scores of a model that is trained without an ingredient, by scene; None where nothing is found at all."""
+def figures(
+    config: DictConfig, kind: str, without: Without, seed: int, frames: Mapping[str, Walks], held_out: Mapping[str, Walks]
+) -> dict[str, Any]:
+    """Scores by scene without an ingredient, of things alone or of a trained model; None where nothing is found at all."""
     scenes = [walks.frames for walks in frames.values()]
     slots = SlotConfig(**{**config.model, **without.model}, frame_size=scenes[0].shape[2:4])
     training = DiscoveryConfig(**{**config.training, **without.training}, seed=seed)
     with constants(without.constants):
         try:
-            model = discover(scenes, slots, training)
+            if kind == "slots":
+                model = discovery.discover(scenes, slots, training)
+            else:
+                model = ThingsAlone(discovery.untrained(scenes, slots, np.random.default_rng(seed)))
         except ValueError:
             return dict.fromkeys(held_out)
         scores = {}
@@ -102,7 +130,8 @@ def figures(config: DictConfig, without: Without, seed: int, frames: Mapping[str
 def draw(results: Mapping[str, Mapping[int, Any]], title: str) -> Table:
     """Means over seeds and scenes, with the worst beside each; scenes with other looks in a column of their own."""
     table = Table(title=title)
-    for heading in ("without", *(WORDS[figure] for figure in FIGURES), WORDS["fg_ari"] + OTHERWISE):
+    table.add_column("without", no_wrap=True)
+    for heading in (*(WORDS[figure] for figure in FIGURES), WORDS["fg_ari"] + OTHERWISE):
         table.add_column(heading)
     for name, seeds in results.items():
         scores = [(scene, values) for scenes in seeds.values() for scene, values in scenes.items()]
@@ -123,16 +152,20 @@ def main(config: DictConfig) -> None:
     torch.set_num_threads(1)
     out = Path(config.out).with_suffix(".json")
     out.parent.mkdir(parents=True, exist_ok=True)
-    held_out = collect(config, config.held_out, HELD_OUT, truth=True) | collect_otherwise(config, config.held_out, HELD_OUT)
-    nothing = {"no limbs": not config.model.joints, NO_ADOPTION: config.task.name not in LOOKS}
-    ablations = {name: without for name, without in ABLATIONS.items() if not nothing.get(name)}
-    results: dict[str, dict[int, Any]] = {name: {} for name in ablations}
+    known = collect(config, config.held_out, HELD_OUT, truth=True)
+    held_out = {"slots": known | collect_otherwise(config, config.held_out, HELD_OUT), "things alone": known}
+    pointless = {NO_LIMBS: not config.model.joints, NO_ADOPTION: config.task.name not in LOOKS}
+    kinds = {kind: {name: without for name, without in KINDS[kind].items() if not pointless.get(name)} for kind in KINDS}
+    results: dict[str, dict[str, dict[int, Any]]] = {kind: {name: {} for name in ablations} for kind, ablations in kinds.items()}
     for seed in range(config.seed, config.seed + config.seeds):
         frames = collect(config, config.frames, seed, truth=False)
-        for name, without in track(ablations.items(), f"leaving out, seed {seed}"):
-            results[name][seed] = figures(config, without, seed, frames, held_out)
-            out.write_text(json.dumps({"task": config.task.name, "hardware": hardware(), "results": results}, indent=2) + "\n")
-    Console(width=None if sys.stdout.isatty() else PAGE).print(draw(results, f"{config.task.name}: means (worst) of {config.seeds} seeds"))
+        for kind, ablations in kinds.items():
+            for name, without in track(ablations.items(), f"leaving out, seed {seed}, {kind}"):
+                results[kind][name][seed] = figures(config, kind, without, seed, frames, held_out[kind])
+                out.write_text(json.dumps({"task": config.task.name, "hardware": hardware(), "results": results}, indent=2) + "\n")
+    console = Console(width=None if sys.stdout.isatty() else PAGE)
+    for kind, found in results.items():
+        console.print(draw(found, f"{config.task.name}, {kind}: means (worst) of {config.seeds} seeds"))
     print(f"done: {out}")
 
 

@@ -93,7 +93,7 @@ def test_each_ablation_leaves_out_something_that_exists_and_puts_it_back(monkeyp
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     script = runpy.run_path(str(ROOT / "scripts" / "ablate_discovery.py"))
     usual = SlotConfig(joints=1, fine=16), DiscoveryConfig()
-    for name, without in script["ABLATIONS"].items():
+    for name, without in (ablation for ablations in script["KINDS"].values() for ablation in ablations.items()):
         assert (
             (replace(usual[0], **without.model), replace(usual[1], **without.training)) != usual
             or without.constants
@@ -111,6 +111,9 @@ def test_an_ablation_from_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     assert run_script(monkeypatch, "ablate_discovery", *SMALL, f"out={tmp_path / 'ablation.json'}") == 0
     results = json.loads((tmp_path / "ablation.json").read_text())["results"]
-    assert "no limbs" not in results, "the maze has none"
-    assert all(set(seeds) == {"0"} for seeds in results.values()) and len(results) > 5
+    assert set(results) == {"things alone", "slots"}
+    assert "no limbs" not in results["things alone"], "the maze has none"
+    for ablations in results.values():
+        assert all(set(seeds) == {"0"} for seeds in ablations.values()) and len(ablations) > 5
+    assert results["things alone"]["everything"]["0"]["all"]["ari"] > 0.5, "nobody need learn to see them"
     assert "median as background" in capsys.readouterr().out
