@@ -94,7 +94,8 @@ def _grouped(
 ) -> tuple[NDArray[np.float32], list[list[int]]]:
     """The colours of parts (P, 3), and the groups of parts that are things."""
     nobody = Things(torch.from_numpy(centres), torch.full((len(centres),), -1), 0)
-    labels = torch.where(foreground, nobody.parts(images), -1).numpy()
+    labels = np.full(foreground.shape, -1)
+    labels[foreground.numpy()] = nobody.parts(images.permute(0, 2, 3, 1)[foreground]).numpy()
     mass, centroids = _moments(labels, len(centres))
     own = np.array([not _lies_apart(labels, part) for part in range(len(centres))])
     groups = [group for group in _merged(mass, centroids, centres, own, most, small_least) if mass[:, group].sum(axis=1).mean() >= SMALL]
