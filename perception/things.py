@@ -104,7 +104,8 @@ class Things(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor, foreground: Tensor) -> Tensor:
         """Share of each pixel that belongs to each thing: images (B, 3, H, W) in [0, 1] and foreground (B, H, W) in [0, 1] ->
-        (B, N, H, W), whose sum over things is the foreground, if that is more than SOME. The second limb of a body with a joint comes after all bodies."""
+        (B, N, H, W), whose sum over things is the foreground, where that is more than SOME. The second limb of a body with a joint comes
+        after all bodies."""
         pixels = Pixels(foreground)
         shares = self._without_specks(images, pixels.back(self._bodies(pixels, self.parts(pixels.of(images)))))
         for joint in self._joints():
