@@ -34,6 +34,18 @@ def test_actions_and_length_are_the_papers(make: type, actions: int, length: int
 
 
 @pytest.mark.parametrize("make", [AdroitDoor, AdroitHammer])
+def test_a_decision_is_two_steps_of_the_library(make: type) -> None:
+    env, other = make(), make()
+    env.reset(seed=0)
+    other.reset(seed=0)
+    library = other._env
+    for action in np.random.default_rng(0).uniform(-1, 1, (30, *env.action_space.shape)):
+        env.step(action)
+        library.step(action)
+        assert np.array_equal(env._obs, library.step(action)[0])
+
+
+@pytest.mark.parametrize("make", [AdroitDoor, AdroitHammer])
 def test_coordinates_encoded_are_true_positions_scaled(make: type) -> None:
     env = make()
     env.reset(seed=0)
