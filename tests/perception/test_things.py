@@ -137,6 +137,11 @@ def test_spread_follows_the_size(side: int) -> None:
     assert things.spread[0].item() == pytest.approx(max(SPREAD, ((side**2 - 1) / 12) ** 0.5), rel=1e-3)
 
 
+def test_an_empty_frame_has_nothing() -> None:
+    shares = two_squares(shared=True)(torch.zeros(2, 3, 16, 24), torch.full((2, 16, 24), 1e-5))
+    assert shares.shape == (2, 2, 16, 24) and not shares.any()
+
+
 def test_nothing_in_the_foreground_is_refused() -> None:
     film = draw([Square(RED, places(0))])
     with pytest.raises(ValueError, match="nothing differs from the background"):
