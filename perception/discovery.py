@@ -102,12 +102,11 @@ def discover(
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     model = untrained(scenes, slot_config, rng)
-    found = model.config
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: learning_rate_factor(i, config))
     cursors = Cursors(scenes, [_shares(model, clips) for clips in scenes], config.batch, rng)
-    recolouring = Recolouring(config.batch, found.slots, config.recoloured)
-    slots = torch.zeros(config.batch, found.slots, found.width)
+    recolouring = Recolouring(config.batch, model.config.slots, config.recoloured)
+    slots = torch.zeros(config.batch, model.config.slots, model.config.width)
     for _ in progress(range(config.steps)):
         frames, shares, is_first = cursors.advance()
         optimizer.zero_grad(set_to_none=True)
