@@ -1,7 +1,7 @@
 """Object discovery: a slot model from frames alone, without labels.
 
 Things are found first, by what moves as one (`perception.finding`); slot attention then learns to see them: each slot its thing, pixel by
-pixel, in frames that it need not look at twice. Some frames are shown in other colours, so that slots find things by more than those.
+pixel, in frames that it need not look at twice.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from perception.background import as_images, estimate_background, foreground_alpha, nearest_background
 from perception.finding import find_things
-from perception.recolouring import Recolouring
 from perception.slot_model import Sight, SlotConfig, SlotModel
 from perception.things import Things
 
@@ -37,25 +36,20 @@ class DiscoveryConfig:
     """Frames, half of them seen as first ones."""
     learning_rate: float = 2e-3
     warmup: int = 50
-    recoloured: float = 0.25
-    """Share of the frames whose things are shown in colours of chance."""
     confused: float = 0.15
     """Share of the later frames that are seen from the slots of another row, so that a slot that has lost its thing finds back to it."""
     seed: int = 0
 
 
-def slot_loss(sight: Sight, shares: Tensor, images: Tensor, seat: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """Cross entropy between what slots claim of each foreground pixel and `shares` (B, K, H, W), what things have of it, and the squared
-    error of the colours that slots tell, images (B, 3, H, W) in [0, 1].
+def slot_loss(sight: Sight, shares: Tensor, images: Tensor) -> Tensor:
+    """Cross entropy between what slots claim of each foreground pixel and `shares` (B, K, H, W), what their things have of it, and the
+    squared error of the colours that slots tell, images (B, 3, H, W) in [0, 1].
 
-    Each thing's pixels count as the root of their number, so that small things are not lost beside large ones. seat: the slot that is to
-    see each thing (B, K), from the cost (B, K, K) of each by each; the one of its number unless given.
+    Each thing's pixels count as the root of their number, so that small things are not lost beside large ones.
     """
     claims = (sight.decoded.masks / sight.alpha.unsqueeze(1).clamp(min=1e-4)).clamp(min=1e-4).log()
     size = shares.sum(dim=(2, 3))
-    weights = shares / (size + 1.0).sqrt()[:, :, None, None]
-    cost = -torch.einsum("bnhw,bkhw->bnk", weights, claims)  # of thing n seen by slot k
-    own = torch.diagonal(cost, dim1=1, dim2=2) if seat is None else cost.gather(2, seat(cost).unsqueeze(2)).squeeze(2)
+    own = -(shares * claims).sum(dim=(2, 3)) / (size + 1.0).sqrt()
     pixels = sight.decoded.masks.sum(dim=(2, 3)).detach()
     seen = torch.einsum("bkhw,bchw->bkc", sight.decoded.masks, images) / pixels.clamp(min=1e-3).unsqueeze(-1)
     error = (pixels > 1) * (sight.decoded.colours - seen.detach()).square().sum(dim=2)
@@ -105,14 +99,11 @@ def discover(
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: learning_rate_factor(i, config))
     cursors = Cursors(scenes, [_shares(model, clips) for clips in scenes], config.batch, rng)
-    recolouring = Recolouring(config.batch, model.config.slots, config.recoloured)
     slots = torch.zeros(config.batch, model.config.slots, model.config.width)
     for _ in progress(range(config.steps)):
         frames, shares, is_first = cursors.advance()
         optimizer.zero_grad(set_to_none=True)
-        recolouring.renew(is_first)
-        slots, confused = confuse(slots, config.confused)
-        loss, slots = discovery_loss(model, frames, slots, is_first, shares, recolouring, is_first | confused)
+        loss, slots = discovery_loss(model, frames, confuse(slots, config.confused), is_first, shares)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -137,12 +128,11 @@ def _shares(model: SlotModel, clips: NDArray[np.uint8]) -> NDArray[np.float16]:
     return np.concatenate(shares).reshape(*clips.shape[:2], *shares[0].shape[1:])
 
 
-def confuse(slots: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Slots (B, K, D) with those of a share of the rows replaced by another row's, in another order; and which rows these are (B,)."""
+def confuse(slots: Tensor, share: float) -> Tensor:
+    """Slots (B, K, D) with those of a share of the rows replaced by another row's, in another order."""
     batch, count = slots.shape[:2]
     other = slots[torch.randperm(batch)][:, torch.randperm(count)]
-    confused = torch.rand(batch) < share
-    return torch.where(confused.view(-1, 1, 1).to(slots.device), other, slots), confused
+    return torch.where((torch.rand(batch) < share).view(-1, 1, 1).to(slots.device), other, slots)
 
 
 def look_for_things(scenes: Sequence[NDArray[np.uint8]], backgrounds: Tensor, config: SlotConfig, rng: np.random.Generator) -> Things:
@@ -162,28 +152,14 @@ def look_for_things(scenes: Sequence[NDArray[np.uint8]], backgrounds: Tensor, co
 
 
 def discovery_loss(
-    model: SlotModel,
-    frames: Tensor,
-    slots: Tensor,
-    is_first: Tensor,
-    shares: Tensor | None = None,
-    recolouring: Recolouring | None = None,
-    lost: Tensor | None = None,
+    model: SlotModel, frames: Tensor, slots: Tensor, is_first: Tensor, shares: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The loss on frames (B, H, W, 3) uint8 that follow the slots (B, K, D) of the frames before where not `is_first` (B,), and the slots
-    seen (B, K, D), without gradient. shares: (B, N, H, W) what things have of the frames, if that is known; recolouring: of some rows;
-    lost: (B,) those whose slots do not know their things."""
+    seen (B, K, D), without gradient. shares: (B, N, H, W) what things have of the frames, if that is known."""
     images = as_images(frames)
-    alpha = model.foreground(images)[0]
-    shares = model.things(images, alpha) if shares is None else shares
-    if recolouring is None:
-        sight = model.see(images, slots, is_first, adopt=False)
-        return slot_loss(sight, shares, images), sight.slots.detach()
-    images = recolouring.paint(images, shares)
+    shares = model.things(images, model.foreground(images)[0]) if shares is None else shares
     sight = model.see(images, slots, is_first, adopt=False)
-    shares = shares * (sight.alpha / alpha.clamp(min=1e-3)).clamp(max=1.0).unsqueeze(1)  # what now looks like the background cannot be seen
-    missing = is_first if lost is None else lost
-    return slot_loss(sight, shares, images, lambda cost: recolouring.seat(cost, missing)), sight.slots.detach()
+    return slot_loss(sight, shares, images), sight.slots.detach()
 
 
 @torch.no_grad()

@@ -83,7 +83,8 @@ def find_things(
     things = Things(torch.from_numpy(centres), owner, len(groups), min(joints, len(groups)))
     few = slice(None, None, max(1, len(images) // FIT_IN))
     things.fit(images[few], foreground[few].float())
-    if moved is not None and joints:
+    if joints:
+        assert moved is not None, "joints are given to what moves most"
         things.find_joints(images[few], foreground[few].float(), moved[few])
     things.tabulate()
     return things

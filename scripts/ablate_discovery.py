@@ -55,7 +55,6 @@ SLOTS = {
     "no gradient to queries through iterations": Without(constants={"slot_attention.straight_through": lambda start, queries: start}),
     "slots never carried in training": Without(constants={"discovery.CARRIED": 1}),
     "masks as coarse as tokens": Without(model={"fine": 0}),
-    "no frames in other colours": Without(training={"recoloured": 0.0}),
     "no slots of other rows": Without(training={"confused": 0.0}),
     NO_ADOPTION: Without(constants={"things.STRANGE": np.inf}),
 }
