@@ -119,9 +119,12 @@ def nearest_background(frames: Tensor, backgrounds: Tensor) -> Tensor:
 
     A task's variants (one block or two, each with its goal) share a camera, not a floor: V images of the empty scene.
     """
-    distance = (frames.unsqueeze(1) - backgrounds).square().sum(dim=2, keepdim=True)  # (B, V, 1, H, W)
-    index = distance.argmin(dim=1, keepdim=True).expand(-1, -1, 3, -1, -1)
-    return backgrounds.expand(len(frames), -1, -1, -1, -1).gather(1, index).squeeze(1)
+    first, *others = backgrounds
+    nearest, least = first.expand_as(frames), (frames - first).square().sum(dim=1, keepdim=True)
+    for other in others:  # a fifth of the time of argmin over so few
+        distance = (frames - other).square().sum(dim=1, keepdim=True)
+        nearest, least = torch.where(distance < least, other, nearest), torch.minimum(distance, least)
+    return nearest
 
 
 def foreground_alpha(frames: Tensor, background: Tensor, threshold: float, softness: float) -> Tensor:

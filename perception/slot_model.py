@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from perception.background import as_images, foreground_alpha, nearest_background
 from perception.decoder import Decoded, MaskDecoder
@@ -95,6 +96,11 @@ def pixel_places(size: tuple[int, int]) -> Tensor:
     return torch.stack([x, y], dim=-1)
 
 
+def _on_grid(pixels: Tensor) -> Tensor:
+    """Means over the cells of the grid of tokens: (B, H, W) or (B, C, H, W) -> half the height and width."""
+    return F.avg_pool2d(pixels, 2)
+
+
 class SlotModel(nn.Module):
     """Sees the objects of a frame as slots. config: sizes; backgrounds: (V, H, W, 3) uint8, the empty scenes; things: what slots learn
     to see, which goes with the model so that it can learn on."""
@@ -138,16 +144,12 @@ class SlotModel(nn.Module):
         if adopt:
             strange = alpha * self.things.strange(images)
             known = alpha - strange
-            share = self._on_grid(strange)
-            colours = self._on_grid(images * strange.unsqueeze(1)) / share.clamp(min=1e-6).unsqueeze(1)
+            share = _on_grid(strange)
+            colours = _on_grid(images * strange.unsqueeze(1)) / share.clamp(min=1e-6).unsqueeze(1)
             unknown = share.flatten(1), colours.flatten(2).transpose(1, 2)
-        slots, logits = self.attention(tokens, self._on_grid(known).flatten(1), previous, is_first, unknown)
+        slots, logits = self.attention(tokens, _on_grid(known).flatten(1), previous, is_first, unknown)
         decoded = self.decoder(slots, logits.unflatten(2, self.grid), alpha, background, seen)
         return Sight(slots, self.locate(decoded.masks), decoded, alpha)
-
-    def _on_grid(self, pixels: Tensor) -> Tensor:
-        """Means over the cells of the token grid: (..., H, W) -> (..., h, w)."""
-        return pixels.unflatten(-2, (self.grid[0], 2)).unflatten(-1, (self.grid[1], 2)).mean(dim=(-3, -1))
 
     def locate(self, masks: Tensor) -> Tensor:
         """Centroid, area and presence (B, K, 4) of masks (B, K, H, W); an empty mask lies at the centre."""
