@@ -1,4 +1,5 @@
-"""What each ingredient is worth: python scripts/ablate_discovery.py task=block_push seeds=3 out=runs/ablation/block_push.json"""
+"""What each ingredient is worth: python scripts/ablate_discovery.py task=block_push seeds=3 out=runs/ablation/block_push.json
+What things are found by alone, which is quick: python scripts/ablate_discovery.py task=adroit_hammer kind=things seeds=5"""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ from perception.discovery import DiscoveryConfig
 from perception.scores import score
 from perception.slot_model import Sight, SlotConfig, SlotModel
 from perception.summary import WORDS
-from vis_rpg.cli import run
+from vis_rpg.cli import require, run
 
 FIGURES = ("fg_ari", "ari", "worst_iou", "mean_position_r2", "video_fg_ari")
 
@@ -73,7 +74,7 @@ THINGS = {
     NO_LIMBS: Without(model={"joints": 0}),
 }
 """What things are found by, and what they alone are worth without it, before any slot learns to see them."""
-KINDS = {"things alone": THINGS, "slots": SLOTS}
+KINDS = {"things": THINGS, "slots": SLOTS}
 
 
 class ThingsAlone(SlotModel):
@@ -148,13 +149,20 @@ def cell(scores: Sequence[Mapping[str, Any] | None], figure: str) -> str:
 
 def main(config: DictConfig) -> None:
     check(config)
+    require(config.kind in (*KINDS, "all"), f"kind={config.kind}: choose one of {', '.join(KINDS)}, all")
     torch.set_num_threads(1)
     out = Path(config.out).with_suffix(".json")
     out.parent.mkdir(parents=True, exist_ok=True)
     known = collect(config, config.held_out, HELD_OUT, truth=True)
-    held_out = {"slots": known | collect_otherwise(config, config.held_out, HELD_OUT), "things alone": known}
     pointless = {NO_LIMBS: not config.model.joints, NO_ADOPTION: config.task.name not in LOOKS}
-    kinds = {kind: {name: without for name, without in KINDS[kind].items() if not pointless.get(name)} for kind in KINDS}
+    kinds = {
+        kind: {name: without for name, without in ablations.items() if not pointless.get(name)}
+        for kind, ablations in KINDS.items()
+        if config.kind in (kind, "all")
+    }
+    held_out = {"things": known}
+    if "slots" in kinds:
+        held_out["slots"] = known | collect_otherwise(config, config.held_out, HELD_OUT)
     results: dict[str, dict[str, dict[int, Any]]] = {kind: {name: {} for name in ablations} for kind, ablations in kinds.items()}
     for seed in range(config.seed, config.seed + config.seeds):
         frames = collect(config, config.frames, seed, truth=False)
@@ -169,4 +177,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run(main, config_name="discover")
+    run(main, config_name="ablate")

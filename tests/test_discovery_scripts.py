@@ -111,9 +111,9 @@ def test_an_ablation_from_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     assert run_script(monkeypatch, "ablate_discovery", *SMALL, f"out={tmp_path / 'ablation.json'}") == 0
     results = json.loads((tmp_path / "ablation.json").read_text())["results"]
-    assert set(results) == {"things alone", "slots"}
-    assert "no limbs" not in results["things alone"], "the maze has none"
+    assert set(results) == {"things", "slots"}
+    assert "no limbs" not in results["things"], "the maze has none"
     for ablations in results.values():
         assert all(set(seeds) == {"0"} for seeds in ablations.values()) and len(ablations) > 5
-    assert results["things alone"]["everything"]["0"]["all"]["ari"] > 0.5, "nobody need learn to see them"
+    assert results["things"]["everything"]["0"]["all"]["ari"] > 0.5, "nobody need learn to see them"
     assert "median as background" in capsys.readouterr().out
