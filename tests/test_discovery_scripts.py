@@ -44,6 +44,7 @@ def test_block_push_is_scored_in_looks_that_it_was_not_trained_on(tmp_path: Path
     assert discover(tmp_path, "task=block_push", "walk=6") == 0
     scores = json.loads((tmp_path / "model.json").read_text())["scores"]
     assert list(scores) == ["blocks=1", "blocks=2", "blocks=1, other looks", "blocks=2, other looks"]
+    assert [values["mean_position_r2"] is None for values in scores.values()] == [False, False, True, True]
     rows = [line for line in capsys.readouterr().out.splitlines() if "FG-ARI" in line and "video" not in line]
     assert [row.split("│")[-3].strip() for row in rows] == ["0.97", "0.97", "0.9", "0.9"]
 
