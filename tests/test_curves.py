@@ -15,10 +15,13 @@ from vis_rpg.curves import draw_curves, each_seed, read_curves, write_csv
 from vis_rpg.errors import UserError
 
 
-def make_run(folder: Path, agent: str, seed: int, values: dict[int, float | None], exploration: str = "object_rnd") -> Path:
+def make_run(
+    folder: Path, agent: str, seed: int, values: dict[int, float | None], exploration: str = "object_rnd", perception: str = "state"
+) -> Path:
     """A run folder with a config and a log."""
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(f"seed: {seed}\nagent:\n  name: {agent}\nexploration:\n  name: {exploration}\n")
+    names = {"agent": agent, "exploration": exploration, "perception": perception}
+    (folder / "config.yaml").write_text(f"seed: {seed}\n" + "".join(f"{group}:\n  name: {name}\n" for group, name in names.items()))
     lines = [json.dumps({"step": step, "coverage": value, "updates": 1}) for step, value in values.items()]
     (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
     return folder
@@ -58,6 +61,26 @@ def test_bonuses_that_are_compared_have_curves_of_their_own(tmp_path: Path) -> N
     write_csv(tmp_path / "curves.csv", runs, "coverage")
     names = [curve.agent for curve in read_curves(tmp_path / "curves.csv")]
     assert names == ["rpg", "rpg, global bonus", "rpg, truth bonus", "rpg, summed over objects"]
+
+
+def test_one_agent_from_state_and_from_pixels_has_two_curves(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / kind, "rpg", 0, {100: 0.5}, perception=kind) for kind in ("state", "slots", "cnn")]
+    write_csv(tmp_path / "curves.csv", runs, "coverage")
+    assert [curve.agent for curve in read_curves(tmp_path / "curves.csv")] == ["rpg", "rpg from slots", "rpg from cnn"]
+
+
+def test_curves_can_be_named_by_hand(tmp_path: Path, monkeypatch, capfd) -> None:
+    for name in ("little", "much"):
+        for seed in (0, 1):
+            make_run(tmp_path / name / f"seed-{seed}", "rpg", seed, {100: 0.5})
+    words = ["name=beta", f"out={tmp_path}", f"runs=[{tmp_path / 'little'},{tmp_path / 'much'}]"]
+    assert run_script(monkeypatch, "plot_curves", *words) == 2
+    assert "are both agent=rpg seed=0: give each seed once, or labels=[...]" in capfd.readouterr().err
+    assert run_script(monkeypatch, "plot_curves", *words, "labels=[beta 0.005]") == 2
+    assert "labels: 1 for 2 of runs: give one for each" in capfd.readouterr().err
+    assert run_script(monkeypatch, "plot_curves", *words, "labels=[beta 0.005,beta 0.05]") == 0
+    curves = read_curves(tmp_path / "curves.csv")
+    assert [(curve.agent, curve.seeds) for curve in curves] == [("beta 0.005", 2), ("beta 0.05", 2)]
 
 
 def test_means_and_intervals_are_over_seeds(runs: list[Path], tmp_path: Path) -> None:

@@ -44,15 +44,20 @@ def each_seed(folder: Path) -> list[Path]:
     return seeds if seeds and not (folder / "config.yaml").exists() else [folder]
 
 
-def write_csv(path: Path, runs: Sequence[Path], key: str) -> None:
-    """Write `key` of every logged line of these runs. Raises UserError for a run without it, or two runs of one agent and seed."""
+def write_csv(path: Path, runs: Sequence[Path], key: str, labels: Sequence[str] | None = None) -> None:
+    """Write `key` of every logged line of these runs; labels: what the agent of each is called, by default as `label` says.
+
+    Raises UserError for a run without it, or two runs of one agent and seed.
+    """
     rows: list[tuple[int, float, int, str]] = []
     known: dict[tuple[str, int], Path] = {}
-    for run in runs:
+    for i, run in enumerate(runs):
         config, metrics = load_config(run), read_metrics(run)
-        agent, seed = label(config), int(config.seed)
+        agent, seed = labels[i] if labels else label(config), int(config.seed)
         if (agent, seed) in known:
-            raise UserError(f"runs: {known[agent, seed]} and {run} are both agent={agent} seed={seed}: give each seed once")
+            raise UserError(
+                f"runs: {known[agent, seed]} and {run} are both agent={agent} seed={seed}: give each seed once, or labels=[...]"
+            )
         known[agent, seed] = run
         found = [(line["step"], line[key], seed, agent) for line in metrics if line.get(key) is not None]
         if not found:
@@ -66,8 +71,10 @@ def write_csv(path: Path, runs: Sequence[Path], key: str) -> None:
 
 
 def label(config: DictConfig) -> str:
-    """What a run's curve is called: its agent, and its bonus where it is not the usual one."""
+    """What a run's curve is called: its agent, how it sees pixels, and its bonus where it is not the usual one."""
     name, bonus = str(config.agent.name), config.exploration
+    if config.perception.name != "state":
+        name += f" from {config.perception.name}"
     if bonus.name == "none":
         return f"{name} without bonus"
     kind = bonus.get("novelty", "objects")
