@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from tests.small import config
 from vis_rpg import config as settings
-from vis_rpg.cli import compose
+from vis_rpg.cli import CONFIG_DIR, compose
 from vis_rpg.config import check, check_resumable, choose_runtime, device
 from vis_rpg.errors import UserError
 
@@ -29,6 +29,12 @@ from vis_rpg.errors import UserError
 )
 def test_what_ships_is_accepted(words: tuple[str, ...]) -> None:
     check(compose(["device=cpu", *words]))
+
+
+@pytest.mark.parametrize("name", ["train", "discover", "ablate", "visualise_slots"])
+@pytest.mark.parametrize("task", sorted(path.stem for path in (CONFIG_DIR / "task").glob("*.yaml")))
+def test_every_script_that_takes_a_task_takes_all_of_them(name: str, task: str) -> None:
+    assert compose([f"task={task}"], name).task.name
 
 
 def test_a_task_sets_its_own_values_and_the_command_line_has_the_last_word() -> None:
