@@ -58,24 +58,27 @@ def slot_loss(sight: Sight, shares: Tensor, images: Tensor) -> Tensor:
 
 class Cursors:
     """Places in clips from which frames are read: half of the rows jump to a new place at every step and are seen as an episode's
-    first frame; the others go on by a frame, each carrying its slots, so that slots learn to stay with their things for long."""
+    first frame; the others go on by a frame, each carrying its slots, so that slots learn to stay with their things for long. At a clip's
+    end they turn back: things move as plausibly in reverse, and slots are carried for longer than clips last."""
 
     def __init__(
         self, scenes: Sequence[NDArray[np.uint8]], shares: Sequence[NDArray[np.float16]], batch: int, rng: np.random.Generator
     ) -> None:
         self.clips = [scenes[i // 2 % len(scenes)] for i in range(batch)]  # as many of each scene
         self.shares = [shares[i // 2 % len(scenes)] for i in range(batch)]
+        self.lengths = np.array([clips.shape[1] for clips in self.clips])
         self.jump = np.where(np.arange(batch) % 2 == 0, 1.0, 1 / CARRIED)
         self.rng = rng
-        self.episode, self.time = np.zeros(batch, dtype=np.int64), np.full(batch, np.iinfo(np.int32).max)
+        self.episode, self.time = np.zeros(batch, dtype=np.int64), np.full(batch, -1)
+        self.pace = np.ones(batch, dtype=np.int64)
 
     def advance(self) -> tuple[Tensor, Tensor, Tensor]:
         """The next frames (B, H, W, 3), what things have of them (B, N, H, W), and which of them are seen as first ones (B,)."""
-        self.time += 1
-        lengths = np.array([clips.shape[1] for clips in self.clips])
-        first = (self.rng.random(len(self.jump)) < self.jump) | (self.time >= lengths)
+        first = (self.rng.random(len(self.jump)) < self.jump) | (self.time < 0)
+        ahead = self.time + self.pace
+        self.pace = np.where((ahead < 0) | (ahead >= self.lengths), -self.pace, self.pace)
         self.episode = np.where(first, [self.rng.integers(clips.shape[0]) for clips in self.clips], self.episode)
-        self.time = np.where(first, self.rng.integers(lengths), self.time)
+        self.time = np.where(first, self.rng.integers(self.lengths), self.time + self.pace)
         places = list(zip(self.episode, self.time, strict=True))
         frames = np.stack([clips[place] for clips, place in zip(self.clips, places, strict=True)])
         shares = np.stack([shares[place] for shares, place in zip(self.shares, places, strict=True)])

@@ -43,7 +43,6 @@ class SlotAttention(nn.Module):
         self.cell = GRUCell(width, width)
         for projection in (self.to_query, self.to_key):
             nn.init.orthogonal_(projection.weight, gain=2.0)  # logits of unit scale from the start: flat attention is slow to leave
-        self.refine = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
 
     def forward(
         self,
@@ -85,10 +84,10 @@ class SlotAttention(nn.Module):
         return self._update(slots, attention, values), logits
 
     def _update(self, slots: Tensor, attention: Tensor, values: Tensor) -> Tensor:
-        # One token's worth of doubt: a slot that sees nothing takes in nothing, rather than the leavings of its neighbours.
+        # One token's worth of doubt: a slot that sees nothing takes in nothing, rather than the leavings of its neighbours. No residual MLP
+        # follows the GRU: what it adds at every frame adds up over an episode, while a GRU's state stays within [-1, 1].
         attention = attention / (attention.sum(dim=2, keepdim=True) + 1.0)
-        slots = self.cell(self.cell.input(attention @ values), slots)
-        return slots + self.refine(slots)
+        return self.cell(self.cell.input(attention @ values), slots)
 
     def _adopt(
         self, slots: Tensor, logits: Tensor, before: Tensor, values: Tensor, weight: Tensor, strange: Tensor, colours: Tensor

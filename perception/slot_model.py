@@ -22,7 +22,7 @@ from perception.decoder import Decoded, MaskDecoder
 from perception.slot_attention import SlotAttention
 from perception.things import Things
 
-FORMAT = "vis-rpg slot model 2"
+FORMAT = "vis-rpg slot model 3"
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,16 @@ def test_a_first_frame_takes_all_iterations_and_a_later_one_a_single_one() -> No
     torch.testing.assert_close(attention(tokens, weight)[0], slots)
 
 
+def test_nothing_adds_up_in_slots_that_are_carried_for_long() -> None:
+    """A residual beside the GRU did: slots grew by as much at every frame, until they lost their things."""
+    torch.manual_seed(0)
+    attention = SlotAttention(slots=3, width=8, iterations=2)
+    slots = None
+    for _ in range(300):
+        slots, _ = attention(torch.randn(2, 16, 8), torch.ones(2, 16), slots)
+    assert slots is not None and slots.abs().max() < 1.01
+
+
 def test_tokens_without_foreground_do_not_count() -> None:
     torch.manual_seed(0)
     attention = SlotAttention(slots=3, width=8, iterations=3)
