@@ -85,7 +85,7 @@ class SlotAttention(nn.Module):
 
     def _update(self, slots: Tensor, attention: Tensor, values: Tensor) -> Tensor:
         # One token's worth of doubt: a slot that sees nothing takes in nothing, rather than the leavings of its neighbours. No residual MLP
-        # follows the GRU: what it adds at every frame adds up over an episode, while a GRU's state stays within [-1, 1].
+        # follows the GRU: what it adds at every frame adds up over an episode, while the state of a GRU is bounded.
         attention = attention / (attention.sum(dim=2, keepdim=True) + 1.0)
         return self.cell(self.cell.input(attention @ values), slots)
 
