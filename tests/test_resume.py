@@ -132,6 +132,18 @@ def test_the_two_newest_checkpoints_can_both_be_resumed(tmp_path: Path) -> None:
     assert differences(before["agent"], final(tmp_path)["agent"]) == []
 
 
+def test_weights_that_an_agent_has_no_place_for_are_refused_in_one_line(tmp_path: Path) -> None:
+    """As those of a slot model that has been trained anew since the run began, in another shape."""
+    words = ("task=maze", "steps=150")
+    train(tmp_path, *words)
+    state = final(tmp_path)
+    state["agent"]["model.perception.model.gone"] = state["agent"]["log_alpha"].clone()
+    checkpoint.save(tmp_path / "checkpoints", state["step"], state)
+    with pytest.raises(UserError, match="the checkpoint does not fit its config.yaml: Unexpected key.*model.gone") as error:
+        train(tmp_path, *words, "resume=true")
+    assert "\n" not in str(error.value)
+
+
 def test_a_finished_run_that_is_resumed_says_the_same_again(tmp_path: Path) -> None:
     words = ("task=maze", "steps=150")
     first = train(tmp_path, *words)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -77,6 +79,14 @@ def load_config(run: Path) -> DictConfig:
     return config
 
 
+def restore(agent: Agent, state: Mapping[str, Any], run: Path) -> None:
+    """Give an agent the weights of a run's checkpoint; raises UserError where they are another agent's, or saw by another slot model."""
+    try:
+        agent.load_state_dict(state["agent"])
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{run}: the checkpoint does not fit its config.yaml: {str(error).splitlines()[-1].strip()}") from None
+
+
 def load(run: str | Path, device: str = "cpu", seed: int = 0) -> tuple[Actor, gymnasium.Env]:
     """A trained agent and its environment: `agent, env = vis_rpg.load("runs/x")`, then the usual Gymnasium loop with `agent.reset()` at
     each episode and `agent.act(obs)` at each step. Raises UserError where the run or its checkpoint is missing or broken."""
@@ -85,8 +95,5 @@ def load(run: str | Path, device: str = "cpu", seed: int = 0) -> tuple[Actor, gy
     state = checkpoint.load(checkpoint.latest(run))
     env = make_env(config.task, config.obs.kind)
     agent = make_agent(config, env)
-    try:
-        agent.load_state_dict(state["agent"])
-    except (KeyError, RuntimeError) as error:
-        raise UserError(f"{run}: the checkpoint does not fit its config.yaml: {str(error).splitlines()[-1].strip()}") from None
+    restore(agent, state, run)
     return Actor(agent.to(device), seed=seed), env

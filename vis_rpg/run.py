@@ -20,7 +20,7 @@ from perception.percept import Window
 from vis_rpg import checkpoint
 from vis_rpg.acting import Actor
 from vis_rpg.adaptation import Adaptation
-from vis_rpg.build import load_config, make_agent
+from vis_rpg.build import load_config, make_agent, restore
 from vis_rpg.chunks import Chunks
 from vis_rpg.config import check_resumable
 from vis_rpg.coverage import CoverageCounter, VisitRecord
@@ -186,7 +186,7 @@ class Run:
         Returns what the update carries.
         """
         state = checkpoint.load(path)
-        self.agent.load_state_dict(state["agent"])
+        restore(self.agent, state, self.out)
         self.replay.load(state["replay"], self.replay_chunks)
         self.visits.load(state["visits"])
         self.actor.load_state(state["actor"])
