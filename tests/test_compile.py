@@ -13,6 +13,7 @@ from tests import small
 from vis_rpg import benchmark, config
 from vis_rpg.cli import compose
 from vis_rpg.errors import UserError
+from vis_rpg.networks import FUSED
 from vis_rpg.trainer import Trainer
 
 WORDS = ["task=maze", "preset=debug", "device=cpu"]
@@ -20,7 +21,11 @@ WORDS = ["task=maze", "preset=debug", "device=cpu"]
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs a C++ compiler")
 def test_compiled_updates_equal_eager_ones_and_are_compiled_once(tmp_path: Path) -> None:
-    eager, compiled = (Trainer(small.config("task=maze", f"runtime={name}", f"out={tmp_path / name}")) for name in ("eager", "compile"))
+    many = ("agent.batch_size=64", "exploration.batch_size=64")  # rows, from which on a CPU's kernels take them
+    eager, compiled = (
+        Trainer(small.config("task=maze", *many, f"runtime={name}", f"out={tmp_path / name}")) for name in ("eager", "compile")
+    )
+    assert all(net.fused for net in compiled.runs[0].agent.modules() if isinstance(net, FUSED))
 
     def both() -> None:
         for trainer in (eager, compiled):

@@ -11,7 +11,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
 from perception.gru import GRUCell
-from vis_rpg.networks import ELU, EnsembleMLP, gru_cell, linear, mlp
+from vis_rpg.networks import ELU, GRU, EnsembleMLP, Linear, mlp
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_networks_leave_their_input_as_it_was(net: nn.Module) -> None:
 
 @pytest.mark.parametrize("shape", [(7, 7), (3, 9), (9, 3)])
 def test_layers_start_orthogonal_and_without_bias(shape: tuple[int, int]) -> None:
-    layer = linear(*shape)
+    layer = Linear(*shape)
     weight = layer.weight if shape[0] >= shape[1] else layer.weight.T
     torch.testing.assert_close(weight @ weight.T, torch.eye(min(shape)), rtol=0, atol=1e-5)
     assert not layer.bias.any()
@@ -76,13 +76,13 @@ def test_an_ensemble_equals_separate_mlps() -> None:
         alone[0].weight.data, alone[0].bias.data = (
             part.chunk(3)[member] for part in (ensemble.first.weight.data, ensemble.first.bias.data)
         )
-        alone[2].weight.data, alone[2].bias.data = ensemble.weight.data[member].T, ensemble.bias.data[member, 0]
+        alone[2].weight.data, alone[2].bias.data = ensemble.weight.data[member], ensemble.bias.data[member, 0]
         alone[4].weight.data, alone[4].bias.data = ensemble.last_weight.data[member], ensemble.last_bias.data[member]
         torch.testing.assert_close(together[member], alone(x).squeeze(-1))
 
 
 def test_a_gru_cell_starts_orthogonal_and_without_bias() -> None:
-    cell = gru_cell(4, 6)
+    cell = GRU(4, 6)
     for layer in (cell.input, cell.recurrent):
         torch.testing.assert_close(layer.weight.T @ layer.weight, torch.eye(layer.in_features), rtol=0, atol=1e-5)
         assert not layer.bias.any()

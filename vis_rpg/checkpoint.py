@@ -16,7 +16,7 @@ from torch import Tensor
 from vis_rpg.chunks import write_tensors
 from vis_rpg.errors import UserError
 
-FORMAT = "vis-rpg checkpoint 4"
+FORMAT = "vis-rpg checkpoint 5"
 KEPT = 2
 
 

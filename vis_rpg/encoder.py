@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from vis_rpg.networks import ELU, linear, mlp
+from vis_rpg.networks import ELU, Linear, mlp
 
 
 class FlatEncoder(nn.Module):
@@ -36,12 +36,12 @@ class SlotTransformer(nn.Module):
     def __init__(self, feature_shape: tuple[int, ...], state_dim: int, hidden: int) -> None:
         super().__init__()
         frames, slots, inputs = feature_shape
-        self.token = linear(inputs, self.WIDTH)
+        self.token = Linear(inputs, self.WIDTH)
         self.place = nn.Parameter(0.1 * torch.randn(frames * slots, self.WIDTH))
         self.norm = nn.LayerNorm(self.WIDTH)
-        self.query_key = linear(self.WIDTH, self.HEADS)
-        self.value = linear(self.WIDTH, hidden)
-        self.out = nn.Sequential(ELU(), linear(hidden, hidden), ELU(), linear(hidden, state_dim))
+        self.query_key = Linear(self.WIDTH, self.HEADS)
+        self.value = Linear(self.WIDTH, hidden)
+        self.out = nn.Sequential(ELU(), Linear(hidden, hidden), ELU(), Linear(hidden, state_dim))
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., 2, K, D) -> (..., S)."""

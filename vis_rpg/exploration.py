@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from vis_rpg.networks import linear
+from vis_rpg.networks import MLP
 
 CLIP = 100.0
 
@@ -48,9 +48,9 @@ class RunningMoments(nn.Module):
         return torch.where(self.count > 0, ((x - self.mean) / std).clamp(-CLIP, CLIP), torch.zeros_like(x))
 
 
-def rnd_network(inputs: int, width: int) -> nn.Sequential:
+def rnd_network(inputs: int, width: int) -> MLP:
     """The 3-layer MLP with leaky ReLU of Appendix A."""
-    return nn.Sequential(linear(inputs, width), nn.LeakyReLU(), linear(width, width), nn.LeakyReLU(), linear(width, width))
+    return MLP(inputs, width, width, width, leaky=True)
 
 
 class ObjectRND(nn.Module):

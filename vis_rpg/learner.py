@@ -7,6 +7,7 @@ Shapes: M agents, P numbers of a part, others as in `vis_rpg.agent`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -15,8 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
+from tqdm import tqdm
 
+from perception import fused
 from vis_rpg.agent import Agent, Batch, Metrics, Noise
+from vis_rpg.networks import FUSED
 
 Gradients = dict[str, Tensor]
 """Of each part, (M, P)."""
@@ -163,6 +167,14 @@ class Learner:
 
     def compile(self) -> None:
         """Compile the gradients of each part; the first updates then take a minute, and need a C++ compiler on a CPU."""
+        if self.device.type == "cpu":
+            try:
+                fused.load()
+            except OSError as error:
+                tqdm.write(f"updates go on without the kernels of perception/fused.cpp: {error}", file=sys.stderr)
+            else:
+                for module in [module for agent in self.agents for module in agent.modules() if isinstance(module, FUSED)]:
+                    module.fused = True
         compiled: dict[str, Callable[..., Found]] = {}
 
         def gradients(losses: str, *inputs: Any) -> Found:

@@ -1,14 +1,18 @@
 """Network parts: two-hidden-layer MLPs with ELU (Appendix A), an ensemble of them, and a GRU cell.
 
-All weights are orthogonal and biases zero at the start. Everything here works under `torch.func.vmap`.
+All weights are orthogonal and biases zero at the start. Everything here works under `torch.func.vmap`. Parts that have a `fused` are run by
+the kernels of `perception.fused` where it is true and the input is what they take.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from perception import fused
 from perception.gru import GRUCell
 
 
@@ -27,27 +31,57 @@ class ELU(nn.Module):
         return elu_(x)
 
 
-def linear(inputs: int, outputs: int) -> nn.Linear:
+class Linear(nn.Linear):
     """A linear layer with orthogonal weights and zero bias."""
-    layer = nn.Linear(inputs, outputs)
-    nn.init.orthogonal_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
+
+    fused = False
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        nn.init.orthogonal_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fused and fused.usable(x):
+            return fused.chain(x, [self.weight], [self.bias])
+        return super().forward(x)
 
 
-def mlp(inputs: int, outputs: int, hidden: int) -> nn.Sequential:
+class MLP(nn.Sequential):
+    """Linear layers with an activation between them: ELU, or leaky ReLU."""
+
+    fused = False
+
+    def __init__(self, *widths: int, leaky: bool = False) -> None:
+        """widths: of the input, and of each layer's output."""
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            layers += [Linear(inputs, outputs), nn.LeakyReLU() if leaky else ELU()]
+        super().__init__(*layers[:-1])
+        self.activation = "leaky_relu" if leaky else "elu"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fused and fused.usable(x):
+            layers = [layer for layer in self if isinstance(layer, Linear)]
+            return fused.chain(x, [layer.weight for layer in layers], [layer.bias for layer in layers], self.activation)
+        return super().forward(x)
+
+
+def mlp(inputs: int, outputs: int, hidden: int) -> MLP:
     """The MLP of Appendix A: two hidden layers with ELU."""
-    return nn.Sequential(linear(inputs, hidden), ELU(), linear(hidden, hidden), ELU(), linear(hidden, outputs))
+    return MLP(inputs, hidden, hidden, outputs)
 
 
 class EnsembleMLP(nn.Module):
     """`members` MLPs of Appendix A with one output each, that read the same input: the first layer is one product for all, the second one
     batched product, and the last, which is too narrow to be one, a weighted sum."""
 
+    fused = False
+
     def __init__(self, members: int, inputs: int, hidden: int) -> None:
         super().__init__()
         self.members, self.hidden = members, hidden
-        self.first = linear(inputs, members * hidden)
+        self.first = Linear(inputs, members * hidden)
         for block in self.first.weight.data.chunk(members):
             nn.init.orthogonal_(block)
         self.weight = nn.Parameter(torch.stack([nn.init.orthogonal_(torch.empty(hidden, hidden)) for _ in range(members)]))
@@ -58,14 +92,44 @@ class EnsembleMLP(nn.Module):
     def forward(self, x: Tensor, members: int | None = None) -> Tensor:
         """x: (B, inputs) -> (members, B), of all or of so many first members."""
         n = members or self.members
+        if self.fused and fused.usable(x):
+            firsts = zip(self.first.weight.chunk(self.members), self.first.bias.chunk(self.members), strict=True)
+            return torch.cat(
+                [
+                    fused.chain(x, [w, self.weight[i], self.last_weight[i]], [b, self.bias[i, 0], self.last_bias[i]], "elu").mT
+                    for i, (w, b) in enumerate(list(firsts)[:n])
+                ]
+            )
         first = F.linear(x, self.first.weight[: n * self.hidden], self.first.bias[: n * self.hidden])
         x = elu_(first).unflatten(-1, (n, self.hidden)).transpose(0, 1)
-        x = elu_(torch.baddbmm(self.bias[:n], x, self.weight[:n]))
+        x = elu_(torch.baddbmm(self.bias[:n], x, self.weight[:n].mT))
         return (x * self.last_weight[:n]).sum(-1) + self.last_bias[:n]
 
 
-def gru_cell(inputs: int, hidden: int) -> GRUCell:
+class GRU(GRUCell):
     """A GRU cell with orthogonal weights and zero biases."""
-    cell = GRUCell(inputs, hidden)
-    cell.input, cell.recurrent = linear(inputs, 3 * hidden), linear(hidden, 3 * hidden)
-    return cell
+
+    fused = False
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__(inputs, hidden)
+        self.input, self.recurrent = Linear(inputs, 3 * hidden), Linear(hidden, 3 * hidden)
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        """x (B, inputs), h (B, hidden) -> next h (B, hidden)."""
+        if self.fused and fused.usable(x) and h.shape[-1] % fused.WIDTH == 0:
+            layers = (self.input, self.recurrent)
+            return fused.gru_cell(x, h, [layer.weight for layer in layers], [layer.bias for layer in layers])
+        return self(self.input(x), h)
+
+    def unroll(self, x: Tensor, h: Tensor) -> Tensor:
+        """Known inputs x (T, B, inputs) from h (B, hidden): (T, B, hidden); their products are taken at once, where no kernel has them."""
+        hs = []
+        for inputs in x if self.fused else self.input(x):
+            h = self.step(inputs, h) if self.fused else self(inputs, h)
+            hs.append(h)
+        return torch.stack(hs)
+
+
+FUSED = (Linear, MLP, EnsembleMLP, GRU)
+"""Parts that the kernels can run."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from perception.percept import Perception, Window
 from vis_rpg.encoder import make_encoder
-from vis_rpg.networks import EnsembleMLP, gru_cell, mlp
+from vis_rpg.networks import GRU, EnsembleMLP, mlp
 
 
 class WorldModel(nn.Module):
@@ -24,7 +24,7 @@ class WorldModel(nn.Module):
         self.f = make_encoder(encoder, perception.feature_shape, state_dim, hidden)
         self.embed = mlp(action_dim, hidden, hidden)
         self.initial = mlp(state_dim, hidden, hidden)
-        self.cell = gru_cell(hidden, hidden)
+        self.cell = GRU(hidden, hidden)
         self.decode = mlp(hidden, state_dim, hidden)
         self.R = mlp(state_dim + hidden, 1, hidden)
         self.Q = EnsembleMLP(2, state_dim + action_dim + z_dim, hidden)
@@ -37,18 +37,13 @@ class WorldModel(nn.Module):
     def unroll(self, s: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Known actions (H, B, A) from s (B, S): next states (H, B, S) and rewards (H, B). Products over time are taken at once."""
         embedding = self.embed(actions)
-        inputs = self.cell.input(embedding)
-        h, hs = self.initial(s), []
-        for step in inputs:
-            h = self.cell(step, h)
-            hs.append(h)
-        states = self.decode(torch.stack(hs))
+        states = self.decode(self.cell.unroll(embedding, self.initial(s)))
         return states, self.reward(states, embedding)
 
     def step(self, h: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One imagined step: h (B, hidden), a (B, A) -> next h, next state (B, S), action embedding (B, E)."""
         embedding = self.embed(a)
-        h = self.cell(self.cell.input(embedding), h)
+        h = self.cell.step(embedding, h)
         return h, self.decode(h), embedding
 
     def reward(self, next_state: Tensor, embedding: Tensor) -> Tensor:

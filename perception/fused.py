@@ -1,0 +1,135 @@
+"""Layers as single kernels on a CPU (fused.cpp), forward and backward: chains of linear layers, and a step of a GRU.
+
+Torch takes a product, a bias and an activation as three passes over memory, and their gradients as five; here what follows a product is
+done while its sums are still in registers, and blocks of rows go through all layers while they are in the cache.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import cpp_extension
+
+ACTIVATIONS = ("none", "elu", "leaky_relu")
+SOURCE = Path(__file__).with_name("fused.cpp")
+FLAGS = ("-O3", "-w", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-std=c++20", "-shared", "-fPIC")
+ROWS = 64
+"""From so many on the kernels are worth their call."""
+WIDTH = 32
+"""The state of a GRU is as wide as a multiple of this."""
+
+
+@functools.cache
+def load() -> None:
+    """Make the kernels known to torch: compiled for this processor when they are first asked for (half a minute), and kept in the user's
+    cache folder. Raises OSError where there is no compiler or it fails."""
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        raise OSError("no C++ compiler")
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    made_of = "\n".join([SOURCE.read_text(), *FLAGS, version, torch.__version__, _processor()])
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "vis_rpg")
+    path = folder / f"fused-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            made = Path(temporary, path.name)
+            includes = [f"-I{place}" for place in cpp_extension.include_paths()]
+            libraries = [*(f"-L{place}" for place in cpp_extension.library_paths()), "-ltorch_cpu", "-lc10"]
+            command = [compiler, *FLAGS, *includes, str(SOURCE), *libraries, "-o", str(made)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise OSError(f"{compiler} cannot compile {SOURCE}: {done.stderr[:2000]}")
+            os.replace(made, path)
+    torch.ops.load_library(path)
+    _describe()
+
+
+def _processor() -> str:
+    """What `-march=native` depends on."""
+    try:
+        return next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def usable(x: Tensor) -> bool:
+    """Whether the kernels take this input (..., K): enough float32 rows on a CPU, and no autocast."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() >= ROWS * x.shape[-1] and not torch.is_autocast_enabled("cpu")
+
+
+def chain(x: Tensor, weights: list[Tensor], biases: list[Tensor], activation: str = "none") -> Tensor:
+    """Linear layers with an activation between them: x (..., K), weights (N_l, K_l), biases (N_l,) -> (..., N of the last).
+
+    After `load()`, where `usable(x)`. Under `torch.vmap` all rows of the mapped axis are one call.
+    """
+    out = torch.ops.vis_rpg.chain(x.reshape(-1, x.shape[-1]), weights, biases, ACTIVATIONS.index(activation), False)
+    return out[-1].view(*x.shape[:-1], -1)
+
+
+def gru_cell(x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """One step of a GRU: x (B, K), h (B, N) -> next h (B, N); weights, biases: of the input (3N, K), (3N,) and of the state (3N, N), (3N,),
+    in PyTorch's order; N a multiple of `WIDTH`. After `load()`, where `usable(x)`; under `torch.vmap` as `chain`.
+    """
+    return torch.ops.vis_rpg.gru(x, h, weights, biases, False)[0]
+
+
+def _describe() -> None:
+    """What torch asks of operators: the shapes of their results, to trace them, and how they are mapped."""
+
+    def front(groups: int, t: Tensor, dim: int | None) -> Tensor:
+        return t.expand(groups, *t.shape) if dim is None else t.movedim(dim, 0)
+
+    def empty(*like: Tensor) -> list[Tensor]:
+        return [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in like]
+
+    @torch.library.register_fake("vis_rpg::chain")
+    def _(x: Tensor, weights: list[Tensor], biases: list[Tensor], activation: int, keep: bool) -> list[Tensor]:
+        return [x.new_empty(*x.shape[:-1], w.shape[-2]) for w in (weights if keep else weights[-1:])]
+
+    @torch.library.register_fake("vis_rpg::chain_backward")
+    def _(
+        gradient: Tensor,
+        x: Tensor,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        hidden: list[Tensor],
+        activation: int,
+        of_x: bool,
+        of_weights: bool,
+    ) -> list[Tensor]:
+        return empty(*([x] if of_x else []), *([*weights, *biases] if of_weights else []))
+
+    @torch.library.register_fake("vis_rpg::gru")
+    def _(x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor], keep: bool) -> list[Tensor]:
+        return [*empty(h), *([h.new_empty(*h.shape[:-1], 4, h.shape[-1])] if keep else [])]
+
+    @torch.library.register_fake("vis_rpg::gru_backward")
+    def _(
+        gradient: Tensor, x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor], gates: Tensor, of_x: bool, of_weights: bool
+    ) -> list[Tensor]:
+        return empty(h, *([x] if of_x else []), *([*weights, *biases] if of_weights else []))
+
+    @torch.library.register_vmap("vis_rpg::chain")
+    def _(info: Any, dims: Any, x: Tensor, weights: list[Tensor], biases: list[Tensor], activation: int, keep: bool) -> Any:
+        own = functools.partial(front, info.batch_size)
+        out = torch.ops.vis_rpg.chain(own(x, dims[0]), list(map(own, weights, dims[1])), list(map(own, biases, dims[2])), activation, keep)
+        return out, [0] * len(out)
+
+    @torch.library.register_vmap("vis_rpg::gru")
+    def _(info: Any, dims: Any, x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor], keep: bool) -> Any:
+        own = functools.partial(front, info.batch_size)
+        out = torch.ops.vis_rpg.gru(
+            own(x, dims[0]), own(h, dims[1]), list(map(own, weights, dims[2])), list(map(own, biases, dims[3])), keep
+        )
+        return out, [0] * len(out)
