@@ -10,6 +10,8 @@ import torch
 
 from vis_rpg.envs.block_push import BlockPush
 from vis_rpg.envs.factory import make_env
+from vis_rpg.envs.group import EnvGroup, Group
+from vis_rpg.envs.pictures import Pictures
 from vis_rpg.envs.rendering import Camera
 from vis_rpg.envs.vector import make_groups
 from vis_rpg.envs.workers import WorkerGroup
@@ -384,6 +386,35 @@ def test_adroits_door_agrees() -> None:
     view = mujoco.MjvCamera()
     view.distance, view.azimuth, view.elevation, view.lookat[:] = 1.5, 90.0, -25.0, (0.0, 0.0, 0.25)
     agree(env.model, env.data, view, mean=15.0, textured=True)
+
+
+@pytest.mark.slow
+def test_workers_that_ray_cast_see_what_is_cast_in_one_call() -> None:
+    task = {"name": "block_push", "blocks": 1}
+    env: Any = make_env(task, "state")
+    shapes = len(env.get_wrapper_attr("poses")()[0])
+    renderer = WarpRenderer(env.unwrapped.drawn, env.unwrapped.view, 64, 3, "cpu")
+    groups: list[Group] = [
+        WorkerGroup(env, task, "pixels", 3, 0, 2, cast=True),
+        EnvGroup(lambda _: make_env(task, "state"), 3, 0, Pictures(renderer, 3, shapes)),
+    ]
+    try:
+        np.testing.assert_array_equal(*[group.reset() for group in groups])
+        rng = np.random.default_rng(0)
+        for step in range(70):  # an episode has 60
+            actions = rng.uniform(-1, 1, (3, 2))
+            ours, theirs = (group.step(actions) for group in groups)
+            np.testing.assert_array_equal(ours.obs, theirs.obs)
+            assert ours.first_obs.keys() == theirs.first_obs.keys()
+            for index, obs in ours.first_obs.items():
+                np.testing.assert_array_equal(obs, theirs.first_obs[index])
+            if step in (20, 40):
+                states = [group.get_state() for group in groups]
+                for group, state in zip(groups, states[::-1], strict=True):  # each goes on from what the other has saved
+                    assert group.set_state(state) == []
+    finally:
+        for group in groups:
+            group.close()
 
 
 @pytest.mark.slow

@@ -23,15 +23,25 @@ class WarpRenderer:
     """Pictures of `count` environments that share a model's looks and differ in where its geoms and sites are; no shadows, no reflections.
 
     view: a camera, by its name in the model or free-standing (an MjvCamera), that does not move; size: the side of a picture in pixels;
-    device: of Warp ("cpu", "cuda:1"), by default the GPU if there is one; sky: as of a Camera. Which geoms and sites are visible, their
-    sizes and materials, the lights and the camera are what MuJoCo's own renderer is given, read once: what changes them in a model later is
-    not seen. Light is OpenGL's, computed for each pixel; a texture counts with its mean colour. Tendons are left out, and lights stay where
-    the model's initial pose has them. Poses are those of all geoms and, after them, all sites, P together (`MujocoTask.poses`).
+    device: of Warp ("cpu", "cuda:1"), by default the GPU if there is one; sky: as of a Camera; threads: on a CPU, one a core unless given.
+    Which geoms and sites are visible, their sizes and materials, the lights and the camera are what MuJoCo's own renderer is given, read
+    once: what changes them in a model later is not seen. Light is OpenGL's, computed for each pixel; a texture counts with its mean colour.
+    Tendons are left out, and lights stay where the model's initial pose has them. Poses are those of all geoms and, after them, all sites,
+    P together (`MujocoTask.poses`).
     The first renderer on a machine compiles for some seconds; Warp keeps the result in its cache folder.
     Raises UserError where mujoco-warp is missing or has changed, for an unknown device, and for what it cannot draw.
     """
 
-    def __init__(self, model: Any, view: str | Any, size: int, count: int, device: str | None = None, sky: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        view: str | Any,
+        size: int,
+        count: int,
+        device: str | None = None,
+        sky: bool = False,
+        threads: int | None = None,
+    ) -> None:
         try:
             import warp as wp
 
@@ -63,7 +73,7 @@ class WarpRenderer:
             where = [geoms, lens, self._xpos, self._xmat, still, rects]
             self._place = wp.launch(kernels.place, (count, visible), where, record_cmd=True)
             # Warp runs a CPU kernel in the thread that launches it, pixel after pixel; rows in turn are about as much work for each thread.
-            parts = min(size, os.cpu_count() or 1) if self._device.is_cpu else 1
+            parts = min(size, threads or os.cpu_count() or 1) if self._device.is_cpu else 1
             span = size if self._device.is_cpu else 1
             scene = [geoms, lights, lens, beyond, self._xpos, self._xmat, rects, still, self._frames, self._shown]
             self._draws = [
