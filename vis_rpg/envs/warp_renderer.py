@@ -49,7 +49,7 @@ class WarpRenderer:
             from vis_rpg.envs import warp_kernels as kernels
         except ImportError as error:
             raise UserError(f"render.backend=warp needs mujoco-warp 3.5 ({error}): pip install 'vis-rpg[warp]', or {EGL}") from error
-        self._wp, self._size = wp, size
+        self._wp = wp
         try:
             self._device = wp.get_device(device)
         except (RuntimeError, ValueError) as error:
@@ -62,29 +62,30 @@ class WarpRenderer:
             lights = _put_lights(wp, kernels, looks)
             beyond = wp.vec3(*(_sky(model) if sky else np.zeros(3)))
             pixels, visible = size * size, len(looks.visible)
-            xpos = np.concatenate([looks.data.geom_xpos, looks.data.site_xpos])
-            xmat = np.concatenate([looks.data.geom_xmat, looks.data.site_xmat]).reshape(-1, 3, 3)
-            self._xpos: Any = wp.array(np.tile(xpos, (count, 1, 1)), dtype=wp.vec3)
-            self._xmat: Any = wp.array(np.tile(xmat, (count, 1, 1, 1)), dtype=wp.mat33)
-            self._frames = wp.zeros((count, pixels, 3), dtype=wp.uint8)
-            self._shown = wp.zeros((count, pixels), dtype=int)
+            positions = np.concatenate([looks.data.geom_xpos, looks.data.site_xpos])
+            rotations = np.concatenate([looks.data.geom_xmat, looks.data.site_xmat]).reshape(-1, 3, 3)
+            xpos: Any = wp.array(np.tile(positions, (count, 1, 1)), dtype=wp.vec3)
+            xmat: Any = wp.array(np.tile(rotations, (count, 1, 1, 1)), dtype=wp.mat33)
+            frames, shown = wp.zeros((count, pixels, 3), dtype=wp.uint8), wp.zeros((count, pixels), dtype=int)
             lens, still = _put_lens(wp, kernels, looks, size), _make_still(wp, kernels, count, visible, pixels)
             rects = wp.empty((count, visible), dtype=wp.vec4i)
-            where = [geoms, lens, self._xpos, self._xmat, still, rects]
+            where = [geoms, lens, xpos, xmat, still, rects]
             self._place = wp.launch(kernels.place, (count, visible), where, record_cmd=True)
             # Warp runs a CPU kernel in the thread that launches it, pixel after pixel; rows in turn are about as much work for each thread.
             parts = min(size, threads or os.cpu_count() or 1) if self._device.is_cpu else 1
             span = size if self._device.is_cpu else 1
-            scene = [geoms, lights, lens, beyond, self._xpos, self._xmat, rects, still, self._frames, self._shown]
+            scene = [geoms, lights, lens, beyond, xpos, xmat, rects, still, frames, shown]
             self._draws = [
                 wp.launch(kernels.draw, (count, -(-size // parts), size // span), [part, parts, span, *scene], record_cmd=True)
                 for part in range(parts)
             ]
-            self._stale = still.stale
-            self._stale.fill_(1)
+            still.stale.fill_(1)
             for launch in (self._place, *self._draws):
                 launch.launch()
             self._owned = (surfaces, scene)  # recorded launches hold addresses alone
+            self._positions, self._rotations = wp.to_torch(xpos), wp.to_torch(xmat).flatten(-2)
+            self._frames, self._shown = wp.to_torch(frames).view(-1, size, size, 3), wp.to_torch(shown).view(-1, size, size)
+            self._stale = wp.to_torch(still.stale)
             wp.synchronize_device(self._device)  # pictures are drawn in torch's stream, not in this one
         self._threads = ThreadPoolExecutor(parts) if parts > 1 else None
 
@@ -95,25 +96,24 @@ class WarpRenderer:
     def tensor(self, positions: np.ndarray, rotations: np.ndarray) -> torch.Tensor:
         """`pictures`, left on the device and in order with torch's current stream; the next call overwrites it."""
         self._draw(positions, rotations)
-        return self._wp.to_torch(self._frames).view(-1, self._size, self._size, 3)
+        return self._frames
 
     def geoms(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
         """Which geom each pixel shows first, seen through sites as in `Camera.geoms`: (N, size, size) int, -1 where there is none."""
         self._draw(positions, rotations)
-        return self._wp.to_torch(self._shown).view(-1, self._size, self._size).cpu().clone().numpy()
+        return self._shown.cpu().clone().numpy()
 
     def _draw(self, positions: np.ndarray, rotations: np.ndarray) -> None:
         wp, device = self._wp, self._device
         stream = wp.stream_from_torch(torch.cuda.current_stream(wp.device_to_torch(device))) if device.is_cuda else None
-        with wp.ScopedStream(stream):
-            self._xpos.assign(np.ascontiguousarray(positions, np.float32))
-            self._xmat.assign(np.ascontiguousarray(rotations, np.float32).reshape(*self._xmat.shape, 3, 3))
-            self._stale.zero_()
-            self._place.launch(stream)
-            if self._threads:
-                list(self._threads.map(lambda part: part.launch(), self._draws))
-            else:
-                self._draws[0].launch(stream)
+        self._positions.copy_(torch.from_numpy(np.ascontiguousarray(positions, np.float32)))
+        self._rotations.copy_(torch.from_numpy(np.ascontiguousarray(rotations, np.float32)))
+        self._stale.zero_()
+        self._place.launch(stream)
+        if self._threads:
+            list(self._threads.map(lambda part: part.launch(), self._draws))
+        else:
+            self._draws[0].launch(stream)
 
 
 class _Looks:
