@@ -1,4 +1,4 @@
-"""Observations whose frames come from outside the environments: a batch renderer that pictures all of them in one call."""
+"""Observations whose frames are not the environments' own: a ray-caster pictures all of them in one call, or each where it is stepped."""
 
 from __future__ import annotations
 
