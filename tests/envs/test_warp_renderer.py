@@ -10,6 +10,8 @@ import torch
 
 from vis_rpg.envs.block_push import BlockPush
 from vis_rpg.envs.factory import make_env
+from vis_rpg.envs.group import EnvGroup, Group
+from vis_rpg.envs.pictures import Pictures
 from vis_rpg.envs.rendering import Camera
 from vis_rpg.envs.vector import make_groups
 from vis_rpg.envs.workers import WorkerGroup
@@ -18,6 +20,7 @@ from vis_rpg.errors import UserError
 import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
 
 pytest.importorskip("mujoco_warp", reason="the batch renderer is the optional extra [warp]")
+from vis_rpg.envs import warp_renderer  # noqa: E402
 from vis_rpg.envs.warp_renderer import WarpRenderer  # noqa: E402
 
 # One of each kind of geom, one see-through, one invisible; a mesh whose bounding box is far from its centre of mass; three kinds of light.
@@ -66,6 +69,30 @@ MARKED = """
 """
 
 
+# Still things, see-through ones among them, before, behind and around free ones; a body that hangs on the world and one of motion capture,
+# which count as still and are moved all the same.
+STAGE = """
+<mujoco>
+  <asset><mesh name="spike" vertex="0 0 0  .3 0 0  0 .3 0  0 0 .9"/></asset>
+  <worldbody>
+    <light type="directional" dir="0.3 0.2 -1" diffuse=".4 .4 .4"/>
+    <camera name="front" pos="0 -3 2" xyaxes="1 0 0 0 .55 .83" fovy="50"/>
+    <camera name="flat" pos="0 -3 2" xyaxes="1 0 0 0 .55 .83" fovy="3" projection="orthographic"/>
+    <geom type="plane" size="0 0 1" rgba=".4 .4 .5 1"/>
+    <geom type="box" size=".6 .02 .4" pos="-.5 -.8 .4" rgba=".2 .8 .8 .5"/>
+    <geom type="mesh" mesh="spike" pos=".6 .3 .3" rgba=".7 .2 .8 1"/>
+    <site name="before" type="box" size=".3 .02 .4" pos=".6 -.9 .4" rgba="1 1 0 .4"/>
+    <site name="behind" type="sphere" size=".4" pos=".3 .9 .5" rgba="1 0 1 .6"/>
+    <site name="solid" type="capsule" size=".1 .3" pos="-.6 .6 .4"/>
+    <body name="post" pos="-.2 .5 .4"><geom type="box" size=".15 .15 .4" rgba=".9 .6 .1 1"/><site size=".3" rgba="0 1 0 .3"/></body>
+    <body name="hung" mocap="true" pos="1 0 .5"><geom type="cylinder" size=".1 .2" rgba=".2 .9 .2 1"/></body>
+    <body pos="0 0 .3"><freejoint/><geom type="sphere" size=".25" rgba="1 .2 .2 1"/><geom type="mesh" mesh="spike" rgba="0 0 1 .5"/></body>
+    <body pos="0 0 .6"><freejoint/><geom type="ellipsoid" size=".35 .2 .15" rgba=".2 .2 1 1"/><site size=".3" rgba="1 0 0 .5"/></body>
+  </worldbody>
+</mujoco>
+"""
+
+
 def poses(model: Any, data: Any) -> tuple[np.ndarray, np.ndarray]:
     mujoco.mj_forward(model, data)
     return np.concatenate([data.geom_xpos, data.site_xpos]), np.concatenate([data.geom_xmat, data.site_xmat])
@@ -109,6 +136,81 @@ def scattered(model: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
         data.qpos[:] += rng.uniform(-0.3, 0.3, model.nq)
         found.append(poses(model, data))
     return np.stack([xpos for xpos, _ in found]), np.stack([xmat for _, xmat in found])
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., WarpRenderer]:
+    """Makes renderers that keep no still layer and expect every geom in every pixel."""
+
+    class All(warp_renderer._Looks):
+        def __init__(self, *about: Any) -> None:
+            super().__init__(*about)
+            self.still = 0
+
+        def projection(self, size: int) -> np.ndarray:
+            return np.diag([1.0, 1.0, 0.0, 0.0])[:3] + np.eye(4)[3] * 1e-6  # reaches behind the camera
+
+    def make(*about: Any, **more: Any) -> WarpRenderer:
+        with monkeypatch.context() as patch:
+            patch.setattr(warp_renderer, "_Looks", All)
+            return WarpRenderer(*about, **more)
+
+    return make
+
+
+def same(renderer: WarpRenderer, plain: WarpRenderer, xpos: np.ndarray, xmat: np.ndarray) -> np.ndarray:
+    """The pictures, after a check that both draw the same."""
+    pictures = renderer.pictures(xpos, xmat)
+    np.testing.assert_array_equal(pictures, plain.pictures(xpos, xmat))
+    np.testing.assert_array_equal(renderer.geoms(xpos, xmat), plain.geoms(xpos, xmat))
+    return pictures
+
+
+@pytest.mark.parametrize("view", ["front", "flat", "free"])
+def test_what_is_kept_of_still_things_changes_no_picture(plain: Callable[..., WarpRenderer], view: str) -> None:
+    model = mujoco.MjModel.from_xml_string(STAGE)
+    camera: Any = view
+    if view == "free":
+        camera = mujoco.MjvCamera()
+        camera.distance, camera.azimuth, camera.elevation, camera.lookat[:] = 1.0, 60.0, -35.0, (0.0, 0.2, 0.3)  # among the things
+    renderer, reference = WarpRenderer(model, camera, 64, 3, "cpu"), plain(model, camera, 64, 3, "cpu")
+    rng, data, start = np.random.default_rng(0), [mujoco.MjData(model) for _ in range(3)], model.body("post").pos.copy()
+    post, seen = [start.copy() for _ in data], []
+    for step in range(30):
+        given = []
+        for index, own in enumerate(data):
+            mujoco.mj_resetData(model, own)
+            own.qpos[:] += rng.uniform(-0.6, 0.6, model.nq)
+            if step % 10 == 9:
+                post[index] = start + rng.uniform(-0.4, 0.4, 3)
+            if index == 2:
+                own.mocap_pos[:] += rng.uniform(-0.5, 0.5, 3)  # in every step
+            model.body("post").pos[:] = post[index]
+            given.append(poses(model, own))
+        xpos, xmat = (np.stack(part) for part in zip(*given, strict=True))
+        seen.append(same(renderer, reference, xpos, xmat))
+    assert len(np.unique(np.concatenate(seen), axis=0)) > 80
+
+
+def test_a_still_thing_that_is_moved_is_seen_where_it_is() -> None:
+    model = mujoco.MjModel.from_xml_string(STAGE)
+    data, post, place = mujoco.MjData(model), model.body("post"), []
+    renderer, given = WarpRenderer(model, "front", 64, 2, "cpu"), [poses(model, data)] * 2
+    for post.pos[0] in (-0.2, -0.5):
+        given[1] = poses(model, data)
+        xpos, xmat = (np.stack(part) for part in zip(*given, strict=True))
+        shown = renderer.geoms(xpos, xmat) == post.geomadr[0]
+        place.append([np.argwhere(part)[:, 1].mean() for part in shown])
+    assert place[0][0] == place[0][1] == place[1][0] > place[1][1] + 5
+
+
+def test_a_scene_in_which_nothing_is_still_or_all_is(plain: Callable[..., WarpRenderer]) -> None:
+    for joint in ("", "<freejoint/>"):
+        model = mujoco.MjModel.from_xml_string(
+            f"""<mujoco><worldbody><camera name="c" pos="0 0 3"/><body>{joint}<geom size=".6"/></body></worldbody></mujoco>"""
+        )
+        xpos, xmat = scattered(model, 2)
+        assert same(WarpRenderer(model, "c", 64, 2, "cpu"), plain(model, "c", 64, 2, "cpu"), xpos, xmat).any()
 
 
 # MuJoCo lights the corners of large faces and blends between them: most of what is allowed here is the floor's.
@@ -284,6 +386,53 @@ def test_adroits_door_agrees() -> None:
     view = mujoco.MjvCamera()
     view.distance, view.azimuth, view.elevation, view.lookat[:] = 1.5, 90.0, -25.0, (0.0, 0.0, 0.25)
     agree(env.model, env.data, view, mean=15.0, textured=True)
+
+
+@pytest.mark.slow
+def test_workers_that_ray_cast_see_what_is_cast_in_one_call() -> None:
+    task = {"name": "block_push", "blocks": 1}
+    env: Any = make_env(task, "state")
+    shapes = len(env.get_wrapper_attr("poses")()[0])
+    renderer = WarpRenderer(env.unwrapped.drawn, env.unwrapped.view, 64, 3, "cpu")
+    groups: list[Group] = [
+        WorkerGroup(env, task, "pixels", 3, 0, 2, cast=True),
+        EnvGroup(lambda _: make_env(task, "state"), 3, 0, Pictures(renderer, 3, shapes)),
+    ]
+    try:
+        np.testing.assert_array_equal(*[group.reset() for group in groups])
+        rng = np.random.default_rng(0)
+        for step in range(70):  # an episode has 60
+            actions = rng.uniform(-1, 1, (3, 2))
+            ours, theirs = (group.step(actions) for group in groups)
+            np.testing.assert_array_equal(ours.obs, theirs.obs)
+            assert ours.first_obs.keys() == theirs.first_obs.keys()
+            for index, obs in ours.first_obs.items():
+                np.testing.assert_array_equal(obs, theirs.first_obs[index])
+            if step in (20, 40):
+                states = [group.get_state() for group in groups]
+                for group, state in zip(groups, states[::-1], strict=True):  # each goes on from what the other has saved
+                    assert group.set_state(state) == []
+    finally:
+        for group in groups:
+            group.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["metaworld_basketball", "metaworld_stick_pull"])
+def test_what_is_kept_of_meta_worlds_still_things_changes_no_picture(plain: Callable[..., WarpRenderer], name: str) -> None:
+    pytest.importorskip("metaworld", reason="Meta-World is in the optional extra [robotics]")
+    envs: list[Any] = [make_env({"name": name}, "state").unwrapped for _ in range(2)]
+    about = envs[0].drawn, envs[0].view, 64, 2, "cpu", True
+    renderer, reference, rng = WarpRenderer(*about), plain(*about), np.random.default_rng(0)
+    for index, env in enumerate(envs):
+        env.reset(seed=index)
+    for step in range(120):
+        xpos, xmat = (np.stack(part) for part in zip(*[env.poses() for env in envs], strict=True))
+        same(renderer, reference, xpos, xmat)
+        for env in envs:
+            env.step(rng.uniform(-1, 1, 4))
+        if step % 40 == 39:
+            envs[step % 3 > 0].reset()
 
 
 @pytest.mark.slow

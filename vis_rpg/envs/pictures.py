@@ -1,4 +1,4 @@
-"""Observations whose frames come from outside the environments: a batch renderer that pictures all of them in one call."""
+"""Observations whose frames are not the environments' own: a ray-caster pictures all of them in one call, or each where it is stepped."""
 
 from __future__ import annotations
 
@@ -76,6 +76,44 @@ class View:
             stack.frames = np.array(frames, np.uint8)
 
 
+class Pictured(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+    """One of our environments on a MuJoCo model, made with obs=state, that is seen by a ray-caster of its own, in this thread, as if it had
+    been made with obs=pixels."""
+
+    def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray]) -> None:
+        super().__init__(env)
+        self.observation_space = Pictures.space
+        self._renderer, self._stack = ray_caster(env.unwrapped, 1, threads=1), FrameStack()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        _, info = self.env.reset(seed=seed, options=options)
+        return self._stack.start(self._frame()), info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        _, reward, terminated, truncated, info = self.env.step(action)
+        return self._stack.push(self._frame()), reward, terminated, truncated, info
+
+    def get_state(self) -> dict[str, Any]:
+        return self.env.get_wrapper_attr("get_state")() | {"frames": self._stack.frames.copy()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.env.get_wrapper_attr("set_state")(state)
+        self._stack.frames = np.array(state["frames"], np.uint8)
+
+    def _frame(self) -> np.ndarray:
+        positions, rotations = self.env.get_wrapper_attr("poses")()
+        return self._renderer.pictures(positions[None], rotations[None])[0]
+
+
+def ray_caster(task: Any, count: int, **more: Any) -> Renderer:
+    """The ray-caster for `count` environments like this MujocoTask; more: of WarpRenderer. Raises UserError for what it does not draw."""
+    from vis_rpg.envs.warp_renderer import WarpRenderer  # it needs an optional extra
+
+    if task.squeeze > 1:
+        raise UserError(f"render.backend=warp squeezes no pictures, as task={task.task.name} needs: use render.backend=egl")
+    return WarpRenderer(task.drawn, task.view, FRAME, count, sky=task.sky, **more)
+
+
 def choose_pictures(env: gymnasium.Env[Any, Any], count: int, wanted: str) -> tuple[Pictures | None, str]:
     """The batch ray-caster for `count` environments like this one, None where each is to draw its own frames; and whose frames those are.
 
@@ -91,12 +129,8 @@ def choose_pictures(env: gymnasium.Env[Any, Any], count: int, wanted: str) -> tu
         return None, "egl"
     if not installed:
         raise UserError("render.backend=warp needs mujoco-warp: pip install 'vis-rpg[warp]', or use render.backend=egl")
-    from vis_rpg.envs.warp_renderer import WarpRenderer  # it needs an optional extra
-
     try:
-        if task.squeeze > 1:
-            raise UserError(f"render.backend=warp squeezes no pictures, as task={task.task.name} needs: use render.backend=egl")
-        return Pictures(WarpRenderer(task.drawn, task.view, FRAME, count, sky=task.sky), count, len(task.poses()[0])), "warp"
+        return Pictures(ray_caster(task, count), count, len(task.poses()[0])), "warp"
     except UserError as error:  # a scene that it does not draw
         if wanted == "warp":
             raise

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from vis_rpg.envs import IDS
@@ -27,12 +28,16 @@ def make_groups(task: Mapping[str, Any], obs: str, count: int, seeds: Sequence[i
     if obs == "pixels":
         pictures, frames_by = choose_pictures(example, count * len(seeds), backend)
         tqdm.write(f"frames: render.backend={frames_by}", file=sys.stderr)
+    # On a CPU a worker ray-casts what it has just moved: a core that waits for its turn meanwhile is slow to wake, and its caches are cold.
+    cast = pictures is not None and task_of(example).processes and not torch.cuda.is_available()
+    if cast:
+        pictures = None
     kind = "state" if pictures else obs
     groups: list[Group] = []
     try:
         for seed in seeds:
             if task_of(example).processes:
-                groups.append(WorkerGroup(example, task, kind, count, seed, max(1, cores() // len(seeds)), pictures))
+                groups.append(WorkerGroup(example, task, kind, count, seed, max(1, cores() // len(seeds)), pictures, cast))
             else:
                 groups.append(EnvGroup(lambda _: make_env(task, kind), count, seed, pictures, count * len(seeds)))
         for group in groups:

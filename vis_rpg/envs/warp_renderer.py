@@ -23,15 +23,25 @@ class WarpRenderer:
     """Pictures of `count` environments that share a model's looks and differ in where its geoms and sites are; no shadows, no reflections.
 
     view: a camera, by its name in the model or free-standing (an MjvCamera), that does not move; size: the side of a picture in pixels;
-    device: of Warp ("cpu", "cuda:1"), by default the GPU if there is one; sky: as of a Camera. Which geoms and sites are visible, their
-    sizes and materials, the lights and the camera are what MuJoCo's own renderer is given, read once: what changes them in a model later is
-    not seen. Light is OpenGL's, computed for each pixel; a texture counts with its mean colour. Tendons are left out, and lights stay where
-    the model's initial pose has them. Poses are those of all geoms and, after them, all sites, P together (`MujocoTask.poses`).
+    device: of Warp ("cpu", "cuda:1"), by default the GPU if there is one; sky: as of a Camera; threads: on a CPU, one a core unless given.
+    Which geoms and sites are visible, their sizes and materials, the lights and the camera are what MuJoCo's own renderer is given, read
+    once: what changes them in a model later is not seen. Light is OpenGL's, computed for each pixel; a texture counts with its mean colour.
+    Tendons are left out, and lights stay where the model's initial pose has them. Poses are those of all geoms and, after them, all sites,
+    P together (`MujocoTask.poses`).
     The first renderer on a machine compiles for some seconds; Warp keeps the result in its cache folder.
     Raises UserError where mujoco-warp is missing or has changed, for an unknown device, and for what it cannot draw.
     """
 
-    def __init__(self, model: Any, view: str | Any, size: int, count: int, device: str | None = None, sky: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        view: str | Any,
+        size: int,
+        count: int,
+        device: str | None = None,
+        sky: bool = False,
+        threads: int | None = None,
+    ) -> None:
         try:
             import warp as wp
 
@@ -39,7 +49,7 @@ class WarpRenderer:
             from vis_rpg.envs import warp_kernels as kernels
         except ImportError as error:
             raise UserError(f"render.backend=warp needs mujoco-warp 3.5 ({error}): pip install 'vis-rpg[warp]', or {EGL}") from error
-        self._wp, self._size = wp, size
+        self._wp = wp
         try:
             self._device = wp.get_device(device)
         except (RuntimeError, ValueError) as error:
@@ -48,38 +58,34 @@ class WarpRenderer:
             raise UserError(f"Warp cannot write its cache ({error}): set WARP_CACHE_PATH to a folder that it can, or {EGL}") from error
         looks = _Looks(model, view)
         with wp.ScopedDevice(self._device):
-            geoms, meshes = _put_geoms(wp, kernels, model, looks)
+            geoms, surfaces = _put_geoms(wp, kernels, model, looks)
             lights = _put_lights(wp, kernels, looks)
             beyond = wp.vec3(*(_sky(model) if sky else np.zeros(3)))
             pixels, visible = size * size, len(looks.visible)
-            xpos = np.concatenate([looks.data.geom_xpos, looks.data.site_xpos])
-            xmat = np.concatenate([looks.data.geom_xmat, looks.data.site_xmat]).reshape(-1, 3, 3)
-            self._xpos: Any = wp.array(np.tile(xpos, (count, 1, 1)), dtype=wp.vec3)
-            self._xmat: Any = wp.array(np.tile(xmat, (count, 1, 1, 1)), dtype=wp.mat33)
-            lower, upper = (wp.empty(count * visible, dtype=wp.vec3) for _ in range(2))
-            group = wp.empty(count * visible, dtype=int)
-            boxes = [geoms, self._xpos, self._xmat, lower, upper, group]
-            wp.launch(kernels.bounds, (count, visible), boxes)
-            self._tree = wp.Bvh(lower, upper, groups=group, constructor="sah")
-            root = wp.empty(count, dtype=int)
-            wp.launch(kernels.roots, count, [self._tree.id, root])
-            self._frames = wp.zeros((count, pixels, 3), dtype=wp.uint8)
-            self._shown = wp.zeros((count, pixels), dtype=int)
-            sight: list[Any] = [wp.array(part, dtype=wp.vec3) for part in looks.rays(size)]
-            # Warp runs a CPU kernel in the thread that launches it.
-            parts = min(count, os.cpu_count() or 1) if self._device.is_cpu else 1
-            edges = [count * part // parts for part in range(parts + 1)]
+            positions = np.concatenate([looks.data.geom_xpos, looks.data.site_xpos])
+            rotations = np.concatenate([looks.data.geom_xmat, looks.data.site_xmat]).reshape(-1, 3, 3)
+            xpos: Any = wp.array(np.tile(positions, (count, 1, 1)), dtype=wp.vec3)
+            xmat: Any = wp.array(np.tile(rotations, (count, 1, 1, 1)), dtype=wp.mat33)
+            frames, shown = wp.zeros((count, pixels, 3), dtype=wp.uint8), wp.zeros((count, pixels), dtype=int)
+            lens, still = _put_lens(wp, kernels, looks, size), _make_still(wp, kernels, count, visible, pixels)
+            rects = wp.empty((count, visible), dtype=wp.vec4i)
+            where = [geoms, lens, xpos, xmat, still, rects]
+            self._place = wp.launch(kernels.place, (count, visible), where, record_cmd=True)
+            # Warp runs a CPU kernel in the thread that launches it, pixel after pixel; rows in turn are about as much work for each thread.
+            parts = min(size, threads or os.cpu_count() or 1) if self._device.is_cpu else 1
+            span = size if self._device.is_cpu else 1
+            scene = [geoms, lights, lens, beyond, xpos, xmat, rects, still, frames, shown]
             self._draws = [
-                wp.launch(
-                    kernels.draw,
-                    (end - first, pixels),
-                    [first, geoms, lights, beyond, self._xpos, self._xmat, self._tree.id, root, *sight, self._frames, self._shown],
-                    record_cmd=True,
-                )
-                for first, end in zip(edges[:-1], edges[1:], strict=True)
+                wp.launch(kernels.draw, (count, -(-size // parts), size // span), [part, parts, span, *scene], record_cmd=True)
+                for part in range(parts)
             ]
-            self._refit = wp.launch(kernels.bounds, (count, visible), boxes, record_cmd=True)
-            self._owned = (meshes, lights, root, sight, boxes)  # recorded launches hold addresses alone
+            still.stale.fill_(1)
+            for launch in (self._place, *self._draws):
+                launch.launch()
+            self._owned = (surfaces, scene)  # recorded launches hold addresses alone
+            self._positions, self._rotations = wp.to_torch(xpos), wp.to_torch(xmat).flatten(-2)
+            self._frames, self._shown = wp.to_torch(frames).view(-1, size, size, 3), wp.to_torch(shown).view(-1, size, size)
+            self._stale = wp.to_torch(still.stale)
             wp.synchronize_device(self._device)  # pictures are drawn in torch's stream, not in this one
         self._threads = ThreadPoolExecutor(parts) if parts > 1 else None
 
@@ -90,32 +96,31 @@ class WarpRenderer:
     def tensor(self, positions: np.ndarray, rotations: np.ndarray) -> torch.Tensor:
         """`pictures`, left on the device and in order with torch's current stream; the next call overwrites it."""
         self._draw(positions, rotations)
-        return self._wp.to_torch(self._frames).view(-1, self._size, self._size, 3)
+        return self._frames
 
     def geoms(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
         """Which geom each pixel shows first, seen through sites as in `Camera.geoms`: (N, size, size) int, -1 where there is none."""
         self._draw(positions, rotations)
-        return self._wp.to_torch(self._shown).view(-1, self._size, self._size).cpu().clone().numpy()
+        return self._shown.cpu().clone().numpy()
 
     def _draw(self, positions: np.ndarray, rotations: np.ndarray) -> None:
         wp, device = self._wp, self._device
         stream = wp.stream_from_torch(torch.cuda.current_stream(wp.device_to_torch(device))) if device.is_cuda else None
-        with wp.ScopedStream(stream):
-            self._xpos.assign(np.ascontiguousarray(positions, np.float32))
-            self._xmat.assign(np.ascontiguousarray(rotations, np.float32).reshape(*self._xmat.shape, 3, 3))
-            self._refit.launch(stream)
-            self._tree.refit()
-            if self._threads:
-                list(self._threads.map(lambda part: part.launch(), self._draws))
-            else:
-                self._draws[0].launch(stream)
+        self._positions.copy_(torch.from_numpy(np.ascontiguousarray(positions, np.float32)))
+        self._rotations.copy_(torch.from_numpy(np.ascontiguousarray(rotations, np.float32)))
+        self._stale.zero_()
+        self._place.launch(stream)
+        if self._threads:
+            list(self._threads.map(lambda part: part.launch(), self._draws))
+        else:
+            self._draws[0].launch(stream)
 
 
 class _Looks:
     """What MuJoCo hands to its own renderer for the initial pose: visible geoms and sites with their materials, lights, and the camera.
 
     `types` (P,) are the shapes of all geoms and then sites; `shown` maps the places of visible ones among these, `visible` (V,), to what
-    MuJoCo hands over.
+    MuJoCo hands over. The first `still` of `visible` have no joints between them and the world.
     """
 
     def __init__(self, model: Any, view: str | Any) -> None:
@@ -132,7 +137,9 @@ class _Looks:
         drawn = [scene.geoms[i] for i in range(scene.ngeom)]
         starts = {int(mujoco.mjtObj.mjOBJ_GEOM): 0, int(mujoco.mjtObj.mjOBJ_SITE): model.ngeom}
         self.shown = {starts[part.objtype] + part.objid: part for part in drawn if part.objtype in starts and part.rgba[3] > 0}
-        self.visible = np.array(sorted(self.shown), int)
+        moves = model.body_weldid[np.concatenate([model.geom_bodyid, model.site_bodyid])] != 0
+        self.visible = np.array(sorted(self.shown, key=lambda place: (moves[place], place)), int)
+        self.still = int((~moves[self.visible]).sum())
         self.types = np.concatenate([model.geom_type, model.site_type])
         strange = sorted(set(self.types[self.visible]) - set(range(MESH + 1)))
         if strange:
@@ -140,6 +147,21 @@ class _Looks:
         self.lights = [scene.lights[i] for i in range(scene.nlight)]
         self.scene = scene  # owns the camera below
         self.lens = scene.camera[0]
+
+    def projection(self, size: int) -> np.ndarray:
+        """(3, 4) M, so that a point x is seen in column c / d of row r / d, of those that `rays` numbers, where (c, r, d) = M (x, 1)."""
+        lens, eyes = self.lens, self.scene.camera
+        middle, tall = (lens.frustum_top + lens.frustum_bottom) / 2, (lens.frustum_top - lens.frustum_bottom) / 2
+        depth = np.append(lens.forward, 0.0) / lens.frustum_near
+        if lens.orthographic:
+            depth = np.array([0.0, 0.0, 0.0, 1.0])
+        x, y = np.append(np.cross(lens.forward, lens.up), 0.0), np.append(lens.up, 0.0)
+        across = (x - lens.frustum_center * depth) / (lens.frustum_width or tall)
+        down = (middle * depth - y) / tall
+        relative = np.stack([(across + depth) * size / 2 - depth / 2, (down + depth) * size / 2 - depth / 2, depth])
+        from_eye = np.eye(4)
+        from_eye[:3, 3] = -(eyes[0].pos + eyes[1].pos) / 2
+        return relative @ from_eye
 
     def rays(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Where the rays of the pixels start, and their unit directions, row by row from the top left: (size * size, 3) each."""
@@ -173,8 +195,8 @@ def _still_camera(model: Any, view: str | Any) -> Any:
     return camera
 
 
-def _put_geoms(wp: Any, kernels: Any, model: Any, looks: _Looks) -> tuple[Any, list[Any]]:
-    """The geoms and sites on the device, and the meshes that must outlive them."""
+def _put_geoms(wp: Any, kernels: Any, model: Any, looks: _Looks) -> tuple[Any, Any]:
+    """The geoms and sites on the device, and the meshes and height fields that must outlive them."""
     from mujoco_warp._src.bvh import build_hfield_bvh
 
     places = len(looks.types)
@@ -190,23 +212,49 @@ def _put_geoms(wp: Any, kernels: Any, model: Any, looks: _Looks) -> tuple[Any, l
     planes = looks.types == PLANE
     centre[planes], half[planes] = 0.0, np.where(size[planes] > 0, size[planes], FAR)
     half[planes, 2] = 0.01
-    keep: list[Any] = []
-    meshes, hfields = np.zeros(max(model.nmesh, 1), np.uint64), np.zeros(max(model.nhfield, 1), np.uint64)
-    for kind, handles in ((MESH, meshes), (HFIELD, hfields)):
-        for index in set(dataid[looks.visible][looks.types[looks.visible] == kind]):
-            keep.append(_put_mesh(wp, model, index) if kind == MESH else build_hfield_bvh(model, index)[0])
-            handles[index] = keep[-1].id
+    size[planes] = half[planes]
+    surfaces: dict[Any, Any] = {}
+    handles = np.zeros(places, np.uint64)
+    for place in looks.visible:
+        kind, index = looks.types[place], dataid[place]
+        if kind in (MESH, HFIELD):
+            if (kind, index) not in surfaces:
+                surfaces[kind, index] = _put_mesh(wp, model, index) if kind == MESH else build_hfield_bvh(model, index)[0]
+            handles[place] = surfaces[kind, index].id
     geoms = kernels.Geoms()
     geoms.sites = model.ngeom
-    geoms.type, geoms.dataid = wp.array(looks.types, dtype=int), wp.array(dataid, dtype=int)
-    geoms.size = wp.array(size[None], dtype=wp.vec3)
+    geoms.moving = looks.still
+    geoms.type, geoms.surface = wp.array(looks.types, dtype=int), wp.array(handles, dtype=wp.uint64)
+    geoms.mesh = wp.array(np.where(looks.types == MESH, dataid, -1), dtype=int)
+    geoms.size = wp.array(size, dtype=wp.vec3)
     geoms.centre, geoms.half = wp.array(centre, dtype=wp.vec3), wp.array(half, dtype=wp.vec3)
     geoms.rgba, geoms.tint, geoms.shine = wp.array(rgba, dtype=wp.vec4), wp.array(tint, dtype=wp.vec3), wp.array(shine, dtype=wp.vec3)
     geoms.visible = wp.array(looks.visible, dtype=int)
-    geoms.meshes, geoms.hfields = wp.array(meshes, dtype=wp.uint64), wp.array(hfields, dtype=wp.uint64)
     geoms.normals, geoms.normal_start = wp.array(model.mesh_normal, dtype=wp.vec3), wp.array(model.mesh_normaladr, dtype=int)
     geoms.corners, geoms.corner_start = wp.array(model.mesh_facenormal, dtype=wp.vec3i), wp.array(model.mesh_faceadr, dtype=int)
-    return geoms, keep
+    return geoms, surfaces
+
+
+def _put_lens(wp: Any, kernels: Any, looks: _Looks, size: int) -> Any:
+    """The camera on the device."""
+    lens = kernels.Lens()
+    lens.side = size
+    projection = looks.projection(size)
+    lens.turn, lens.shift = wp.mat33(*projection[:, :3].ravel()), wp.vec3(*projection[:, 3])
+    lens.starts, lens.rays = (wp.array(part, dtype=wp.vec3) for part in looks.rays(size))
+    return lens
+
+
+def _make_still(wp: Any, kernels: Any, count: int, visible: int, pixels: int) -> Any:
+    """The still layer of each environment, not drawn yet."""
+    still = kernels.Still()
+    still.xpos = wp.zeros((count, visible), dtype=wp.vec3)
+    still.xmat = wp.zeros((count, visible), dtype=wp.mat33)
+    still.stale = wp.zeros(count, dtype=int)
+    still.frames = wp.zeros((count, pixels, 3), dtype=wp.uint8)
+    still.shown = wp.zeros((count, pixels), dtype=int)
+    still.distance = wp.zeros((count, pixels), dtype=float)
+    return still
 
 
 def _site_boxes(model: Any) -> np.ndarray:

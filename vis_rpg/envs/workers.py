@@ -20,7 +20,7 @@ from tqdm import tqdm
 from vis_rpg.envs.base import frames_space
 from vis_rpg.envs.factory import make_env
 from vis_rpg.envs.group import First, Group, StepResult, cores, first_of, saved_state, stack_step
-from vis_rpg.envs.pictures import Pictures
+from vis_rpg.envs.pictures import Pictured, Pictures
 from vis_rpg.errors import UserError, WorkersFailed, one_line
 
 DEATHS = 3
@@ -48,6 +48,11 @@ class _Job:
     fields: Fields
     memory: Any
     """ctypes array: it belongs to no name, so that nothing is left behind however the processes end."""
+    cast: bool
+    """Whether frames are ray-cast."""
+
+    def make(self) -> gymnasium.Env[Any, Any]:
+        return Pictured(make_env(self.task, "state")) if self.cast else make_env(self.task, self.obs)
 
     def arrays(self, count: int) -> dict[str, np.ndarray]:
         """The shared memory of `count` environments, by name: (count, ...)."""
@@ -130,9 +135,10 @@ class WorkerGroup(Group):
         seed: int,
         workers: int | None = None,
         pictures: Pictures | None = None,
+        cast: bool = False,
     ) -> None:
         """example: an environment of this task, of any observation kind, so that none need be rendered in this process; task, obs: as for
-        `make_env`. `ready` waits until the workers have made theirs."""
+        `make_env`; cast: with obs=pixels, whether the workers' frames are ray-cast. `ready` waits until the workers have made theirs."""
         super().__init__(example, count, seed, pictures)
         if obs == "pixels":
             self.observation_space = frames_space()
@@ -140,7 +146,7 @@ class WorkerGroup(Group):
         size = sum(count * int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in fields.values())
         memory = multiprocessing.get_context("forkserver").RawArray(ctypes.c_byte, size)
         shares = np.array_split(np.arange(count), min(count, workers or cores()))
-        jobs = [_Job(_plain(task), obs, range(share[0], share[-1] + 1), fields, memory) for share in shares]
+        jobs = [_Job(_plain(task), obs, range(share[0], share[-1] + 1), fields, memory, cast) for share in shares]
         self._shared = jobs[0].arrays(count)
         self.workers = [_Worker(f"worker {number}", job, count) for number, job in enumerate(jobs)]
         self.stepped_in = f"{len(jobs)} worker processes"
@@ -287,7 +293,7 @@ def _work(pipe: Connection, job: _Job, count: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     try:
         try:
-            envs, shared = {row: make_env(job.task, job.obs) for row in job.rows}, job.arrays(count)
+            envs, shared = {row: job.make() for row in job.rows}, job.arrays(count)
             pipe.send(("done", None))
             while True:
                 command, *what = pipe.recv()
