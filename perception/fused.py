@@ -49,7 +49,8 @@ def load() -> None:
             command = [compiler, *FLAGS, *includes, str(SOURCE), *libraries, "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                raise OSError(f"{compiler} cannot compile {SOURCE}: {done.stderr[:2000]}")
+                why = next((line for line in done.stderr.splitlines() if "error" in line), f"it ended with {done.returncode}")
+                raise OSError(f"{compiler} cannot compile {SOURCE}: {why}")
             os.replace(made, path)
     torch.ops.load_library(path)
     _describe()
