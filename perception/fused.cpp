@@ -514,8 +514,9 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using Tensors = std::vector<Tensor>;
 
-// The tensor itself where rows lie one behind the other in each group, else a copy
-Tensor dense(const Tensor &t) { return t.is_contiguous() || (t.dim() > 1 && t.select(0, 0).is_contiguous()) ? t : t.contiguous(); }
+// The tensor itself where rows lie one behind the other in each group, else a copy; groups may lie apart where there are three dimensions,
+// of two the first may be rows
+Tensor dense(const Tensor &t) { return t.is_contiguous() || (t.dim() == 3 && t.select(0, 0).is_contiguous()) ? t : t.contiguous(); }
 
 Tensors dense(TensorList tensors) {
     Tensors out;

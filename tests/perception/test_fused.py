@@ -60,9 +60,10 @@ def test_a_chain_and_its_gradients_are_those_of_torch(shape: tuple[int, ...], wi
         close(fused.chain(x, weights, biases, activation), theirs)
 
 
-def test_a_chain_of_inputs_that_do_not_lie_in_order_is_that_of_torch() -> None:
+@pytest.mark.parametrize("x", [torch.randn(7, 150).T, torch.randn(150, 10)[:, 2:9]], ids=["columns first", "rows apart"])
+def test_a_chain_of_inputs_that_do_not_lie_in_order_is_that_of_torch(x: Tensor) -> None:
     weights, biases = layers(7, 20, 9)
-    x = torch.randn(7, 150).T.requires_grad_()
+    x.requires_grad_()
     upstream = torch.randn(9, 150).T
     ours, theirs = fused.chain(x, weights, biases, "elu"), by_torch(x, weights, biases, "elu")
     close(ours, theirs)
