@@ -1,4 +1,4 @@
-"""Speed of the environments, measured: steps/s and frames/s of each task, as a run steps it and in one process alone."""
+"""Speed of the environments, measured: steps/s and frames/s of each task, as a run steps it and in one process."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vis_rpg.cli import compose
 from vis_rpg.envs import IDS
 from vis_rpg.envs.factory import make_env
 from vis_rpg.envs.group import EnvGroup, Group
+from vis_rpg.envs.pictures import choose_pictures
 from vis_rpg.envs.vector import make_groups
 from vis_rpg.errors import UserError
 
@@ -22,8 +23,8 @@ ENVS = 5
 
 
 def envs(only: str | None = None, seconds: float = 1.0, backend: str = "auto") -> Iterator[Line]:
-    """For each task from state and from pixels: interactions/s of a group as a run steps it, and of one process alone, each the median of
-    three spans of so many seconds; what cannot be made here says why. Raises UserError for a task that does not exist."""
+    """For each task from state and from pixels: interactions/s of a group as a run steps it, and in one process, each the median of three
+    spans of so many seconds; what cannot be made here says why. Raises UserError for a task that does not exist."""
     if only is not None and only not in IDS:
         raise UserError(f"--task {only}: choose one of {', '.join(IDS)}")
     for name in [only] if only else IDS:
@@ -40,7 +41,10 @@ def _measured(name: str, obs: str, seconds: float, backend: str) -> Line:
             line["steps_per_s"] = _speed(group, seconds)
         finally:
             group.close()
-        alone = EnvGroup(lambda _: make_env(task, obs), 1, 0)
+        if isinstance(group, EnvGroup):
+            return {**line, "one_process_steps_per_s": line["steps_per_s"]}
+        pictures = choose_pictures(make_env(task, "state"), ENVS, backend)[0] if obs == "pixels" else None
+        alone = EnvGroup(lambda _: make_env(task, "state" if pictures else obs), ENVS, 0, pictures)
         try:
             return {**line, "one_process_steps_per_s": _speed(alone, seconds)}
         finally:

@@ -72,6 +72,29 @@ def test_the_state_begins_with_what_the_library_observes() -> None:
         assert reward == float(info["success"])
 
 
+@pytest.mark.filterwarnings("ignore:Constant")
+def test_touching_is_what_the_library_finds() -> None:
+    env, policy = MetaWorld("stick-pull-v3"), SawyerStickPullV3Policy()
+    library, stick, seen = env._env, env.model.geom("objGeom").id, []
+    obs, _ = env.reset(seed=0)
+    for _ in range(50):
+        obs, *_ = env.step(policy.get_action(obs[:OBSERVED].astype(np.float64)))
+        seen.append([library.touching_object(stick), type(library).touching_object(library, stick)])
+    ours, theirs = np.transpose(seen)
+    assert (ours == theirs).all() and 0 < ours.sum() < len(ours)
+
+
+@pytest.mark.parametrize("name", ["stick-pull-v3", "assembly-v3", "pick-place-wall-v3"])
+def test_the_random_vector_does_not_wait_for_the_hand(name: str) -> None:
+    env, theirs = MetaWorld(name), metaworld.env_dict.ALL_V3_ENVIRONMENTS[name]()
+    theirs._set_task_called, theirs.seeded_rand_vec, theirs._freeze_rand_vec = True, True, False
+    for seed in range(3):
+        env.reset(seed=seed)
+        theirs.np_random = np.random.default_rng(seed)
+        theirs.reset_model()
+        np.testing.assert_array_equal(env.get_state()["vector"], theirs._last_rand_vec)
+
+
 def test_goals_differ_by_episode_follow_the_seed_and_are_seen() -> None:
     goals = []
     for _ in range(2):

@@ -16,7 +16,7 @@ from vis_rpg.envs.block_push import load_model
 from vis_rpg.envs.factory import make_env
 from vis_rpg.envs.group import EnvGroup, Group, step_together
 from vis_rpg.envs.pictures import Pictures, choose_pictures
-from vis_rpg.envs.rendering import Camera
+from vis_rpg.envs.rendering import FRAME, Camera
 from vis_rpg.envs.vector import make_groups
 from vis_rpg.envs.workers import WorkerGroup
 from vis_rpg.errors import UserError
@@ -139,6 +139,14 @@ def test_a_scene_that_the_ray_caster_does_not_draw_is_left_to_egl(warp: list[Fro
     assert choose_pictures(make_env(PUSH, "state"), 1, "auto") == (None, "egl (no soft bodies)")
     with pytest.raises(UserError, match="^no soft bodies$"):
         choose_pictures(make_env(PUSH, "state"), 1, "warp")
+
+
+def test_a_robot_is_as_coarse_as_in_the_frames_of_its_environment(warp: list[FromPoses]) -> None:
+    pytest.importorskip("metaworld", reason="Meta-World is in the optional extra [robotics]")
+    env = make_env({"name": "metaworld_basketball"}, "pixels")
+    assert choose_pictures(env, 1, "warp")[1] == "warp"
+    own, outside = env.unwrapped._camera(FRAME)._model, warp[0].camera._model  # type: ignore[attr-defined]
+    assert own.mesh_facenum.tolist() == outside.mesh_facenum.tolist() < env.unwrapped.model.mesh_facenum.tolist()  # type: ignore[attr-defined]
 
 
 def test_a_squeezed_picture_is_left_to_egl(warp: list[FromPoses], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,11 +91,12 @@ class MujocoTask(OwnTask):
     def _camera(self, size: int) -> Camera:
         key = (self.scene, size)
         if key not in _cameras:
-            drawn = self.drawn
-            if size == FRAME and self.robot:
-                drawn = coarse(drawn, geoms_under(drawn, self.robot))
-            _cameras[key] = Camera(drawn, self.view, size, 0 if size == FRAME or self.squeeze > 1 else 4, self.squeeze, self.sky)
+            _cameras[key] = Camera(self.looks(size), self.view, size, 0 if size == FRAME or self.squeeze > 1 else 4, self.squeeze, self.sky)
         return _cameras[key]
+
+    def looks(self, size: int) -> Any:
+        """The model that pictures of this size show: in frames the robot's meshes are coarser."""
+        return coarse(self.drawn, geoms_under(self.drawn, self.robot)) if size == FRAME and self.robot else self.drawn
 
     def _frame(self, size: int) -> np.ndarray:
         return self._camera(size).picture(self.data)

@@ -83,7 +83,7 @@ class Pictured(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray]) -> None:
         super().__init__(env)
         self.observation_space = Pictures.space
-        self._renderer, self._stack = ray_caster(env.unwrapped, 1, threads=1), FrameStack()
+        self._renderer, self._stack = ray_caster(env.unwrapped, 1), FrameStack()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         _, info = self.env.reset(seed=seed, options=options)
@@ -105,13 +105,13 @@ class Pictured(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         return self._renderer.pictures(positions[None], rotations[None])[0]
 
 
-def ray_caster(task: Any, count: int, **more: Any) -> Renderer:
-    """The ray-caster for `count` environments like this MujocoTask; more: of WarpRenderer. Raises UserError for what it does not draw."""
+def ray_caster(task: Any, count: int) -> Renderer:
+    """The ray-caster for `count` environments like this MujocoTask. Raises UserError for what it does not draw."""
     from vis_rpg.envs.warp_renderer import WarpRenderer  # it needs an optional extra
 
     if task.squeeze > 1:
         raise UserError(f"render.backend=warp squeezes no pictures, as task={task.task.name} needs: use render.backend=egl")
-    return WarpRenderer(task.drawn, task.view, FRAME, count, sky=task.sky, **more)
+    return WarpRenderer(task.looks(FRAME), task.view, FRAME, count, sky=task.sky)
 
 
 def choose_pictures(env: gymnasium.Env[Any, Any], count: int, wanted: str) -> tuple[Pictures | None, str]:

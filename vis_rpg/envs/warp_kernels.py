@@ -16,7 +16,7 @@ BEHIND = wp.constant(1e-4)
 NOTHING = wp.constant(1e10)
 """The distance of what a ray does not meet."""
 MARGIN = wp.constant(0.05)
-"""By how much the rectangle around a geom is larger than the geom, in pixels, for the sake of rounding."""
+"""By how much the place of a geom in the picture is larger than the geom, in pixels, for the sake of rounding."""
 
 
 @wp.struct
@@ -80,6 +80,24 @@ class Still:
     distance: wp.array2d(dtype=float)  # (N, P) of the only surface in the ray's way, NOTHING without one, -1 where there may be more
 
 
+@wp.func
+def column_of(axes: wp.mat33, index: int) -> wp.vec3:
+    """A column of a matrix."""
+    return wp.vec3(axes[0, index], axes[1, index], axes[2, index])
+
+
+@wp.struct
+class Places:
+    """Where in the R rows of the picture each of V visible geoms of N environments can be, and which ones are in a row at all."""
+
+    spans: wp.array3d(dtype=wp.vec2i)  # (N, R, V) first and last column
+    near: wp.array2d(dtype=float)  # (N, V) no point of it is less far ahead of the camera
+    listed: wp.array3d(dtype=int)  # (N, R, V) places in `visible`: still ones, then moving ones, the nearest first
+    counts: wp.array2d(dtype=wp.vec2i)  # (N, R) how many of these are still, and how many there are
+    moving: wp.array2d(dtype=wp.vec2i)  # (N, R) first and last column where something that moves can be
+    dirty: wp.array2d(dtype=wp.vec2i)  # (N, R) first and last column where it can be or was in the picture before
+
+
 @wp.kernel
 def place(
     geoms: Geoms,
@@ -87,43 +105,96 @@ def place(
     xpos: wp.array2d(dtype=wp.vec3),
     xmat: wp.array2d(dtype=wp.mat33),
     still: Still,
-    rects: wp.array2d(dtype=wp.vec4i),
+    places: Places,
 ) -> None:
-    """Where in the picture each visible geom of each environment can be: rects (N, V) first column and row, last column and row. Marks the
-    environments whose still geoms are not where they were."""
+    """The spans of each visible geom of each environment. Marks the environments whose still geoms are not where they were.
+
+    A row's span is where it crosses the edges of the geom's bounding box, and what lies between.
+    """
     world, index = wp.tid()
     geom = geoms.visible[index]
     position = xpos[world, geom]
     turn = xmat[world, geom]
-    if index < geoms.moving and not (still.xpos[world, index] == position and still.xmat[world, index] == turn):
+    if index < geoms.moving:
+        if still.xpos[world, index] == position and still.xmat[world, index] == turn:
+            return
         still.xpos[world, index] = position
         still.xmat[world, index] = turn
         still.stale[world] = 1
+    nowhere = wp.vec2i(lens.side, -1)
+    for row in range(lens.side):
+        places.spans[world, row, index] = nowhere
     half = geoms.half[geom]
-    low = wp.vec2(1e6, 1e6)
-    high = -low
-    behind = int(0)
-    for corner in range(8):
-        away = wp.vec3(float(corner % 2 * 2 - 1) * half[0], float(corner // 2 % 2 * 2 - 1) * half[1], float(corner // 4 * 2 - 1) * half[2])
-        point = lens.turn @ (position + turn @ (geoms.centre[geom] + away)) + lens.shift
-        if point[2] <= 0.0:
-            behind += 1
-        if point[2] > 1e-3:
-            seen = wp.vec2(point[0], point[1]) / point[2]
-            low = wp.min(low, seen)
-            high = wp.max(high, seen)
-        else:  # it reaches behind the camera
-            low = wp.vec2(-1e6, -1e6)
-            high = -low
-    if behind == 8:
-        high = wp.vec2(-1e6, -1e6)
+    middle = lens.turn @ (position + turn @ geoms.centre[geom]) + lens.shift
+    axes = lens.turn @ turn @ wp.diag(half)
+    reach = wp.abs(axes[2, 0]) + wp.abs(axes[2, 1]) + wp.abs(axes[2, 2])
+    places.near[world, index] = middle[2] - reach
+    if middle[2] + reach <= 0.0:  # behind the camera
+        return
+    if middle[2] - reach <= 1e-3:  # it reaches behind it
+        for row in range(lens.side):
+            places.spans[world, row, index] = wp.vec2i(0, lens.side - 1)
+        return
     end = float(lens.side)
-    rects[world, index] = wp.vec4i(
-        int(wp.ceil(wp.clamp(low[0] - MARGIN, 0.0, end))),
-        int(wp.ceil(wp.clamp(low[1] - MARGIN, 0.0, end))),
-        int(wp.floor(wp.clamp(high[0] + MARGIN, -1.0, end - 1.0))),
-        int(wp.floor(wp.clamp(high[1] + MARGIN, -1.0, end - 1.0))),
-    )
+    for edge in range(12):
+        axis = edge // 4
+        one = (axis + 1) % 3
+        two = (axis + 2) % 3
+        side = float(edge % 2 * 2 - 1) * column_of(axes, one) + float(edge // 2 % 2 * 2 - 1) * column_of(axes, two)
+        a = middle + side - column_of(axes, axis)
+        b = middle + side + column_of(axes, axis)
+        start = wp.vec2(a[0], a[1]) / a[2]
+        along = wp.vec2(b[0], b[1]) / b[2] - start
+        low = wp.min(start[1], start[1] + along[1])
+        high = wp.max(start[1], start[1] + along[1])
+        for row in range(int(wp.ceil(wp.clamp(low - MARGIN, 0.0, end))), int(wp.floor(wp.clamp(high + MARGIN, -1.0, end - 1.0))) + 1):
+            share = float(0.0)
+            if high - low > 1e-6:
+                share = wp.clamp((float(row) - start[1]) / along[1], 0.0, 1.0)
+            column = start[0] + share * along[0]
+            other = column
+            if high - low < 2.0 * MARGIN:  # nearly level
+                column = start[0]
+                other = start[0] + along[0]
+            span = places.spans[world, row, index]
+            places.spans[world, row, index] = wp.vec2i(
+                wp.min(span[0], int(wp.ceil(wp.clamp(wp.min(column, other) - MARGIN, 0.0, end)))),
+                wp.max(span[1], int(wp.floor(wp.clamp(wp.max(column, other) + MARGIN, -1.0, end - 1.0)))),
+            )
+
+
+@wp.kernel
+def enlist(geoms: Geoms, lens: Lens, still: Still, places: Places) -> None:
+    """What is in each row, from its spans."""
+    world, row = wp.tid()
+    old = places.moving[world, row]
+    first = lens.side
+    last = int(-1)
+    begin = int(0)
+    count = int(0)
+    for index in range(geoms.visible.shape[0]):
+        if index == geoms.moving:
+            begin = count
+        span = places.spans[world, row, index]
+        if span[0] <= span[1]:
+            at = count
+            near = places.near[world, index]
+            while at > begin and places.near[world, places.listed[world, row, at - 1]] > near:
+                places.listed[world, row, at] = places.listed[world, row, at - 1]
+                at -= 1
+            places.listed[world, row, at] = index
+            count += 1
+            if index >= geoms.moving:
+                first = wp.min(first, span[0])
+                last = wp.max(last, span[1])
+    if geoms.moving == geoms.visible.shape[0]:
+        begin = count
+    places.counts[world, row] = wp.vec2i(begin, count)
+    places.moving[world, row] = wp.vec2i(first, last)
+    if still.stale[world] == 1:
+        places.dirty[world, row] = wp.vec2i(0, lens.side - 1)
+    else:
+        places.dirty[world, row] = wp.vec2i(wp.min(first, old[0]), wp.max(last, old[1]))
 
 
 @wp.func
@@ -168,7 +239,7 @@ def cast(
     geoms: Geoms,
     xpos: wp.array2d(dtype=wp.vec3),
     xmat: wp.array2d(dtype=wp.mat33),
-    rects: wp.array2d(dtype=wp.vec4i),
+    places: Places,
     world: int,
     row: int,
     column: int,
@@ -178,17 +249,18 @@ def cast(
     ray: wp.vec3,
     limit: float,
 ):
-    """The first surface nearer than `limit` that a pixel's ray meets among the visible geoms from `begin` to `end`: geom or -1, distance,
-    normal, and of a mesh the face and the weights of its first two corners."""
+    """The first surface nearer than `limit` that a pixel's ray meets among those listed in its row from `begin` to `end`: geom or -1,
+    distance, normal, and of a mesh the face and the weights of its first two corners."""
     geom = int(-1)
     distance = float(limit)
     normal = wp.vec3(0.0, 0.0, 0.0)
     face = int(-1)
     u = float(0.0)
     v = float(0.0)
-    for index in range(begin, end):
-        rect = rects[world, index]
-        if rect[0] <= column and column <= rect[2] and rect[1] <= row and row <= rect[3]:
+    for at in range(begin, end):
+        index = places.listed[world, row, at]
+        span = places.spans[world, row, index]
+        if span[0] <= column and column <= span[1]:
             other = geoms.visible[index]
             position = xpos[world, other]
             turn = xmat[world, other]
@@ -212,8 +284,6 @@ def cast(
 
 @wp.kernel
 def draw(
-    part: int,
-    parts: int,
     span: int,
     geoms: Geoms,
     lights: Lights,
@@ -221,43 +291,36 @@ def draw(
     beyond: wp.vec3,
     xpos: wp.array2d(dtype=wp.vec3),
     xmat: wp.array2d(dtype=wp.mat33),
-    rects: wp.array2d(dtype=wp.vec4i),
+    places: Places,
     still: Still,
     frames: wp.array3d(dtype=wp.uint8),
     shown: wp.array2d(dtype=int),
 ) -> None:
-    """`span` neighbouring pixels in a row, of those rows whose number is `part` beyond a multiple of `parts`: frames (N, P, 3), shown (N,
-    P) the nearest geom, sites aside, or -1. Where nothing is in the way they have the colour `beyond`.
+    """`span` neighbouring pixels in a row: frames (N, P, 3), shown (N, P) the nearest geom, sites aside, or -1. Where nothing is in the way
+    they have the colour `beyond`.
 
     What an environment's still geoms look like is kept; where nothing that moves can be, or is nearer, that is shown.
     """
-    world, offset, block = wp.tid()
-    row = offset * parts + part
-    if row >= lens.side:
-        return
-    first = lens.side
-    last = int(-1)
-    for index in range(geoms.moving, geoms.visible.shape[0]):
-        rect = rects[world, index]
-        if rect[1] <= row and row <= rect[3]:
-            first = wp.min(first, rect[0])
-            last = wp.max(last, rect[2])
-    for column in range(block * span, wp.min(block * span + span, lens.side)):
+    world, row, block = wp.tid()
+    counts = places.counts[world, row]
+    moving = places.moving[world, row]
+    dirty = places.dirty[world, row]
+    for column in range(wp.max(block * span, dirty[0]), wp.min(block * span + span, dirty[1] + 1)):
         pixel = row * lens.side + column
         ray = lens.rays[pixel]
         passes = int(1)
-        if first <= column and column <= last:
+        if moving[0] <= column and column <= moving[1]:
             passes = 2
         # First without what moves, where that has changed; then with it, where it can be.
         kept = bool(True)
         for step in range(1 - still.stale[world], passes):
             begin = int(0)
-            end = geoms.moving
+            end = counts[0]
             limit = float(NOTHING)
             if step == 1:
-                end = geoms.visible.shape[0]
+                end = counts[1]
                 if still.distance[world, pixel] >= 0.0:
-                    begin = geoms.moving
+                    begin = counts[0]
                     limit = still.distance[world, pixel]
             origin = lens.starts[pixel]
             colour = wp.vec3(0.0, 0.0, 0.0)
@@ -265,7 +328,7 @@ def draw(
             seen = int(-1)
             only = float(-1.0)
             for layer in range(LAYERS):
-                geom, distance, normal, face, u, v = cast(geoms, xpos, xmat, rects, world, row, column, begin, end, origin, ray, limit)
+                geom, distance, normal, face, u, v = cast(geoms, xpos, xmat, places, world, row, column, begin, end, origin, ray, limit)
                 if geom < 0:
                     colour += beyond * passing
                     passing = 0.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,7 @@ class WarpRenderer:
     """Pictures of `count` environments that share a model's looks and differ in where its geoms and sites are; no shadows, no reflections.
 
     view: a camera, by its name in the model or free-standing (an MjvCamera), that does not move; size: the side of a picture in pixels;
-    device: of Warp ("cpu", "cuda:1"), by default the GPU if there is one; sky: as of a Camera; threads: on a CPU, one a core unless given.
+    device: of Warp ("cpu", "cuda:1"), by default the GPU if there is one; sky: as of a Camera.
     Which geoms and sites are visible, their sizes and materials, the lights and the camera are what MuJoCo's own renderer is given, read
     once: what changes them in a model later is not seen. Light is OpenGL's, computed for each pixel; a texture counts with its mean colour.
     Tendons are left out, and lights stay where the model's initial pose has them. Poses are those of all geoms and, after them, all sites,
@@ -40,7 +38,6 @@ class WarpRenderer:
         count: int,
         device: str | None = None,
         sky: bool = False,
-        threads: int | None = None,
     ) -> None:
         try:
             import warp as wp
@@ -68,33 +65,30 @@ class WarpRenderer:
             xmat: Any = wp.array(np.tile(rotations, (count, 1, 1, 1)), dtype=wp.mat33)
             frames, shown = wp.zeros((count, pixels, 3), dtype=wp.uint8), wp.zeros((count, pixels), dtype=int)
             lens, still = _put_lens(wp, kernels, looks, size), _make_still(wp, kernels, count, visible, pixels)
-            rects = wp.empty((count, visible), dtype=wp.vec4i)
-            where = [geoms, lens, xpos, xmat, still, rects]
-            self._place = wp.launch(kernels.place, (count, visible), where, record_cmd=True)
-            # Warp runs a CPU kernel in the thread that launches it, pixel after pixel; rows in turn are about as much work for each thread.
-            parts = min(size, threads or os.cpu_count() or 1) if self._device.is_cpu else 1
+            places = _make_places(wp, kernels, count, size, visible)
+            where = [geoms, lens, xpos, xmat, still, places]
+            place = wp.launch(kernels.place, (count, visible), where, record_cmd=True)
+            enlist = wp.launch(kernels.enlist, (count, size), [geoms, lens, still, places], record_cmd=True)
+            # Warp runs a CPU kernel in the thread that launches it, one of these after the other: a whole row is less work than its pixels.
             span = size if self._device.is_cpu else 1
-            scene = [geoms, lights, lens, beyond, xpos, xmat, rects, still, frames, shown]
-            self._draws = [
-                wp.launch(kernels.draw, (count, -(-size // parts), size // span), [part, parts, span, *scene], record_cmd=True)
-                for part in range(parts)
-            ]
+            scene = [geoms, lights, lens, beyond, xpos, xmat, places, still, frames, shown]
+            draw = wp.launch(kernels.draw, (count, size, size // span), [span, *scene], record_cmd=True)
+            self._launches = (place, enlist, draw)
             still.stale.fill_(1)
-            for launch in (self._place, *self._draws):
+            for launch in self._launches:
                 launch.launch()
             self._owned = (surfaces, scene)  # recorded launches hold addresses alone
             self._positions, self._rotations = wp.to_torch(xpos), wp.to_torch(xmat).flatten(-2)
             self._frames, self._shown = wp.to_torch(frames).view(-1, size, size, 3), wp.to_torch(shown).view(-1, size, size)
             self._stale = wp.to_torch(still.stale)
             wp.synchronize_device(self._device)  # pictures are drawn in torch's stream, not in this one
-        self._threads = ThreadPoolExecutor(parts) if parts > 1 else None
 
     def pictures(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
         """(N, P, 3) positions and (N, P, 9) rotations of all geoms and sites -> (N, size, size, 3) uint8, the caller's to keep."""
         return self.tensor(positions, rotations).cpu().clone().numpy()
 
     def tensor(self, positions: np.ndarray, rotations: np.ndarray) -> torch.Tensor:
-        """`pictures`, left on the device and in order with torch's current stream; the next call overwrites it."""
+        """`pictures`, left on the device, in order with torch's current stream, and only to be read: the next call draws what changes."""
         self._draw(positions, rotations)
         return self._frames
 
@@ -106,14 +100,11 @@ class WarpRenderer:
     def _draw(self, positions: np.ndarray, rotations: np.ndarray) -> None:
         wp, device = self._wp, self._device
         stream = wp.stream_from_torch(torch.cuda.current_stream(wp.device_to_torch(device))) if device.is_cuda else None
-        self._positions.copy_(torch.from_numpy(np.ascontiguousarray(positions, np.float32)))
-        self._rotations.copy_(torch.from_numpy(np.ascontiguousarray(rotations, np.float32)))
+        self._positions.copy_(torch.from_numpy(np.ascontiguousarray(positions)))
+        self._rotations.copy_(torch.from_numpy(np.ascontiguousarray(rotations)))
         self._stale.zero_()
-        self._place.launch(stream)
-        if self._threads:
-            list(self._threads.map(lambda part: part.launch(), self._draws))
-        else:
-            self._draws[0].launch(stream)
+        for launch in self._launches:
+            launch.launch(stream)
 
 
 class _Looks:
@@ -257,6 +248,18 @@ def _make_still(wp: Any, kernels: Any, count: int, visible: int, pixels: int) ->
     return still
 
 
+def _make_places(wp: Any, kernels: Any, count: int, side: int, visible: int) -> Any:
+    """Room for where geoms are in the pictures."""
+    places = kernels.Places()
+    places.spans = wp.empty((count, side, visible), dtype=wp.vec2i)
+    places.near = wp.empty((count, visible), dtype=float)
+    places.listed = wp.empty((count, side, visible), dtype=int)
+    places.counts = wp.empty((count, side), dtype=wp.vec2i)
+    places.moving = wp.zeros((count, side), dtype=wp.vec2i)
+    places.dirty = wp.empty((count, side), dtype=wp.vec2i)
+    return places
+
+
 def _site_boxes(model: Any) -> np.ndarray:
     """(sites, 3) half the sides of the boxes around them, which MuJoCo keeps for geoms only."""
     half, kinds = model.site_size.copy(), mujoco.mjtGeom
@@ -270,7 +273,9 @@ def _site_boxes(model: Any) -> np.ndarray:
 def _put_mesh(wp: Any, model: Any, index: int) -> Any:
     vertices = model.mesh_vert[model.mesh_vertadr[index] :][: model.mesh_vertnum[index]]
     faces = model.mesh_face[model.mesh_faceadr[index] :][: model.mesh_facenum[index]]
-    return wp.Mesh(wp.array(vertices, dtype=wp.vec3), wp.array(faces.ravel(), dtype=int), bvh_constructor="sah")
+    # Vertices of a coarse mesh lie on each other, and fewer of them are more often in the cache.
+    points, corners = np.unique(vertices[faces.ravel()], axis=0, return_inverse=True)
+    return wp.Mesh(wp.array(points, dtype=wp.vec3), wp.array(corners.ravel(), dtype=int), bvh_constructor="sah")
 
 
 def _mean_colour(model: Any, material: int) -> np.ndarray:
