@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -196,7 +196,7 @@ class Group(ABC):
         self._success = [bool(state["success"]) for state in states]
         self._objects = [np.array(state["objects"]) for state in states]
         if self._view:
-            self._view.restore(self.obs)
+            self._view.restore(dict(enumerate(self.obs)))
         self._enter(firsts)
         return sorted(firsts)
 
@@ -299,8 +299,7 @@ class EnvGroup(Group):
         return {}
 
     def _poses(self) -> tuple[np.ndarray, np.ndarray]:
-        positions, rotations = zip(*[env.get_wrapper_attr("poses")() for env in self.envs], strict=True)
-        return np.stack(positions), np.stack(rotations)
+        return poses_of(self.envs)
 
     def close(self) -> None:
         for env in self.envs:
@@ -351,6 +350,12 @@ def saved_state(env: gymnasium.Env[Any, Any]) -> dict[str, Any] | None:
         return env.get_wrapper_attr("get_state")()
     except NotImplementedError:
         return None
+
+
+def poses_of(envs: Iterable[gymnasium.Env[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Where the geoms and sites of each environment are: positions (N, P, 3) and rotations (N, P, 9), of `MujocoTask.poses`."""
+    positions, rotations = zip(*[env.get_wrapper_attr("poses")() for env in envs], strict=True)
+    return np.stack(positions), np.stack(rotations)
 
 
 def cores() -> int:

@@ -1,8 +1,9 @@
-"""Observations whose frames are not the environments' own: a ray-caster pictures all of them in one call, or each where it is stepped."""
+"""Observations whose frames are not the environments' own: a ray-caster pictures all of them in one call, or all of a worker's."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import gymnasium
@@ -70,39 +71,14 @@ class View:
         frames = self._pictures.frames(self._rows)
         return {index: self._stacks[index].start(frames[index]) for index in indices}
 
-    def restore(self, stacks: list[np.ndarray]) -> None:
-        """Continue from saved observations."""
-        for stack, frames in zip(self._stacks, stacks, strict=True):
-            stack.frames = np.array(frames, np.uint8)
+    def stack(self, index: int) -> np.ndarray:
+        """The newest observation of an environment."""
+        return self._stacks[index].frames.copy()
 
-
-class Pictured(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
-    """One of our environments on a MuJoCo model, made with obs=state, that is seen by a ray-caster of its own, in this thread, as if it had
-    been made with obs=pixels."""
-
-    def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray]) -> None:
-        super().__init__(env)
-        self.observation_space = Pictures.space
-        self._renderer, self._stack = ray_caster(env.unwrapped, 1), FrameStack()
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        _, info = self.env.reset(seed=seed, options=options)
-        return self._stack.start(self._frame()), info
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
-        _, reward, terminated, truncated, info = self.env.step(action)
-        return self._stack.push(self._frame()), reward, terminated, truncated, info
-
-    def get_state(self) -> dict[str, Any]:
-        return self.env.get_wrapper_attr("get_state")() | {"frames": self._stack.frames.copy()}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        self.env.get_wrapper_attr("set_state")(state)
-        self._stack.frames = np.array(state["frames"], np.uint8)
-
-    def _frame(self) -> np.ndarray:
-        positions, rotations = self.env.get_wrapper_attr("poses")()
-        return self._renderer.pictures(positions[None], rotations[None])[0]
+    def restore(self, stacks: Mapping[int, np.ndarray]) -> None:
+        """Continue from saved observations, by the environment's index."""
+        for index, frames in stacks.items():
+            self._stacks[index].frames = np.array(frames, np.uint8)
 
 
 def ray_caster(task: Any, count: int) -> Renderer:

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from vis_rpg.envs.base import frames_space
 from vis_rpg.envs.factory import make_env
-from vis_rpg.envs.group import First, Group, StepResult, cores, first_of, saved_state, stack_step
-from vis_rpg.envs.pictures import Pictured, Pictures
+from vis_rpg.envs.group import First, Group, StepResult, cores, first_of, poses_of, saved_state, stack_step
+from vis_rpg.envs.pictures import Pictures, View, ray_caster
 from vis_rpg.errors import UserError, WorkersFailed, one_line
 
 DEATHS = 3
@@ -30,6 +30,8 @@ ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 OUTCOME = ("obs", "reward", "terminated", "truncated", "success", "objects")
 """What a worker writes of a step, as `StepResult` has it."""
 
+Envs = dict[int, gymnasium.Env[Any, Any]]
+"""A worker's environments, by their row in the group."""
 Fields = dict[str, tuple[tuple[int, ...], str]]
 """Name -> (shape of one environment's entry, dtype) of what lies in shared memory."""
 
@@ -50,9 +52,6 @@ class _Job:
     """ctypes array: it belongs to no name, so that nothing is left behind however the processes end."""
     cast: bool
     """Whether frames are ray-cast."""
-
-    def make(self) -> gymnasium.Env[Any, Any]:
-        return Pictured(make_env(self.task, "state")) if self.cast else make_env(self.task, self.obs)
 
     def arrays(self, count: int) -> dict[str, np.ndarray]:
         """The shared memory of `count` environments, by name: (count, ...)."""
@@ -293,11 +292,12 @@ def _work(pipe: Connection, job: _Job, count: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     try:
         try:
-            envs, shared = {row: job.make() for row in job.rows}, job.arrays(count)
+            envs = {row: make_env(job.task, "state" if job.cast else job.obs) for row in job.rows}
+            shared, view = job.arrays(count), _view(envs) if job.cast else None
             pipe.send(("done", None))
             while True:
                 command, *what = pipe.recv()
-                pipe.send(("done", _do(command, what, envs, shared)))
+                pipe.send(("done", _do(command, what, envs, shared, view)))
         except UserError as error:
             pipe.send(("user", str(error)))
         except (EOFError, ConnectionError):
@@ -308,18 +308,34 @@ def _work(pipe: Connection, job: _Job, count: int) -> None:
         pass
 
 
-def _do(command: str, what: list[Any], envs: dict[int, gymnasium.Env[Any, Any]], shared: dict[str, np.ndarray]) -> Any:
+def _view(envs: Envs) -> View:
+    """The ray-caster's pictures of these environments."""
+    example = next(iter(envs.values()))
+    caster = ray_caster(example.unwrapped, len(envs))
+    return Pictures(caster, len(envs), len(example.get_wrapper_attr("poses")()[0])).view(len(envs))
+
+
+def _do(command: str, what: list[Any], envs: Envs, shared: dict[str, np.ndarray], view: View | None) -> Any:
+    start = min(envs)  # a view counts from 0
     if command == "save":
-        return [saved_state(env) for env in envs.values()]
+        states = [saved_state(env) for env in envs.values()]
+        return [state and state | {"frames": view.stack(index)} for index, state in enumerate(states)] if view else states
     if command == "restore":
         for row, state in what[0].items():
             envs[row].get_wrapper_attr("set_state")(state)
+        if view:
+            view.restore({row - start: state["frames"] for row, state in what[0].items()})
         return {}
     if command == "reset":
         firsts = {}
         for row, seed in what[0].items():
             with _named(row, "at reset"):
                 firsts[row] = first_of(*envs[row].reset(seed=seed))
+        if view:
+            view.put(*poses_of(envs.values()))
+            firsts = {
+                row: (obs, *firsts[row][1:]) for row, obs in zip(firsts, view.start([row - start for row in firsts]).values(), strict=True)
+            }
         _show_poses(envs, shared)
         return firsts
     told = []
@@ -327,7 +343,10 @@ def _do(command: str, what: list[Any], envs: dict[int, gymnasium.Env[Any, Any]],
         action = shared["action"][row].copy()
         with _named(row, f"at action {action.tolist()}"):
             told.append(env.step(action))
-    step, rows = stack_step(*zip(*told, strict=True)), slice(min(envs), max(envs) + 1)
+    step, rows = stack_step(*zip(*told, strict=True)), slice(start, max(envs) + 1)
+    if view:
+        view.put(*poses_of(envs.values()))
+        step.obs = view.push()
     for name in OUTCOME:
         shared[name][rows] = getattr(step, name)
     _show_poses(envs, shared)
@@ -345,7 +364,7 @@ def _named(row: int, when: str) -> Iterator[None]:
         raise _Died(f"environment {row} raised {one_line(error)} {when}") from error
 
 
-def _show_poses(envs: dict[int, gymnasium.Env[Any, Any]], shared: dict[str, np.ndarray]) -> None:
+def _show_poses(envs: Envs, shared: dict[str, np.ndarray]) -> None:
     if "positions" in shared:
-        for row, env in envs.items():
-            shared["positions"][row], shared["rotations"][row] = env.get_wrapper_attr("poses")()
+        rows = slice(min(envs), max(envs) + 1)
+        shared["positions"][rows], shared["rotations"][rows] = poses_of(envs.values())
