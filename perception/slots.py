@@ -11,21 +11,32 @@ from perception.encoding import encoded_width, positional_encoding
 from perception.percept import Memory, Perception, Stored, Window
 from perception.slot_model import Sight, SlotModel
 
+MOVED = 0.02
+"""How far a centroid goes from one frame to the next that surely moves, in units of half a picture: 0.6 pixels of 64."""
+
 
 class SlotPerception(Perception):
     """Slots of frame pairs (t - 1, t), each with its encoded centroid, area and presence.
 
     checkpoint: file of a slot model; train: whether it is trained on with the agent, by the agent's losses; learn: whether it is to go on
-    with its own discovery (`vis_rpg.adaptation`). Frozen, the model runs once on each observation and replay stores what it saw; so it
-    does where it learns on its own, and replay stores frames too; trained on with the agent, replay stores frames alone and `features`
-    runs the model with gradient.
+    with its own discovery (`vis_rpg.adaptation`); moving: whether an object can be new only while it moves. Frozen, the model runs once on
+    each observation and replay stores what it saw; so it does where it learns on its own, and replay stores frames too; trained on with the
+    agent, replay stores frames alone and `features` runs the model with gradient.
     Slots keep the model's order, so a slot is the same object in every episode. Observations are (B, 2, H, W, 3) uint8 stacks.
     """
 
     history = 2
 
-    def __init__(self, checkpoint: str | Path, train: bool = False, learn: bool = False, frame_size: tuple[int, int] = (64, 64)) -> None:
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        train: bool = False,
+        learn: bool = False,
+        moving: bool = False,
+        frame_size: tuple[int, int] = (64, 64),
+    ) -> None:
         super().__init__()
+        self.moving = moving
         self.model, self.card = SlotModel.load(Path(checkpoint), frame_size)
         self.model.requires_grad_(train)
         self.pretraining_frames = int(self.card.get("frames", 0))
@@ -76,9 +87,12 @@ class SlotPerception(Perception):
 
     @torch.no_grad()
     def novelty(self, window: Window) -> Tensor:
-        """Encoded centroids and areas, zero where a slot sees nothing, so that only present objects can be new."""
-        coordinates = self.seen(window)["coordinates"][1:]
+        """Encoded centroids and areas, zero where a slot sees nothing, so that only present objects can be new; with `moving`, zero too
+        where what it sees is at rest, and in between while it moves by less than MOVED."""
+        before, coordinates = self.seen(window)["coordinates"].unfold(0, 2, 1).unbind(-1)
         centroid, area, presence = coordinates[..., :2], coordinates[..., 2:3], coordinates[..., 3:]
+        if self.moving:
+            presence = presence * ((centroid - before[..., :2]).norm(dim=-1, keepdim=True) / MOVED).clamp(max=1.0)
         return torch.cat([self._encoded(centroid, presence), area * presence], dim=-1).flatten(-2)
 
     def _encoded(self, centroid: Tensor, presence: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ def test_the_bonus_of_an_absent_slot_is_that_of_no_slot() -> None:
 
 def test_runs_that_compare_novelties_differ_in_the_bonus_alone(tmp_path: Path) -> None:
     """While actions are random all runs see, do and store the same but the novelty, and begin from the same weights; then each learns."""
-    words = {kind: (f"exploration.novelty={kind}",) for kind in ("objects", "global", "truth")}
+    words = {kind: (f"exploration.novelty={kind}",) for kind in ("objects", "moving", "global", "truth")}
     words["sum"] = ("exploration.per_object=true",)
     trainers = {name: Trainer(config(*PUSH, *SMALL, *own, f"out={tmp_path / name}")) for name, own in words.items()}
     starts = {name: {key: value.clone() for key, value in t.runs[0].agent.state_dict().items()} for name, t in trainers.items()}
@@ -129,7 +129,9 @@ def test_runs_that_compare_novelties_differ_in_the_bonus_alone(tmp_path: Path) -
     ("words", "says"),
     [
         (("exploration.novelty=global",), "exploration.novelty=global reads frames"),
-        (("exploration.novelty=slots",), "exploration.novelty=slots: choose one of objects, global, truth"),
+        (("exploration.novelty=moving",), "exploration.novelty=moving reads slots, which perception=state does not see"),
+        (("obs=pixels", "perception=cnn", "exploration.novelty=moving"), "which perception=cnn does not see"),
+        (("exploration.novelty=slots",), "exploration.novelty=slots: choose one of objects, moving, global, truth"),
     ],
 )
 def test_a_bonus_that_cannot_be_is_refused(words: tuple[str, ...], says: str) -> None:

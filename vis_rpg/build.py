@@ -43,7 +43,8 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
                 f"perception.checkpoint={seeing.checkpoint}: no slot model there; train one with "
                 f"scripts/discover_objects.py task={config.task.name}, or use perception=cnn"
             )
-        return SlotPerception(path, seeing.train, seeing.learn_every is not None)
+        moving = config.exploration.get("novelty") == "moving"
+        return SlotPerception(path, seeing.train, seeing.learn_every is not None, moving)
     except ValueError as error:
         raise UserError(str(error)) from None
 

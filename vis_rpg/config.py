@@ -23,7 +23,7 @@ CHOICES = {
     "agent.latent.kind": ("gaussian", "categorical", "none"),
     "agent.latent.prior": ("fixed", "learned"),
     "perception.encoder": ("mlp", "transformer"),
-    "exploration.novelty": ("objects", "global", "truth"),
+    "exploration.novelty": ("objects", "moving", "global", "truth"),
 }
 POSITIVE = (
     "steps",
@@ -66,6 +66,11 @@ def check(config: DictConfig) -> None:
         raise UserError(
             f"perception.learn_every={config.perception.learn_every} and perception.train=true: one or the other teaches the slot model; "
             "leave one out"
+        )
+    if config.perception.name != "slots" and config.exploration.get("novelty") == "moving":
+        raise UserError(
+            f"exploration.novelty=moving reads slots, which perception={config.perception.name} does not see: use obs=pixels with "
+            "perception=slots, or exploration.novelty=objects"
         )
     if config.obs.kind == "state" and config.exploration.get("novelty") == "global":
         raise UserError(

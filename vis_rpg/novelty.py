@@ -74,7 +74,7 @@ class TrueNovelty(Novelty):
 
 
 def make_novelty(kind: str, task: Task, seed: int) -> Novelty | None:
-    """Of `exploration.novelty`: global | truth, or None for objects, which is what perception itself calls novel."""
+    """Of `exploration.novelty`: global | truth, or None for objects and moving, which is what perception itself calls novel."""
     if kind == "global":
         return GlobalNovelty(seed=seed)
     return TrueNovelty(task) if kind == "truth" else None

@@ -12,7 +12,7 @@ from torch import Tensor
 from perception.cnn import CnnPerception
 from perception.percept import Memory, Perception
 from perception.slot_model import SlotConfig, SlotModel
-from perception.slots import SlotPerception
+from perception.slots import MOVED, SlotPerception
 from perception.state import StatePerception
 
 BATCH, STEPS = 3, 4
@@ -35,13 +35,14 @@ def slot_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["state", "bare state", "cnn", "slots", "slots trained on"])
+@pytest.fixture(params=["state", "bare state", "cnn", "slots", "moving slots", "slots trained on"])
 def perception(request: pytest.FixtureRequest, slot_file: Path) -> Perception:
     makers: dict[str, Make] = {
         "state": lambda: StatePerception(6, pairs, 0.1),
         "bare state": lambda: StatePerception(6, no_objects, 0.1),
         "cnn": CnnPerception,
         "slots": lambda: SlotPerception(slot_file),
+        "moving slots": lambda: SlotPerception(slot_file, moving=True),
         "slots trained on": lambda: SlotPerception(slot_file, train=True),
     }
     return makers[request.param]()
@@ -148,14 +149,22 @@ def test_cnn_features_depend_on_both_frames() -> None:
     assert not torch.allclose(seeing.features({"frame": frames}), still)
 
 
-def test_an_absent_slot_has_no_code() -> None:
+def test_an_absent_slot_has_no_code(slot_file: Path) -> None:
     coordinates = torch.tensor([[0.5, -0.5, 1.0, 1.0], [0.5, -0.5, 1.0, 0.0]])
     window = {"slots": torch.zeros(2, 1, 2, 8), "coordinates": coordinates.expand(2, 1, 2, 4)}
-    seeing = SlotPerception.__new__(SlotPerception)
-    torch.nn.Module.__init__(seeing)
-    seeing.train_model, seeing.model = False, SlotModel(SlotConfig(slots=2, width=8, channels=8, frequencies=3))
-    present, absent = seeing.novelty(window)[0, 0].chunk(2)
+    present, absent = SlotPerception(slot_file).novelty(window)[0, 0].chunk(2)
     assert present.abs().sum() > 0 and absent.abs().sum() == 0
+
+
+def test_what_rests_is_not_new_where_only_what_moves_is(slot_file: Path) -> None:
+    """Slots that go 0, half of MOVED and twice MOVED from their place in the frame before, and one that is absent."""
+    before = torch.tensor([[0.5, -0.5, 1.0, 1.0]] * 3 + [[0.5, -0.5, 1.0, 0.0]])
+    after = before.clone()
+    after[:, :2] += MOVED * torch.tensor([[0.0, 0.0], [0.3, 0.4], [1.2, -1.6], [1.0, 0.0]])
+    window = {"slots": torch.zeros(2, 1, 4, 8), "coordinates": torch.stack([before, after])[:, None]}
+    moving, always = (SlotPerception(slot_file, moving=kind).novelty(window)[0, 0].unflatten(0, (4, -1)) for kind in (True, False))
+    torch.testing.assert_close(moving, always * torch.tensor([[0.0], [0.5], [1.0], [1.0]]))
+    assert (always[:3].abs().sum(-1) > 0).all()
 
 
 @pytest.mark.parametrize("backbone", ["conv5", "timm:no_such_model"])
