@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from perception import fused
 from perception.percept import Memory, Perception, Window
 
 STACK = 2
@@ -14,6 +15,9 @@ STACK = 2
 
 class Conv4(nn.Sequential):
     """The paper's vision encoder: four convolutions of 32 channels, each halving the image; (B, C, H, W) -> (B, 32 * H/16 * W/16)."""
+
+    fused = False
+    """Whether `encode_pairs` runs it by the kernels of `perception.fused` where they take its input."""
 
     def __init__(self, in_channels: int, channels: int = 32) -> None:
         layers: list[nn.Module] = []
@@ -35,16 +39,28 @@ class FrozenCnn(Conv4):
         """Of its embedding of frames (H, W)."""
         return int(self(torch.zeros(1, 3 * STACK, *frame_size)).shape[-1])
 
-    def embed(self, pairs: Tensor) -> Tensor:
-        """Pairs (T, B, 6, H, W) -> (T, B, M) with zero mean and unit variance over its entries, the scale that an RND expects."""
-        embedding = self(pairs.flatten(0, 1))
-        return F.layer_norm(embedding, embedding.shape[-1:]).unflatten(0, pairs.shape[:2])
+    def embed(self, frames: Tensor) -> Tensor:
+        """Frames (1 + T, B, H, W, 3) uint8 -> of pairs (T, B, M), zero mean and unit variance over its entries, the scale that an RND
+        expects."""
+        embedding = encode_pairs(self, frames)
+        return F.layer_norm(embedding, embedding.shape[-1:])
 
 
 def pairs_of(frames: Tensor) -> Tensor:
     """(1 + T, B, H, W, 3) uint8 -> (T, B, 6, H, W), about [-0.5, 0.5]; channels stay last in memory, which convolutions like best."""
     pairs = torch.cat([frames[:-1], frames[1:]], dim=-1)
     return pairs.float().div_(255).sub_(0.5).movedim(-1, 2)
+
+
+def encode_pairs(encoder: nn.Module, frames: Tensor) -> Tensor:
+    """What an encoder (B, 6, H, W) -> (B, D) makes of each frame beside the one before it: (1 + T, B, H, W, 3) uint8 -> (T, B, D)."""
+    if isinstance(encoder, Conv4) and encoder.fused:
+        layers = [layer for layer in encoder if isinstance(layer, nn.Conv2d)]
+        weights = [layer.weight for layer in layers]
+        if fused.encodable(frames, weights):
+            return fused.encode(frames, weights, [layer.bias for layer in layers if layer.bias is not None])
+    pairs = pairs_of(frames)
+    return encoder(pairs.flatten(0, 1)).unflatten(0, pairs.shape[:2])
 
 
 def build_encoder(backbone: str, frame_size: tuple[int, int], weights: str | None) -> nn.Module:
@@ -83,8 +99,7 @@ class CnnPerception(Perception):
         return {"frame": obs[:, -1]}, {}
 
     def features(self, window: Window) -> Tensor:
-        pairs = pairs_of(window["frame"])
-        return self.encoder(pairs.flatten(0, 1)).unflatten(0, pairs.shape[:2])
+        return encode_pairs(self.encoder, window["frame"])
 
     def objects(self, window: Window) -> tuple[Tensor, Tensor]:
         steps, batch = window["frame"].shape[0] - 1, window["frame"].shape[1]
@@ -93,4 +108,4 @@ class CnnPerception(Perception):
 
     @torch.no_grad()
     def novelty(self, window: Window) -> Tensor:
-        return self.frozen.embed(pairs_of(window["frame"]))
+        return self.frozen.embed(window["frame"])

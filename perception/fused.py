@@ -1,4 +1,4 @@
-"""Layers as single kernels on a CPU (fused.cpp), forward and backward: chains of linear layers, and a step of a GRU.
+"""Layers as single kernels on a CPU (fused.cpp), forward and backward: chains of linear layers, a step of a GRU, convolutions of frames.
 
 Torch takes a product, a bias and an activation as three passes over memory, and their gradients as five; here what follows a product is
 done while its sums are still in registers, and blocks of rows go through all layers while they are in the cache.
@@ -26,7 +26,7 @@ FLAGS = ("-O3", "-w", "-march=native", "-ffp-contract=fast", "-fno-math-errno", 
 ROWS = 64
 """From so many on the kernels are worth their call."""
 WIDTH = 32
-"""The state of a GRU is as wide as a multiple of this."""
+"""The state of a GRU is as wide as a multiple of this, and images have a multiple of so many channels after each convolution."""
 
 
 @functools.cache
@@ -37,7 +37,8 @@ def load() -> None:
     if compiler is None:
         raise OSError("no C++ compiler")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    made_of = "\n".join([SOURCE.read_text(), *FLAGS, version, torch.__version__, _processor()])
+    sources = [SOURCE, *sorted(SOURCE.parent.glob("fused*.h"))]
+    made_of = "\n".join([*(source.read_text() for source in sources), *FLAGS, version, torch.__version__, _processor()])
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "vis_rpg")
     path = folder / f"fused-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
     if not path.exists():
@@ -85,6 +86,24 @@ def gru_cell(x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor]) 
     return torch.ops.vis_rpg.gru(x, h, weights, biases, False)[0]
 
 
+def encodable(frames: Tensor, weights: list[Tensor]) -> bool:
+    """Whether `encode` takes these: uint8 frames on a CPU, float32 weights of as many channels as `WIDTH` allows, and no autocast."""
+    return (
+        frames.device.type == "cpu"
+        and frames.dtype == torch.uint8
+        and all(w.dtype == torch.float32 and w.shape[-4] % WIDTH == 0 for w in weights)
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def encode(frames: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """Convolutions of 3 x 3 with stride 2 and padding 1, ReLU between them, of each frame in [-0.5, 0.5] beside the one before it: frames
+    (T + 1, B, H, W, C) uint8, weights (N_l, K_l, 3, 3) of which the first reads both frames' channels, biases (N_l,) -> (T, B, N * H' * W')
+    with channels first. After `load()`, where `encodable(frames, weights)`; under `torch.vmap` as `chain`.
+    """
+    return torch.ops.vis_rpg.encode(frames, weights, biases, False)[0]
+
+
 def _describe() -> None:
     """What torch asks of operators: the shapes of their results, to trace them, and how they are mapped."""
 
@@ -121,6 +140,20 @@ def _describe() -> None:
     ) -> list[Tensor]:
         return empty(h, *([x] if of_x else []), *([*weights, *biases] if of_weights else []))
 
+    @torch.library.register_fake("vis_rpg::encode")
+    def _(frames: Tensor, weights: list[Tensor], biases: list[Tensor], keep: bool) -> list[Tensor]:
+        *groups, steps, batch, h, w, _ = frames.shape
+        images = []
+        for weight in weights:
+            h, w = (h + 1) // 2, (w + 1) // 2
+            images.append((2 * h + 1, 2 * w + 1, weight.shape[-3]))
+        shapes = [(weights[-1].shape[-4] * h * w,), *(images[1:] if keep else [])]
+        return [weights[0].new_empty(*groups, steps - 1, batch, *shape) for shape in shapes]
+
+    @torch.library.register_fake("vis_rpg::encode_backward")
+    def _(gradient: Tensor, frames: Tensor, weights: list[Tensor], biases: list[Tensor], kept: list[Tensor]) -> list[Tensor]:
+        return empty(*weights, *biases)
+
     @torch.library.register_vmap("vis_rpg::chain")
     def _(info: Any, dims: Any, x: Tensor, weights: list[Tensor], biases: list[Tensor], activation: int, keep: bool) -> Any:
         own = functools.partial(front, info.batch_size)
@@ -133,4 +166,10 @@ def _describe() -> None:
         out = torch.ops.vis_rpg.gru(
             own(x, dims[0]), own(h, dims[1]), list(map(own, weights, dims[2])), list(map(own, biases, dims[3])), keep
         )
+        return out, [0] * len(out)
+
+    @torch.library.register_vmap("vis_rpg::encode")
+    def _(info: Any, dims: Any, frames: Tensor, weights: list[Tensor], biases: list[Tensor], keep: bool) -> Any:
+        own = functools.partial(front, info.batch_size)
+        out = torch.ops.vis_rpg.encode(own(frames, dims[0]), list(map(own, weights, dims[1])), list(map(own, biases, dims[2])), keep)
         return out, [0] * len(out)

@@ -20,11 +20,10 @@ WORDS = ["task=maze", "preset=debug", "device=cpu"]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs a C++ compiler")
-def test_compiled_updates_equal_eager_ones_and_are_compiled_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [["task=maze"], ["task=block_push", "obs=pixels", "perception=cnn"]], ids=["state", "cnn"])
+def test_compiled_updates_equal_eager_ones_and_are_compiled_once(words: list[str], tmp_path: Path) -> None:
     many = ("agent.batch_size=64", "exploration.batch_size=64")  # rows, from which on a CPU's kernels take them
-    eager, compiled = (
-        Trainer(small.config("task=maze", *many, f"runtime={name}", f"out={tmp_path / name}")) for name in ("eager", "compile")
-    )
+    eager, compiled = (Trainer(small.config(*words, *many, f"runtime={name}", f"out={tmp_path / name}")) for name in ("eager", "compile"))
     assert all(net.fused for net in compiled.runs[0].agent.modules() if isinstance(net, FUSED))
 
     def both() -> None:

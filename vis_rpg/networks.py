@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perception import fused
+from perception.cnn import Conv4
 from perception.gru import GRUCell
 
 
@@ -131,5 +132,5 @@ class GRU(GRUCell):
         return torch.stack(hs)
 
 
-FUSED = (Linear, MLP, EnsembleMLP, GRU)
+FUSED = (Linear, MLP, EnsembleMLP, GRU, Conv4)
 """Parts that the kernels can run."""

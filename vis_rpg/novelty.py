@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from perception.cnn import FrozenCnn, pairs_of
+from perception.cnn import FrozenCnn
 from perception.encoding import MOST_FREQUENCIES, encoded_width, positional_encoding
 from vis_rpg.envs.task import Task
 from vis_rpg.errors import UserError
@@ -47,7 +47,7 @@ class GlobalNovelty(Novelty):
 
     @torch.no_grad()
     def forward(self, obs: Tensor, positions: Tensor) -> Tensor:
-        return self.frozen.embed(pairs_of(obs.transpose(0, 1)))[0]
+        return self.frozen.embed(obs.transpose(0, 1))[0]
 
 
 class TrueNovelty(Novelty):

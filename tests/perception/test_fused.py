@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from perception import fused
+from perception.cnn import Conv4, encode_pairs, pairs_of
 from perception.gru import GRUCell
 from vis_rpg.networks import GRU, MLP, EnsembleMLP, Linear
 
@@ -137,6 +138,94 @@ def test_mapped_grus_have_weights_of_their_own() -> None:
             [g[i] for g in found],
             list(torch.autograd.grad(theirs.square().sum(), [cell.get_parameter(n) for n in names], retain_graph=True)),
         )
+
+
+def convolutions(channels: int, *widths: int, groups: tuple[int, ...] = ()) -> tuple[list[Tensor], list[Tensor]]:
+    torch.manual_seed(0)
+    pairs = list(zip((2 * channels, *widths), widths, strict=False))
+    weights = [(torch.randn(*groups, n, k, 3, 3) / (3 * k**0.5)).requires_grad_() for k, n in pairs]
+    return weights, [torch.randn(*groups, n).requires_grad_() for _, n in pairs]
+
+
+def encoded_by_torch(frames: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    pairs = pairs_of(frames)
+    x = pairs.flatten(0, 1)
+    for index, (w, b) in enumerate(zip(weights, biases, strict=True)):
+        x = F.conv2d(F.relu(x) if index else x, w, b, stride=2, padding=1)
+    return x.flatten(1).unflatten(0, pairs.shape[:2])
+
+
+def random_frames(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "widths"),
+    [
+        ((2, 5, 64, 64, 3), (32, 32, 32, 32)),
+        ((4, 3, 17, 30, 3), (32, 64, 32)),
+        ((2, 1, 5, 9, 1), (64, 32)),
+        ((3, 2, 1, 1, 2), (32, 32)),
+        ((3, 2, 2, 3, 3), (32, 96)),
+        ((3, 2, 8, 7, 3), (32,)),
+    ],
+)
+def test_convolutions_of_frames_and_their_gradients_are_those_of_torch(shape: tuple[int, ...], widths: tuple[int, ...]) -> None:
+    weights, biases = convolutions(shape[-1], *widths)
+    frames = random_frames(*shape)
+    ours, theirs = (encode(frames, weights, biases) for encode in (fused.encode, encoded_by_torch))
+    upstream = torch.randn_like(theirs)
+    close(ours, theirs)
+    close(*(torch.autograd.grad(y, [*weights, *biases], upstream) for y in (ours, theirs)))
+    with torch.no_grad():
+        close(fused.encode(frames, weights, biases), theirs)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        random_frames(3, 4, 8, 8, 3).transpose(0, 1),
+        random_frames(4, 3, 3, 8, 8).movedim(2, -1),
+        random_frames(4, 3, 9, 9, 3)[1:, :2, 1:, 1:],
+    ],
+    ids=["batch first", "channels first", "a part"],
+)
+def test_convolutions_of_frames_that_do_not_lie_in_order_are_those_of_torch(frames: Tensor) -> None:
+    weights, biases = convolutions(3, 32, 32)
+    ours, theirs = (encode(frames, weights, biases) for encode in (fused.encode, encoded_by_torch))
+    upstream = torch.randn(theirs.shape[::-1]).permute(2, 1, 0)
+    close(ours, theirs)
+    close(*(torch.autograd.grad(y, [*weights, *biases], upstream) for y in (ours, theirs)))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_mapped_convolutions_have_weights_of_their_own_and_may_share_their_frames(shared: bool) -> None:
+    weights, biases = convolutions(3, 32, 64, groups=(2,))
+    frames = random_frames(*([] if shared else [2]), 3, 4, 12, 10, 3)
+    ours = torch.vmap(fused.encode, (None if shared else 0, 0, 0))(frames, weights, biases)
+    theirs = torch.stack(
+        [encoded_by_torch(frames if shared else frames[i], [w[i] for w in weights], [b[i] for b in biases]) for i in range(2)]
+    )
+    close(ours, theirs)
+    close(*(torch.autograd.grad(y.square().sum(), [*weights, *biases]) for y in (ours, theirs)))
+
+
+def test_an_encoder_is_the_same_with_the_kernels_and_without() -> None:
+    net, frames = Conv4(6), random_frames(3, 4, 16, 16, 3)
+    outputs = []
+    for net.fused in (False, True):
+        y = encode_pairs(net, frames)
+        outputs.append((y, torch.autograd.grad(y.square().sum(), list(net.parameters()))))
+    close(*outputs)
+
+
+def test_other_frames_are_left_to_torch() -> None:
+    weights, frames = [torch.zeros(32, 6, 3, 3)], random_frames(2, 1, 8, 8, 3)
+    assert fused.encodable(frames, weights)
+    assert not fused.encodable(frames.float(), weights)
+    assert not fused.encodable(frames, [torch.zeros(48, 6, 3, 3)])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not fused.encodable(frames, weights)
 
 
 @pytest.mark.parametrize(
