@@ -29,45 +29,27 @@ struct Layer {
     int runs() const { return 3 * parts; }
     int depth() const { return 3 * k; }
     long weights() const { return 9L * parts * k * n; }
-    // Where in weights (n, parts * k, 3, 3) that of output o is which row `run` multiplies with its number `i`
-    long place(int o, int run, int i) const { return ((long(o) * parts + run % parts) * k + i % k) * 9 + run / parts * 3 + i / k; }
-
-    void clear_border(float *input) const {
-        memset(input, 0, sizeof(float) * parts * line());
-        for (int row = parts; row < (2 * h + 1) * parts; row++) {
-            memset(input + row * line(), 0, sizeof(float) * k);
-            if (2 * w > width) memset(input + (row + 1) * line() - k, 0, sizeof(float) * k);
-        }
-        if (2 * h > height) memset(input + 2L * h * parts * line(), 0, sizeof(float) * parts * line());
-    }
+    // The number, in order of runs, of what reads channel c of the input in row y and column x of the kernel
+    long place(int c, int y, int x, long first = 0) const { return first + ((long(y) * parts + c / k) * 3 + x) * k + c % k; }
 };
-
-// Both frames (height, width, k) of a pair, [0, 255] as [-0.5, 0.5]
-void read_frames(const Layer &l, const uint8_t *const *frames, float *input) {
-    for (int y = 0; y < l.height; y++)
-        for (int part = 0; part < l.parts; part++) {
-            const uint8_t *from = frames[part] + long(y) * l.width * l.k;
-            float *to = l.inside(input) + (long(y) * l.parts + part) * l.line();
-            for (int i = 0; i < l.width * l.k; i++) to[i] = from[i] * (1.0f / 255.0f) - 0.5f;
-        }
-}
 
 // Panels of (runs, depth, NR)
 void pack_conv(const Layer &l, const float *W, float *to) {
     for (int o = 0; o < l.n; o++)
-        for (int run = 0; run < l.runs(); run++)
-            for (int i = 0; i < l.depth(); i++)
-                to[((long(o / NR) * l.runs() + run) * l.depth() + i) * NR + o % NR] = W[l.place(o, run, i)];
+        for (int c = 0; c < l.parts * l.k; c++)
+            for (int y = 0; y < 3; y++)
+                for (int x = 0; x < 3; x++) to[l.place(c, y, x, o / NR * l.runs() * l.depth()) * NR + o % NR] = *W++;
 }
 
-// out, rows of which lie `row` apart, = act(input * W + b)
-void conv(const Layer &l, const float *input, const float *packed, const float *bias, float *out, long row, int activation) {
-    for (int y = 0; y < l.h; y++)
+// Rows of out, which lie `apart`, = act(input * W + b)
+void conv(const Layer &l, const float *input, const float *packed, const float *bias, float *out, long apart, int rows, int activation) {
+    for (int y = 0; y < rows; y++)
         for (int j = 0; j < l.n; j += NR) {
             Product p{input + 2L * y * l.parts * l.line(), 2L * l.k, packed + long(j) * l.runs() * l.depth(), l.depth(),
-                      out + y * row + j, l.n, NR, bias + j, nullptr, false};
+                      out + y * apart + j, l.n, NR, bias + j, nullptr, false};
             p.runs = l.runs(), p.A_apart = l.line(), p.panel_apart = long(l.depth()) * NR;
-            stripe<false>(p, l.w, activation);
+            if (l.k == 3 && activation == RELU) stripe<false, RELU, 6, 9>(p, l.w);
+            else stripe<false>(p, l.w, activation);
         }
 }
 
@@ -101,149 +83,178 @@ void conv_backward(const Layer &l, const float *up, const float *packed, const f
             }
 }
 
-// The gradients of weights (runs, depth, n), then of biases (n), added to `sums`
-void conv_gather(const Layer &l, const float *up, const float *input, float *sums) {
+// The gradients of weights (runs, depth, n), then of biases (n), added to `sums`, over so many rows of the output
+void conv_gather(const Layer &l, const float *up, const float *input, int rows, float *sums) {
     for (int j = 0; j < l.n; j += NR)
         for (int run = 0; run < l.runs(); run++) {
             Product p{input + run * l.line(), 2L * l.k, up + j, l.w, sums + long(run) * l.depth() * l.n + j, l.n, NR, nullptr, nullptr, true};
-            p.runs = l.h, p.A_apart = 2L * l.parts * l.line(), p.panel_apart = l.up_line(), p.ldb = l.n;
+            p.runs = rows, p.A_apart = 2L * l.parts * l.line(), p.panel_apart = l.up_line(), p.ldb = l.n;
             stripe<true>(p, l.depth(), NONE);
         }
     float *bias = sums + l.weights();
-    for (int y = 0; y < l.h; y++)
+    for (int y = 0; y < rows; y++)
         for (int x = 0; x < l.w; x++)
             for (int o = 0; o < l.n; o++) bias[o] += up[y * l.up_line() + long(x) * l.n + o];
 }
 
-// A batch of frames (G, T + 1, B, height, width, k) of which those next to each other in T are pairs
+constexpr int PAIR = 2;
+constexpr int BAND = 4; // rows of the first layer's output at once: what they read stays in the first-level cache
+
+// A batch of frames (G, T + 1, B, height, width, channels) of which those next to each other in T are pairs
 struct Frames {
     const uint8_t *data;
     int groups, steps, batch, height, width, channels;
     long strides[3]; // of G, T and B
 
     long pairs() const { return long(steps) * batch; }
-    void read(const Layer &l, int group, long pair, float *input) const {
-        const uint8_t *first = data + group * strides[0] + pair / batch * strides[1] + pair % batch * strides[2];
-        const uint8_t *both[2] = {first, first + strides[1]};
-        read_frames(l, both, input);
-    }
     int threads() const { return int(std::min<long>(pairs(), at::get_num_threads())); }
+
+    // What rows [y, y + rows) of the first layer's output read of both frames of a pair, [0, 255] as [-0.5, 0.5]; borders beside are there
+    void read(const Layer &l, int group, long pair, int y, int rows, float *input) const {
+        const uint8_t *first = data + group * strides[0] + pair / batch * strides[1] + pair % batch * strides[2];
+        for (int from = 2 * y - 1; from < 2 * (y + rows); from++)
+            for (int part = 0; part < PAIR; part++, input += l.line()) {
+                const int count = width * channels;
+                float *__restrict to = input + channels;
+                if (from < 0 || from >= height) {
+                    memset(to, 0, sizeof(float) * count);
+                    continue;
+                }
+                const uint8_t *__restrict row = first + part * strides[1] + long(from) * count;
+                for (int i = 0; i < count; i++) to[i] = row[i] * (1.0f / 255.0f) - 0.5f;
+            }
+    }
 };
 
-constexpr int PAIR = 2;
+// The network and the places of what it needs, in one buffer, each beginning at a multiple of whole lines of the cache
+struct Encoder {
+    std::vector<Layer> layers;
+    std::vector<long> packed, packed_backward, input, up, sums;
+    long size = 0, size_backward, sums_size = 0, out_size;
 
-std::vector<Layer> layers_of(const Frames &frames, const std::vector<int> &channels) {
-    std::vector<Layer> out;
-    int h = frames.height, w = frames.width;
-    for (size_t l = 0; l < channels.size(); l++) {
-        out.emplace_back(l ? 1 : PAIR, l ? channels[l - 1] : frames.channels, channels[l], h, w);
-        h = out[l].h, w = out[l].w;
+    Encoder(const Frames &frames, const std::vector<int> &channels) {
+        int h = frames.height, w = frames.width;
+        for (size_t l = 0; l < channels.size(); l++) {
+            layers.emplace_back(l ? 1 : PAIR, l ? channels[l - 1] : frames.channels, channels[l], h, w);
+            h = layers[l].h, w = layers[l].w;
+        }
+        out_size = long(h) * w * channels.back();
+        auto piece = [](long &size, long floats) {
+            const long begin = size;
+            size += (floats + 15) / 16 * 16;
+            return begin;
+        };
+        for (const Layer &l : layers) packed.push_back(piece(size, l.weights()));
+        for (const Layer &l : layers) input.push_back(piece(size, l.parts == PAIR ? (2 * BAND + 1) * PAIR * l.line() : l.input_size()));
+        size_backward = size;
+        for (const Layer &l : layers) packed_backward.push_back(piece(size_backward, l.weights()));
+        for (const Layer &l : layers) up.push_back(piece(size_backward, l.up_size()));
+        for (const Layer &l : layers) sums.push_back(piece(sums_size, l.weights() + l.n));
+        size += out_size;
     }
-    return out;
+    const Layer &last() const { return layers.back(); }
+
+    // Inputs of all layers but the first into the buffer; biases: of this group
+    void inputs(const Frames &frames, int group, long pair, const float *const *biases, float *buffer) const {
+        for (size_t l = 0; l + 1 < layers.size(); l++) {
+            const Layer &next = layers[l + 1];
+            layer(l, frames, group, pair, biases[l], buffer, next.inside(buffer + input[l + 1]), next.line(), RELU);
+        }
+    }
+
+    void layer(size_t l, const Frames &frames, int group, long pair, const float *bias, float *buffer, float *out, long apart,
+               int activation) const {
+        const Layer &it = layers[l];
+        for (int y = 0; y < it.h; y += l ? it.h : BAND) {
+            const int rows = l ? it.h : std::min(BAND, it.h - y);
+            if (l == 0) frames.read(it, group, pair, y, rows, buffer + input[0]);
+            conv(it, buffer + input[l], buffer + packed[l], bias, out + y * apart, apart, rows, activation);
+        }
+    }
+};
+
+// The biases, and the packed weights, of one group; strides: of each W and b, from group to group
+std::vector<const float *> begin_group(const Encoder &e, int group, const std::vector<long> &strides, const float *const *W,
+                                       const float *const *b, float *buffer) {
+    std::vector<const float *> biases;
+    for (size_t l = 0; l < e.layers.size(); l++) {
+        pack_conv(e.layers[l], W[l] + group * strides[2 * l], buffer + e.packed[l]);
+        biases.push_back(b[l] + group * strides[2 * l + 1]);
+    }
+    return biases;
 }
 
-// Pieces of a buffer, each beginning at a multiple of whole lines of the cache
-struct Pieces {
-    long size = 0;
-    long add(long floats) {
-        const long begin = size;
-        size += (floats + 15) / 16 * 16;
-        return begin;
-    }
-};
-
-// features (G, pairs, n * h * w), channels first; kept[l] (G, pairs, ...): the input of layer l + 1 with its border, unless it is null
-void encode_forward(const Frames &frames, const std::vector<Layer> &layers, const std::vector<long> &strides, const float *const *W,
-                    const float *const *b, float *features, float *const *kept) {
-    Pieces pieces;
-    std::vector<long> packed_at, input_at;
-    for (const Layer &l : layers) packed_at.push_back(pieces.add(l.weights()));
-    for (const Layer &l : layers) input_at.push_back(pieces.add(l.input_size()));
-    const Layer &last = layers.back();
-    const long out_size = long(last.h) * last.w * last.n, out_at = pieces.add(out_size);
+// features (G, pairs, n * h * w), channels first
+void encode_forward(const Frames &frames, const Encoder &e, const std::vector<long> &strides, const float *const *W, const float *const *b,
+                    float *features) {
 #pragma omp parallel num_threads(frames.threads())
     {
         const Range mine = share(frames.pairs(), omp_get_thread_num(), omp_get_num_threads());
-        float *buffer = own_buffer.get(pieces.size), *out = buffer + out_at;
-        for (size_t l = 0; l < layers.size(); l++) layers[l].clear_border(buffer + input_at[l]);
+        const int n = e.last().n, area = e.last().h * e.last().w;
+        float *buffer = own_buffer.get(e.size), *out = buffer + e.size - e.out_size;
+        memset(buffer, 0, sizeof(float) * e.size); // borders stay zero
         for (int g = 0; g < frames.groups; g++) {
-            for (size_t l = 0; l < layers.size(); l++) pack_conv(layers[l], W[l] + g * strides[2 * l], buffer + packed_at[l]);
+            const auto biases = begin_group(e, g, strides, W, b, buffer);
             for (long i = mine.begin; i < mine.end; i++) {
-                const long pair = g * frames.pairs() + i;
-                float *input = buffer + input_at[0];
-                frames.read(layers[0], g, i, input);
-                for (size_t l = 0; l < layers.size(); l++) {
-                    const float *bias = b[l] + g * strides[2 * l + 1];
-                    if (l + 1 == layers.size()) {
-                        conv(last, input, buffer + packed_at[l], bias, out, long(last.w) * last.n, NONE);
-                        break;
-                    }
-                    const Layer &next = layers[l + 1];
-                    float *to = kept ? kept[l] + pair * next.input_size() : buffer + input_at[l + 1];
-                    if (kept) next.clear_border(to);
-                    conv(layers[l], input, buffer + packed_at[l], bias, next.inside(to), next.line(), RELU);
-                    input = to;
-                }
-                for (int o = 0; o < last.n; o++)
-                    for (int p = 0; p < last.h * last.w; p++) features[pair * out_size + o * last.h * last.w + p] = out[p * last.n + o];
+                e.inputs(frames, g, i, biases.data(), buffer);
+                e.layer(e.layers.size() - 1, frames, g, i, biases.back(), buffer, out, long(e.last().w) * n, NONE);
+                float *to = features + (g * frames.pairs() + i) * e.out_size;
+                for (int o = 0; o < n; o++)
+                    for (int p = 0; p < area; p++) to[o * area + p] = out[p * n + o];
             }
         }
     }
 }
 
-// Gradients of each W and b
-void encode_backward(const Frames &frames, const std::vector<Layer> &layers, const std::vector<long> &strides, const float *const *W,
-                     const float *const *kept, const float *gradient, float *const *gW, float *const *gb) {
-    Pieces pieces, sum_pieces;
-    std::vector<long> packed_at, up_at, sums_at;
-    for (const Layer &l : layers) {
-        packed_at.push_back(pieces.add(l.weights()));
-        up_at.push_back(pieces.add(l.up_size()));
-        sums_at.push_back(sum_pieces.add(l.weights() + l.n));
-    }
-    const long input_at = pieces.add(layers[0].input_size());
-    const Layer &last = layers.back();
-    const int threads = frames.threads(), area = last.h * last.w;
-    float *sums = shared_buffer.get(threads * sum_pieces.size);
+// Gradients of each W and b. What is between frames and features is computed again: that takes less time than memory needs to keep it.
+void encode_backward(const Frames &frames, const Encoder &e, const std::vector<long> &strides, const float *const *W, const float *const *b,
+                     const float *gradient, float *const *gW, float *const *gb) {
+    const int threads = frames.threads(), layers = int(e.layers.size());
+    float *sums = shared_buffer.get(threads * e.sums_size);
 #pragma omp parallel num_threads(threads)
     {
         const int me = omp_get_thread_num(), team = omp_get_num_threads();
         const Range mine = share(frames.pairs(), me, team);
-        float *buffer = own_buffer.get(pieces.size), *own = sums + me * sum_pieces.size, *frame = buffer + input_at;
-        layers[0].clear_border(frame);
-        for (size_t l = 0; l < layers.size(); l++) memset(buffer + up_at[l], 0, sizeof(float) * layers[l].up_size());
+        const Layer &first = e.layers[0], &last = e.last();
+        float *buffer = own_buffer.get(e.size_backward), *own = sums + me * e.sums_size;
+        memset(buffer, 0, sizeof(float) * e.size_backward); // borders stay zero
         for (int g = 0; g < frames.groups; g++) {
-            memset(own, 0, sizeof(float) * sum_pieces.size);
-            for (size_t l = 1; l < layers.size(); l++) pack_conv_backward(layers[l], W[l] + g * strides[2 * l], buffer + packed_at[l]);
+            memset(own, 0, sizeof(float) * e.sums_size);
+            const auto biases = begin_group(e, g, strides, W, b, buffer);
+            for (int l = 1; l < layers; l++) pack_conv_backward(e.layers[l], W[l] + g * strides[2 * l], buffer + e.packed_backward[l]);
             for (long i = mine.begin; i < mine.end; i++) {
-                const long pair = g * frames.pairs() + i;
-                for (int y = 0; y < last.h; y++)
-                    for (int x = 0; x < last.w; x++)
-                        for (int o = 0; o < last.n; o++)
-                            buffer[up_at.back() + y * last.up_line() + long(x) * last.n + o] =
-                                gradient[(pair * last.n + o) * area + y * last.w + x];
-                for (size_t l = layers.size(); l-- > 1;) {
-                    const float *input = kept[l - 1] + pair * layers[l].input_size();
-                    conv_gather(layers[l], buffer + up_at[l], input, own + sums_at[l]);
-                    conv_backward(layers[l], buffer + up_at[l], buffer + packed_at[l], input, buffer + up_at[l - 1]);
+                e.inputs(frames, g, i, biases.data(), buffer);
+                const float *from = gradient + (g * frames.pairs() + i) * e.out_size;
+                for (int o = 0; o < last.n; o++)
+                    for (int y = 0; y < last.h; y++)
+                        for (int x = 0; x < last.w; x++) buffer[e.up.back() + y * last.up_line() + long(x) * last.n + o] = *from++;
+                for (int l = layers - 1; l > 0; l--) {
+                    const float *up = buffer + e.up[l], *input = buffer + e.input[l];
+                    conv_gather(e.layers[l], up, input, e.layers[l].h, own + e.sums[l]);
+                    conv_backward(e.layers[l], up, buffer + e.packed_backward[l], input, buffer + e.up[l - 1]);
                 }
-                frames.read(layers[0], g, i, frame);
-                conv_gather(layers[0], buffer + up_at[0], frame, own + sums_at[0]);
+                for (int y = 0; y < first.h; y += BAND) {
+                    const int rows = std::min(BAND, first.h - y);
+                    frames.read(first, g, i, y, rows, buffer + e.input[0]);
+                    conv_gather(first, buffer + e.up[0] + y * first.up_line(), buffer + e.input[0], rows, own + e.sums[0]);
+                }
             }
 #pragma omp barrier
-            for (size_t l = 0; l < layers.size(); l++) {
-                const Layer &layer = layers[l];
-                const Range part = share(layer.n, me, team);
+            for (int l = 0; l < layers; l++) {
+                const Layer &it = e.layers[l];
+                const float *of_all = sums + e.sums[l];
+                auto total = [&](long at) {
+                    float sum = 0;
+                    for (int t = 0; t < team; t++) sum += of_all[t * e.sums_size + at];
+                    return sum;
+                };
+                const Range part = share(it.n, me, team);
                 for (long o = part.begin; o < part.end; o++) {
-                    auto total = [&](long at) {
-                        float sum = 0;
-                        for (int t = 0; t < team; t++) sum += sums[t * sum_pieces.size + sums_at[l] + at];
-                        return sum;
-                    };
-                    for (int run = 0; run < layer.runs(); run++)
-                        for (int i = 0; i < layer.depth(); i++)
-                            gW[l][g * layer.weights() + layer.place(o, run, i)] = total((long(run) * layer.depth() + i) * layer.n + o);
-                    gb[l][long(g) * layer.n + o] = total(layer.weights() + o);
+                    float *to = gW[l] + (long(g) * it.n + o) * 9 * it.parts * it.k;
+                    for (int c = 0; c < it.parts * it.k; c++)
+                        for (int y = 0; y < 3; y++)
+                            for (int x = 0; x < 3; x++) *to++ = total(it.place(c, y, x) * it.n + o);
+                    gb[l][long(g) * it.n + o] = total(it.weights() + o);
                 }
             }
 #pragma omp barrier
@@ -286,74 +297,59 @@ std::vector<long> group_strides(TensorList weights, TensorList biases) {
     return out;
 }
 
-// Features (T, B, N * H' * W'), channels first, and what lies between layers where it is to be kept for gradients
-Tensors encode(const Tensor &frames_, TensorList weights_, TensorList biases_, bool keep) {
+// Features (T, B, N * H' * W'), channels first
+Tensor encode(const Tensor &frames_, TensorList weights_, TensorList biases_) {
     const Tensor frames = packed_frames(frames_);
     const Tensors weights = whole(weights_), biases = whole(biases_);
     const Frames f = frames_of(frames);
-    const std::vector<Layer> layers = layers_of(f, channels_of(weights));
-    std::vector<int64_t> shape{f.steps, f.batch};
-    if (frames.dim() == 6) shape.insert(shape.begin(), f.groups);
-    auto make = [&](std::initializer_list<int64_t> inner) {
-        auto sizes = shape;
-        sizes.insert(sizes.end(), inner);
-        return at::empty(sizes, weights[0].options());
-    };
-    const Layer &last = layers.back();
-    Tensors out{make({long(last.n) * last.h * last.w})};
-    std::vector<float *> kept;
-    for (size_t l = 1; keep && l < layers.size(); l++) {
-        out.push_back(make({2 * layers[l].h + 1, 2 * layers[l].w + 1, layers[l].k}));
-        kept.push_back(out.back().mutable_data_ptr<float>());
-    }
-    encode_forward(f, layers, group_strides(weights, biases), addresses(weights).data(), addresses(biases).data(),
-                   out[0].mutable_data_ptr<float>(), keep ? kept.data() : nullptr);
+    const Encoder e(f, channels_of(weights));
+    std::vector<int64_t> shape{f.groups, f.steps, f.batch, e.out_size};
+    if (frames.dim() == 5) shape.erase(shape.begin());
+    Tensor out = at::empty(shape, weights[0].options());
+    encode_forward(f, e, group_strides(weights, biases), addresses(weights).data(), addresses(biases).data(), out.mutable_data_ptr<float>());
     return out;
 }
 
 // Of all weights and all biases
-Tensors encode_gradients(const Tensor &gradient_, const Tensor &frames_, TensorList weights_, TensorList biases_, TensorList kept) {
+Tensors encode_gradients(const Tensor &gradient_, const Tensor &frames_, TensorList weights_, TensorList biases_) {
     const Tensor frames = packed_frames(frames_), gradient = gradient_.contiguous();
     const Tensors weights = whole(weights_), biases = whole(biases_);
     const Frames f = frames_of(frames);
     Tensors gw = empty_like(weights), gb = empty_like(biases);
-    encode_backward(f, layers_of(f, channels_of(weights)), group_strides(weights, biases), addresses(weights).data(), addresses(kept).data(),
+    encode_backward(f, Encoder(f, channels_of(weights)), group_strides(weights, biases), addresses(weights).data(), addresses(biases).data(),
                     gradient.const_data_ptr<float>(), places(gw).data(), places(gb).data());
     gw.insert(gw.end(), gb.begin(), gb.end());
     return gw;
 }
 
-Tensors call_encode(const Tensor &frames, TensorList weights, TensorList biases, bool keep) {
+Tensor call_encode(const Tensor &frames, TensorList weights, TensorList biases) {
     at::AutoDispatchBelowADInplaceOrView guard;
     static const auto op = operator_named<decltype(encode)>("vis_rpg::encode");
-    return op.call(frames, weights, biases, keep);
+    return op.call(frames, weights, biases);
 }
 
 struct EncodeFunction : torch::autograd::Function<EncodeFunction> {
-    static variable_list forward(AutogradContext *context, const Tensor &frames, TensorList weights, TensorList biases) {
-        Tensors out = call_encode(frames, weights, biases, true);
+    static Tensor forward(AutogradContext *context, const Tensor &frames, TensorList weights, TensorList biases) {
         variable_list saved{frames};
         saved.insert(saved.end(), weights.begin(), weights.end());
         saved.insert(saved.end(), biases.begin(), biases.end());
-        saved.insert(saved.end(), out.begin() + 1, out.end());
         context->save_for_backward(saved);
-        context->set_materialize_grads(false);
-        return out;
+        return call_encode(frames, weights, biases);
     }
 
     static variable_list backward(AutogradContext *context, variable_list gradients) {
         const variable_list saved = context->get_saved_variables();
-        const size_t n = saved.size() / 3; // frames, n weights, n biases, n - 1 images between layers
+        const size_t n = saved.size() / 2; // frames, n weights, n biases
         const TensorList all(saved);
         static const auto op = operator_named<decltype(encode_gradients)>("vis_rpg::encode_backward");
         variable_list out(1);
-        append(out, op.call(gradients[0], saved[0], all.slice(1, n), all.slice(1 + n, n), all.slice(1 + 2 * n)), 2 * n, 0);
+        append(out, op.call(gradients[0], saved[0], all.slice(1, n), all.slice(1 + n, n)), 2 * n, 0);
         return out;
     }
 };
 
-Tensors encode_autograd(const Tensor &frames, TensorList weights, TensorList biases, bool keep) {
-    return differentiable({}, weights, biases) ? EncodeFunction::apply(frames, weights, biases) : call_encode(frames, weights, biases, keep);
+Tensor encode_autograd(const Tensor &frames, TensorList weights, TensorList biases) {
+    return differentiable({}, weights, biases) ? EncodeFunction::apply(frames, weights, biases) : call_encode(frames, weights, biases);
 }
 
 } // namespace

@@ -113,7 +113,10 @@ struct Product {
     long A_apart = 0, panel_apart = 0, ldb = NR;
 };
 
-template <int M, int N, bool T, int ACT> void tile(const Product &p) {
+// LDA, RUN: `lda` and `depth` where they are known beforehand, which short runs gain by; else 0
+template <int M, int N, bool T, int ACT, int LDA, int RUN> void tile(const Product &p) {
+    const long lda = LDA ? LDA : p.lda;
+    const int depth = RUN ? RUN : p.depth;
     V sum[M][N];
 #pragma GCC unroll 16
     for (int i = 0; i < M; i++)
@@ -121,13 +124,13 @@ template <int M, int N, bool T, int ACT> void tile(const Product &p) {
         for (int j = 0; j < N; j++) sum[i][j] = p.bias ? load(p.bias + j * VL) : V{};
     for (int run = 0; run < p.runs; run++) {
         const float *A = p.A + run * p.A_apart, *B = p.panel + run * p.panel_apart;
-        for (int k = 0; k < p.depth; k++, A += T ? p.lda : 1, B += p.ldb) {
+        for (int k = 0; k < depth; k++, A += T ? lda : 1, B += p.ldb) {
             V b[N];
 #pragma GCC unroll 2
             for (int j = 0; j < N; j++) b[j] = load(B + j * VL);
 #pragma GCC unroll 16
             for (int i = 0; i < M; i++) {
-                V a = all(T ? A[i] : A[i * p.lda]);
+                V a = all(T ? A[i] : A[i * lda]);
 #pragma GCC unroll 2
                 for (int j = 0; j < N; j++) sum[i][j] += a * b[j];
             }
@@ -151,9 +154,9 @@ template <int M, int N, bool T, int ACT> void tile(const Product &p) {
 
 using Tile = void (*)(const Product &);
 
-template <int N, bool T, int ACT> Tile tile_of(int rows) {
+template <int N, bool T, int ACT, int LDA, int RUN> Tile tile_of(int rows) {
     switch (rows) {
-#define CASE(m) case m: return tile<m, N, T, ACT>;
+#define CASE(m) case m: return tile<m, N, T, ACT, LDA, RUN>;
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #ifdef __AVX512F__
         CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)
@@ -164,11 +167,11 @@ template <int N, bool T, int ACT> Tile tile_of(int rows) {
 }
 
 // Rows [0, m) of a product with one panel, in tiles of nearly equal height
-template <bool T, int ACT> void stripe(Product p, int m) {
+template <bool T, int ACT, int LDA = 0, int RUN = 0> void stripe(Product p, int m) {
     const int tiles = (m + MR - 1) / MR, rows = m / tiles, longer = m % tiles;
     for (int t = 0; t < tiles; t++) {
         const int height = rows + (t < longer);
-        (p.columns > VL ? tile_of<2, T, ACT>(height) : tile_of<1, T, ACT>(height))(p);
+        (p.columns > VL ? tile_of<2, T, ACT, LDA, RUN>(height) : tile_of<1, T, ACT, LDA, RUN>(height))(p);
         p.A += T ? height : height * p.lda;
         p.C += height * p.ldc;
         if (p.gate) p.gate += height * p.ldc;
