@@ -250,7 +250,7 @@ class Replay:
 
 
 def _taken(table: Tensor, rows: Tensor) -> Tensor:
-    """Rows of a table. Torch copies number by number: those of frames, which are bytes, in words of eight are there in a fifth of the time."""
+    """Rows of a table. Torch copies number by number: frames, which are bytes, take a fifth of the time in words of eight."""
     inner = table.shape[1:]
     if table.dtype != torch.uint8 or inner.numel() % 8:
         return table[rows]
