@@ -48,8 +48,8 @@ void conv(const Layer &l, const float *input, const float *packed, const float *
             Product p{input + 2L * y * l.parts * l.line(), 2L * l.k, packed + long(j) * l.runs() * l.depth(), l.depth(),
                       out + y * apart + j, l.n, NR, bias + j, nullptr, false};
             p.runs = l.runs(), p.A_apart = l.line(), p.panel_apart = long(l.depth()) * NR;
-            if (l.k == 3 && activation == RELU) stripe<false, RELU, 6, 9>(p, l.w);
-            else stripe<false>(p, l.w, activation);
+            if (l.k == 3 && activation == RELU) stripe<false, RELU, true, 6, 9>(p, l.w);
+            else stripe<false, true>(p, l.w, activation);
         }
 }
 
@@ -79,7 +79,7 @@ void conv_backward(const Layer &l, const float *up, const float *packed, const f
                           down + (y * (l.width + 1L) + b) * l.k + j, 2L * l.k, NR, nullptr,
                           input + (y + 1) * l.line() + (1L + b) * l.k + j, false};
                 p.runs = a + 1, p.A_apart = l.up_line(), p.panel_apart = long(p.depth) * NR;
-                stripe<false>(p, (l.width + 1 - b) / 2, RELU);
+                stripe<false, RELU, true>(p, (l.width + 1 - b) / 2);
             }
 }
 
@@ -89,7 +89,7 @@ void conv_gather(const Layer &l, const float *up, const float *input, int rows, 
         for (int run = 0; run < l.runs(); run++) {
             Product p{input + run * l.line(), 2L * l.k, up + j, l.w, sums + long(run) * l.depth() * l.n + j, l.n, NR, nullptr, nullptr, true};
             p.runs = rows, p.A_apart = 2L * l.parts * l.line(), p.panel_apart = l.up_line(), p.ldb = l.n;
-            stripe<true>(p, l.depth(), NONE);
+            stripe<true, NONE, true>(p, l.depth());
         }
     float *bias = sums + l.weights();
     for (int y = 0; y < rows; y++)

@@ -113,18 +113,19 @@ struct Product {
     long A_apart = 0, panel_apart = 0, ldb = NR;
 };
 
-// LDA, RUN: `lda` and `depth` where they are known beforehand, which short runs gain by; else 0
-template <int M, int N, bool T, int ACT, int LDA, int RUN> void tile(const Product &p) {
-    const long lda = LDA ? LDA : p.lda;
-    const int depth = RUN ? RUN : p.depth;
+// RUNS: whether there are `runs`, without which a tile is faster. LDA, RUN: `lda` and `depth` where they are known beforehand, which short runs
+// gain by; else 0.
+template <int M, int N, bool T, int ACT, bool RUNS, int LDA, int RUN> void tile(const Product &p) {
+    const long lda = LDA ? LDA : p.lda, ldb = RUNS ? p.ldb : NR;
+    const int depth = RUN ? RUN : p.depth, runs = RUNS ? p.runs : 1;
     V sum[M][N];
 #pragma GCC unroll 16
     for (int i = 0; i < M; i++)
 #pragma GCC unroll 2
         for (int j = 0; j < N; j++) sum[i][j] = p.bias ? load(p.bias + j * VL) : V{};
-    for (int run = 0; run < p.runs; run++) {
-        const float *A = p.A + run * p.A_apart, *B = p.panel + run * p.panel_apart;
-        for (int k = 0; k < depth; k++, A += T ? lda : 1, B += p.ldb) {
+    for (int run = 0; run < runs; run++) {
+        const float *A = RUNS ? p.A + run * p.A_apart : p.A, *B = RUNS ? p.panel + run * p.panel_apart : p.panel;
+        for (int k = 0; k < depth; k++, A += T ? lda : 1, B += ldb) {
             V b[N];
 #pragma GCC unroll 2
             for (int j = 0; j < N; j++) b[j] = load(B + j * VL);
@@ -154,9 +155,9 @@ template <int M, int N, bool T, int ACT, int LDA, int RUN> void tile(const Produ
 
 using Tile = void (*)(const Product &);
 
-template <int N, bool T, int ACT, int LDA, int RUN> Tile tile_of(int rows) {
+template <int N, bool T, int ACT, bool RUNS, int LDA, int RUN> Tile tile_of(int rows) {
     switch (rows) {
-#define CASE(m) case m: return tile<m, N, T, ACT, LDA, RUN>;
+#define CASE(m) case m: return tile<m, N, T, ACT, RUNS, LDA, RUN>;
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #ifdef __AVX512F__
         CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)
@@ -167,69 +168,76 @@ template <int N, bool T, int ACT, int LDA, int RUN> Tile tile_of(int rows) {
 }
 
 // Rows [0, m) of a product with one panel, in tiles of nearly equal height
-template <bool T, int ACT, int LDA = 0, int RUN = 0> void stripe(Product p, int m) {
+template <bool T, int ACT, bool RUNS, int LDA = 0, int RUN = 0> void stripe(Product p, int m) {
     const int tiles = (m + MR - 1) / MR, rows = m / tiles, longer = m % tiles;
     for (int t = 0; t < tiles; t++) {
         const int height = rows + (t < longer);
-        (p.columns > VL ? tile_of<2, T, ACT, LDA, RUN>(height) : tile_of<1, T, ACT, LDA, RUN>(height))(p);
+        (p.columns > VL ? tile_of<2, T, ACT, RUNS, LDA, RUN>(height) : tile_of<1, T, ACT, RUNS, LDA, RUN>(height))(p);
         p.A += T ? height : height * p.lda;
         p.C += height * p.ldc;
         if (p.gate) p.gate += height * p.ldc;
     }
 }
 
-template <bool T> void stripe(const Product &p, int m, int activation) {
+template <bool T, bool RUNS = false> void stripe(const Product &p, int m, int activation) {
     switch (activation) {
-    case ELU: return stripe<T, ELU>(p, m);
-    case LEAKY: return stripe<T, LEAKY>(p, m);
-    case RELU: return stripe<T, RELU>(p, m);
-    default: return stripe<T, NONE>(p, m);
+    case ELU: return stripe<T, ELU, RUNS>(p, m);
+    case LEAKY: return stripe<T, LEAKY, RUNS>(p, m);
+    case RELU: return stripe<T, RELU, RUNS>(p, m);
+    default: return stripe<T, NONE, RUNS>(p, m);
     }
 }
 
 inline int panels(int n) { return (n + NR - 1) / NR; }
 
+// Columns [0, 4) of VL rows that lie `k` apart, as rows of a panel
+inline void transpose(const float *from, long k, float *to) {
+    typedef float Q __attribute__((vector_size(16)));
+    typedef float QU __attribute__((vector_size(16), aligned(4), may_alias));
+    auto quarter = [&](int row) { return Q(*reinterpret_cast<const QU *>(from + row * k)); };
+    V a[4], b[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) { // row i of each four, side by side
+        const auto low = __builtin_shufflevector(quarter(i), quarter(i + 4), 0, 1, 2, 3, 4, 5, 6, 7);
+#ifdef __AVX512F__
+        const auto top = __builtin_shufflevector(quarter(i + 8), quarter(i + 12), 0, 1, 2, 3, 4, 5, 6, 7);
+        a[i] = __builtin_shufflevector(low, top, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+        a[i] = low;
+#endif
+    }
+#ifdef __AVX512F__
+#define FOURS(x, y, i, j, k, l) __builtin_shufflevector(x, y, i, j, k, l, i + 4, j + 4, k + 4, l + 4, i + 8, j + 8, k + 8, l + 8, i + 12, j + 12, k + 12, l + 12)
+#else
+#define FOURS(x, y, i, j, k, l) __builtin_shufflevector(x, y, i, j, k, l, i + 4, j + 4, k + 4, l + 4)
+#endif
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        b[2 * i] = FOURS(a[2 * i], a[2 * i + 1], 0, VL, 1, VL + 1);
+        b[2 * i + 1] = FOURS(a[2 * i], a[2 * i + 1], 2, VL + 2, 3, VL + 3);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        store(to + 2 * i * NR, FOURS(b[i], b[i + 2], 0, 1, VL, VL + 1));
+        store(to + (2 * i + 1) * NR, FOURS(b[i], b[i + 2], 2, 3, VL + 2, VL + 3));
+    }
+#undef FOURS
+}
+
 // Panel number `index` of W (n, k) as the right-hand side of x W^T: (k, NR), zeros where there are no rows
 void pack_transposed(const float *W, int n, int k, int index, float *to) {
     const int begin = index * NR, width = std::min(NR, n - begin);
+    const float *from = W + long(begin) * k;
     if (width < NR) memset(to, 0, sizeof(float) * NR * k);
-    constexpr int S = 8;
-    int c = 0;
-    for (; c + S <= k; c += S)
-        for (int r = 0; r < width; r += S) {
-            const int high = std::min(S, width - r);
-            const float *from = W + long(begin + r) * k + c;
-            if (high == S) {
-                typedef float Q __attribute__((vector_size(32)));
-                typedef float QU __attribute__((vector_size(32), aligned(4), may_alias));
-                Q a[8], b[8];
-#pragma GCC unroll 8
-                for (int i = 0; i < 8; i++) a[i] = *reinterpret_cast<const QU *>(from + long(i) * k);
-#pragma GCC unroll 4
-                for (int i = 0; i < 4; i++) {
-                    b[2 * i] = __builtin_shufflevector(a[2 * i], a[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-                    b[2 * i + 1] = __builtin_shufflevector(a[2 * i], a[2 * i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-                }
-#pragma GCC unroll 2
-                for (int i = 0; i < 2; i++) {
-                    a[4 * i] = __builtin_shufflevector(b[4 * i], b[4 * i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-                    a[4 * i + 1] = __builtin_shufflevector(b[4 * i], b[4 * i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-                    a[4 * i + 2] = __builtin_shufflevector(b[4 * i + 1], b[4 * i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
-                    a[4 * i + 3] = __builtin_shufflevector(b[4 * i + 1], b[4 * i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
-                }
-#pragma GCC unroll 4
-                for (int i = 0; i < 4; i++) {
-                    Q low = __builtin_shufflevector(a[i], a[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-                    Q top = __builtin_shufflevector(a[i], a[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-                    *reinterpret_cast<QU *>(to + long(c + i) * NR + r) = low;
-                    *reinterpret_cast<QU *>(to + long(c + 4 + i) * NR + r) = top;
-                }
-            } else
-                for (int i = 0; i < high; i++)
-                    for (int j = 0; j < S; j++) to[long(c + j) * NR + r + i] = from[long(i) * k + j];
-        }
-    for (; c < k; c++)
-        for (int r = 0; r < width; r++) to[long(c) * NR + r] = W[long(begin + r) * k + c];
+    int r = 0;
+    for (; r + VL <= width; r += VL) {
+        int c = 0;
+        for (; c + 4 <= k; c += 4) transpose(from + r * long(k) + c, k, to + c * NR + r);
+        for (; c < k; c++)
+            for (int i = r; i < r + VL; i++) to[c * NR + i] = from[i * long(k) + c];
+    }
+    for (; r < width; r++)
+        for (int c = 0; c < k; c++) to[c * NR + r] = from[r * long(k) + c];
 }
 
 // Columns [NR * index, ...) of X (m, n): (m, NR); where there are none, numbers that nobody uses
