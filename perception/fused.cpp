@@ -13,8 +13,9 @@ namespace {
 // Floats of a layer that is packed for y = x W^T + b: panels, then biases
 long forward_size(int n, int k) { return long(panels(n)) * NR * (k + 1); }
 
-void pack_forward(const float *W, const float *b, int n, int k, float *to) {
-    for (int j = 0; j < panels(n); j++) {
+// So many of the panels
+void pack_forward(const float *W, const float *b, int n, int k, Range columns, float *to) {
+    for (int j = int(columns.begin); j < columns.end; j++) {
         pack_transposed(W, n, k, j, to + long(j) * NR * k);
         pack(b, 1, n, j, to + long(panels(n)) * NR * k + j * NR);
     }
@@ -86,7 +87,7 @@ void chain_forward(int layers, int groups, long rows, int activation, const int 
         float *packed = own_buffer.get(at[layers] + 2 * ROWS * widest), *scratch = packed + at[layers];
         for (int g = 0; g < groups; g++) {
             for (int l = 0; l < layers; l++)
-                pack_forward(W[l] + g * strides[1 + 2 * l], b[l] + g * strides[2 + 2 * l], sizes[l + 1], sizes[l], packed + at[l]);
+                pack_forward(W[l] + g * strides[1 + 2 * l], b[l] + g * strides[2 + 2 * l], sizes[l + 1], sizes[l], {0, panels(sizes[l + 1])}, packed + at[l]);
             for (long r = mine.begin; r < mine.end; r += ROWS) {
                 const int m = int(std::min<long>(ROWS, mine.end - r));
                 const float *in = x + g * strides[0] + r * sizes[0];
@@ -152,24 +153,29 @@ void chain_backward(int layers, int groups, long rows, int activation, const int
 
 // One step of a GRU: x (G, rows, k), h (G, rows, n) -> out (G, rows, n); W, b: of the input (3n, k), (3n) and of the state (3n, n), (3n), each
 // for reset, update and new; n a multiple of NR. gates (G, rows, 4, n): reset, update, new, and the state's part of new, unless it is null.
-// strides: of x, h, and of each W and b, from group to group
+// strides: of x, h, and of each W and b, from group to group. Where there are enough columns, threads share these, so that weights are copied
+// once, else rows.
 void gru_forward(int groups, long rows, int k, int n, const long *strides, const float *x, const float *h, const float *const *W,
                  const float *const *b, float *out, float *gates) {
     const long split = forward_size(3 * n, k), whole = split + forward_size(3 * n, n);
     const int threads = threads_for(rows);
 #pragma omp parallel num_threads(threads)
     {
-        const Range mine = share(rows, omp_get_thread_num(), omp_get_num_threads());
+        const int me = omp_get_thread_num(), team = omp_get_num_threads(), third = n / NR;
+        const bool wide = third % team == 0;
+        const Range mine = wide ? Range{0, rows} : share(rows, me, team), columns = wide ? share(third, me, team) : Range{0, third};
         float *packed = own_buffer.get(whole + 4 * ROWS * NR), *sum = packed + whole;
         float *reset = sum, *update = sum + ROWS * NR, *input = sum + 2 * ROWS * NR, *state = sum + 3 * ROWS * NR;
-        const int third = n / NR;
         for (int g = 0; g < groups; g++) {
-            pack_forward(W[0] + g * strides[2], b[0] + g * strides[3], 3 * n, k, packed);
-            pack_forward(W[1] + g * strides[4], b[1] + g * strides[5], 3 * n, n, packed + split);
+            for (int gate = 0; gate < 3; gate++) {
+                const Range its{columns.begin + gate * third, columns.end + gate * third};
+                pack_forward(W[0] + g * strides[2], b[0] + g * strides[3], 3 * n, k, its, packed);
+                pack_forward(W[1] + g * strides[4], b[1] + g * strides[5], 3 * n, n, its, packed + split);
+            }
             for (long r = mine.begin; r < mine.end; r += ROWS) {
                 const int m = int(std::min<long>(ROWS, mine.end - r));
                 const float *in = x + g * strides[0] + r * k, *old = h + g * strides[1] + r * n;
-                for (int j = 0; j < third; j++) {
+                for (int j = int(columns.begin); j < columns.end; j++) {
                     forward(in, m, 3 * n, k, packed, j, reset, NR, NONE);
                     forward(in, m, 3 * n, k, packed, third + j, update, NR, NONE);
                     forward(in, m, 3 * n, k, packed, 2 * third + j, input, NR, NONE);

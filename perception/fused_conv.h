@@ -121,6 +121,7 @@ struct Frames {
                     continue;
                 }
                 const uint8_t *__restrict row = first + part * strides[1] + long(from) * count;
+                for (int i = 0; i < count; i += 64) __builtin_prefetch(row + strides[2] + i); // of the next pair
                 for (int i = 0; i < count; i++) to[i] = row[i] * (1.0f / 255.0f) - 0.5f;
             }
     }

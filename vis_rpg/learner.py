@@ -137,7 +137,7 @@ class Learner:
         for part, gradient in gradients.items():
             norm = torch.linalg.vector_norm(gradient, dim=1)
             (flat,) = self.optimizers[part].param_groups[0]["params"]
-            flat.grad = gradient * (self.config.grad_clip / (norm + 1e-6)).clamp(max=1.0).unsqueeze(1)
+            flat.grad = gradient.mul_((self.config.grad_clip / (norm + 1e-6)).clamp(max=1.0).unsqueeze(1))
             self.optimizers[part].step()
             metrics[f"{part}_grad_norm"] = norm
         metrics |= {name: value.view(len(self.agents)).to(self.agent.log_alpha.dtype) for name, value in learned.items()}  # to be summed
