@@ -87,10 +87,13 @@ def gru_cell(x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor]) 
 
 
 def encodable(frames: Tensor, weights: list[Tensor]) -> bool:
-    """Whether `encode` takes these: uint8 frames on a CPU, float32 weights of as many channels as `WIDTH` allows, and no autocast."""
+    """Whether `encode` takes these: uint8 frames on a CPU, two or more in time, float32 weights of as many channels as `WIDTH` allows; no
+    autocast."""
     return (
         frames.device.type == "cpu"
         and frames.dtype == torch.uint8
+        and frames.shape[-5] > 1
+        and frames.shape[-4] > 0
         and all(w.dtype == torch.float32 and w.shape[-4] % WIDTH == 0 for w in weights)
         and not torch.is_autocast_enabled("cpu")
     )

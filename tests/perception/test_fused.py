@@ -224,6 +224,7 @@ def test_other_frames_are_left_to_torch() -> None:
     assert fused.encodable(frames, weights)
     assert not fused.encodable(frames.float(), weights)
     assert not fused.encodable(frames, [torch.zeros(48, 6, 3, 3)])
+    assert not fused.encodable(frames[:1], weights) and not fused.encodable(frames[:, :0], weights)
     with torch.autocast("cpu", torch.bfloat16):
         assert not fused.encodable(frames, weights)
 
