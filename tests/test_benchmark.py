@@ -94,6 +94,17 @@ def test_environments_are_measured_task_by_task_and_what_cannot_be_says_why(
     assert compose([]).agent.envs == env_benchmark.ENVS
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["egl", "warp"])
+def test_what_is_stepped_in_workers_is_measured_in_one_process_too(backend: str) -> None:
+    pytest.importorskip("metaworld", reason="Meta-World is in the optional extra [robotics]")
+    if backend == "warp":
+        pytest.importorskip("mujoco_warp", reason="the batch renderer is the optional extra [warp]")
+    state, pixels = env_benchmark.envs("metaworld_basketball", 0.01, backend)
+    assert (state["frames_by"], pixels["frames_by"]) == (None, backend)
+    assert all("worker processes" in line["stepped_in"] and line["one_process_steps_per_s"] > 10 for line in (state, pixels))
+
+
 def broken(*about: object) -> None:
     raise RuntimeError("no\nVulkan device")
 
