@@ -81,13 +81,14 @@ class View:
             self._stacks[index].frames = np.array(frames, np.uint8)
 
 
-def ray_caster(task: Any, count: int) -> Renderer:
-    """The ray-caster for `count` environments like this MujocoTask. Raises UserError for what it does not draw."""
+def ray_cast(task: Any, count: int) -> Pictures:
+    """Those of `count` environments like this MujocoTask, by the ray-caster. Raises UserError for what it does not draw."""
     from vis_rpg.envs.warp_renderer import WarpRenderer  # it needs an optional extra
 
     if task.squeeze > 1:
         raise UserError(f"render.backend=warp squeezes no pictures, as task={task.task.name} needs: use render.backend=egl")
-    return WarpRenderer(task.looks(FRAME), task.view, FRAME, count, sky=task.sky)
+    renderer = WarpRenderer(task.looks(FRAME), task.view, FRAME, count, sky=task.sky)
+    return Pictures(renderer, count, len(task.poses()[0]))
 
 
 def choose_pictures(env: gymnasium.Env[Any, Any], count: int, wanted: str) -> tuple[Pictures | None, str]:
@@ -106,7 +107,7 @@ def choose_pictures(env: gymnasium.Env[Any, Any], count: int, wanted: str) -> tu
     if not installed:
         raise UserError("render.backend=warp needs mujoco-warp: pip install 'vis-rpg[warp]', or use render.backend=egl")
     try:
-        return Pictures(ray_caster(task, count), count, len(task.poses()[0])), "warp"
+        return ray_cast(task, count), "warp"
     except UserError as error:  # a scene that it does not draw
         if wanted == "warp":
             raise

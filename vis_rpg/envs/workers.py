@@ -20,7 +20,7 @@ from tqdm import tqdm
 from vis_rpg.envs.base import frames_space
 from vis_rpg.envs.factory import make_env
 from vis_rpg.envs.group import First, Group, StepResult, cores, first_of, poses_of, saved_state, stack_step
-from vis_rpg.envs.pictures import Pictures, View, ray_caster
+from vis_rpg.envs.pictures import Pictures, View, ray_cast
 from vis_rpg.errors import UserError, WorkersFailed, one_line
 
 DEATHS = 3
@@ -293,7 +293,8 @@ def _work(pipe: Connection, job: _Job, count: int) -> None:
     try:
         try:
             envs = {row: make_env(job.task, "state" if job.cast else job.obs) for row in job.rows}
-            shared, view = job.arrays(count), _view(envs) if job.cast else None
+            shared = job.arrays(count)
+            view = ray_cast(envs[job.rows[0]].unwrapped, len(envs)).view(len(envs)) if job.cast else None
             pipe.send(("done", None))
             while True:
                 command, *what = pipe.recv()
@@ -306,13 +307,6 @@ def _work(pipe: Connection, job: _Job, count: int) -> None:
             pipe.send(("raised", str(error) if isinstance(error, _Died) else one_line(error)))
     except (EOFError, ConnectionError):  # the parent has closed the pipe, or is gone
         pass
-
-
-def _view(envs: Envs) -> View:
-    """The ray-caster's pictures of these environments."""
-    example = next(iter(envs.values()))
-    caster = ray_caster(example.unwrapped, len(envs))
-    return Pictures(caster, len(envs), len(example.get_wrapper_attr("poses")()[0])).view(len(envs))
 
 
 def _do(command: str, what: list[Any], envs: Envs, shared: dict[str, np.ndarray], view: View | None) -> Any:
