@@ -64,7 +64,7 @@ def encode_pairs(encoder: nn.Module, frames: Tensor) -> Tensor:
 
 
 def build_encoder(backbone: str, frame_size: tuple[int, int], weights: str | None) -> nn.Module:
-    """An encoder (B, 6, H, W) -> (B, D) by name: "conv4", or "timm:<model>" with random weights or those of the file `weights`."""
+    """An encoder (B, 6, H, W) -> (B, D) by name: "conv4", or "timm:<model>" with random `weights`, those of a file or "hub"."""
     if backbone == "conv4":
         if weights is not None:
             raise ValueError(f"weights={weights} belong to a timm backbone; conv4 is trained from nothing: leave weights empty")

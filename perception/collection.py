@@ -23,6 +23,8 @@ class Walks:
     """(E, T, H, W), 0 for what never changes, 1..N for the objects of interest, more for what else moves (`segmentation(whole=True)`)."""
     positions: NDArray[np.float64] | None = None
     """(E, T, N, 2 or 3), world units."""
+    actions: NDArray[np.float32] | None = None
+    """(E, T, A): what was done in each frame."""
     objects: int = 0
     """N, how many objects of interest there are."""
 
@@ -39,6 +41,7 @@ def wander(env: gymnasium.Env[Any, Any], walks: int, steps: int, seed: int, trut
     size = env.observation_space.shape[1:]
     frames = np.empty((walks, steps, *size), dtype=np.uint8)
     segmentation = np.zeros((walks, steps, *size[:2]), dtype=np.int64)
+    actions = np.empty((walks, steps, *env.action_space.shape), dtype=np.float32)
     positions: list[NDArray[np.float64]] = []
     options = {"scatter": True} if scatter else None
     for walk in range(walks):
@@ -53,10 +56,11 @@ def wander(env: gymnasium.Env[Any, Any], walks: int, steps: int, seed: int, trut
                 action = rng.uniform(-1, 1, env.action_space.shape).astype(np.float32)
                 held = int(rng.integers(1, HOLD + 1))
             held -= 1
+            actions[walk, t] = action
             obs, _, terminated, _, info = env.step(action)
             if terminated:
                 obs, info = env.reset(options=options)
     if not truth:
-        return Walks(frames)
+        return Walks(frames, actions=actions)
     objects = positions[0].shape
-    return Walks(frames, segmentation, np.stack(positions).reshape(walks, steps, *objects), objects[0])
+    return Walks(frames, segmentation, np.stack(positions).reshape(walks, steps, *objects), actions, objects[0])

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from perception.background import as_images, estimate_background, foreground_alpha, nearest_background
 from perception.finding import find_things
-from perception.slot_model import Sight, SlotConfig, SlotModel
+from perception.objective import Batch, Objective, Terms
+from perception.slot_model import SlotConfig, SlotModel
 from perception.things import Things
 
 CARRIED = 50
@@ -28,8 +29,8 @@ LOOKED_AT = 1500
 
 
 @dataclass(frozen=True)
-class DiscoveryConfig:
-    """How a slot model is trained."""
+class DiscoveryConfig(Terms):
+    """How a slot model is trained, and for what."""
 
     steps: int = 1000
     batch: int = 16
@@ -41,48 +42,53 @@ class DiscoveryConfig:
     seed: int = 0
 
 
-def slot_loss(sight: Sight, shares: Tensor, images: Tensor) -> Tensor:
-    """Cross entropy between what slots claim of each foreground pixel and `shares` (B, K, H, W), what their things have of it, and the
-    squared error of the colours that slots tell, images (B, 3, H, W) in [0, 1].
+@dataclass
+class Clips:
+    """What is learned from of one scene: E clips of T frames."""
 
-    Each thing's pixels count as the root of their number, so that small things are not lost beside large ones.
-    """
-    claims = (sight.decoded.masks / sight.alpha.unsqueeze(1).clamp(min=1e-4)).clamp(min=1e-4).log()
-    size = shares.sum(dim=(2, 3))
-    own = -(shares * claims).sum(dim=(2, 3)) / (size + 1.0).sqrt()
-    pixels = sight.decoded.masks.sum(dim=(2, 3)).detach()
-    seen = torch.einsum("bkhw,bchw->bkc", sight.decoded.masks, images) / pixels.clamp(min=1e-3).unsqueeze(-1)
-    error = (pixels > 1) * (sight.decoded.colours - seen.detach()).square().sum(dim=2)
-    return (own.sum() / size.sum().clamp(min=1.0).sqrt() / len(size) ** 0.5) + error.mean()
+    frames: NDArray[np.uint8]
+    """(E, T, H, W, 3)."""
+    shares: NDArray[np.float16]
+    """(E, T, N, H, W): what things have of each pixel."""
+    actions: NDArray[np.float32] | None = None
+    """(E, T, A): what was done in each frame."""
 
 
 class Cursors:
     """Places in clips from which frames are read: half of the rows jump to a new place at every step and are seen as an episode's
     first frame; the others go on by a frame, each carrying its slots, so that slots learn to stay with their things for long. At a clip's
-    end they turn back: things move as plausibly in reverse, and slots are carried for longer than clips last."""
+    end they turn back: things move as plausibly in reverse, and slots are carried for longer than clips last. Where actions are known,
+    which do not act in reverse, they jump instead."""
 
-    def __init__(
-        self, scenes: Sequence[NDArray[np.uint8]], shares: Sequence[NDArray[np.float16]], batch: int, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, scenes: Sequence[Clips], batch: int, rng: np.random.Generator) -> None:
         self.clips = [scenes[i // 2 % len(scenes)] for i in range(batch)]  # as many of each scene
-        self.shares = [shares[i // 2 % len(scenes)] for i in range(batch)]
-        self.lengths = np.array([clips.shape[1] for clips in self.clips])
+        self.lengths = np.array([clips.frames.shape[1] for clips in self.clips])
+        self.forward_only = scenes[0].actions is not None
         self.jump = np.where(np.arange(batch) % 2 == 0, 1.0, 1 / CARRIED)
         self.rng = rng
         self.episode, self.time = np.zeros(batch, dtype=np.int64), np.full(batch, -1)
         self.pace = np.ones(batch, dtype=np.int64)
 
-    def advance(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The next frames (B, H, W, 3), what things have of them (B, N, H, W), and which of them are seen as first ones (B,)."""
+    def advance(self) -> Batch:
+        """The next frames, and what is known of them."""
         first = (self.rng.random(len(self.jump)) < self.jump) | (self.time < 0)
         ahead = self.time + self.pace
-        self.pace = np.where((ahead < 0) | (ahead >= self.lengths), -self.pace, self.pace)
-        self.episode = np.where(first, [self.rng.integers(clips.shape[0]) for clips in self.clips], self.episode)
+        over = (ahead < 0) | (ahead >= self.lengths)
+        if self.forward_only:
+            first |= over
+        else:
+            self.pace = np.where(over, -self.pace, self.pace)
+        self.episode = np.where(first, [self.rng.integers(len(clips.frames)) for clips in self.clips], self.episode)
         self.time = np.where(first, self.rng.integers(self.lengths), self.time + self.pace)
-        places = list(zip(self.episode, self.time, strict=True))
-        frames = np.stack([clips[place] for clips, place in zip(self.clips, places, strict=True)])
-        shares = np.stack([shares[place] for shares, place in zip(self.shares, places, strict=True)])
-        return torch.from_numpy(frames), torch.from_numpy(shares).float(), torch.from_numpy(first)
+        earlier = np.where(self.time > 0, self.time - 1, 1)
+        now, before = (list(zip(self.episode.tolist(), times.tolist(), strict=True)) for times in (self.time, earlier))
+        frames = self._read("frames", now)
+        moved = (frames != self._read("frames", before)).any(dim=-1)
+        action = self._read("actions", before) if self.forward_only else None
+        return Batch(frames, torch.from_numpy(first), self._read("shares", now).float(), moved, action)
+
+    def _read(self, name: str, places: Sequence[tuple[int, int]]) -> Tensor:
+        return torch.from_numpy(np.stack([getattr(clips, name)[place] for clips, place in zip(self.clips, places, strict=True)]))
 
 
 def discover(
@@ -90,28 +96,35 @@ def discover(
     slot_config: SlotConfig,
     config: DiscoveryConfig,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    actions: Sequence[NDArray[np.float32]] | None = None,
+    device: torch.device | str = "cpu",
 ) -> SlotModel:
     """Train a slot model on scenes of one fixed camera: for each variant of the task its clips (E, T, H, W, 3).
 
-    slot_config.slots: about how many things to look for; the model has a slot for each that was found.
+    slot_config.slots: about how many things to look for; the model has a slot for each that was found. actions: (E, T, A) of each scene,
+    what was done in each frame, where slot_config.actions is not 0. device: where it learns; the model comes back on the CPU.
     Raises ValueError where nothing stands out from the background.
     """
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     model = untrained(scenes, slot_config, rng)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    done = actions if slot_config.actions and actions is not None else [None] * len(scenes)
+    cursors = Cursors([Clips(clips, _shares(model, clips), own) for clips, own in zip(scenes, done, strict=True)], config.batch, rng)
+    objective = Objective(model, config).to(device)
+    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: learning_rate_factor(i, config))
-    cursors = Cursors(scenes, [_shares(model, clips) for clips in scenes], config.batch, rng)
-    slots = torch.zeros(config.batch, model.config.slots, model.config.width)
+    step = torch.compile(objective, dynamic=False) if config.compiled else objective
+    slots = torch.zeros(config.batch, model.config.slots, model.config.width, device=device)
     for _ in progress(range(config.steps)):
-        frames, shares, is_first = cursors.advance()
         optimizer.zero_grad(set_to_none=True)
-        loss, slots = discovery_loss(model, frames, confuse(slots, config.confused), is_first, shares)
+        loss, slots = step(cursors.advance().to(device), confuse(slots, config.confused))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-    model.sizes.copy_(typical_sizes(model.eval(), scenes))
+    model.cpu().eval()
+    model.sizes.copy_(typical_sizes(model, scenes))
     return model
 
 
@@ -152,17 +165,6 @@ def look_for_things(scenes: Sequence[NDArray[np.uint8]], backgrounds: Tensor, co
         [foreground_alpha(some, nearest_background(some, empty), config.threshold, config.softness) for some in images.split(100)]
     )
     return find_things(images, alpha > 0.5, config.slots, rng, config.joints, torch.from_numpy(np.concatenate(moved)))
-
-
-def discovery_loss(
-    model: SlotModel, frames: Tensor, slots: Tensor, is_first: Tensor, shares: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """The loss on frames (B, H, W, 3) uint8 that follow the slots (B, K, D) of the frames before where not `is_first` (B,), and the slots
-    seen (B, K, D), without gradient. shares: (B, N, H, W) what things have of the frames, if that is known."""
-    images = as_images(frames)
-    shares = model.things(images, model.foreground(images)[0]) if shares is None else shares
-    sight = model.see(images, slots, is_first, adopt=False)
-    return slot_loss(sight, shares, images), sight.slots.detach()
 
 
 @torch.no_grad()

@@ -18,9 +18,11 @@ APART = 5
 
 
 @torch.no_grad()
-def see_episodes(model: SlotModel, frames: NDArray[np.uint8]) -> list[Sight]:
-    """Filter episodes (E, T, H, W, 3) from their first frames on: T sights of batch E."""
-    return model.see_sequence(torch.from_numpy(frames).transpose(0, 1).to(model.backgrounds.device))
+def see_episodes(model: SlotModel, frames: NDArray[np.uint8], actions: NDArray[np.float32] | None = None) -> list[Sight]:
+    """Filter episodes (E, T, H, W, 3) from their first frames on: T sights of batch E. actions: (E, T, A), what was done in each frame."""
+    device = model.backgrounds.device
+    done = None if actions is None else torch.from_numpy(actions).transpose(0, 1).to(device)
+    return model.see_sequence(torch.from_numpy(frames).transpose(0, 1).to(device), done)
 
 
 def label_map(sight: Sight) -> NDArray[np.int64]:
@@ -29,14 +31,21 @@ def label_map(sight: Sight) -> NDArray[np.int64]:
     return shares.argmax(dim=1).cpu().numpy()
 
 
-def score(model: SlotModel, frames: NDArray[np.uint8], segmentation: NDArray[np.int64], objects: int) -> dict[str, Score]:
+def score(
+    model: SlotModel,
+    frames: NDArray[np.uint8],
+    segmentation: NDArray[np.int64],
+    objects: int,
+    actions: NDArray[np.float32] | None = None,
+) -> dict[str, Score]:
     """Scores on episodes: frames (E, T, H, W, 3), segmentation (E, T, H, W) with labels 1 .. `objects` for the objects of interest,
-    objects + 1 for the rest of the robot and higher ones for other things that are no part of the static background, 0.
+    objects + 1 for the rest of the robot and higher ones for other things that are no part of the static background, 0; actions
+    (E, T, A), what was done in each frame, for slots that are predicted by it.
 
     The foreground (`fg_ari`, `video_fg_ari`, `mbo`, `miou`) is the objects of interest and the robot; `ari` counts every pixel and label.
     None stands where there is nothing to measure: an object never in sight, one that never moves, FG-ARI of a single thing.
     """
-    sights = see_episodes(model, frames)
+    sights = see_episodes(model, frames, actions)
     labels = np.stack([label_map(s) for s in sights], axis=1)  # (E, T, H, W)
     coordinates = np.stack([s.coordinates.double().cpu().numpy() for s in sights], axis=1)  # (E, T, K, 4)
     slots = coordinates.shape[2]

@@ -56,23 +56,22 @@ class SlotAttention(nn.Module):
 
         previous: slots (B, K, D) of the frame before, None at a first frame; is_first: (B,) bool, rows that start anew although
         `previous` is given. A first frame takes all iterations from the queries, a later one a single iteration from `previous`.
-        Mixed rows run all iterations with static shapes and later rows keep their slots until the last: the iterations cost
-        little beside the encoder, and nothing has to wait for the value of `is_first`.
+        Where rows are mixed, all take all iterations, with static shapes: they cost little beside the encoder, and nothing has to wait
+        for the value of `is_first`.
         strange: (B, L) the share of each token that has colours of no known thing, which `weight` leaves out, and (B, L, 3) these colours,
         in [0, 1]; idle slots see such things.
         """
         tokens = self.norm_tokens(tokens)
         keys, values = self.to_key(tokens), self.to_value(tokens)
         queries = self.queries.expand(tokens.shape[0], -1, -1)
-        start = queries if previous is None else previous
-        with torch.no_grad():
-            if previous is None or is_first is not None:
-                first = None if previous is None or is_first is None else is_first.view(-1, 1, 1)
-                start = start if first is None else torch.where(first, queries, start)
+        start = queries
+        if previous is None or is_first is not None:
+            with torch.no_grad():
                 for _ in range(self.iterations - 1):
-                    refined = self._iterate(start, keys, values, weight)[0]
-                    start = refined if first is None else torch.where(first, refined, start)
-        start = start.detach()
+                    start = self._iterate(start, keys, values, weight)[0]
+            start = start.detach()
+        if previous is not None:
+            start = previous if is_first is None else torch.where(is_first.view(-1, 1, 1), start, previous)
         slots, logits = self._iterate(straight_through(start, queries), keys, values, weight)
         return (slots, logits) if strange is None else self._adopt(slots, logits, start, values, weight, *strange)
 

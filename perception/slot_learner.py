@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
-from perception.discovery import discovery_loss
+from perception.objective import Batch, Objective
 from perception.slot_model import SlotModel
 
 
@@ -19,12 +19,13 @@ class SlotLearner:
 
     def __init__(self, model: SlotModel, rate: float = 1e-4) -> None:
         self.model = copy.deepcopy(model).requires_grad_(True)
+        self.objective = Objective(self.model)
         self.optimizer = torch.optim.Adam(self.model.parameters(), rate)
 
     def learn(self, frames: Tensor, previous: Tensor, is_first: Tensor) -> Tensor:
         """One step on frames (B, H, W, 3) uint8, seen from the slots `previous` (B, K, D) of the frame before where not `is_first` (B,);
         returns the loss."""
-        loss, _ = discovery_loss(self.model, frames, previous, is_first)
+        loss, _ = self.objective(Batch(frames, is_first), previous)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from perception.background import as_images, foreground_alpha, nearest_background
 from perception.decoder import Decoded, MaskDecoder
+from perception.gru import GRUCell
 from perception.slot_attention import SlotAttention
 from perception.things import Things
 
@@ -49,6 +50,8 @@ class SlotConfig:
     """Distance from the background, in the RGB cube of side 1, at which a pixel is half foreground."""
     softness: float = 0.0025
     """Width of the transition from background to foreground, in the same unit."""
+    actions: int = 0
+    """Width of the actions by which slots are predicted from frame to frame; 0: they are carried as they are."""
     frequencies: int = 6
     """Of the positional encoding of centroids; the most that the measured jitter of a resting object allows."""
 
@@ -101,6 +104,23 @@ def _on_grid(pixels: Tensor) -> Tensor:
     return F.avg_pool2d(pixels, 2)
 
 
+class Predictor(nn.Module):
+    """Slots after an action: a step of a GRU, whose state is bounded, on what was done and the mean of the slots. It begins by changing
+    little."""
+
+    def __init__(self, width: int, actions: int) -> None:
+        super().__init__()
+        self.actions = actions
+        self.cell = GRUCell(width + actions, width)
+        nn.init.constant_(self.cell.recurrent.bias[width : 2 * width], 3.0)
+
+    def forward(self, slots: Tensor, action: Tensor | None) -> Tensor:
+        """Slots (B, K, D) and action (B, A), None where it is not known -> (B, K, D)."""
+        action = slots.new_zeros(len(slots), self.actions) if action is None else action
+        inputs = torch.cat([slots.mean(dim=1), action], dim=1).unsqueeze(1).expand(-1, slots.shape[1], -1)
+        return self.cell(self.cell.input(inputs), slots)
+
+
 class SlotModel(nn.Module):
     """Sees the objects of a frame as slots. config: sizes; backgrounds: (V, H, W, 3) uint8, the empty scenes; things: what slots learn
     to see, which goes with the model so that it can learn on."""
@@ -115,6 +135,7 @@ class SlotModel(nn.Module):
         self.encoder = FrameEncoder(config.channels, config.width, self.grid)
         self.attention = SlotAttention(config.slots, config.width, config.iterations)
         self.decoder = MaskDecoder(config.width, config.fine)
+        self.predictor = Predictor(config.width, config.actions) if config.actions else None
         empty = torch.zeros(config.backgrounds, height, width, 3, dtype=torch.uint8) if backgrounds is None else backgrounds
         self.register_buffer("backgrounds", empty)
         self.backgrounds: Tensor
@@ -126,16 +147,26 @@ class SlotModel(nn.Module):
         blank = torch.zeros(config.parts, 3), torch.zeros(config.parts)
         self.things = Things(*blank, config.slots - config.joints, config.joints) if things is None else things
 
-    def forward(self, frames: Tensor, previous: Tensor | None = None, is_first: Tensor | None = None) -> Sight:
-        """See frames (B, H, W, 3) uint8, from the slots `previous` (B, K, D) of the frame before where not `is_first` (B,)."""
-        return self.see(as_images(frames), previous, is_first)
+    def forward(
+        self, frames: Tensor, previous: Tensor | None = None, is_first: Tensor | None = None, action: Tensor | None = None
+    ) -> Sight:
+        """See frames (B, H, W, 3) uint8, from the slots `previous` (B, K, D) of the frame before, in which `action` (B, A) was done, where
+        not `is_first` (B,)."""
+        return self.see(as_images(frames), previous, is_first, action=action)
 
     def foreground(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """How far each pixel of images (B, 3, H, W) in [0, 1] is foreground, (B, H, W), and the background (B, 3, H, W)."""
         background = nearest_background(images, as_images(self.backgrounds))
         return foreground_alpha(images, background, self.config.threshold, self.config.softness), background
 
-    def see(self, images: Tensor, previous: Tensor | None = None, is_first: Tensor | None = None, adopt: bool = True) -> Sight:
+    def see(
+        self,
+        images: Tensor,
+        previous: Tensor | None = None,
+        is_first: Tensor | None = None,
+        adopt: bool = True,
+        action: Tensor | None = None,
+    ) -> Sight:
         """`forward`, on images (B, 3, H, W) in [0, 1]. adopt: whether slots that see nothing else see things of colours never seen."""
         alpha, background = self.foreground(images)
         seen = torch.cat([images - 0.5, images - background], dim=1)
@@ -147,6 +178,8 @@ class SlotModel(nn.Module):
             share = _on_grid(strange)
             colours = _on_grid(images * strange.unsqueeze(1)) / share.clamp(min=1e-6).unsqueeze(1)
             unknown = share.flatten(1), colours.flatten(2).transpose(1, 2)
+        if previous is not None:
+            previous = previous.detach() if self.predictor is None else self.predictor(previous.detach(), action)
         slots, logits = self.attention(tokens, _on_grid(known).flatten(1), previous, is_first, unknown)
         decoded = self.decoder(slots, logits.unflatten(2, self.grid), alpha, background, seen)
         return Sight(slots, self.locate(decoded.masks), decoded, alpha)
@@ -159,11 +192,12 @@ class SlotModel(nn.Module):
         presence = torch.sigmoid((area - 0.3) / 0.05)
         return torch.cat([centroid, area.unsqueeze(-1), presence.unsqueeze(-1)], dim=-1)
 
-    def see_sequence(self, frames: Tensor) -> list[Sight]:
-        """See frames (T, B, H, W, 3) one after the other: all iterations on the first, one on each later frame."""
+    def see_sequence(self, frames: Tensor, actions: Tensor | None = None) -> list[Sight]:
+        """See frames (T, B, H, W, 3) one after the other: all iterations on the first, one on each later frame. actions: (T, B, A), what
+        was done in each."""
         sights: list[Sight] = []
-        for frame in frames:
-            sights.append(self(frame, sights[-1].slots if sights else None))
+        for t, frame in enumerate(frames):
+            sights.append(self(frame, sights[-1].slots if t else None, action=actions[t - 1] if t and actions is not None else None))
         return sights
 
     def save(self, path: Path, card: Mapping[str, Any]) -> None:

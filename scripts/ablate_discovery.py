@@ -7,13 +7,13 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from discover_objects import HELD_OUT, LOOKS, OTHERWISE, PAGE, check, collect, collect_otherwise, hardware
+from discover_objects import HELD_OUT, LOOKS, OTHERWISE, PAGE, check, collect, collect_otherwise, hardware, learn, settings
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from rich.console import Console
@@ -24,11 +24,11 @@ from torch import Tensor
 from perception import background, discovery, finding, slot_attention, things
 from perception.collection import Walks
 from perception.decoder import Decoded
-from perception.discovery import DiscoveryConfig
 from perception.scores import score
 from perception.slot_model import Sight, SlotConfig, SlotModel
 from perception.summary import WORDS
 from vis_rpg.cli import require, run
+from vis_rpg.config import device
 
 FIGURES = ("fg_ari", "ari", "worst_iou", "mean_position_r2", "video_fg_ari")
 
@@ -40,12 +40,14 @@ def median(clips: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Without:
-    """How one ingredient is left out: settings of the model and of its training, and constants of modules, with other values."""
+    """How one ingredient is left out, or added: settings of the model and of its training, and constants of modules, with other values."""
 
     model: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
     """module.NAME -> value."""
+    predict: bool = False
+    """Whether slots go from frame to frame by a predictor that knows the action."""
 
 
 MODULES = {"background": background, "discovery": discovery, "finding": finding, "slot_attention": slot_attention, "things": things}
@@ -60,6 +62,22 @@ SLOTS = {
     NO_ADOPTION: Without(constants={"things.STRANGE": np.inf}),
 }
 """What slots learn by, and what a trained model is worth without it."""
+RANDOM = {"features": 0.1, "backbone": "resnet18"}
+ADDED: dict[str, Without] = {
+    "an action-conditioned predictor": Without(predict=True),
+    "pixels at rest count a fifth": Without(training={"resting": 0.2}),
+    "contrast of slots over time": Without(training={"contrast": 0.1}),
+    "features of a random ResNet-18": Without(training=RANDOM),
+}
+"""What is known to help slot models elsewhere."""
+OTHERS = {
+    "everything": Without(),
+    **{f"everything, and {name}": with_it for name, with_it in ADDED.items()},
+    "reconstruction alone": Without(training={"taught": False}),
+    **{f"reconstruction, and {name}": replace(with_it, training={**with_it.training, "taught": False}) for name, with_it in ADDED.items()},
+    "reconstruction, and all of these": Without(training={"taught": False, "resting": 0.2, "contrast": 0.1, **RANDOM}, predict=True),
+}
+"""What a trained model is worth with them, and without the things that were found, as slot models usually learn."""
 THINGS = {
     "everything": Without(),
     "median as background": Without(constants={"discovery.estimate_background": median}),
@@ -74,7 +92,8 @@ THINGS = {
     NO_LIMBS: Without(model={"joints": 0}),
 }
 """What things are found by, and what they alone are worth without it, before any slot learns to see them."""
-KINDS = {"things": THINGS, "slots": SLOTS}
+TRAINED = ("slots", "others")
+KINDS = {"things": THINGS, "slots": SLOTS, "others": OTHERS}
 
 
 class ThingsAlone(SlotModel):
@@ -83,7 +102,14 @@ class ThingsAlone(SlotModel):
     def __init__(self, model: SlotModel) -> None:
         super().__init__(model.config, model.backgrounds, model.things)
 
-    def see(self, images: Tensor, previous: Tensor | None = None, is_first: Tensor | None = None, adopt: bool = True) -> Sight:
+    def see(
+        self,
+        images: Tensor,
+        previous: Tensor | None = None,
+        is_first: Tensor | None = None,
+        adopt: bool = True,
+        action: Tensor | None = None,
+    ) -> Sight:
         alpha = self.foreground(images)[0]
         masks = self.things(images, alpha)
         nothing = images.new_zeros(*masks.shape[:2], self.config.width)
@@ -108,21 +134,22 @@ def figures(
     config: DictConfig, kind: str, without: Without, seed: int, frames: Mapping[str, Walks], held_out: Mapping[str, Walks]
 ) -> dict[str, Any]:
     """Scores by scene without an ingredient, of things alone or of a trained model; None where nothing is found at all."""
-    scenes = [walks.frames for walks in frames.values()]
-    slots = SlotConfig(**{**config.model, **without.model}, frame_size=scenes[0].shape[2:4])
-    training = DiscoveryConfig(**{**config.training, **without.training}, seed=seed)
+    model_settings = {**config.model, **without.model}
     with constants(without.constants):
         try:
-            if kind == "slots":
-                model = discovery.discover(scenes, slots, training)
+            if kind == "things":
+                scenes = [walks.frames for walks in frames.values()]
+                slots = SlotConfig(**model_settings, frame_size=scenes[0].shape[2:4])
+                model: SlotModel = ThingsAlone(discovery.untrained(scenes, slots, np.random.default_rng(seed)))
             else:
-                model = ThingsAlone(discovery.untrained(scenes, slots, np.random.default_rng(seed)))
+                training = settings(config, seed, **without.training)
+                model = learn(list(frames.values()), model_settings, training, without.predict, device(config))
         except ValueError:
             return dict.fromkeys(held_out)
         scores = {}
         for name, walks in held_out.items():
             assert walks.segmentation is not None
-            scored = score(model, walks.frames, walks.segmentation, walks.objects)
+            scored = score(model, walks.frames, walks.segmentation, walks.objects, walks.actions)
             scores[name] = {key: scored[key] for key in FIGURES}
     return scores
 
@@ -130,7 +157,7 @@ def figures(
 def draw(results: Mapping[str, Mapping[int, Any]], title: str) -> Table:
     """Means over seeds and scenes, with the worst beside each; scenes with other looks in a column of their own."""
     table = Table(title=title)
-    table.add_column("without", no_wrap=True)
+    table.add_column("left out or added", no_wrap=True)
     for heading in (*(WORDS[figure] for figure in FIGURES), WORDS["fg_ari"] + OTHERWISE):
         table.add_column(heading)
     for name, seeds in results.items():
@@ -161,13 +188,13 @@ def main(config: DictConfig) -> None:
         if config.kind in (kind, "all")
     }
     held_out = {"things": known}
-    if "slots" in kinds:
-        held_out["slots"] = known | collect_otherwise(config, config.held_out, HELD_OUT)
+    if kinds.keys() & TRAINED:
+        held_out |= dict.fromkeys(TRAINED, known | collect_otherwise(config, config.held_out, HELD_OUT))
     results: dict[str, dict[str, dict[int, Any]]] = {kind: {name: {} for name in ablations} for kind, ablations in kinds.items()}
     for seed in range(config.seed, config.seed + config.seeds):
         frames = collect(config, config.frames, seed, truth=False)
         for kind, ablations in kinds.items():
-            for name, without in track(ablations.items(), f"leaving out, seed {seed}, {kind}"):
+            for name, without in track(ablations.items(), f"ablating, seed {seed}, {kind}"):
                 results[kind][name][seed] = figures(config, kind, without, seed, frames, held_out[kind])
                 out.write_text(json.dumps({"task": config.task.name, "hardware": hardware(), "results": results}, indent=2) + "\n")
     console = Console(width=None if sys.stdout.isatty() else PAGE)

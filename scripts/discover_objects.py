@@ -7,8 +7,9 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from perception.collection import HOLD, Walks, wander
 from perception.discovery import DiscoveryConfig, discover
 from perception.encoding import frequencies_for
 from perception.scores import resting_jitter, score
-from perception.slot_model import SlotConfig
+from perception.slot_model import SlotConfig, SlotModel
 from perception.summary import draw_table, summarise
 from vis_rpg.cli import require, run
+from vis_rpg.config import device, lacks_compiler
 from vis_rpg.envs.factory import make_env, task_of
 from vis_rpg.errors import UserError
 
@@ -46,8 +48,8 @@ BARS = {
 }
 """What a model is to reach in the scenes of each family, by how the names of its tasks begin."""
 OTHERWISE_BARS = {"fg_ari": 0.90}
-DERIVED = {"frame_size", "backgrounds", "parts", "frequencies", "seed"}
-"""Settings that follow from the frames and from `seed`."""
+DERIVED = {"frame_size", "backgrounds", "parts", "actions", "frequencies", "seed", "compiled", "precision"}
+"""Settings that follow from the frames and from others."""
 HELD_OUT = 10_000
 """Seed of the frames that models are scored on; far from those of training."""
 POSITIONS = ("position_r2", "mean_position_r2", "worst_position_r2")
@@ -88,18 +90,39 @@ def collect_otherwise(config: DictConfig, frames: int, seed: int) -> dict[str, W
 
 def joined(parts: Sequence[Walks]) -> Walks:
     """Walks of the same length and objects as one."""
-    frames, segmentation = (np.concatenate([getattr(walks, name) for walks in parts]) for name in ("frames", "segmentation"))
-    return Walks(frames, segmentation, objects=parts[0].objects)
+    each = {name: np.concatenate([getattr(walks, name) for walks in parts]) for name in ("frames", "segmentation", "actions")}
+    return Walks(**each, objects=parts[0].objects)
+
+
+def settings(config: DictConfig, seed: int, **others: Any) -> DiscoveryConfig:
+    """How a model is trained; others: values in place of the config's."""
+    values = {**config.training, "precision": config.precision, "compiled": config.runtime == "compile", "seed": seed}
+    return DiscoveryConfig(**values | others)
+
+
+def learn(
+    walks: Sequence[Walks],
+    model: Mapping[str, Any],
+    training: DiscoveryConfig,
+    predict: bool,
+    where: torch.device,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> SlotModel:
+    """A slot model from walks of each scene. model: settings of SlotConfig; predict: whether slots go on by what was done."""
+    frames, actions = [walk.frames for walk in walks], [walk.actions for walk in walks if walk.actions is not None]
+    slots = SlotConfig(**model, frame_size=frames[0].shape[2:4], actions=actions[0].shape[2] if predict else 0)
+    return discover(frames, slots, training, progress, actions, where)
 
 
 def train(config: DictConfig, seed: int, held_out: dict[str, Walks], path: Path) -> dict[str, Any]:
     """One model, written to `path`; its card."""
     began = time.monotonic()
-    scenes = [walks.frames for walks in collect(config, config.frames, seed, truth=False).values()]
-    slot_config = SlotConfig(**config.model, frame_size=scenes[0].shape[2:4])
-    training = DiscoveryConfig(**config.training, seed=seed)
+    collected = list(collect(config, config.frames, seed, truth=False).values())
+    scenes = [walks.frames for walks in collected]
+    training = settings(config, seed)
     try:
-        model = discover(scenes, slot_config, training, lambda steps: track(steps, f"discovering, seed {seed}"))
+        progress = partial(track, description=f"discovering, seed {seed}")
+        model = learn(collected, config.model, training, config.predict, device(config), progress)
     except ValueError as error:  # nothing stands out
         raise UserError(f"task={config.task.name}: {error}; try more frames, or a lower model.threshold") from None
     jitter = max(resting_jitter(model, frames) for frames in scenes)
@@ -110,7 +133,7 @@ def train(config: DictConfig, seed: int, held_out: dict[str, Walks], path: Path)
     scores = {}
     for name, walks in held_out.items():
         assert walks.segmentation is not None
-        scores[name] = score(model, walks.frames, walks.segmentation, walks.objects)
+        scores[name] = score(model, walks.frames, walks.segmentation, walks.objects, walks.actions)
         if name.endswith(OTHERWISE):
             scores[name] |= dict.fromkeys(POSITIONS)
     card = {
@@ -137,8 +160,13 @@ def check(config: DictConfig) -> None:
     require(config.held_out >= 100, f"held_out={config.held_out}: at least 100 are needed")
     require(config.walk >= 2, f"walk={config.walk}: at least 2")
     require(config.seeds >= 1, f"seeds={config.seeds}: at least 1")
-    for section, settings in (("model", SlotConfig), ("training", DiscoveryConfig)):
-        known = {field.name for field in fields(settings)} - DERIVED
+    for key, choices in (("precision", ("float32", "bfloat16")), ("runtime", ("eager", "compile"))):
+        require(config[key] in choices, f"{key}={config[key]}: choose one of {', '.join(choices)}")
+    device(config)
+    lacking = lacks_compiler(config) if config.runtime == "compile" else None
+    require(lacking is None, f"runtime=compile needs {lacking}, or use runtime=eager")
+    for section, kind in (("model", SlotConfig), ("training", DiscoveryConfig)):
+        known = {field.name for field in fields(kind)} - DERIVED
         for key in set(config[section]) - known:
             raise UserError(f"{section}.{key}: no such setting; there are {', '.join(sorted(known))}")
 

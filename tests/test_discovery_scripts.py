@@ -76,6 +76,10 @@ def test_several_seeds_make_a_model_each_and_one_file_that_judges_them(
         (["model.slot=3"], "did you mean model.slots?"),
         (["+training.pace=1"], "training.pace: no such setting; there are "),
         (["task=bandit"], "it has no picture"),
+        (["runtime=graph"], "runtime=graph: choose one of eager, compile"),
+        (["precision=float16"], "precision=float16: choose one of float32, bfloat16"),
+        (["device=tpu"], "device=tpu: choose auto"),
+        (["training.features=1", "training.backbone=no_such"], "no_such is unknown to timm"),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path: Path, words: list[str], says: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -98,6 +102,7 @@ def test_each_ablation_leaves_out_something_that_exists_and_puts_it_back(monkeyp
         assert (
             (replace(usual[0], **without.model), replace(usual[1], **without.training)) != usual
             or without.constants
+            or without.predict
             or name == "everything"
         )
         places = {key: (script["MODULES"][key.split(".")[0]], key.split(".")[1]) for key in without.constants}
@@ -112,7 +117,7 @@ def test_an_ablation_from_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     assert run_script(monkeypatch, "ablate_discovery", *SMALL, f"out={tmp_path / 'ablation.json'}") == 0
     results = json.loads((tmp_path / "ablation.json").read_text())["results"]
-    assert set(results) == {"things", "slots"}
+    assert set(results) == {"things", "slots", "others"}
     assert "no limbs" not in results["things"], "the maze has none"
     for ablations in results.values():
         assert all(set(seeds) == {"0"} for seeds in ablations.values()) and len(ablations) > 5

@@ -22,7 +22,7 @@ class Painted(SlotModel):
         self.sizes.fill_(25.0)
         self.labels, self.leak = torch.from_numpy(labels), leak
 
-    def see_sequence(self, frames: Tensor) -> list[Sight]:
+    def see_sequence(self, frames: Tensor, actions: Tensor | None = None) -> list[Sight]:
         return [self.painted(self.labels[:, t]) for t in range(len(frames))]
 
     def painted(self, labels: Tensor) -> Sight:

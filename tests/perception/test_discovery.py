@@ -8,7 +8,8 @@ import torch
 
 from perception.alarms import alarms
 from perception.background import as_images
-from perception.discovery import CARRIED, Cursors, DiscoveryConfig, confuse, discover, slot_loss
+from perception.discovery import CARRIED, Clips, Cursors, DiscoveryConfig, confuse, discover
+from perception.objective import slot_loss
 from perception.scores import resting_jitter, score, see_episodes
 from perception.slot_model import SlotConfig, SlotModel
 from tests.perception.scene import SIZE, empty_floor, roll_scene
@@ -59,19 +60,38 @@ def test_cursors_go_on_by_a_frame_and_turn_back_at_the_end_of_a_clip() -> None:
     number = np.arange(episodes * steps).reshape(episodes, steps)
     clips = np.broadcast_to(number[:, :, None, None, None], (episodes, steps, 2, 2, 3)).astype(np.uint8)
     shares = np.broadcast_to(number[:, :, None, None, None], (episodes, steps, 1, 2, 2)).astype(np.float16)
-    cursors = Cursors([clips], [shares], 4, np.random.default_rng(0))
+    cursors = Cursors([Clips(clips, shares)], 4, np.random.default_rng(0))
     seen, firsts = [], []
     for _ in range(600):
-        frames, known, is_first = cursors.advance()
-        assert torch.equal(frames[:, 0, 0, 0].float(), known[:, 0, 0, 0]), "what things have of another frame"
-        seen.append(frames[:, 0, 0, 0].long())
-        firsts.append(is_first)
+        batch = cursors.advance()
+        assert torch.equal(batch.frames[:, 0, 0, 0].float(), batch.shares[:, 0, 0, 0]), "what things have of another frame"
+        assert batch.moved.all(), "no two frames are alike"
+        seen.append(batch.frames[:, 0, 0, 0].long())
+        firsts.append(batch.is_first)
     place, first = torch.stack(seen), torch.stack(firsts)
     assert first[0].all() and first[:, ::2].all()
     moved, carried = place.diff(dim=0), ~first[1:]
     assert (moved[carried].abs() == 1).all() and (place[1:] // steps == place[:-1] // steps)[carried].all()
     assert carried[:, 1::2].float().mean().item() == pytest.approx(1 - 1 / CARRIED, abs=0.02), "for longer than a clip lasts"
     assert (moved[:, 1::2] == -1).any() and (moved[:, 1::2] == 1).any()
+
+
+def test_cursors_that_know_actions_never_go_back_and_tell_what_was_done_before() -> None:
+    episodes, steps = 3, 5
+    number = np.arange(episodes * steps).reshape(episodes, steps)
+    clips = np.broadcast_to(number[:, :, None, None, None], (episodes, steps, 2, 2, 3)).astype(np.uint8)
+    actions = number[:, :, None].astype(np.float32)
+    cursors = Cursors([Clips(clips, clips[..., 0][:, :, None].astype(np.float16), actions)], 4, np.random.default_rng(0))
+    before, carried = None, 0
+    for _ in range(200):
+        batch = cursors.advance()
+        place = batch.frames[:, 0, 0, 0].long()
+        later = ~batch.is_first
+        assert torch.equal(batch.action[later, 0], place[later] - 1.0)
+        if before is not None:
+            assert torch.equal(place[later], before[later] + 1)
+        before, carried = place, carried + int(later.sum())
+    assert carried > 200
 
 
 def test_the_loss_prefers_each_slot_to_see_its_thing() -> None:

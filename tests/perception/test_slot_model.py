@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from perception.discovery import slot_loss
+from perception.objective import slot_loss
 from perception.slot_attention import SlotAttention
 from perception.slot_model import FORMAT, SlotConfig, SlotModel, pixel_places
 from perception.things import colours_of
