@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perception import fused
+from perception.background import as_images
 from perception.percept import Memory, Perception, Window
 
 STACK = 2
@@ -44,6 +45,23 @@ class FrozenCnn(Conv4):
         expects."""
         embedding = encode_pairs(self, frames)
         return F.layer_norm(embedding, embedding.shape[-1:])
+
+
+class GlobalToken(nn.Module):
+    """What a small CNN makes of a whole frame, as one more token beside slots: (..., H, W, 3) uint8 -> (..., width), of zero mean and unit
+    variance. Random, and the same for the same seed; whether it is trained is up to its owner."""
+
+    def __init__(self, width: int, frame_size: tuple[int, int], seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.encoder = Conv4(3)
+            self.project = nn.Linear(self.encoder(torch.zeros(1, 3, *frame_size)).shape[-1], width)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        images = as_images(frames.flatten(0, -4)) - 0.5
+        told = self.project(self.encoder(images))
+        return F.layer_norm(told, told.shape[-1:]).unflatten(0, frames.shape[:-3])
 
 
 def pairs_of(frames: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from perception.cnn import GlobalToken
 from perception.encoding import encoded_width, positional_encoding
 from perception.percept import Memory, Perception, Stored, Window
 from perception.slot_model import Sight, SlotModel
@@ -19,9 +20,10 @@ class SlotPerception(Perception):
     """Slots of frame pairs (t - 1, t), each with its encoded centroid, area and presence.
 
     checkpoint: file of a slot model; train: whether it is trained on with the agent, by the agent's losses; learn: whether it is to go on
-    with its own discovery (`vis_rpg.adaptation`); moving: whether an object can be new only while it moves. Frozen, the model runs once on
-    each observation and replay stores what it saw; so it does where it learns on its own, and replay stores frames too; trained on with the
-    agent, replay stores frames alone and `features` runs the model with gradient.
+    with its own discovery (`vis_rpg.adaptation`); moving: whether an object can be new only while it moves; token: whether the features
+    hold one of the whole frame beside the slots, by a random CNN drawn by `seed`. Frozen, the model runs once on each observation and
+    replay stores what it saw; so it does where it learns on its own, and replay stores frames too; trained on with the agent, replay
+    stores frames alone and `features` runs the model, and the CNN, with gradient.
     Slots keep the model's order, so a slot is the same object in every episode. Observations are (B, 2, H, W, 3) uint8 stacks.
     """
 
@@ -33,6 +35,8 @@ class SlotPerception(Perception):
         train: bool = False,
         learn: bool = False,
         moving: bool = False,
+        token: bool = False,
+        seed: int = 0,
         frame_size: tuple[int, int] = (64, 64),
     ) -> None:
         super().__init__()
@@ -45,15 +49,18 @@ class SlotPerception(Perception):
         self.train_model = train
         config = self.model.config
         encoded = encoded_width(2, config.frequencies)
-        self.feature_shape = (2, config.slots, config.width + encoded + 2)
+        width = config.width + encoded + 2
+        self.token = GlobalToken(width, frame_size, seed).requires_grad_(train) if token else None
+        self.feature_shape = (2, config.slots + token, width)
         self.object_count = config.slots
         self.novelty_dim = config.slots * (encoded + 1)
         self.learns = learn
         slots: Stored = {"slots": ((config.slots, config.width), torch.float16), "coordinates": ((config.slots, 4), torch.float32)}
+        whole: Stored = {"token": ((width,), torch.float16)} if token else {}
         frame: Stored = {"frame": ((*frame_size, 3), torch.uint8)}
-        self.stored = frame if train else slots
+        self.stored = frame if train else slots | whole
         if learn:
-            self.stored = slots | {f"fresh.{name}": spec for name, spec in slots.items()} | {"kept.frame": frame["frame"]}
+            self.stored |= {f"fresh.{name}": spec for name, spec in slots.items()} | {"kept.frame": frame["frame"]}
 
     def observe(self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory) -> tuple[Window, Memory]:
         frame = obs[:, -1]
@@ -61,7 +68,8 @@ class SlotPerception(Perception):
             return {"frame": frame}, {}
         with torch.no_grad():
             sight = self.model(frame, memory.get("slots"), is_first, previous_action)
-        return self.reading(sight) | ({"kept.frame": frame} if self.learns else {}), {"slots": sight.slots}
+            whole = {} if self.token is None else {"token": self.token(frame).half()}
+        return self.reading(sight) | whole | ({"kept.frame": frame} if self.learns else {}), {"slots": sight.slots}
 
     @staticmethod
     def reading(sight: Sight) -> Window:
@@ -69,17 +77,21 @@ class SlotPerception(Perception):
         return {"slots": sight.slots.half(), "coordinates": sight.coordinates}
 
     def seen(self, window: Window) -> Window:
-        """Slots (history - 1 + T, B, K, D) and coordinates (history - 1 + T, B, K, 4), from frames where the model is trained on."""
+        """Slots (history - 1 + T, B, K, D), coordinates (history - 1 + T, B, K, 4) and the token of the whole, from frames where the model
+        is trained on."""
         if "slots" in window:
             return window
         sights = self.model.see_sequence(window["frame"])
-        return {"slots": torch.stack([s.slots for s in sights]), "coordinates": torch.stack([s.coordinates for s in sights])}
+        whole = {} if self.token is None else {"token": self.token(window["frame"])}
+        return {"slots": torch.stack([s.slots for s in sights]), "coordinates": torch.stack([s.coordinates for s in sights])} | whole
 
     def features(self, window: Window) -> Tensor:
         window = self.seen(window)
         slots, coordinates = window["slots"].float(), window["coordinates"]
         centroid, area, presence = coordinates[..., :2], coordinates[..., 2:3], coordinates[..., 3:]
         each = torch.cat([slots, self._encoded(centroid, presence), area, presence], dim=-1)
+        if self.token is not None:
+            each = torch.cat([each, window["token"].float().unsqueeze(-2)], dim=-2)
         return torch.stack([each[:-1], each[1:]], dim=2)
 
     @torch.no_grad()

@@ -44,7 +44,7 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
                 f"scripts/discover_objects.py task={config.task.name}, or use perception=cnn"
             )
         moving = config.exploration.get("novelty") == "moving"
-        return SlotPerception(path, seeing.train, seeing.learn_every is not None, moving)
+        return SlotPerception(path, seeing.train, seeing.learn_every is not None, moving, bool(seeing.global_token), config.seed)
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -35,7 +35,7 @@ def slot_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["state", "bare state", "cnn", "slots", "moving slots", "slots trained on"])
+@pytest.fixture(params=["state", "bare state", "cnn", "slots", "moving slots", "slots trained on", "slots and a token", "both trained on"])
 def perception(request: pytest.FixtureRequest, slot_file: Path) -> Perception:
     makers: dict[str, Make] = {
         "state": lambda: StatePerception(6, pairs, 0.1),
@@ -44,6 +44,8 @@ def perception(request: pytest.FixtureRequest, slot_file: Path) -> Perception:
         "slots": lambda: SlotPerception(slot_file),
         "moving slots": lambda: SlotPerception(slot_file, moving=True),
         "slots trained on": lambda: SlotPerception(slot_file, train=True),
+        "slots and a token": lambda: SlotPerception(slot_file, token=True),
+        "both trained on": lambda: SlotPerception(slot_file, token=True, train=True),
     }
     return makers[request.param]()
 
@@ -185,3 +187,29 @@ def test_a_slot_model_that_is_trained_on_runs_once_for_each_observation(slot_fil
     monkeypatch.setattr(perception.model, "see_sequence", lambda frames: calls.append(len(frames)) or see(frames))
     act_through(perception, observations(perception))
     assert calls == [2] * STEPS
+
+
+def test_a_global_token_adds_the_whole_frame_to_the_features_and_nothing_to_the_bonus(slot_file: Path) -> None:
+    plain, alone, other = (SlotPerception(slot_file, token=token, seed=seed) for token, seed in ((False, 0), (True, 0), (True, 1)))
+    frames = torch.randint(0, 256, (2, BATCH, 64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    obs, first = torch.stack([frames[:1].expand(2, -1, -1, -1, -1).transpose(0, 1), frames.transpose(0, 1)]), torch.tensor([True] * BATCH)
+    percepts = []
+    for perception in (plain, alone, other):
+        _, _, memory = perception.perceive(obs[0], torch.zeros(BATCH, 2), first, {})
+        percepts.append(perception.perceive(obs[1], torch.zeros(BATCH, 2), ~first, memory)[0])
+    without, with_it, drawn_anew = percepts
+    assert with_it.features.shape == (BATCH, 2, 4, alone.feature_shape[2])
+    assert torch.equal(with_it.features[:, :, :3], without.features) and torch.equal(with_it.novelty, without.novelty)
+    assert torch.equal(with_it.objects, without.objects)
+    token = with_it.features[:, :, 3]
+    assert not torch.equal(token[:, 0], token[:, 1]), "of either frame"
+    torch.testing.assert_close(token[:, 1], alone.token(frames[1]), atol=2e-3, rtol=2e-3)
+    assert not torch.equal(token, drawn_anew.features[:, :, 3])
+
+
+def test_a_global_token_is_trained_where_the_slot_model_is(slot_file: Path) -> None:
+    assert not any(parameter.requires_grad for parameter in SlotPerception(slot_file, token=True).parameters())
+    perception = SlotPerception(slot_file, token=True, train=True)
+    frames = torch.randint(0, 256, (3, BATCH, 64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    perception.features({"frame": frames})[..., 3, :].square().sum().backward()
+    assert perception.token.encoder[0].weight.grad is not None and perception.token.project.weight.grad.abs().sum() > 0
