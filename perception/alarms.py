@@ -14,7 +14,8 @@ from perception.scores import label_map, see_episodes
 from perception.slot_model import SlotModel
 
 EMPTY = 0.02
-"""Share of the foreground below which a slot counts as unused."""
+"""Share of the foreground below which a slot counts as unused, unless it is there in more than SELDOM of the frames: a thing may be small."""
+SELDOM = 0.1
 SIZEABLE = 0.15
 """Share of a typical object's pixels from which a mask, or a part of one, counts as a thing."""
 SECOND = 0.3
@@ -44,7 +45,8 @@ def alarms(model: SlotModel, frames: NDArray[np.uint8]) -> list[str]:
     shares = pixels.mean(dim=0) / pixels.mean(dim=0).sum()
     parts = parts_apart(np.concatenate([label_map(s) for s in sights]), slots, smallest)
     crowded = [k for k in range(slots) if shares[k] > EMPTY and parts[k] > 0.5]
-    dead = [k for k in range(slots) if shares[k] < EMPTY]
+    present = coordinates[..., 3] > 0.5
+    dead = [k for k in range(slots) if shares[k] < EMPTY and present[:, k].float().mean() < SELDOM]
     if crowded and shares.max() > 0.9:
         found.append("one slot takes all of the foreground")
     elif crowded and dead:
@@ -53,7 +55,6 @@ def alarms(model: SlotModel, frames: NDArray[np.uint8]) -> list[str]:
     spread = (masks * offsets).sum(dim=(2, 3)) / pixels.clamp(min=1.0)  # mean squared distance from the centroid
     height, width = model.config.frame_size
     disc = pixels * (4 / (height * width)) / (2 * np.pi)  # the same for a disc of that area
-    present = coordinates[..., 3] > 0.5
     if present.any() and (spread / disc.clamp(min=1e-6))[present].median() > SMEARED:
         found.append("slots are stripes or smears, not compact things")
     for i in range(slots):

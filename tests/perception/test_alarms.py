@@ -60,6 +60,17 @@ def test_slots_that_are_dead_while_another_holds_two_things_are_named() -> None:
     assert not any("dead" in alarm for alarm in raised(merged, slots=2))
 
 
+def test_a_small_thing_in_a_slot_of_its_own_is_not_dead_beside_one_of_two_parts() -> None:
+    labels = np.zeros((1, 4, SIZE, SIZE), int)
+    labels[..., :8, :8] = labels[..., :8, 10:18] = 1
+    labels[..., 18:, 8:] = 3
+    labels[..., -3:, :3] = 2
+    assert raised(labels, slots=3) == []
+    labels[:, 1:, -3:, :3] = 0
+    assert raised(labels, slots=3) == [], "seen in a quarter of the frames"
+    assert raised(np.where(labels == 2, 0, labels), slots=3) == ["dead slots (1) while several things share a slot (0)"]
+
+
 def test_stripes_and_smears_are_named() -> None:
     foreground = np.ones((2, 3, SIZE, SIZE), int)
     foreground[..., SIZE // 2 :, :] = 0
