@@ -14,7 +14,7 @@ from perception.scores import label_map, see_episodes
 from perception.slot_model import SlotModel
 
 EMPTY = 0.02
-"""Share of the foreground below which a slot counts as unused, unless it is there in more than SELDOM of the frames: a thing may be small."""
+"""Share of the foreground below which a slot counts as unused, unless it is there in SELDOM of the frames: a thing may be small."""
 SELDOM = 0.1
 SIZEABLE = 0.15
 """Share of a typical object's pixels from which a mask, or a part of one, counts as a thing."""
@@ -29,11 +29,11 @@ SMEARED = 4.0
 """Mean squared distance from the centroid, in that of a disc of equal area, above which a mask is no compact thing."""
 
 
-def alarms(model: SlotModel, frames: NDArray[np.uint8]) -> list[str]:
-    """The known failures that show on episodes (E, T, H, W, 3): nothing in the foreground; one slot that takes all, though there are
-    several things; slots dead while another holds several things; stripes or a shapeless smear in place of compact objects; an object
-    split in two."""
-    sights = see_episodes(model, frames)
+def alarms(model: SlotModel, frames: NDArray[np.uint8], actions: NDArray[np.float32] | None = None) -> list[str]:
+    """The known failures that show on episodes (E, T, H, W, 3), with what was done in each frame (E, T, A): nothing in the foreground; one
+    slot that takes all, though there are several things; slots dead while another holds several things; stripes or a shapeless smear in
+    place of compact objects; an object split in two."""
+    sights = see_episodes(model, frames, actions)
     masks = torch.cat([s.decoded.masks for s in sights])  # (B, K, H, W)
     masks = torch.where(masks > LEAK, masks, 0.0)
     coordinates = model.locate(masks)

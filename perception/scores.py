@@ -130,13 +130,13 @@ def _number(value: float | np.floating | NDArray[np.float64]) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def resting_jitter(model: SlotModel, frames: NDArray[np.uint8]) -> float:
+def resting_jitter(model: SlotModel, frames: NDArray[np.uint8], actions: NDArray[np.float32] | None = None) -> float:
     """How far the centroid of an object at rest wanders from frame to frame: the largest 99% quantile over slots, in the unit of
-    centroids ([-1, 1]), of episodes (E, T, H, W, 3).
+    centroids ([-1, 1]), of episodes (E, T, H, W, 3), with what was done in each frame (E, T, A).
 
     At rest is a slot whose mask covers pixels that are the same in two neighbouring frames; no truth is needed.
     """
-    sights = see_episodes(model, frames)
+    sights = see_episodes(model, frames, actions)
     jitter: list[list[float]] = [[] for _ in range(sights[0].coordinates.shape[1])]
     for t in range(1, len(sights)):
         before, now = sights[t - 1], sights[t]

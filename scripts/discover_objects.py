@@ -118,28 +118,27 @@ def train(config: DictConfig, seed: int, held_out: dict[str, Walks], path: Path)
     """One model, written to `path`; its card."""
     began = time.monotonic()
     collected = list(collect(config, config.frames, seed, truth=False).values())
-    scenes = [walks.frames for walks in collected]
     training = settings(config, seed)
     try:
         progress = partial(track, description=f"discovering, seed {seed}")
         model = learn(collected, config.model, training, config.predict, device(config), progress)
     except ValueError as error:  # nothing stands out
         raise UserError(f"task={config.task.name}: {error}; try more frames, or a lower model.threshold") from None
-    jitter = max(resting_jitter(model, frames) for frames in scenes)
+    jitter = max(resting_jitter(model, walks.frames, walks.actions) for walks in collected)
     model.config = replace(model.config, frequencies=frequencies_for(jitter))
     minutes = (time.monotonic() - began) / 60
-    for alarm in sorted({alarm for frames in scenes for alarm in alarms(model, frames)}):
+    for alarm in sorted({alarm for walks in collected for alarm in alarms(model, walks.frames, walks.actions)}):
         print(f"alarm: {alarm}")
     scores = {}
-    for name, walks in held_out.items():
-        assert walks.segmentation is not None
-        scores[name] = score(model, walks.frames, walks.segmentation, walks.objects, walks.actions)
+    for name, held in held_out.items():
+        assert held.segmentation is not None
+        scores[name] = score(model, held.frames, held.segmentation, held.objects, held.actions)
         if name.endswith(OTHERWISE):
             scores[name] |= dict.fromkeys(POSITIONS)
     card = {
         "task": config.task.name,
         "command": command(),
-        "frames": sum(int(np.prod(frames.shape[:2])) for frames in scenes),
+        "frames": sum(int(np.prod(walks.frames.shape[:2])) for walks in collected),
         "seed": seed,
         "updates": training.steps,
         "minutes": round(minutes, 1),

@@ -38,6 +38,8 @@ class Episode:
     model: SlotModel
     frames: np.ndarray
     """(T, H, W, 3)."""
+    actions: np.ndarray
+    """(T, A): what was done in each frame."""
     segmentation: np.ndarray | None
     """(T, H, W) true labels: the objects of interest from 1 on, then the robot; None where the task cannot tell."""
     names: tuple[str, ...]
@@ -53,13 +55,15 @@ def episode_of_run(folder: Path, seed: int) -> Episode:
     truth = env.get_wrapper_attr("segmentation") if env.has_wrapper_attr("segmentation") else None
     obs, _ = env.reset(seed=seed)
     actor.reset()
-    frames, segmentation, done = [obs[-1]], [truth(whole=True)] if truth else [], False
+    frames, actions, segmentation, done = [obs[-1]], [], [truth(whole=True)] if truth else [], False
     while not done:
-        obs, _, terminated, truncated, _ = env.step(actor.act(obs))
+        actions.append(actor.act(obs))
+        obs, _, terminated, truncated, _ = env.step(actions[-1])
         frames.append(obs[-1])
         segmentation += [truth(whole=True)] if truth else []
         done = terminated or truncated
-    return Episode(perception.model, np.stack(frames), np.stack(segmentation) if truth else None, task_of(env).object_names)
+    labels = np.stack(segmentation) if truth else None
+    return Episode(perception.model, np.stack(frames), np.stack([*actions, np.zeros_like(actions[0])]), labels, task_of(env).object_names)
 
 
 def episode_of_task(path: Path, env: gymnasium.Env, seed: int) -> Episode:
@@ -70,7 +74,9 @@ def episode_of_task(path: Path, env: gymnasium.Env, seed: int) -> Episode:
         raise UserError(str(error)) from None
     task = task_of(env)
     walks = wander(env, 1, task.episode_length, seed, truth=env.has_wrapper_attr("segmentation"))
-    return Episode(model, walks.frames[0], None if walks.segmentation is None else walks.segmentation[0], task.object_names)
+    labels = None if walks.segmentation is None else walks.segmentation[0]
+    assert walks.actions is not None
+    return Episode(model, walks.frames[0], walks.actions[0], labels, task.object_names)
 
 
 def failures(episode: Episode, sights: Sequence[Sight]) -> np.ndarray | None:
@@ -105,7 +111,7 @@ def main(config: DictConfig) -> None:
     folder = Path(config.out or config.run or "runs/slots")
     folder.mkdir(parents=True, exist_ok=True)
 
-    sights = see_episodes(model, frames[None])
+    sights = see_episodes(model, frames[None], episode.actions[None])
     shown = np.linspace(0, len(frames) - 1, config.columns).round().astype(int)
     save(folder / "slots.png", sheet([frames[t] for t in shown], [sights[t] for t in shown]))
     coordinates = torch.cat([s.coordinates for s in sights]).numpy()
