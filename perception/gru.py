@@ -16,10 +16,10 @@ class GRUCell(nn.Module):
         self.recurrent = nn.Linear(hidden, 3 * hidden)
 
     def forward(self, inputs: Tensor, h: Tensor) -> Tensor:
-        """One step: inputs (..., 3 * hidden) = `self.input(x)`, h (..., hidden) -> (..., hidden)."""
+        """One step: inputs (..., 3 * hidden) = `self.input(x)`, h (..., hidden) -> (..., hidden), in the precision of h."""
         sizes = (2 * h.shape[-1], h.shape[-1])
         input_gates, input_new = inputs.split(sizes, -1)
         gates, new = self.recurrent(h).split(sizes, -1)
         reset, update = torch.sigmoid(input_gates + gates).chunk(2, -1)
         new = torch.tanh(torch.addcmul(input_new, reset, new))
-        return torch.lerp(new, h, update)
+        return torch.lerp(new.to(h.dtype), h, update.to(h.dtype))

@@ -17,3 +17,12 @@ def test_the_gru_cell_equals_that_of_pytorch_with_the_same_weights() -> None:
     for _ in range(3):
         torch.testing.assert_close(ours(ours.input(x), h), theirs(x, h))
         h = theirs(x, h)
+
+
+def test_the_state_keeps_its_precision_where_products_are_rounded() -> None:
+    torch.manual_seed(0)
+    cell, x, h = GRUCell(6, 4), torch.randn(9, 6), torch.randn(9, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = cell(cell.input(x), h)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, cell(cell.input(x), h), atol=0.02, rtol=0.02)
