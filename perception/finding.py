@@ -106,7 +106,7 @@ def _grouped(
 def _clusters(pixels: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """(P, 3) colours of parts, from foreground pixels (L, 3)."""
     if len(pixels) == 0:
-        raise ValueError("nothing differs from the background: there is nothing to discover")
+        raise ValueError("nothing differs from the background: there is nothing to discover; try more frames, or a lower threshold")
     bins, index, counts = np.unique(np.round(pixels / BIN).astype(int), axis=0, return_inverse=True, return_counts=True)
     means = np.zeros(bins.shape)
     np.add.at(means, index.ravel(), pixels)

@@ -30,6 +30,7 @@ from perception.summary import draw_table, summarise
 from vis_rpg.cli import require, run
 from vis_rpg.config import device, lacks_compiler
 from vis_rpg.envs.factory import make_env, task_of
+from vis_rpg.envs.rendering import FRAME
 from vis_rpg.errors import UserError
 
 VARIANTS: dict[str, list[dict[str, int]]] = {"block_push": [{"blocks": 1}, {"blocks": 2}]}
@@ -123,7 +124,7 @@ def train(config: DictConfig, seed: int, held_out: dict[str, Walks], path: Path)
         progress = partial(track, description=f"discovering, seed {seed}")
         model = learn(collected, config.model, training, config.predict, device(config), progress)
     except ValueError as error:  # nothing stands out
-        raise UserError(f"task={config.task.name}: {error}; try more frames, or a lower model.threshold") from None
+        raise UserError(f"task={config.task.name}: {error}") from None
     jitter = max(resting_jitter(model, walks.frames, walks.actions) for walks in collected)
     model.config = replace(model.config, frequencies=frequencies_for(jitter))
     minutes = (time.monotonic() - began) / 60
@@ -164,6 +165,15 @@ def check(config: DictConfig) -> None:
     device(config)
     lacking = lacks_compiler(config) if config.runtime == "compile" else None
     require(lacking is None, f"runtime=compile needs {lacking}, or use runtime=eager")
+    training = config.training
+    require((training.backbone is None) == (not training.features), "give training.backbone and training.features together, or neither")
+    if training.backbone is not None:
+        from perception.backbones import FrozenFeatures  # timm is slow to import
+
+        try:
+            FrozenFeatures(training.backbone, (FRAME, FRAME), training.weights)
+        except ValueError as error:
+            raise UserError(str(error)) from None
     for section, kind in (("model", SlotConfig), ("training", DiscoveryConfig)):
         known = {field.name for field in fields(kind)} - DERIVED
         for key in set(config[section]) - known:

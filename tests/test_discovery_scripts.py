@@ -80,6 +80,7 @@ def test_several_seeds_make_a_model_each_and_one_file_that_judges_them(
         (["precision=float16"], "precision=float16: choose one of float32, bfloat16"),
         (["device=tpu"], "device=tpu: choose auto"),
         (["training.features=1", "training.backbone=no_such"], "no_such is unknown to timm"),
+        (["training.backbone=resnet18"], "give training.backbone and training.features together"),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path: Path, words: list[str], says: str, capfd: pytest.CaptureFixture[str]) -> None:
