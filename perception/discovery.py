@@ -40,6 +40,8 @@ class DiscoveryConfig(Terms):
     confused: float = 0.15
     """Share of the later frames that are seen from the slots of another row, so that a slot that has lost its thing finds back to it."""
     seed: int = 0
+    compiled: bool = False
+    """Whether the loss is compiled, which takes a minute and pays in long trainings."""
 
 
 @dataclass

@@ -26,7 +26,7 @@ HIDDEN = 64
 
 @dataclass(frozen=True)
 class Terms:
-    """What a slot model is trained for, and how that is worked out."""
+    """What a slot model is trained for, and by products of which precision."""
 
     taught: bool = True
     """Whether slots learn to see the things that were found; without, they learn to reconstruct frames, as slot models usually do."""
@@ -42,8 +42,6 @@ class Terms:
     """Its weights: hub, a safetensors file, or None for random ones."""
     precision: str = "float32"
     """Of the products: float32 or bfloat16."""
-    compiled: bool = False
-    """Whether it is compiled, which takes a minute and pays in long trainings."""
 
 
 @dataclass

@@ -36,8 +36,10 @@ class SlotConfig:
     """Of the convolutional encoder."""
     fine: int = 0
     """Channels of full resolution by which pixels within a token's cell are told apart; 0 for none."""
+    stride: int = 2
+    """Side of a token's cell in pixels, 2 or 4."""
     frame_size: tuple[int, int] = (64, 64)
-    """(H, W), even."""
+    """(H, W), multiples of `stride`."""
     iterations: int = 3
     """Of slot attention on an episode's first frame."""
     backgrounds: int = 1
@@ -70,14 +72,14 @@ class Sight:
 
 
 class FrameEncoder(nn.Module):
-    """Frames and their difference from the background to tokens on a grid of half the resolution: (B, 6, H, W) -> (B, h * w, D)."""
+    """Frames and their difference from the background to tokens, one for each cell of `stride` pixels: (B, 6, H, W) -> (B, h * w, D)."""
 
-    def __init__(self, channels: int, width: int, grid: tuple[int, int]) -> None:
+    def __init__(self, channels: int, width: int, grid: tuple[int, int], stride: int) -> None:
         super().__init__()
         self.convolutions = nn.Sequential(
             nn.Conv2d(6, channels, 5, stride=2, padding=2),
             nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, channels, 3, stride=stride // 2, padding=1),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.ReLU(),
@@ -97,11 +99,6 @@ def pixel_places(size: tuple[int, int]) -> Tensor:
     axes = [(torch.arange(n) + 0.5) * (2 / n) - 1 for n in size]
     y, x = torch.meshgrid(axes[0], axes[1], indexing="ij")
     return torch.stack([x, y], dim=-1)
-
-
-def _on_grid(pixels: Tensor) -> Tensor:
-    """Means over the cells of the grid of tokens: (B, H, W) or (B, C, H, W) -> half the height and width."""
-    return F.avg_pool2d(pixels, 2)
 
 
 class Predictor(nn.Module):
@@ -128,11 +125,13 @@ class SlotModel(nn.Module):
     def __init__(self, config: SlotConfig, backgrounds: Tensor | None = None, things: Things | None = None) -> None:
         super().__init__()
         height, width = config.frame_size
-        if height % 2 or width % 2:
-            raise ValueError(f"frame_size={config.frame_size}: height and width must be even")
+        if config.stride not in (2, 4):
+            raise ValueError(f"stride={config.stride}: choose 2 or 4")
+        if height % config.stride or width % config.stride:
+            raise ValueError(f"frame_size={config.frame_size}: height and width must be multiples of {config.stride}")
         self.config = config
-        self.grid = (height // 2, width // 2)
-        self.encoder = FrameEncoder(config.channels, config.width, self.grid)
+        self.grid = (height // config.stride, width // config.stride)
+        self.encoder = FrameEncoder(config.channels, config.width, self.grid, config.stride)
         self.attention = SlotAttention(config.slots, config.width, config.iterations)
         self.decoder = MaskDecoder(config.width, config.fine)
         self.predictor = Predictor(config.width, config.actions) if config.actions else None
@@ -175,14 +174,18 @@ class SlotModel(nn.Module):
         if adopt:
             strange = alpha * self.things.strange(images)
             known = alpha - strange
-            share = _on_grid(strange)
-            colours = _on_grid(images * strange.unsqueeze(1)) / share.clamp(min=1e-6).unsqueeze(1)
+            share = self._on_grid(strange)
+            colours = self._on_grid(images * strange.unsqueeze(1)) / share.clamp(min=1e-6).unsqueeze(1)
             unknown = share.flatten(1), colours.flatten(2).transpose(1, 2)
         if previous is not None:
             previous = previous.detach() if self.predictor is None else self.predictor(previous.detach(), action)
-        slots, logits = self.attention(tokens, _on_grid(known).flatten(1), previous, is_first, unknown)
+        slots, logits = self.attention(tokens, self._on_grid(known).flatten(1), previous, is_first, unknown)
         decoded = self.decoder(slots, logits.unflatten(2, self.grid), alpha, background, seen)
         return Sight(slots, self.locate(decoded.masks), decoded, alpha)
+
+    def _on_grid(self, pixels: Tensor) -> Tensor:
+        """Means over the cells of the grid of tokens: (B, H, W) or (B, C, H, W) -> (B, h, w) or (B, C, h, w)."""
+        return F.avg_pool2d(pixels, self.config.stride)
 
     def locate(self, masks: Tensor) -> Tensor:
         """Centroid, area and presence (B, K, 4) of masks (B, K, H, W); an empty mask lies at the centre."""

@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from perception import background, discovery, finding, slot_attention, things
+from perception import background, discovery, finding, slot_attention, slot_model, things
 from perception.collection import Walks
 from perception.decoder import Decoded
 from perception.scores import score
@@ -38,6 +38,11 @@ def median(clips: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.median(clips.reshape(-1, *clips.shape[2:]), axis=0).astype(np.uint8)
 
 
+def everywhere(frames: Tensor, background: Tensor, threshold: float, softness: float) -> Tensor:
+    """A foreground that is all of each frame (B, 3, H, W): (B, H, W)."""
+    return torch.ones_like(frames[:, 0])
+
+
 @dataclass(frozen=True)
 class Without:
     """How one ingredient is left out, or added: settings of the model and of its training, and constants of modules, with other values."""
@@ -50,7 +55,7 @@ class Without:
     """Whether slots go from frame to frame by a predictor that knows the action."""
 
 
-MODULES = {"background": background, "discovery": discovery, "finding": finding, "slot_attention": slot_attention, "things": things}
+MODULES = {module.__name__.split(".")[-1]: module for module in (background, discovery, finding, slot_attention, slot_model, things)}
 NO_LIMBS, NO_ADOPTION = "no limbs", "no adoption of strange colours"
 SLOTS = {
     "everything": Without(),
@@ -58,6 +63,8 @@ SLOTS = {
     "no gradient to queries through iterations": Without(constants={"slot_attention.straight_through": lambda start, queries: start}),
     "slots never carried in training": Without(constants={"discovery.CARRIED": 1}),
     "masks as coarse as tokens": Without(model={"fine": 0}),
+    "tokens of 4 x 4 pixels instead of 2 x 2": Without(model={"stride": 4}),
+    "both of these": Without(model={"fine": 0, "stride": 4}),
     "no slots of other rows": Without(training={"confused": 0.0}),
     NO_ADOPTION: Without(constants={"things.STRANGE": np.inf}),
 }
@@ -80,6 +87,7 @@ OTHERS = {
 """What a trained model is worth with them, and without the things that were found, as slot models usually learn."""
 THINGS = {
     "everything": Without(),
+    "no static background": Without(constants={f"{module}.foreground_alpha": everywhere for module in ("slot_model", "discovery")}),
     "median as background": Without(constants={"discovery.estimate_background": median}),
     "nothing painted in": Without(constants={"background.RINGS": 0}),
     "one palette": Without(constants={"finding.PALETTES": 1}),

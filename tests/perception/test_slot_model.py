@@ -209,8 +209,22 @@ def test_a_model_for_other_frames_or_with_other_tensors_is_refused(model: SlotMo
 
 
 def test_odd_frames_are_refused() -> None:
-    with pytest.raises(ValueError, match="even"):
+    with pytest.raises(ValueError, match="multiples of 2"):
         SlotModel(SlotConfig(frame_size=(15, 24)))
+
+
+def test_tokens_can_be_coarser() -> None:
+    torch.manual_seed(0)
+    frames = torch.randint(0, 256, (2, 16, 24, 3), dtype=torch.uint8)
+    for stride in (2, 4):
+        model = SlotModel(replace(SMALL, stride=stride, fine=4))
+        assert model.grid == (16 // stride, 24 // stride)
+        assert model.encoder(torch.rand(2, 6, 16, 24)).shape == (2, 16 * 24 // stride**2, SMALL.width)
+        assert model(frames).decoded.masks.shape == (2, SMALL.slots, 16, 24)
+    with pytest.raises(ValueError, match="stride=3: choose 2 or 4"):
+        SlotModel(SlotConfig(stride=3))
+    with pytest.raises(ValueError, match="multiples of 4"):
+        SlotModel(SlotConfig(stride=4, frame_size=(30, 32)))
 
 
 @pytest.mark.parametrize("fine", [0, 8])
