@@ -10,52 +10,92 @@ namespace {
 
 // One linear layer, W (n, k) and b (n) ------------------------------------------------------------------------------------------------
 
-// Floats of a layer that is packed for y = x W^T + b: panels, then biases
-long forward_size(int n, int k) { return long(panels(n)) * NR * (k + 1); }
+// All of this with factors in float32 or, HALF, in bfloat16; what goes in and out is float32, what stays between layers is what factors are.
+// Sizes are in floats, that is in words.
+
+// Of a layer that is packed for y = x W^T + b: panels, then biases
+template <bool HALF> long forward_size(int n, int k) { return long(panels(n)) * NR * (words<HALF>(k) + 1); }
 
 // So many of the panels
-void pack_forward(const float *W, const float *b, int n, int k, Range columns, float *to) {
+template <bool HALF> void pack_forward(const float *W, const float *b, int n, int k, Range columns, float *to) {
+    const long depth = words<HALF>(k);
     for (int j = int(columns.begin); j < columns.end; j++) {
-        pack_transposed(W, n, k, j, to + long(j) * NR * k);
-        pack(b, 1, n, j, to + long(panels(n)) * NR * k + j * NR);
+        pack_transposed<HALF>(W, n, k, j, to + long(j) * NR * depth);
+        pack(b, 1, n, j, to + long(panels(n)) * NR * depth + j * NR);
     }
 }
 
-// Columns [NR * j, ...) of act(x W^T + b), or of that added to what is there; x (m, k), to (m, ...) with rows of `ld`
-void forward(const float *x, int m, int n, int k, const float *packed, int j, float *to, long ld, int activation, bool add = false) {
-    const float *bias = packed + long(panels(n)) * NR * k + j * NR;
-    stripe<false>({x, k, packed + long(j) * NR * k, k, to, ld, std::min(NR, n - j * NR), bias, nullptr, add}, m, activation);
+// Columns [NR * j, ...) of act(x W^T + b), or of that added to what is there; x: m rows of words, to (m, ...) with rows of `ld`
+template <bool HALF, class Out>
+void forward(const float *x, int m, int n, int k, const float *packed, int j, Out *to, long ld, int activation, bool add = false) {
+    const int depth = int(words<HALF>(k));
+    const float *bias = packed + long(panels(n)) * NR * depth + j * NR;
+    stripe<HALF>(ProductInto<Out>{x, depth, packed + long(j) * NR * depth, depth, to, ld, std::min(NR, n - j * NR), bias, nullptr, add}, m,
+                 activation);
 }
 
-// Floats of a layer that is packed for up W
-long backward_size(int n, int k) { return long(panels(k)) * NR * n; }
+// Of a layer that is packed for up W
+template <bool HALF> long backward_size(int n, int k) { return long(panels(k)) * NR * words<HALF>(n); }
 
-void pack_backward(const float *W, int n, int k, float *to) {
-    for (int j = 0; j < panels(k); j++) pack(W, n, k, j, to + long(j) * NR * n);
+// Columns [NR * index, ...) of X (m, n), as rows of words for a sum over m
+template <bool HALF, class From> void pack_rows(const From *X, int m, int n, int index, float *to) {
+    if constexpr (HALF) pair_rows(X + index * NR, m, n, std::min(NR, n - index * NR), to, NR);
+    else pack(X, m, n, index, to);
 }
 
-// up W, up (m, n), times the slope of the activation whose values are `gate` where there is one, or added to what is there: (m, k)
-void backward(const float *up, int m, int n, int k, const float *packed, float *to, const float *gate, int activation, bool add = false) {
+template <bool HALF> void pack_backward(const float *W, int n, int k, float *to) {
+    for (int j = 0; j < panels(k); j++) pack_rows<HALF>(W, n, k, j, to + j * NR * words<HALF>(n));
+}
+
+// up W, up: m rows of words of n numbers, times the slope of the activation whose values are `gate` where there is one, or added to what is
+// there: (m, k)
+template <bool HALF, class Out>
+void backward(const float *up, int m, int n, int k, const float *packed, Out *to, const Out *gate, int activation, bool add = false) {
+    const int depth = int(words<HALF>(n));
     for (int i = 0; i < m; i += ROWS)
         for (int j = 0; j < panels(k); j++) {
             const long at = long(i) * k + j * NR;
-            stripe<false>({up + long(i) * n, n, packed + long(j) * NR * n, n, to + at, k, std::min(NR, k - j * NR), nullptr,
-                           gate ? gate + at : nullptr, add},
-                          std::min(ROWS, m - i), activation);
+            stripe<HALF>(ProductInto<Out>{up + long(i) * depth, depth, packed + long(j) * NR * depth, depth, to + at, k,
+                                          std::min(NR, k - j * NR), nullptr, gate ? gate + at : nullptr, add},
+                         std::min(ROWS, m - i), activation);
         }
 }
 
 // Sums of a layer's gradients over blocks of rows of one thread: of W, then of b
 long sum_size(int n, int k) { return long(n) * (k + 1); }
 
-// up^T x into gW (n, k) and the sum of up into gb (n); strip: (DEPTH, NR)
-void gather(const float *up, const float *x, int m, int n, int k, float *gW, float *gb, bool add, float *strip) {
+// What `gather` needs for itself
+template <bool HALF> long gather_size(int n) { return words<HALF>(DEPTH) * (NR + (HALF ? panels(n) * NR : 0)); }
+
+// up^T x into gW (n, k) and the sum of up into gb (n); up: m rows of whole words of n numbers, x (m, k)
+template <bool HALF, class From>
+void gather(const Number<HALF> *up, const From *x, int m, int n, int k, float *gW, float *gb, bool add, float *own) {
+    const long ld = HALF ? 2 * words<HALF>(n) : n;
+    const int depth = int(words<HALF>(m));
     if (!add) memset(gb, 0, sizeof(float) * n);
     for (int i = 0; i < m; i++)
-        for (int c = 0; c < n; c++) gb[c] += up[long(i) * n + c];
+        for (int c = 0; c < n; c++) gb[c] += up[i * ld + c];
+    const float *A;
+    long lda = n;
+    float *strip = own;
+    if constexpr (HALF) {
+        lda = panels(n) * NR;
+        strip += depth * lda;
+        pair_rows(up, m, ld, n, own, lda);
+        A = own;
+    } else A = up;
     for (int j = 0; j < panels(k); j++) {
-        pack(x, m, k, j, strip);
-        stripe<true>({up, n, strip, m, gW + j * NR, k, std::min(NR, k - j * NR), nullptr, nullptr, add}, n, NONE);
+        pack_rows<HALF>(x, m, k, j, strip);
+        stripe<true, NONE, false, HALF>(Product{A, lda, strip, depth, gW + j * NR, k, std::min(NR, k - j * NR), nullptr, nullptr, add}, n);
+    }
+}
+
+// Rows of X (m, k) as words: itself, or in `to`
+template <bool HALF> const float *as_words(const float *X, int m, int k, float *to) {
+    if constexpr (!HALF) return X;
+    else {
+        narrow(X, m, k, reinterpret_cast<bfloat *>(to));
+        return to;
     }
 }
 
@@ -70,15 +110,16 @@ void join(const float *sums, long apart, int n, int k, float *gW, float *gb, int
     }
 }
 
-// out[l] (G, rows, n[l]) = act(in W[l]^T + b[l]), without the activation in the last layer; null where nobody wants it.
-// sizes: k[0], n[0], n[1], ...; strides: of x, then of each W and b, from group to group
+// out[l] (G, rows, n[l]) = act(in W[l]^T + b[l]), without the activation in the last layer; null where nobody wants it. All but the last are
+// Number<HALF>, and of even width where that is bfloat16. sizes: k[0], n[0], n[1], ...; strides: of x, then of each W and b, from group to group
+template <bool HALF>
 void chain_forward(int layers, int groups, long rows, int activation, const int *sizes, const long *strides, const float *x,
-                   const float *const *W, const float *const *b, float *const *out) {
+                   const float *const *W, const float *const *b, void *const *out) {
     std::vector<long> at(layers + 1, 0);
-    long widest = 0;
+    long widest = words<HALF>(sizes[0]);
     for (int l = 0; l < layers; l++) {
-        at[l + 1] = at[l] + forward_size(sizes[l + 1], sizes[l]);
-        widest = std::max<long>(widest, sizes[l + 1]);
+        at[l + 1] = at[l] + forward_size<HALF>(sizes[l + 1], sizes[l]);
+        widest = std::max<long>(widest, words<HALF>(sizes[l + 1]));
     }
     const int threads = threads_for(rows);
 #pragma omp parallel num_threads(threads)
@@ -87,17 +128,22 @@ void chain_forward(int layers, int groups, long rows, int activation, const int 
         float *packed = own_buffer.get(at[layers] + 2 * ROWS * widest), *scratch = packed + at[layers];
         for (int g = 0; g < groups; g++) {
             for (int l = 0; l < layers; l++)
-                pack_forward(W[l] + g * strides[1 + 2 * l], b[l] + g * strides[2 + 2 * l], sizes[l + 1], sizes[l], {0, panels(sizes[l + 1])}, packed + at[l]);
+                pack_forward<HALF>(W[l] + g * strides[1 + 2 * l], b[l] + g * strides[2 + 2 * l], sizes[l + 1], sizes[l],
+                                   {0, panels(sizes[l + 1])}, packed + at[l]);
             for (long r = mine.begin; r < mine.end; r += ROWS) {
                 const int m = int(std::min<long>(ROWS, mine.end - r));
-                const float *in = x + g * strides[0] + r * sizes[0];
-                for (int l = 0; l < layers; l++) {
-                    const int k = sizes[l], n = sizes[l + 1];
-                    float *to = out[l] ? out[l] + (g * rows + r) * n : scratch + (l & 1) * ROWS * widest;
-                    for (int j = 0; j < panels(n); j++)
-                        forward(in, m, n, k, packed + at[l], j, to + j * NR, n, l + 1 < layers ? activation : NONE);
-                    in = to;
+                const float *in = as_words<HALF>(x + g * strides[0] + r * sizes[0], m, sizes[0], scratch + ROWS * widest);
+                auto layer = [&](int l, auto *to, int activation) {
+                    for (int j = 0; j < panels(sizes[l + 1]); j++)
+                        forward<HALF>(in, m, sizes[l + 1], sizes[l], packed + at[l], j, to + j * NR, sizes[l + 1], activation);
+                    in = reinterpret_cast<const float *>(to);
+                };
+                for (int l = 0; l + 1 < layers; l++) {
+                    auto *kept = static_cast<Number<HALF> *>(out[l]);
+                    layer(l, kept ? kept + (g * rows + r) * sizes[l + 1] : reinterpret_cast<Number<HALF> *>(scratch + (l & 1) * ROWS * widest),
+                          activation);
                 }
+                layer(layers - 1, static_cast<float *>(out[layers - 1]) + (g * rows + r) * sizes[layers], NONE);
             }
         }
     }
@@ -105,12 +151,13 @@ void chain_forward(int layers, int groups, long rows, int activation, const int 
 
 // Gradients of x (G, rows, k) unless it is null, and of each W and b (contiguous) unless `gW` is null; hidden: the outputs of all layers but
 // the last
+template <bool HALF>
 void chain_backward(int layers, int groups, long rows, int activation, const int *sizes, const long *strides, const float *gradient,
-                    const float *x, const float *const *W, const float *const *hidden, float *gx, float *const *gW, float *const *gb) {
+                    const float *x, const float *const *W, const void *const *hidden, float *gx, float *const *gW, float *const *gb) {
     std::vector<long> at(layers + 1, 0), sum_at(layers + 1, 0);
     int widest = 0;
     for (int l = 0; l < layers; l++) {
-        at[l + 1] = at[l] + backward_size(sizes[l + 1], sizes[l]);
+        at[l + 1] = at[l] + backward_size<HALF>(sizes[l + 1], sizes[l]);
         sum_at[l + 1] = sum_at[l] + sum_size(sizes[l + 1], sizes[l]);
         widest = std::max(widest, sizes[l + 1]);
     }
@@ -121,25 +168,30 @@ void chain_backward(int layers, int groups, long rows, int activation, const int
     {
         const int me = omp_get_thread_num(), team = omp_get_num_threads();
         const Range mine = share(rows, me, team);
-        float *packed = own_buffer.get(at[layers] + long(DEPTH) * (2 * widest + NR));
-        float *scratch = packed + at[layers], *strip = scratch + long(DEPTH) * 2 * widest;
+        const long block = DEPTH * words<HALF>(widest);
+        float *packed = own_buffer.get(at[layers] + 2 * block + gather_size<HALF>(widest));
+        float *scratch = packed + at[layers], *own = scratch + 2 * block;
         for (int g = 0; g < groups; g++) {
-            for (int l = first; l < layers; l++) pack_backward(W[l] + g * strides[1 + 2 * l], sizes[l + 1], sizes[l], packed + at[l]);
+            for (int l = first; l < layers; l++) pack_backward<HALF>(W[l] + g * strides[1 + 2 * l], sizes[l + 1], sizes[l], packed + at[l]);
             for (long r = mine.begin; r < mine.end; r += DEPTH) {
                 const int m = int(std::min<long>(DEPTH, mine.end - r));
-                const float *up = gradient + (g * rows + r) * sizes[layers];
+                const float *up = as_words<HALF>(gradient + (g * rows + r) * sizes[layers], m, sizes[layers], scratch + (layers & 1) * block);
                 for (int l = layers - 1; l >= 0; l--) {
                     const int k = sizes[l], n = sizes[l + 1];
-                    const float *in = l ? hidden[l - 1] + (g * rows + r) * k : x + g * strides[0] + r * k;
+                    const float *inputs = x + g * strides[0] + r * k;
+                    const Number<HALF> *values = l ? static_cast<const Number<HALF> *>(hidden[l - 1]) + (g * rows + r) * k : nullptr;
                     if (gW) {
-                        float *own = sums + me * sum_at[layers] + sum_at[l];
-                        gather(up, in, m, n, k, me ? own : gW[l] + long(g) * n * k, me ? own + long(n) * k : gb[l] + long(g) * n,
-                               r > mine.begin, strip);
+                        float *of_W = me ? sums + me * sum_at[layers] + sum_at[l] : gW[l] + long(g) * n * k;
+                        float *of_b = me ? of_W + long(n) * k : gb[l] + long(g) * n;
+                        const auto *numbers = reinterpret_cast<const Number<HALF> *>(up);
+                        if (l) gather<HALF>(numbers, values, m, n, k, of_W, of_b, r > mine.begin, own);
+                        else gather<HALF>(numbers, inputs, m, n, k, of_W, of_b, r > mine.begin, own);
                     }
                     if (l < first) break;
-                    float *to = l ? scratch + long(l & 1) * DEPTH * widest : gx + (g * rows + r) * k;
-                    backward(up, m, n, k, packed + at[l], to, l ? in : nullptr, l ? activation : NONE);
-                    up = to;
+                    float *down = scratch + (l & 1) * block;
+                    if (l) backward<HALF>(up, m, n, k, packed + at[l], reinterpret_cast<Number<HALF> *>(down), values, activation);
+                    else backward<HALF, float>(up, m, n, k, packed, gx + (g * rows + r) * k, nullptr, NONE);
+                    up = down;
                 }
             }
 #pragma omp barrier
@@ -155,33 +207,35 @@ void chain_backward(int layers, int groups, long rows, int activation, const int
 // for reset, update and new; n a multiple of NR. gates (G, rows, 4, n): reset, update, new, and the state's part of new, unless it is null.
 // strides: of x, h, and of each W and b, from group to group. Where there are enough columns, threads share these, so that weights are copied
 // once, else rows.
+template <bool HALF>
 void gru_forward(int groups, long rows, int k, int n, const long *strides, const float *x, const float *h, const float *const *W,
                  const float *const *b, float *out, float *gates) {
-    const long split = forward_size(3 * n, k), whole = split + forward_size(3 * n, n);
+    const long split = forward_size<HALF>(3 * n, k), whole = split + forward_size<HALF>(3 * n, n);
     const int threads = threads_for(rows);
 #pragma omp parallel num_threads(threads)
     {
         const int me = omp_get_thread_num(), team = omp_get_num_threads(), third = n / NR;
         const bool wide = third % team == 0;
         const Range mine = wide ? Range{0, rows} : share(rows, me, team), columns = wide ? share(third, me, team) : Range{0, third};
-        float *packed = own_buffer.get(whole + 4 * ROWS * NR), *sum = packed + whole;
-        float *reset = sum, *update = sum + ROWS * NR, *input = sum + 2 * ROWS * NR, *state = sum + 3 * ROWS * NR;
+        float *packed = own_buffer.get(whole + ROWS * (4 * NR + words<HALF>(k) + words<HALF>(n))), *sum = packed + whole;
+        float *reset = sum, *update = sum + ROWS * NR, *input = sum + 2 * ROWS * NR, *state = sum + 3 * ROWS * NR, *own = sum + 4 * ROWS * NR;
         for (int g = 0; g < groups; g++) {
             for (int gate = 0; gate < 3; gate++) {
                 const Range its{columns.begin + gate * third, columns.end + gate * third};
-                pack_forward(W[0] + g * strides[2], b[0] + g * strides[3], 3 * n, k, its, packed);
-                pack_forward(W[1] + g * strides[4], b[1] + g * strides[5], 3 * n, n, its, packed + split);
+                pack_forward<HALF>(W[0] + g * strides[2], b[0] + g * strides[3], 3 * n, k, its, packed);
+                pack_forward<HALF>(W[1] + g * strides[4], b[1] + g * strides[5], 3 * n, n, its, packed + split);
             }
             for (long r = mine.begin; r < mine.end; r += ROWS) {
                 const int m = int(std::min<long>(ROWS, mine.end - r));
-                const float *in = x + g * strides[0] + r * k, *old = h + g * strides[1] + r * n;
+                const float *old = h + g * strides[1] + r * n;
+                const float *in = as_words<HALF>(x + g * strides[0] + r * k, m, k, own), *in_h = as_words<HALF>(old, m, n, own + ROWS * words<HALF>(k));
                 for (int j = int(columns.begin); j < columns.end; j++) {
-                    forward(in, m, 3 * n, k, packed, j, reset, NR, NONE);
-                    forward(in, m, 3 * n, k, packed, third + j, update, NR, NONE);
-                    forward(in, m, 3 * n, k, packed, 2 * third + j, input, NR, NONE);
-                    forward(old, m, 3 * n, n, packed + split, j, reset, NR, NONE, true);
-                    forward(old, m, 3 * n, n, packed + split, third + j, update, NR, NONE, true);
-                    forward(old, m, 3 * n, n, packed + split, 2 * third + j, state, NR, NONE);
+                    forward<HALF>(in, m, 3 * n, k, packed, j, reset, NR, NONE);
+                    forward<HALF>(in, m, 3 * n, k, packed, third + j, update, NR, NONE);
+                    forward<HALF>(in, m, 3 * n, k, packed, 2 * third + j, input, NR, NONE);
+                    forward<HALF>(in_h, m, 3 * n, n, packed + split, j, reset, NR, NONE, true);
+                    forward<HALF>(in_h, m, 3 * n, n, packed + split, third + j, update, NR, NONE, true);
+                    forward<HALF>(in_h, m, 3 * n, n, packed + split, 2 * third + j, state, NR, NONE);
                     for (int i = 0; i < m; i++)
                         for (int c = 0; c < NR; c += VL) {
                             const long at = i * NR + c, row = g * rows + r + i;
@@ -203,9 +257,10 @@ void gru_forward(int groups, long rows, int k, int n, const long *strides, const
 }
 
 // Gradients of x unless it is null, of h, and of each W and b unless `gW` is null
+template <bool HALF>
 void gru_backward(int groups, long rows, int k, int n, const long *strides, const float *gradient, const float *x, const float *h,
                   const float *const *W, const float *gates, float *gx, float *gh, float *const *gW, float *const *gb) {
-    const long split = backward_size(3 * n, k), whole = split + backward_size(3 * n, n);
+    const long split = backward_size<HALF>(3 * n, k), whole = split + backward_size<HALF>(3 * n, n);
     const long sum_split = sum_size(3 * n, k), sum_whole = sum_split + sum_size(3 * n, n);
     const int threads = threads_for(rows);
     float *sums = shared_buffer.get(gW ? threads * sum_whole : 0);
@@ -213,11 +268,12 @@ void gru_backward(int groups, long rows, int k, int n, const long *strides, cons
     {
         const int me = omp_get_thread_num(), team = omp_get_num_threads();
         const Range mine = share(rows, me, team);
-        float *packed = own_buffer.get(whole + DEPTH * (6L * n + NR));
-        float *of_input = packed + whole, *of_state = of_input + DEPTH * 3L * n, *strip = of_state + DEPTH * 3L * n;
+        const long block = DEPTH * words<HALF>(3L * n);
+        float *packed = own_buffer.get(whole + 2 * block + gather_size<HALF>(3 * n)), *up = packed + whole, *up_h = up + block, *strip = up_h + block;
+        auto *of_input = reinterpret_cast<Number<HALF> *>(up), *of_state = reinterpret_cast<Number<HALF> *>(up_h);
         for (int g = 0; g < groups; g++) {
-            if (gx) pack_backward(W[0] + g * strides[2], 3 * n, k, packed);
-            pack_backward(W[1] + g * strides[4], 3 * n, n, packed + split);
+            if (gx) pack_backward<HALF>(W[0] + g * strides[2], 3 * n, k, packed);
+            pack_backward<HALF>(W[1] + g * strides[4], 3 * n, n, packed + split);
             for (long r = mine.begin; r < mine.end; r += DEPTH) {
                 const int m = int(std::min<long>(DEPTH, mine.end - r));
                 const long row = g * rows + r;
@@ -229,7 +285,7 @@ void gru_backward(int groups, long rows, int k, int n, const long *strides, cons
                         const V up = load(gradient + (row + i) * n + c), new_up = up * (1.0f - u) * (1.0f - fresh * fresh);
                         const V reset_up = new_up * s * w * (1.0f - w);
                         const V update_up = up * (load(old + long(i) * n + c) - fresh) * u * (1.0f - u);
-                        float *to = of_input + i * 3L * n + c, *beside = of_state + i * 3L * n + c;
+                        Number<HALF> *to = of_input + i * 3L * n + c, *beside = of_state + i * 3L * n + c;
                         store(to, reset_up);
                         store(beside, reset_up);
                         store(to + n, update_up);
@@ -240,13 +296,13 @@ void gru_backward(int groups, long rows, int k, int n, const long *strides, cons
                     }
                 if (gW) {
                     float *own = sums + me * sum_whole, *beside = own + sum_split;
-                    gather(of_input, in, m, 3 * n, k, me ? own : gW[0] + 3L * g * n * k, me ? own + 3L * n * k : gb[0] + 3L * g * n,
+                    gather<HALF>(of_input, in, m, 3 * n, k, me ? own : gW[0] + 3L * g * n * k, me ? own + 3L * n * k : gb[0] + 3L * g * n,
                            r > mine.begin, strip);
-                    gather(of_state, old, m, 3 * n, n, me ? beside : gW[1] + 3L * g * n * n, me ? beside + 3L * n * n : gb[1] + 3L * g * n,
+                    gather<HALF>(of_state, old, m, 3 * n, n, me ? beside : gW[1] + 3L * g * n * n, me ? beside + 3L * n * n : gb[1] + 3L * g * n,
                            r > mine.begin, strip);
                 }
-                if (gx) backward(of_input, m, 3 * n, k, packed, gx + row * k, nullptr, NONE);
-                backward(of_state, m, 3 * n, n, packed + split, gh + row * n, nullptr, NONE, true);
+                if (gx) backward<HALF, float>(up, m, 3 * n, k, packed, gx + row * k, nullptr, NONE);
+                backward<HALF, float>(up_h, m, 3 * n, n, packed + split, gh + row * n, nullptr, NONE, true);
             }
 #pragma omp barrier
             if (gW) {
@@ -259,7 +315,16 @@ void gru_backward(int groups, long rows, int k, int n, const long *strides, cons
 }
 
 // As operators of torch ----------------------------------------------------------------------------------------------------------------
-// With a leading axis of groups, each with weights of its own, on everything; or without it on everything.
+// With a leading axis of groups, each with weights of its own, on everything; or without it on everything. half: whether factors are bfloat16.
+
+// `call(std::true_type())` where factors are bfloat16, else `call(std::false_type())`
+template <class Call> void with_factors(bool half, Call call) {
+#ifdef __AVX512BF16__
+    if (half) return call(std::true_type());
+#endif
+    TORCH_CHECK(!half, "this processor has no instructions for bfloat16");
+    call(std::false_type());
+}
 
 int groups_of(const Tensor &x) { return x.dim() == 3 ? int(x.size(0)) : 1; }
 
@@ -280,41 +345,48 @@ std::vector<int> sizes_of(const Tensor &x, TensorList weights) {
 }
 
 // The outputs of all layers where they are to be kept for gradients, else of the last alone
-Tensors chain(const Tensor &x_, TensorList weights_, TensorList biases_, int64_t activation, bool keep) {
+Tensors chain(const Tensor &x_, TensorList weights_, TensorList biases_, int64_t activation, bool half, bool keep) {
     const Tensor x = dense(x_);
     const Tensors weights = dense(weights_), biases = dense(biases_);
     const int layers = int(weights.size());
     Tensors out;
-    std::vector<float *> to(layers, nullptr);
+    std::vector<void *> to(layers, nullptr);
     for (int l = keep ? 0 : layers - 1; l < layers; l++) {
         auto shape = x.sizes().vec();
         shape.back() = weights[l].size(-2);
-        out.push_back(at::empty(shape, x.options()));
-        to[l] = out.back().mutable_data_ptr<float>();
+        out.push_back(at::empty(shape, x.options().dtype(half && l + 1 < layers ? at::kBFloat16 : at::kFloat)));
+        to[l] = out.back().mutable_data_ptr();
     }
-    chain_forward(layers, groups_of(x), x.size(-2), int(activation), sizes_of(x, weights).data(), strides_of({x}, weights, biases).data(),
-                  x.const_data_ptr<float>(), addresses(weights).data(), addresses(biases).data(), to.data());
+    with_factors(half, [&](auto factors) {
+        chain_forward<factors.value>(layers, groups_of(x), x.size(-2), int(activation), sizes_of(x, weights).data(),
+                                     strides_of({x}, weights, biases).data(), x.const_data_ptr<float>(), addresses(weights).data(),
+                                     addresses(biases).data(), to.data());
+    });
     return out;
 }
 
 // Of x if asked for, and of all weights and all biases if asked for
 Tensors chain_gradients(const Tensor &gradient_, const Tensor &x_, TensorList weights_, TensorList biases_, TensorList hidden,
-                        int64_t activation, bool of_x, bool of_weights) {
+                        int64_t activation, bool half, bool of_x, bool of_weights) {
     const Tensor gradient = gradient_.contiguous(), x = dense(x_);
     const Tensors weights = dense(weights_), biases = dense(biases_);
     Tensors out, gw = of_weights ? empty_like(weights) : Tensors(), gb = of_weights ? empty_like(biases) : Tensors();
     if (of_x) out.push_back(at::empty(x.sizes(), x.options()));
-    chain_backward(int(weights.size()), groups_of(x), x.size(-2), int(activation), sizes_of(x, weights).data(),
-                   strides_of({x}, weights, biases).data(), gradient.const_data_ptr<float>(), x.const_data_ptr<float>(),
-                   addresses(weights).data(), addresses(hidden).data(), of_x ? out[0].mutable_data_ptr<float>() : nullptr,
-                   of_weights ? places(gw).data() : nullptr, places(gb).data());
+    std::vector<const void *> values;
+    for (const Tensor &t : hidden) values.push_back(t.const_data_ptr());
+    with_factors(half, [&](auto factors) {
+        chain_backward<factors.value>(int(weights.size()), groups_of(x), x.size(-2), int(activation), sizes_of(x, weights).data(),
+                                      strides_of({x}, weights, biases).data(), gradient.const_data_ptr<float>(), x.const_data_ptr<float>(),
+                                      addresses(weights).data(), values.data(), of_x ? out[0].mutable_data_ptr<float>() : nullptr,
+                                      of_weights ? places(gw).data() : nullptr, places(gb).data());
+    });
     out.insert(out.end(), gw.begin(), gw.end());
     out.insert(out.end(), gb.begin(), gb.end());
     return out;
 }
 
 // The next state, and its gates where they are to be kept for gradients
-Tensors gru(const Tensor &x_, const Tensor &h_, TensorList weights_, TensorList biases_, bool keep) {
+Tensors gru(const Tensor &x_, const Tensor &h_, TensorList weights_, TensorList biases_, bool half, bool keep) {
     const Tensor x = dense(x_), h = dense(h_);
     const Tensors weights = dense(weights_), biases = dense(biases_);
     Tensors out{at::empty(h.sizes(), h.options())};
@@ -323,50 +395,56 @@ Tensors gru(const Tensor &x_, const Tensor &h_, TensorList weights_, TensorList 
         shape.insert(shape.end() - 1, 4);
         out.push_back(at::empty(shape, h.options()));
     }
-    gru_forward(groups_of(x), x.size(-2), int(x.size(-1)), int(h.size(-1)), strides_of({x, h}, weights, biases).data(),
-                x.const_data_ptr<float>(), h.const_data_ptr<float>(), addresses(weights).data(), addresses(biases).data(),
-                out[0].mutable_data_ptr<float>(), keep ? out[1].mutable_data_ptr<float>() : nullptr);
+    with_factors(half, [&](auto factors) {
+        gru_forward<factors.value>(groups_of(x), x.size(-2), int(x.size(-1)), int(h.size(-1)), strides_of({x, h}, weights, biases).data(),
+                                   x.const_data_ptr<float>(), h.const_data_ptr<float>(), addresses(weights).data(), addresses(biases).data(),
+                                   out[0].mutable_data_ptr<float>(), keep ? out[1].mutable_data_ptr<float>() : nullptr);
+    });
     return out;
 }
 
 // Of h, of x if asked for, and of all weights and all biases if asked for
 Tensors gru_gradients(const Tensor &gradient_, const Tensor &x_, const Tensor &h_, TensorList weights_, TensorList biases_,
-                      const Tensor &gates, bool of_x, bool of_weights) {
+                      const Tensor &gates, bool half, bool of_x, bool of_weights) {
     const Tensor gradient = gradient_.contiguous(), x = dense(x_), h = dense(h_);
     const Tensors weights = dense(weights_), biases = dense(biases_);
     Tensors out{at::empty(h.sizes(), h.options())};
     Tensors gw = of_weights ? empty_like(weights) : Tensors(), gb = of_weights ? empty_like(biases) : Tensors();
     if (of_x) out.push_back(at::empty(x.sizes(), x.options()));
-    gru_backward(groups_of(x), x.size(-2), int(x.size(-1)), int(h.size(-1)), strides_of({x, h}, weights, biases).data(),
-                 gradient.const_data_ptr<float>(), x.const_data_ptr<float>(), h.const_data_ptr<float>(), addresses(weights).data(),
-                 gates.const_data_ptr<float>(), of_x ? out[1].mutable_data_ptr<float>() : nullptr, out[0].mutable_data_ptr<float>(),
-                 of_weights ? places(gw).data() : nullptr, places(gb).data());
+    with_factors(half, [&](auto factors) {
+        gru_backward<factors.value>(groups_of(x), x.size(-2), int(x.size(-1)), int(h.size(-1)), strides_of({x, h}, weights, biases).data(),
+                                    gradient.const_data_ptr<float>(), x.const_data_ptr<float>(), h.const_data_ptr<float>(),
+                                    addresses(weights).data(), gates.const_data_ptr<float>(), of_x ? out[1].mutable_data_ptr<float>() : nullptr,
+                                    out[0].mutable_data_ptr<float>(), of_weights ? places(gw).data() : nullptr, places(gb).data());
+    });
     out.insert(out.end(), gw.begin(), gw.end());
     out.insert(out.end(), gb.begin(), gb.end());
     return out;
 }
 
-Tensors call_chain(const Tensor &x, TensorList weights, TensorList biases, int64_t activation, bool keep) {
+Tensors call_chain(const Tensor &x, TensorList weights, TensorList biases, int64_t activation, bool half, bool keep) {
     at::AutoDispatchBelowADInplaceOrView guard;
     static const auto op = operator_named<decltype(chain)>("vis_rpg::chain");
-    return op.call(x, weights, biases, activation, keep);
+    return op.call(x, weights, biases, activation, half, keep);
 }
 
-Tensors call_gru(const Tensor &x, const Tensor &h, TensorList weights, TensorList biases, bool keep) {
+Tensors call_gru(const Tensor &x, const Tensor &h, TensorList weights, TensorList biases, bool half, bool keep) {
     at::AutoDispatchBelowADInplaceOrView guard;
     static const auto op = operator_named<decltype(gru)>("vis_rpg::gru");
-    return op.call(x, h, weights, biases, keep);
+    return op.call(x, h, weights, biases, half, keep);
 }
 
 struct ChainFunction : torch::autograd::Function<ChainFunction> {
-    static variable_list forward(AutogradContext *context, const Tensor &x, TensorList weights, TensorList biases, int64_t activation) {
-        Tensors out = call_chain(x, weights, biases, activation, true);
+    static variable_list forward(AutogradContext *context, const Tensor &x, TensorList weights, TensorList biases, int64_t activation,
+                                 bool half) {
+        Tensors out = call_chain(x, weights, biases, activation, half, true);
         variable_list saved{x};
         saved.insert(saved.end(), weights.begin(), weights.end());
         saved.insert(saved.end(), biases.begin(), biases.end());
         saved.insert(saved.end(), out.begin(), out.end() - 1);
         context->save_for_backward(saved);
         context->saved_data["activation"] = activation;
+        context->saved_data["half"] = half;
         context->set_materialize_grads(false);
         return out;
     }
@@ -378,24 +456,25 @@ struct ChainFunction : torch::autograd::Function<ChainFunction> {
         const bool of_x = context->needs_input_grad(0), of_weights = any_needed(context, 1, 2 * n);
         static const auto op = operator_named<decltype(chain_gradients)>("vis_rpg::chain_backward");
         Tensors found = op.call(gradients.back(), saved[0], all.slice(1, n), all.slice(1 + n, n), all.slice(1 + 2 * n),
-                                context->saved_data["activation"].toInt(), of_x, of_weights);
+                                context->saved_data["activation"].toInt(), context->saved_data["half"].toBool(), of_x, of_weights);
         variable_list out(1);
         if (of_x) {
             out[0] = found[0];
             found.erase(found.begin());
         }
-        append(out, found, 2 * n, 1);
+        append(out, found, 2 * n, 2);
         return out;
     }
 };
 
 struct GruFunction : torch::autograd::Function<GruFunction> {
-    static variable_list forward(AutogradContext *context, const Tensor &x, const Tensor &h, TensorList weights, TensorList biases) {
-        Tensors out = call_gru(x, h, weights, biases, true);
+    static variable_list forward(AutogradContext *context, const Tensor &x, const Tensor &h, TensorList weights, TensorList biases, bool half) {
+        Tensors out = call_gru(x, h, weights, biases, half, true);
         variable_list saved{x, h};
         saved.insert(saved.end(), weights.begin(), weights.end());
         saved.insert(saved.end(), biases.begin(), biases.end());
         saved.push_back(out[1]);
+        context->saved_data["half"] = half;
         context->save_for_backward(saved);
         context->set_materialize_grads(false);
         return out;
@@ -406,32 +485,34 @@ struct GruFunction : torch::autograd::Function<GruFunction> {
         const TensorList all(saved);
         const bool of_x = context->needs_input_grad(0), of_weights = any_needed(context, 2, 4);
         static const auto op = operator_named<decltype(gru_gradients)>("vis_rpg::gru_backward");
-        Tensors found = op.call(gradients[0], saved[0], saved[1], all.slice(2, 2), all.slice(4, 2), saved[6], of_x, of_weights);
+        Tensors found = op.call(gradients[0], saved[0], saved[1], all.slice(2, 2), all.slice(4, 2), saved[6], context->saved_data["half"].toBool(), of_x,
+                                of_weights);
         variable_list out{of_x ? found[1] : Tensor(), found[0]};
         found.erase(found.begin(), found.begin() + (of_x ? 2 : 1));
-        append(out, found, 4, 0);
+        append(out, found, 4, 1);
         return out;
     }
 };
 
-Tensors chain_autograd(const Tensor &x, TensorList weights, TensorList biases, int64_t activation, bool keep) {
-    return differentiable({x}, weights, biases) ? ChainFunction::apply(x, weights, biases, activation)
-                                                : call_chain(x, weights, biases, activation, keep);
+Tensors chain_autograd(const Tensor &x, TensorList weights, TensorList biases, int64_t activation, bool half, bool keep) {
+    return differentiable({x}, weights, biases) ? ChainFunction::apply(x, weights, biases, activation, half)
+                                                : call_chain(x, weights, biases, activation, half, keep);
 }
 
-Tensors gru_autograd(const Tensor &x, const Tensor &h, TensorList weights, TensorList biases, bool keep) {
-    return differentiable({x, h}, weights, biases) ? GruFunction::apply(x, h, weights, biases) : call_gru(x, h, weights, biases, keep);
+Tensors gru_autograd(const Tensor &x, const Tensor &h, TensorList weights, TensorList biases, bool half, bool keep) {
+    return differentiable({x, h}, weights, biases) ? GruFunction::apply(x, h, weights, biases, half)
+                                                   : call_gru(x, h, weights, biases, half, keep);
 }
 
 } // namespace
 
 TORCH_LIBRARY(vis_rpg, m) {
-    m.def("chain(Tensor x, Tensor[] weights, Tensor[] biases, int activation, bool keep) -> Tensor[]");
-    m.def("chain_backward(Tensor gradient, Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] hidden, int activation, bool of_x, "
+    m.def("chain(Tensor x, Tensor[] weights, Tensor[] biases, int activation, bool half, bool keep) -> Tensor[]");
+    m.def("chain_backward(Tensor gradient, Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] hidden, int activation, bool half, "
+          "bool of_x, bool of_weights) -> Tensor[]");
+    m.def("gru(Tensor x, Tensor h, Tensor[] weights, Tensor[] biases, bool half, bool keep) -> Tensor[]");
+    m.def("gru_backward(Tensor gradient, Tensor x, Tensor h, Tensor[] weights, Tensor[] biases, Tensor gates, bool half, bool of_x, "
           "bool of_weights) -> Tensor[]");
-    m.def("gru(Tensor x, Tensor h, Tensor[] weights, Tensor[] biases, bool keep) -> Tensor[]");
-    m.def("gru_backward(Tensor gradient, Tensor x, Tensor h, Tensor[] weights, Tensor[] biases, Tensor gates, bool of_x, bool of_weights) "
-          "-> Tensor[]");
     m.def("encode(Tensor frames, Tensor[] weights, Tensor[] biases) -> Tensor");
     m.def("encode_backward(Tensor gradient, Tensor frames, Tensor[] weights, Tensor[] biases) -> Tensor[]");
 }

@@ -65,25 +65,37 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def usable(x: Tensor) -> bool:
-    """Whether the kernels take this input (..., K): enough float32 rows on a CPU, and no autocast."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() >= ROWS * x.shape[-1] and not torch.is_autocast_enabled("cpu")
+MULTIPLIES_BFLOAT16 = "avx512_bf16" in _processor().split()
+"""Whether this processor has instructions for it."""
+
+
+def usable(x: Tensor, *between: int) -> bool:
+    """Whether the kernels take this input (..., K), with layers of such widths between it and the last: enough float32 rows on a CPU, and
+    no autocast, or one to bfloat16 which the processor can multiply, and widths that are even."""
+    fits = x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() >= ROWS * x.shape[-1]
+    return fits and (not _half() or (MULTIPLIES_BFLOAT16 and not any(width % 2 for width in between)))
+
+
+def _half() -> bool:
+    """Whether factors are to be bfloat16; autocast on a CPU knows float16 too, which nothing here asks for."""
+    return torch.is_autocast_enabled("cpu")
 
 
 def chain(x: Tensor, weights: list[Tensor], biases: list[Tensor], activation: str = "none") -> Tensor:
     """Linear layers with an activation between them: x (..., K), weights (N_l, K_l), biases (N_l,) -> (..., N of the last).
 
-    After `load()`, where `usable(x)`. Under `torch.vmap` all rows of the mapped axis are one call.
+    After `load()`, where `usable(x, ...)`. Under `torch.vmap` all rows of the mapped axis are one call. Under autocast factors are rounded
+    to bfloat16, gradients' too, and what lies between layers; sums, what comes out and gradients are float32.
     """
-    out = torch.ops.vis_rpg.chain(x.reshape(-1, x.shape[-1]), weights, biases, ACTIVATIONS.index(activation), False)
+    out = torch.ops.vis_rpg.chain(x.reshape(-1, x.shape[-1]), weights, biases, ACTIVATIONS.index(activation), _half(), False)
     return out[-1].view(*x.shape[:-1], -1)
 
 
 def gru_cell(x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
     """One step of a GRU: x (B, K), h (B, N) -> next h (B, N); weights, biases: of the input (3N, K), (3N,) and of the state (3N, N), (3N,),
-    in PyTorch's order; N a multiple of `WIDTH`. After `load()`, where `usable(x)`; under `torch.vmap` as `chain`.
+    in PyTorch's order; N a multiple of `WIDTH`. After `load()`, where `usable(x)`; under `torch.vmap` and autocast as `chain`.
     """
-    return torch.ops.vis_rpg.gru(x, h, weights, biases, False)[0]
+    return torch.ops.vis_rpg.gru(x, h, weights, biases, _half(), False)[0]
 
 
 def encodable(frames: Tensor, weights: list[Tensor]) -> bool:
@@ -117,8 +129,10 @@ def _describe() -> None:
         return [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in like]
 
     @torch.library.register_fake("vis_rpg::chain")
-    def _(x: Tensor, weights: list[Tensor], biases: list[Tensor], activation: int, keep: bool) -> list[Tensor]:
-        return [x.new_empty(*x.shape[:-1], w.shape[-2]) for w in (weights if keep else weights[-1:])]
+    def _(x: Tensor, weights: list[Tensor], biases: list[Tensor], activation: int, half: bool, keep: bool) -> list[Tensor]:
+        between = torch.bfloat16 if half else torch.float32
+        hidden = [x.new_empty(*x.shape[:-1], w.shape[-2], dtype=between) for w in weights[:-1] if keep]
+        return [*hidden, x.new_empty(*x.shape[:-1], weights[-1].shape[-2])]
 
     @torch.library.register_fake("vis_rpg::chain_backward")
     def _(
@@ -128,18 +142,27 @@ def _describe() -> None:
         biases: list[Tensor],
         hidden: list[Tensor],
         activation: int,
+        half: bool,
         of_x: bool,
         of_weights: bool,
     ) -> list[Tensor]:
         return empty(*([x] if of_x else []), *([*weights, *biases] if of_weights else []))
 
     @torch.library.register_fake("vis_rpg::gru")
-    def _(x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor], keep: bool) -> list[Tensor]:
+    def _(x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor], half: bool, keep: bool) -> list[Tensor]:
         return [*empty(h), *([h.new_empty(*h.shape[:-1], 4, h.shape[-1])] if keep else [])]
 
     @torch.library.register_fake("vis_rpg::gru_backward")
     def _(
-        gradient: Tensor, x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor], gates: Tensor, of_x: bool, of_weights: bool
+        gradient: Tensor,
+        x: Tensor,
+        h: Tensor,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        gates: Tensor,
+        half: bool,
+        of_x: bool,
+        of_weights: bool,
     ) -> list[Tensor]:
         return empty(h, *([x] if of_x else []), *([*weights, *biases] if of_weights else []))
 
@@ -155,16 +178,18 @@ def _describe() -> None:
         return empty(*weights, *biases)
 
     @torch.library.register_vmap("vis_rpg::chain")
-    def _(info: Any, dims: Any, x: Tensor, weights: list[Tensor], biases: list[Tensor], activation: int, keep: bool) -> Any:
+    def _(info: Any, dims: Any, x: Tensor, weights: list[Tensor], biases: list[Tensor], activation: int, half: bool, keep: bool) -> Any:
         own = functools.partial(front, info.batch_size)
-        out = torch.ops.vis_rpg.chain(own(x, dims[0]), list(map(own, weights, dims[1])), list(map(own, biases, dims[2])), activation, keep)
+        out = torch.ops.vis_rpg.chain(
+            own(x, dims[0]), list(map(own, weights, dims[1])), list(map(own, biases, dims[2])), activation, half, keep
+        )
         return out, [0] * len(out)
 
     @torch.library.register_vmap("vis_rpg::gru")
-    def _(info: Any, dims: Any, x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor], keep: bool) -> Any:
+    def _(info: Any, dims: Any, x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor], half: bool, keep: bool) -> Any:
         own = functools.partial(front, info.batch_size)
         out = torch.ops.vis_rpg.gru(
-            own(x, dims[0]), own(h, dims[1]), list(map(own, weights, dims[2])), list(map(own, biases, dims[3])), keep
+            own(x, dims[0]), own(h, dims[1]), list(map(own, weights, dims[2])), list(map(own, biases, dims[3])), half, keep
         )
         return out, [0] * len(out)
 

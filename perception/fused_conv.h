@@ -48,8 +48,9 @@ void conv(const Layer &l, const float *input, const float *packed, const float *
             Product p{input + 2L * y * l.parts * l.line(), 2L * l.k, packed + long(j) * l.runs() * l.depth(), l.depth(),
                       out + y * apart + j, l.n, NR, bias + j, nullptr, false};
             p.runs = l.runs(), p.A_apart = l.line(), p.panel_apart = long(l.depth()) * NR;
-            if (l.k == 3 && activation == RELU) stripe<false, RELU, true, 6, 9>(p, l.w);
-            else stripe<false, true>(p, l.w, activation);
+            if (activation != RELU) stripe<false, NONE, true>(p, l.w);
+            else if (l.k == 3) stripe<false, RELU, true, false, 6, 9>(p, l.w);
+            else stripe<false, RELU, true>(p, l.w);
         }
 }
 

@@ -1,5 +1,8 @@
 // Products, made of tiles: MR rows times 2 vectors of columns stay in registers while the sum runs. The right-hand side lies in panels of NR
-// columns. What comes after a sum (bias, activation, its derivative) is done while it is still in registers. Row-major float32 throughout.
+// columns. What comes after a sum (bias, activation, its derivative) is done while it is still in registers. All is row-major.
+//
+// Factors are float32, or bfloat16 (HALF) two by two: what is a word, 32 bits, holds one number of the sum in the first case and two that follow
+// each other in the second. Sums are float32.
 
 #pragma once
 
@@ -8,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <omp.h>
+#include <type_traits>
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
@@ -29,7 +33,12 @@ typedef float U __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 
 inline V load(const float *p) { return *reinterpret_cast<const U *>(p); }
 inline void store(float *p, V x) { *reinterpret_cast<U *>(p) = x; }
-inline V all(float x) { return x - V{}; } // a sum would not be folded: -0 + 0 is 0
+#ifdef __AVX512F__
+inline V spread(const float *word) { return reinterpret_cast<V>(_mm512_set1_ps(*word)); }
+#else
+inline V spread(const float *word) { return *word - V{}; } // a sum would not be folded: -0 + 0 is 0
+#endif
+inline V all(float x) { return spread(&x); }
 
 // The first `count` numbers of a vector
 inline V load(const float *p, int count) {
@@ -48,6 +57,33 @@ inline void store(float *p, V x, int count) {
     memcpy(p, &x, count * sizeof(float));
 #endif
 }
+
+// Words of `count` numbers
+template <bool HALF> constexpr long words(long count) { return HALF ? (count + 1) / 2 : count; }
+
+// A number of bfloat16: the upper half of a float32
+struct bfloat {
+    uint16_t bits;
+    operator float() const {
+        const uint32_t word = uint32_t(bits) << 16;
+        float out;
+        memcpy(&out, &word, sizeof(out));
+        return out;
+    }
+};
+template <bool HALF> using Number = std::conditional_t<HALF, bfloat, float>;
+
+#ifdef __AVX512BF16__
+// VL numbers, of which the first `count` are there, as bfloat16 in the lower half of each word
+inline __m512i halves(const float *p, int count) {
+    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(reinterpret_cast<__m512>(load(p, count))));
+}
+inline __m512i halves(const bfloat *p, int count) { return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), p)); }
+inline V load(const bfloat *p, int count = VL) { return reinterpret_cast<V>(_mm512_slli_epi32(halves(p, count), 16)); }
+inline void store(bfloat *p, V x, int count = VL) {
+    _mm256_mask_storeu_epi16(p, __mmask16((1u << count) - 1), (__m256i)_mm512_cvtneps_pbh(reinterpret_cast<__m512>(x)));
+}
+#endif
 
 enum Activation { NONE, ELU, LEAKY, RELU };
 constexpr float SLOPE = 0.01f;
@@ -96,26 +132,34 @@ template <int A> inline V slope(V y) {
     return all(1.0f);
 }
 
-// What one product does: C (m, n) = sum over k of A * B, with A (i, k) at A[i * lda + k], or transposed at A[k * lda + i]
-struct Product {
+// What one product does: C (m, n) = sum over k of A * B, with word (i, k) of A at A[i * lda + k], or transposed at A[k * lda + i]
+template <class Out> struct ProductInto {
     const float *A;
     long lda;
     const float *panel; // (k, NR)
-    int depth;
-    float *C;
+    int depth;          // words
+    Out *C;
     long ldc;
     int columns;       // of the panel that exist
     const float *bias; // (NR), added; or null
-    const float *gate; // where the values are whose slope multiplies, laid out as C; or null
+    const Out *gate;   // where the values are whose slope multiplies, laid out as C; or null
     bool add;          // to what C holds
     // Where the sum goes on elsewhere: `runs` stretches of `depth`, so far apart in A and in what is the panel, whose rows may lie apart too
     int runs = 1;
     long A_apart = 0, panel_apart = 0, ldb = NR;
 };
+using Product = ProductInto<float>;
+
+template <bool HALF> inline V multiply_add(V sum, V a, V b) {
+#ifdef __AVX512BF16__
+    if constexpr (HALF) return reinterpret_cast<V>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), (__m512bh)a, (__m512bh)b));
+#endif
+    return sum + a * b;
+}
 
 // RUNS: whether there are `runs`, without which a tile is faster. LDA, RUN: `lda` and `depth` where they are known beforehand, which short runs
 // gain by; else 0.
-template <int M, int N, bool T, int ACT, bool RUNS, int LDA, int RUN> void tile(const Product &p) {
+template <int M, int N, bool T, int ACT, bool RUNS, bool HALF, int LDA, int RUN, class Out> void tile(const ProductInto<Out> &p) {
     const long lda = LDA ? LDA : p.lda, ldb = RUNS ? p.ldb : NR;
     const int depth = RUN ? RUN : p.depth, runs = RUNS ? p.runs : 1;
     V sum[M][N];
@@ -131,9 +175,9 @@ template <int M, int N, bool T, int ACT, bool RUNS, int LDA, int RUN> void tile(
             for (int j = 0; j < N; j++) b[j] = load(B + j * VL);
 #pragma GCC unroll 16
             for (int i = 0; i < M; i++) {
-                V a = all(T ? A[i] : A[i * lda]);
+                V a = spread(T ? A + i : A + i * lda);
 #pragma GCC unroll 2
-                for (int j = 0; j < N; j++) sum[i][j] += a * b[j];
+                for (int j = 0; j < N; j++) sum[i][j] = multiply_add<HALF>(sum[i][j], a, b[j]);
             }
         }
     }
@@ -153,48 +197,52 @@ template <int M, int N, bool T, int ACT, bool RUNS, int LDA, int RUN> void tile(
         }
 }
 
-using Tile = void (*)(const Product &);
-
-template <int N, bool T, int ACT, bool RUNS, int LDA, int RUN> Tile tile_of(int rows) {
+template <int N, bool T, int ACT, bool RUNS, bool HALF, int LDA, int RUN, class Out> auto tile_of(int rows) {
+    using Tile = void (*)(const ProductInto<Out> &);
     switch (rows) {
-#define CASE(m) case m: return tile<m, N, T, ACT, RUNS, LDA, RUN>;
+#define CASE(m) case m: return Tile(tile<m, N, T, ACT, RUNS, HALF, LDA, RUN, Out>);
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #ifdef __AVX512F__
         CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)
 #endif
 #undef CASE
     }
-    return nullptr;
+    return Tile(nullptr);
 }
 
 // Rows [0, m) of a product with one panel, in tiles of nearly equal height
-template <bool T, int ACT, bool RUNS, int LDA = 0, int RUN = 0> void stripe(Product p, int m) {
+template <bool T, int ACT, bool RUNS, bool HALF = false, int LDA = 0, int RUN = 0, class Out> void stripe(ProductInto<Out> p, int m) {
     const int tiles = (m + MR - 1) / MR, rows = m / tiles, longer = m % tiles;
     for (int t = 0; t < tiles; t++) {
         const int height = rows + (t < longer);
-        (p.columns > VL ? tile_of<2, T, ACT, RUNS, LDA, RUN>(height) : tile_of<1, T, ACT, RUNS, LDA, RUN>(height))(p);
+        (p.columns > VL ? tile_of<2, T, ACT, RUNS, HALF, LDA, RUN, Out>(height) : tile_of<1, T, ACT, RUNS, HALF, LDA, RUN, Out>(height))(p);
         p.A += T ? height : height * p.lda;
         p.C += height * p.ldc;
         if (p.gate) p.gate += height * p.ldc;
     }
 }
 
-template <bool T, bool RUNS = false> void stripe(const Product &p, int m, int activation) {
+// The same with an activation that is known only now, one of a chain's
+template <bool HALF, class Out> void stripe(const ProductInto<Out> &p, int m, int activation) {
     switch (activation) {
-    case ELU: return stripe<T, ELU, RUNS>(p, m);
-    case LEAKY: return stripe<T, LEAKY, RUNS>(p, m);
-    case RELU: return stripe<T, RELU, RUNS>(p, m);
-    default: return stripe<T, NONE, RUNS>(p, m);
+    case ELU: return stripe<false, ELU, false, HALF>(p, m);
+    case LEAKY: return stripe<false, LEAKY, false, HALF>(p, m);
+    default: return stripe<false, NONE, false, HALF>(p, m);
     }
 }
 
 inline int panels(int n) { return (n + NR - 1) / NR; }
 
-// Columns [0, 4) of VL rows that lie `k` apart, as rows of a panel
-inline void transpose(const float *from, long k, float *to) {
+// Words [0, 4) of VL rows that lie `k` numbers apart, as rows of a panel
+template <bool HALF> inline void transpose(const float *from, long k, float *to) {
     typedef float Q __attribute__((vector_size(16)));
     typedef float QU __attribute__((vector_size(16), aligned(4), may_alias));
-    auto quarter = [&](int row) { return Q(*reinterpret_cast<const QU *>(from + row * k)); };
+    auto quarter = [&](int row) {
+#ifdef __AVX512BF16__
+        if constexpr (HALF) return Q(_mm256_cvtneps_pbh(_mm256_loadu_ps(from + row * k)));
+#endif
+        return Q(*reinterpret_cast<const QU *>(from + row * k));
+    };
     V a[4], b[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) { // row i of each four, side by side
@@ -224,24 +272,37 @@ inline void transpose(const float *from, long k, float *to) {
 #undef FOURS
 }
 
-// Panel number `index` of W (n, k) as the right-hand side of x W^T: (k, NR), zeros where there are no rows
-void pack_transposed(const float *W, int n, int k, int index, float *to) {
-    const int begin = index * NR, width = std::min(NR, n - begin);
+// One word of a row of `k` numbers
+template <bool HALF> inline float word(const float *row, long k, long index) {
+#ifdef __AVX512BF16__
+    if constexpr (HALF) {
+        const float high = 2 * index + 1 < k ? row[2 * index + 1] : 0.0f;
+        const __m128 both = (__m128)_mm_cvtneps_pbh(_mm_setr_ps(row[2 * index], high, 0.0f, 0.0f));
+        return _mm_cvtss_f32(both);
+    }
+#endif
+    return row[index];
+}
+
+// Panel number `index` of W (n, k) as the right-hand side of x W^T: (k, NR) words, zeros where there are no rows
+template <bool HALF> void pack_transposed(const float *W, int n, int k, int index, float *to) {
+    constexpr int each = HALF ? 2 : 1; // numbers of a word
+    const int begin = index * NR, width = std::min(NR, n - begin), depth = int(words<HALF>(k));
     const float *from = W + long(begin) * k;
-    if (width < NR) memset(to, 0, sizeof(float) * NR * k);
+    if (width < NR) memset(to, 0, sizeof(float) * NR * depth);
     int r = 0;
     for (; r + VL <= width; r += VL) {
         int c = 0;
-        for (; c + 4 <= k; c += 4) transpose(from + r * long(k) + c, k, to + c * NR + r);
-        for (; c < k; c++)
-            for (int i = r; i < r + VL; i++) to[c * NR + i] = from[i * long(k) + c];
+        for (; each * (c + 4) <= k; c += 4) transpose<HALF>(from + r * long(k) + each * c, k, to + c * NR + r);
+        for (; c < depth; c++)
+            for (int i = r; i < r + VL; i++) to[c * NR + i] = word<HALF>(from + i * long(k), k, c);
     }
     for (; r < width; r++)
-        for (int c = 0; c < k; c++) to[c * NR + r] = from[r * long(k) + c];
+        for (int c = 0; c < depth; c++) to[c * NR + r] = word<HALF>(from + r * long(k), k, c);
 }
 
 // Columns [NR * index, ...) of X (m, n): (m, NR); where there are none, numbers that nobody uses
-void pack(const float *X, int m, int n, int index, float *to) {
+inline void pack(const float *X, int m, int n, int index, float *to) {
     const int begin = index * NR, width = std::min(NR, n - begin);
     const float *from = X + begin, *end = X + long(m) * n;
     for (int i = 0; i < m; i++, from += n, to += NR) {
@@ -254,6 +315,27 @@ void pack(const float *X, int m, int n, int index, float *to) {
         }
     }
 }
+
+#ifdef __AVX512BF16__
+// Each two rows of X (m, ...), which lie `ld` apart, as one row of words, `apart`, zeros beside the last of an odd number; of so many columns,
+// and zeros up to a multiple of VL
+template <class From> void pair_rows(const From *X, int m, long ld, int columns, float *to, long apart) {
+    for (int i = 0; i < m; i += 2)
+        for (int c = 0; c < columns; c += VL) {
+            const int count = std::min(VL, columns - c);
+            const From *row = X + i * ld + c;
+            const __m512i high = halves(row + ld, i + 1 < m ? count : 0);
+            _mm512_storeu_si512(to + i / 2 * apart + c, _mm512_or_si512(halves(row, count), _mm512_slli_epi32(high, 16)));
+        }
+}
+
+// X (m, k) as bfloat16, rows of a whole number of words
+inline void narrow(const float *X, int m, int k, bfloat *to) {
+    const long ld = 2 * words<true>(k);
+    for (int i = 0; i < m; i++)
+        for (int c = 0; c < ld; c += VL) store(to + i * ld + c, load(X + long(i) * k + c, std::clamp(k - c, 0, VL)), int(std::min<long>(VL, ld - c)));
+}
+#endif
 
 struct Buffer {
     float *data = nullptr;

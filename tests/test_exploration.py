@@ -96,6 +96,18 @@ def test_an_unseen_half_of_the_plane_earns_more_than_the_seen_one() -> None:
     assert float((unseen > seen.quantile(0.95)).float().mean()) > 0.9
 
 
+def test_bfloat16_changes_the_bonus_little_even_where_it_is_small() -> None:
+    points = torch.rand(200, 2) * 2 - 1
+    rnd = trained(points, updates=400)
+    encoded = positional_encoding(points, 6)
+    bonus = rnd.bonus(encoded)
+    with torch.autocast("cpu", torch.bfloat16):
+        residual, rounded = rnd.residual(encoded), rnd.bonus(encoded)
+    assert residual.dtype == rounded.dtype == torch.float32
+    assert float((rounded - bonus).abs().max()) < 0.1  # of a standard deviation over all training
+    assert not torch.equal(rounded, bonus)
+
+
 def test_the_random_network_never_changes_and_earns_no_gradient() -> None:
     torch.manual_seed(0)
     target = weights(ObjectRND(26, 64, 20).target)

@@ -85,12 +85,12 @@ class ObjectRND(nn.Module):
 
     def residual(self, novelty: Tensor, predictor: nn.Module | None = None) -> Tensor:
         """What a predictor, its own by default, misses of the target: (..., M) -> (..., width), or (..., N, width) of objects alone."""
-        with torch.autocast(novelty.device.type, enabled=False):  # a small difference of large outputs
-            if self.objects:
-                each = novelty.unflatten(-1, (self.objects, -1))
-                which = torch.eye(self.objects, device=each.device, dtype=each.dtype).expand(*each.shape[:-1], -1)
-                novelty = torch.cat([each, which], -1)
-            return (predictor or self.predictor)(novelty) - self.target(novelty)
+        if self.objects:
+            each = novelty.unflatten(-1, (self.objects, -1))
+            which = torch.eye(self.objects, device=each.device, dtype=each.dtype).expand(*each.shape[:-1], -1)
+            novelty = torch.cat([each, which], -1)
+        whole = self.moments.mean.dtype  # whatever autocast makes of outputs: their difference is small
+        return (predictor or self.predictor)(novelty).to(whole) - self.target(novelty).to(whole)
 
     @torch.no_grad()
     def count(self, error: Tensor) -> None:

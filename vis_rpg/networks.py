@@ -62,8 +62,8 @@ class MLP(nn.Sequential):
         self.activation = "leaky_relu" if leaky else "elu"
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fused and fused.usable(x):
-            layers = [layer for layer in self if isinstance(layer, Linear)]
+        layers = [layer for layer in self if isinstance(layer, Linear)]
+        if self.fused and fused.usable(x, *(layer.out_features for layer in layers[:-1])):
             return fused.chain(x, [layer.weight for layer in layers], [layer.bias for layer in layers], self.activation)
         return super().forward(x)
 
@@ -93,7 +93,7 @@ class EnsembleMLP(nn.Module):
     def forward(self, x: Tensor, members: int | None = None) -> Tensor:
         """x: (B, inputs) -> (members, B), of all or of so many first members."""
         n = members or self.members
-        if self.fused and fused.usable(x):
+        if self.fused and fused.usable(x, self.hidden):
             firsts = zip(self.first.weight.chunk(self.members), self.first.bias.chunk(self.members), strict=True)
             return torch.cat(
                 [

@@ -259,11 +259,124 @@ def test_a_gru_unrolls_the_same_with_the_kernels_and_without() -> None:
     close(cell.step(x[0], h), plain[0])
 
 
+# Factors in bfloat16 --------------------------------------------------------------------------------------------------------------------
+
+bfloat16 = pytest.mark.skipif(not fused.MULTIPLIES_BFLOAT16, reason="this processor has no instructions for bfloat16")
+
+
+def half(x: Tensor) -> Tensor:
+    return x.bfloat16().double()
+
+
+class HalfLinear(torch.autograd.Function):
+    """What the kernels compute under autocast: the factors of all products are rounded, sums are not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w)
+        return half(x) @ half(w).T + b.double()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (x, w), up = ctx.saved_tensors, half(gradients[0])
+        return up @ half(w), up.T @ half(x), up.sum(0)
+
+
+class HalfActivation(torch.autograd.Function):
+    """Kept rounded, and the slope is that of what is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, activation: str) -> Tensor:
+        y = half(ACTIVATE[activation](x))
+        ctx.save_for_backward(
+            {"none": torch.ones_like(y), "elu": y.clamp(max=0.0) + 1, "leaky_relu": torch.where(y > 0, 1.0, 0.01)}[activation]
+        )
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return gradients[0] * ctx.saved_tensors[0], None
+
+
+def near(ours: Any, theirs: Any) -> None:
+    """The same but for sums that lie so close to the middle of two numbers that they are rounded to different ones."""
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == torch.float32
+        assert (a - b).norm() <= 3e-4 * b.norm()
+
+
+def in_bfloat16(call: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return call(*inputs)
+
+
+@bfloat16
+@pytest.mark.parametrize("activation", ACTIVATE)
+@pytest.mark.parametrize(
+    ("rows", "widths"),
+    [(64, (1, 1)), (141, (5, 34, 70, 12)), (301, (114, 64, 48, 101)), (1000, (34, 16)), (65, (33, 32, 1)), (700, (17, 98, 31))],
+)
+def test_a_chain_of_bfloat16_rounds_factors_and_nothing_else(rows: int, widths: tuple[int, ...], activation: str) -> None:
+    weights, biases = layers(*widths)
+    x = torch.randn(rows, widths[0], requires_grad=True)
+    theirs: Tensor = x
+    for index, (w, b) in enumerate(zip(weights, biases, strict=True)):
+        theirs = HalfLinear.apply(HalfActivation.apply(theirs, activation) if index else theirs, w, b)
+    ours = in_bfloat16(fused.chain, x, weights, biases, activation)
+    upstream = torch.randn_like(ours)
+    near([ours], [theirs])
+    near(
+        torch.autograd.grad(ours, [x, *weights, *biases], upstream), torch.autograd.grad(theirs, [x, *weights, *biases], upstream.double())
+    )
+    with torch.no_grad():
+        near([in_bfloat16(fused.chain, x, weights, biases, activation)], [theirs])
+
+
+@bfloat16
+@pytest.mark.parametrize(("rows", "inputs", "hidden"), [(64, 5, 32), (301, 70, 96)])
+def test_a_step_of_a_gru_of_bfloat16_rounds_factors_and_nothing_else(rows: int, inputs: int, hidden: int) -> None:
+    torch.manual_seed(0)
+    cell = GRUCell(inputs, hidden)
+    x, h = torch.randn(rows, inputs, requires_grad=True), torch.randn(rows, hidden, requires_grad=True)
+    parameters = [cell.input.weight, cell.recurrent.weight, cell.input.bias, cell.recurrent.bias]
+    reset, update, new = HalfLinear.apply(x, cell.input.weight, cell.input.bias).chunk(3, -1)
+    of_h = HalfLinear.apply(h, cell.recurrent.weight, cell.recurrent.bias).chunk(3, -1)
+    fresh = torch.tanh(new + torch.sigmoid(reset + of_h[0]) * of_h[2])
+    theirs = fresh + torch.sigmoid(update + of_h[1]) * (h.double() - fresh)
+    ours = in_bfloat16(fused.gru_cell, x, h, parameters[:2], parameters[2:])
+    upstream = torch.randn_like(ours)
+    near([ours], [theirs])
+    for wanted in ([x, h, *parameters], [h], parameters):
+        near(
+            torch.autograd.grad(ours, wanted, upstream, retain_graph=True),
+            torch.autograd.grad(theirs, wanted, upstream.double(), retain_graph=True),
+        )
+
+
+@bfloat16
+def test_mapped_chains_and_grus_of_bfloat16_are_those_of_each_alone() -> None:
+    weights, biases = layers(6, 40, 5, groups=(3,))
+    x, h = torch.randn(3, 70, 6), torch.randn(3, 70, 32)
+    gates = layers(6, 96, groups=(3,)), layers(32, 96, groups=(3,))
+    parameters = [own[0] for own, _ in gates], [own[0] for _, own in gates]
+    for call in (lambda x, h, w, b, *_: fused.chain(x, w, b, "elu"), lambda x, h, _w, _b, w, b: fused.gru_cell(x, h, w, b)):
+        given = (x, h, weights, biases, *parameters)
+        mapped = in_bfloat16(torch.vmap(call), *given)
+        for i in range(3):
+            assert torch.equal(mapped[i], in_bfloat16(call, *torch.utils._pytree.tree_map(lambda t, i=i: t[i], given)))
+
+
+def test_layers_of_odd_width_are_left_to_torch_under_autocast_alone() -> None:
+    net, x = MLP(6, 33, 3), torch.randn(70, 6)
+    net.fused = True
+    assert net(x).dtype == torch.float32 and in_bfloat16(net, x).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("x", [torch.zeros(63, 4), torch.zeros(64, 4, dtype=torch.float64), torch.zeros(64, 4, device="meta")])
 def test_other_inputs_are_left_to_torch(x: Tensor) -> None:
     assert fused.usable(torch.zeros(64, 4)) and not fused.usable(x)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not fused.usable(torch.zeros(64, 4))
+        assert fused.usable(torch.zeros(64, 4)) == fused.MULTIPLIES_BFLOAT16 and not fused.usable(x)
 
 
 def test_a_compiler_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
