@@ -24,7 +24,7 @@ constexpr int VL = 16, MR = 14;
 constexpr int VL = 8, MR = 6;
 #endif
 constexpr int NR = 2 * VL;
-constexpr int ROWS = 64;   // of a block that goes through all layers
+constexpr int ROWS = 128;   // of a block that goes through all layers
 constexpr int DEPTH = 256; // rows whose gradients of weights are summed at once
 
 typedef float V __attribute__((vector_size(VL * 4)));
@@ -91,7 +91,11 @@ constexpr float SLOPE = 0.01f;
 // e^x, to within 2e-7 of itself, where x is at most 87
 inline V exponential(V x) {
     const float magic = 12582912.0f, log2e = 1.44269504088896341f; // 1.5 * 2^23: adding it rounds to an integer
+#ifdef __AVX512F__
+    x = reinterpret_cast<V>(_mm512_max_ps(_mm512_set1_ps(-87.0f), reinterpret_cast<__m512>(x))); // a NaN stays one
+#else
     x = x < -87.0f ? all(-87.0f) : x;
+#endif
     const V shifted = x * log2e + magic, whole = shifted - magic, f = x * log2e - whole;
     V p = all(1.326472720e-3f);
     p = p * f + 9.671512640e-3f;
@@ -181,20 +185,23 @@ template <int M, int N, bool T, int ACT, bool RUNS, bool HALF, int LDA, int RUN,
             }
         }
     }
-    const bool whole = p.columns == N * VL;
+    auto each = [&](auto call) {
 #pragma GCC unroll 16
-    for (int i = 0; i < M; i++)
+        for (int i = 0; i < M; i++)
 #pragma GCC unroll 2
-        for (int j = 0; j < N; j++) {
-            const long at = i * p.ldc + j * VL;
-            const int count = whole ? VL : std::max(0, std::min(VL, p.columns - j * VL));
-            V x = sum[i][j];
-            if (p.gate) x *= slope<ACT>(whole ? load(p.gate + at) : load(p.gate + at, count));
+            for (int j = 0; j < N; j++) call(i * p.ldc + j * VL, sum[i][j], p.columns - j * VL);
+    };
+    if (p.columns < N * VL)
+        each([&](long at, V x, int there) {
+            const int count = std::max(0, std::min(VL, there));
+            if (p.gate) x *= slope<ACT>(load(p.gate + at, count));
             else x = activate<ACT>(x);
-            if (p.add) x += whole ? load(p.C + at) : load(p.C + at, count);
-            if (whole) store(p.C + at, x);
-            else store(p.C + at, x, count);
-        }
+            if (p.add) x += load(p.C + at, count);
+            store(p.C + at, x, count);
+        });
+    else if (p.gate) each([&](long at, V x, int) { store(p.C + at, x * slope<ACT>(load(p.gate + at))); });
+    else if (p.add) each([&](long at, V x, int) { store(p.C + at, activate<ACT>(x) + load(p.C + at)); });
+    else each([&](long at, V x, int) { store(p.C + at, activate<ACT>(x)); });
 }
 
 template <int N, bool T, int ACT, bool RUNS, bool HALF, int LDA, int RUN, class Out> auto tile_of(int rows) {
