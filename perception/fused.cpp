@@ -110,11 +110,57 @@ void join(const float *sums, long apart, int n, int k, float *gW, float *gb, int
     }
 }
 
+// X (n, NR), of which the first m columns are there, as rows (m, n); strip: (NR, NR)
+void as_rows(const float *X, int m, int n, float *to, float *strip) {
+    for (int j = 0; j < panels(n); j++) {
+        pack_transposed<false>(X, n, NR, j, strip);
+        for (int i = 0; i < m; i++) memcpy(to + long(i) * n + j * NR, strip + i * NR, sizeof(float) * std::min(NR, n - j * NR));
+    }
+}
+
+// Whether a thread that has so many rows copies at most half as many numbers sideways
+bool sideways_pays(int layers, long rows, const int *sizes, void *const *out) {
+    long copied = sizes[0], weights = 0;
+    for (int l = 0; l < layers; l++) {
+        copied += out[l] ? sizes[l + 1] : 0;
+        weights += long(sizes[l]) * sizes[l + 1];
+    }
+    return 2 * rows * copied < weights;
+}
+
+// `chain_forward` with rows as columns: W x^T, so that x is copied into panels instead of weights, which are read where they are, once for
+// each NR rows
+void chain_sideways(int layers, int groups, long rows, int activation, const int *sizes, const long *strides, const float *x,
+                    const float *const *W, const float *const *b, void *const *out) {
+    const long widest = *std::max_element(sizes, sizes + layers + 1);
+    const int threads = threads_for(rows);
+#pragma omp parallel num_threads(threads)
+    {
+        const Range mine = share(rows, omp_get_thread_num(), omp_get_num_threads());
+        float *scratch = own_buffer.get((2 * widest + NR) * NR), *strip = scratch + 2 * widest * NR;
+        for (int g = 0; g < groups; g++)
+            for (long r = mine.begin; r < mine.end; r += NR) {
+                const int m = int(std::min<long>(NR, mine.end - r));
+                float *in = scratch, *to = scratch + widest * NR;
+                pack_transposed<false>(x + g * strides[0] + r * sizes[0], m, sizes[0], 0, in);
+                for (int l = 0; l < layers; l++, std::swap(in, to)) {
+                    const int k = sizes[l], n = sizes[l + 1];
+                    Product p{W[l] + g * strides[1 + 2 * l], k, in, k, to, NR, NR, nullptr, nullptr, false};
+                    p.row_bias = b[l] + g * strides[2 + 2 * l];
+                    stripe<false>(p, n, l + 1 < layers ? activation : NONE);
+                    if (out[l]) as_rows(to, m, n, static_cast<float *>(out[l]) + (g * rows + r) * n, strip);
+                }
+            }
+    }
+}
+
 // out[l] (G, rows, n[l]) = act(in W[l]^T + b[l]), without the activation in the last layer; null where nobody wants it. All but the last are
 // Number<HALF>, and of even width where that is bfloat16. sizes: k[0], n[0], n[1], ...; strides: of x, then of each W and b, from group to group
 template <bool HALF>
 void chain_forward(int layers, int groups, long rows, int activation, const int *sizes, const long *strides, const float *x,
                    const float *const *W, const float *const *b, void *const *out) {
+    if (!HALF && sideways_pays(layers, rows / threads_for(rows), sizes, out))
+        return chain_sideways(layers, groups, rows, activation, sizes, strides, x, W, b, out);
     std::vector<long> at(layers + 1, 0);
     long widest = words<HALF>(sizes[0]);
     for (int l = 0; l < layers; l++) {

@@ -151,6 +151,7 @@ template <class Out> struct ProductInto {
     // Where the sum goes on elsewhere: `runs` stretches of `depth`, so far apart in A and in what is the panel, whose rows may lie apart too
     int runs = 1;
     long A_apart = 0, panel_apart = 0, ldb = NR;
+    const float *row_bias = nullptr; // (m), added instead of `bias`
 };
 using Product = ProductInto<float>;
 
@@ -170,7 +171,7 @@ template <int M, int N, bool T, int ACT, bool RUNS, bool HALF, int LDA, int RUN,
 #pragma GCC unroll 16
     for (int i = 0; i < M; i++)
 #pragma GCC unroll 2
-        for (int j = 0; j < N; j++) sum[i][j] = p.bias ? load(p.bias + j * VL) : V{};
+        for (int j = 0; j < N; j++) sum[i][j] = p.bias ? load(p.bias + j * VL) : p.row_bias ? spread(p.row_bias + i) : V{};
     for (int run = 0; run < runs; run++) {
         const float *A = RUNS ? p.A + run * p.A_apart : p.A, *B = RUNS ? p.panel + run * p.panel_apart : p.panel;
         for (int k = 0; k < depth; k++, A += T ? lda : 1, B += ldb) {
@@ -226,6 +227,7 @@ template <bool T, int ACT, bool RUNS, bool HALF = false, int LDA = 0, int RUN = 
         p.A += T ? height : height * p.lda;
         p.C += height * p.ldc;
         if (p.gate) p.gate += height * p.ldc;
+        if (p.row_bias) p.row_bias += height;
     }
 }
 

@@ -48,7 +48,14 @@ def close(ours: Any, theirs: Any) -> None:
 @pytest.mark.parametrize("activation", ACTIVATE)
 @pytest.mark.parametrize(
     ("shape", "widths"),
-    [((64,), (1, 1)), ((3, 47), (5, 33, 70, 12)), ((300,), (114, 64, 48, 100)), ((1000,), (34, 16)), ((65,), (32, 32, 1))],
+    [
+        ((64,), (1, 1)),
+        ((3, 47), (5, 33, 70, 12)),
+        ((300,), (114, 64, 48, 100)),
+        ((1000,), (34, 16)),
+        ((65,), (32, 32, 1)),
+        ((151,), (9, 200, 310, 70)),
+    ],
 )
 def test_a_chain_and_its_gradients_are_those_of_torch(shape: tuple[int, ...], widths: tuple[int, ...], activation: str) -> None:
     weights, biases = layers(*widths)
