@@ -90,14 +90,41 @@ void gather(const Number<HALF> *up, const From *x, int m, int n, int k, float *g
     }
 }
 
-// Rows of X (m, k) as words: itself, or in `to`
-template <bool HALF> const float *as_words(const float *X, int m, int k, float *to) {
-    if constexpr (!HALF) return X;
-    else {
-        narrow(X, m, k, reinterpret_cast<bfloat *>(to));
+// An input (G, rows, k), of which columns may lie in several tensors, beside each other
+struct Input {
+    std::vector<const float *> pieces;
+    std::vector<int> widths;
+    std::vector<long> group, row; // how far apart groups, and rows, of each piece are
+
+    int width() const {
+        int sum = 0;
+        for (int k : widths) sum += k;
+        return sum;
+    }
+    // m rows of (m, k) as they are, or in `to` where they are not one behind the other
+    const float *rows(int g, long r, int m, float *to) const {
+        const int k = width();
+        if (widths.size() == 1 && row[0] == k) return pieces[0] + g * group[0] + r * k;
+        long at = 0;
+        for (size_t p = 0; p < pieces.size(); at += widths[p++])
+            for (int i = 0; i < m; i++) memcpy(to + i * long(k) + at, pieces[p] + g * group[p] + (r + i) * row[p], sizeof(float) * widths[p]);
         return to;
     }
-}
+    // The same as words
+    template <bool HALF> const float *as_words(int g, long r, int m, float *to) const {
+        if constexpr (!HALF) return rows(g, r, m, to);
+        else {
+            const int ld = int(2 * words<true>(width()));
+            int at = 0;
+            for (size_t p = 0; p < pieces.size(); at += widths[p++])
+                narrow(pieces[p] + g * group[p] + r * row[p], m, widths[p], row[p], reinterpret_cast<bfloat *>(to) + at, ld,
+                       p + 1 == pieces.size() ? ld - at - widths[p] : 0);
+            return to;
+        }
+    }
+};
+
+Input whole(const float *x, int k, long group) { return {{x}, {k}, {group}, {k}}; }
 
 // A share of the sums of the other threads, which lie `apart`, onto those of the first, which are where the result goes
 void join(const float *sums, long apart, int n, int k, float *gW, float *gb, int me, int team) {
@@ -130,7 +157,7 @@ bool sideways_pays(int layers, long rows, const int *sizes, void *const *out) {
 
 // `chain_forward` with rows as columns: W x^T, so that x is copied into panels instead of weights, which are read where they are, once for
 // each NR rows
-void chain_sideways(int layers, int groups, long rows, int activation, const int *sizes, const long *strides, const float *x,
+void chain_sideways(int layers, int groups, long rows, int activation, const int *sizes, const long *strides, const Input &x,
                     const float *const *W, const float *const *b, void *const *out) {
     const long widest = *std::max_element(sizes, sizes + layers + 1);
     const int threads = threads_for(rows);
@@ -142,11 +169,11 @@ void chain_sideways(int layers, int groups, long rows, int activation, const int
             for (long r = mine.begin; r < mine.end; r += NR) {
                 const int m = int(std::min<long>(NR, mine.end - r));
                 float *in = scratch, *to = scratch + widest * NR;
-                pack_transposed<false>(x + g * strides[0] + r * sizes[0], m, sizes[0], 0, in);
+                pack_transposed<false>(x.rows(g, r, m, to), m, sizes[0], 0, in);
                 for (int l = 0; l < layers; l++, std::swap(in, to)) {
                     const int k = sizes[l], n = sizes[l + 1];
-                    Product p{W[l] + g * strides[1 + 2 * l], k, in, k, to, NR, NR, nullptr, nullptr, false};
-                    p.row_bias = b[l] + g * strides[2 + 2 * l];
+                    Product p{W[l] + g * strides[2 * l], k, in, k, to, NR, NR, nullptr, nullptr, false};
+                    p.row_bias = b[l] + g * strides[2 * l + 1];
                     stripe<false>(p, n, l + 1 < layers ? activation : NONE);
                     if (out[l]) as_rows(to, m, n, static_cast<float *>(out[l]) + (g * rows + r) * n, strip);
                 }
@@ -155,9 +182,9 @@ void chain_sideways(int layers, int groups, long rows, int activation, const int
 }
 
 // out[l] (G, rows, n[l]) = act(in W[l]^T + b[l]), without the activation in the last layer; null where nobody wants it. All but the last are
-// Number<HALF>, and of even width where that is bfloat16. sizes: k[0], n[0], n[1], ...; strides: of x, then of each W and b, from group to group
+// Number<HALF>, and of even width where that is bfloat16. sizes: k[0], n[0], n[1], ...; strides: of each W and b, from group to group
 template <bool HALF>
-void chain_forward(int layers, int groups, long rows, int activation, const int *sizes, const long *strides, const float *x,
+void chain_forward(int layers, int groups, long rows, int activation, const int *sizes, const long *strides, const Input &x,
                    const float *const *W, const float *const *b, void *const *out) {
     if (!HALF && sideways_pays(layers, rows / threads_for(rows), sizes, out))
         return chain_sideways(layers, groups, rows, activation, sizes, strides, x, W, b, out);
@@ -174,11 +201,11 @@ void chain_forward(int layers, int groups, long rows, int activation, const int 
         float *packed = own_buffer.get(at[layers] + 2 * ROWS * widest), *scratch = packed + at[layers];
         for (int g = 0; g < groups; g++) {
             for (int l = 0; l < layers; l++)
-                pack_forward<HALF>(W[l] + g * strides[1 + 2 * l], b[l] + g * strides[2 + 2 * l], sizes[l + 1], sizes[l],
+                pack_forward<HALF>(W[l] + g * strides[2 * l], b[l] + g * strides[2 * l + 1], sizes[l + 1], sizes[l],
                                    {0, panels(sizes[l + 1])}, packed + at[l]);
             for (long r = mine.begin; r < mine.end; r += ROWS) {
                 const int m = int(std::min<long>(ROWS, mine.end - r));
-                const float *in = as_words<HALF>(x + g * strides[0] + r * sizes[0], m, sizes[0], scratch + ROWS * widest);
+                const float *in = x.as_words<HALF>(g, r, m, scratch + ROWS * widest);
                 auto layer = [&](int l, auto *to, int activation) {
                     for (int j = 0; j < panels(sizes[l + 1]); j++)
                         forward<HALF>(in, m, sizes[l + 1], sizes[l], packed + at[l], j, to + j * NR, sizes[l + 1], activation);
@@ -199,7 +226,7 @@ void chain_forward(int layers, int groups, long rows, int activation, const int 
 // the last
 template <bool HALF>
 void chain_backward(int layers, int groups, long rows, int activation, const int *sizes, const long *strides, const float *gradient,
-                    const float *x, const float *const *W, const void *const *hidden, float *gx, float *const *gW, float *const *gb) {
+                    const Input &x, const float *const *W, const void *const *hidden, float *gx, float *const *gW, float *const *gb) {
     std::vector<long> at(layers + 1, 0), sum_at(layers + 1, 0);
     int widest = 0;
     for (int l = 0; l < layers; l++) {
@@ -215,23 +242,23 @@ void chain_backward(int layers, int groups, long rows, int activation, const int
         const int me = omp_get_thread_num(), team = omp_get_num_threads();
         const Range mine = share(rows, me, team);
         const long block = DEPTH * words<HALF>(widest);
-        float *packed = own_buffer.get(at[layers] + 2 * block + gather_size<HALF>(widest));
-        float *scratch = packed + at[layers], *own = scratch + 2 * block;
+        float *packed = own_buffer.get(at[layers] + 2 * block + gather_size<HALF>(widest) + long(DEPTH) * sizes[0]);
+        float *scratch = packed + at[layers], *own = scratch + 2 * block, *inputs = own + gather_size<HALF>(widest);
+        const Input upstream = whole(gradient, sizes[layers], rows * sizes[layers]);
         for (int g = 0; g < groups; g++) {
-            for (int l = first; l < layers; l++) pack_backward<HALF>(W[l] + g * strides[1 + 2 * l], sizes[l + 1], sizes[l], packed + at[l]);
+            for (int l = first; l < layers; l++) pack_backward<HALF>(W[l] + g * strides[2 * l], sizes[l + 1], sizes[l], packed + at[l]);
             for (long r = mine.begin; r < mine.end; r += DEPTH) {
                 const int m = int(std::min<long>(DEPTH, mine.end - r));
-                const float *up = as_words<HALF>(gradient + (g * rows + r) * sizes[layers], m, sizes[layers], scratch + (layers & 1) * block);
+                const float *up = upstream.as_words<HALF>(g, r, m, scratch + (layers & 1) * block);
                 for (int l = layers - 1; l >= 0; l--) {
                     const int k = sizes[l], n = sizes[l + 1];
-                    const float *inputs = x + g * strides[0] + r * k;
                     const Number<HALF> *values = l ? static_cast<const Number<HALF> *>(hidden[l - 1]) + (g * rows + r) * k : nullptr;
                     if (gW) {
                         float *of_W = me ? sums + me * sum_at[layers] + sum_at[l] : gW[l] + long(g) * n * k;
                         float *of_b = me ? of_W + long(n) * k : gb[l] + long(g) * n;
                         const auto *numbers = reinterpret_cast<const Number<HALF> *>(up);
                         if (l) gather<HALF>(numbers, values, m, n, k, of_W, of_b, r > mine.begin, own);
-                        else gather<HALF>(numbers, inputs, m, n, k, of_W, of_b, r > mine.begin, own);
+                        else gather<HALF>(numbers, x.rows(g, r, m, inputs), m, n, k, of_W, of_b, r > mine.begin, own);
                     }
                     if (l < first) break;
                     float *down = scratch + (l & 1) * block;
@@ -256,14 +283,15 @@ void chain_backward(int layers, int groups, long rows, int activation, const int
 template <bool HALF>
 void gru_forward(int groups, long rows, int k, int n, const long *strides, const float *x, const float *h, const float *const *W,
                  const float *const *b, float *out, float *gates) {
-    const long split = forward_size<HALF>(3 * n, k), whole = split + forward_size<HALF>(3 * n, n);
+    const long split = forward_size<HALF>(3 * n, k), size = split + forward_size<HALF>(3 * n, n);
+    const Input inputs = whole(x, k, strides[0]), states = whole(h, n, strides[1]);
     const int threads = threads_for(rows);
 #pragma omp parallel num_threads(threads)
     {
         const int me = omp_get_thread_num(), team = omp_get_num_threads(), third = n / NR;
         const bool wide = third % team == 0;
         const Range mine = wide ? Range{0, rows} : share(rows, me, team), columns = wide ? share(third, me, team) : Range{0, third};
-        float *packed = own_buffer.get(whole + ROWS * (4 * NR + words<HALF>(k) + words<HALF>(n))), *sum = packed + whole;
+        float *packed = own_buffer.get(size + ROWS * (4 * NR + words<HALF>(k) + words<HALF>(n))), *sum = packed + size;
         float *reset = sum, *update = sum + ROWS * NR, *input = sum + 2 * ROWS * NR, *state = sum + 3 * ROWS * NR, *own = sum + 4 * ROWS * NR;
         for (int g = 0; g < groups; g++) {
             for (int gate = 0; gate < 3; gate++) {
@@ -274,7 +302,7 @@ void gru_forward(int groups, long rows, int k, int n, const long *strides, const
             for (long r = mine.begin; r < mine.end; r += ROWS) {
                 const int m = int(std::min<long>(ROWS, mine.end - r));
                 const float *old = h + g * strides[1] + r * n;
-                const float *in = as_words<HALF>(x + g * strides[0] + r * k, m, k, own), *in_h = as_words<HALF>(old, m, n, own + ROWS * words<HALF>(k));
+                const float *in = inputs.as_words<HALF>(g, r, m, own), *in_h = states.as_words<HALF>(g, r, m, own + ROWS * words<HALF>(k));
                 for (int j = int(columns.begin); j < columns.end; j++) {
                     forward<HALF>(in, m, 3 * n, k, packed, j, reset, NR, NONE);
                     forward<HALF>(in, m, 3 * n, k, packed, third + j, update, NR, NONE);
@@ -384,46 +412,68 @@ std::vector<long> strides_of(TensorList first, TensorList weights, TensorList bi
     return out;
 }
 
-std::vector<int> sizes_of(const Tensor &x, TensorList weights) {
-    std::vector<int> out{int(x.size(-1))};
+Input input_of(const Tensors &x) {
+    Input out;
+    for (const Tensor &t : x) {
+        out.pieces.push_back(t.const_data_ptr<float>());
+        out.widths.push_back(int(t.size(-1)));
+        out.group.push_back(t.dim() == 3 ? t.stride(0) : 0);
+        out.row.push_back(t.stride(-2));
+    }
+    return out;
+}
+
+// The tensors themselves where numbers of a row lie one behind the other, else copies
+Tensors with_rows(TensorList tensors) {
+    Tensors out;
+    for (const Tensor &t : tensors) out.push_back(t.stride(-1) == 1 || t.size(-1) == 1 ? t : t.contiguous());
+    return out;
+}
+
+std::vector<int> sizes_of(int k, TensorList weights) {
+    std::vector<int> out{k};
     for (const Tensor &w : weights) out.push_back(int(w.size(-2)));
     return out;
 }
 
 // The outputs of all layers where they are to be kept for gradients, else of the last alone
-Tensors chain(const Tensor &x_, TensorList weights_, TensorList biases_, int64_t activation, bool half, bool keep) {
-    const Tensor x = dense(x_);
+Tensors chain(TensorList x_, TensorList weights_, TensorList biases_, int64_t activation, bool half, bool keep) {
+    const Tensors x = with_rows(x_);
+    const Input input = input_of(x);
     const Tensors weights = dense(weights_), biases = dense(biases_);
     const int layers = int(weights.size());
     Tensors out;
     std::vector<void *> to(layers, nullptr);
     for (int l = keep ? 0 : layers - 1; l < layers; l++) {
-        auto shape = x.sizes().vec();
+        auto shape = x[0].sizes().vec();
         shape.back() = weights[l].size(-2);
-        out.push_back(at::empty(shape, x.options().dtype(half && l + 1 < layers ? at::kBFloat16 : at::kFloat)));
+        out.push_back(at::empty(shape, x[0].options().dtype(half && l + 1 < layers ? at::kBFloat16 : at::kFloat)));
         to[l] = out.back().mutable_data_ptr();
     }
     with_factors(half, [&](auto factors) {
-        chain_forward<factors.value>(layers, groups_of(x), x.size(-2), int(activation), sizes_of(x, weights).data(),
-                                     strides_of({x}, weights, biases).data(), x.const_data_ptr<float>(), addresses(weights).data(),
-                                     addresses(biases).data(), to.data());
+        chain_forward<factors.value>(layers, groups_of(x[0]), x[0].size(-2), int(activation), sizes_of(input.width(), weights).data(),
+                                     strides_of({}, weights, biases).data(), input, addresses(weights).data(), addresses(biases).data(),
+                                     to.data());
     });
     return out;
 }
 
-// Of x if asked for, and of all weights and all biases if asked for
-Tensors chain_gradients(const Tensor &gradient_, const Tensor &x_, TensorList weights_, TensorList biases_, TensorList hidden,
+// Of x, whole, if asked for, and of all weights and all biases if asked for
+Tensors chain_gradients(const Tensor &gradient_, TensorList x_, TensorList weights_, TensorList biases_, TensorList hidden,
                         int64_t activation, bool half, bool of_x, bool of_weights) {
-    const Tensor gradient = gradient_.contiguous(), x = dense(x_);
-    const Tensors weights = dense(weights_), biases = dense(biases_);
+    const Tensor gradient = gradient_.contiguous();
+    const Tensors x = with_rows(x_), weights = dense(weights_), biases = dense(biases_);
+    const Input input = input_of(x);
+    auto shape = gradient.sizes().vec();
+    shape.back() = input.width();
     Tensors out, gw = of_weights ? empty_like(weights) : Tensors(), gb = of_weights ? empty_like(biases) : Tensors();
-    if (of_x) out.push_back(at::empty(x.sizes(), x.options()));
+    if (of_x) out.push_back(at::empty(shape, gradient.options()));
     std::vector<const void *> values;
     for (const Tensor &t : hidden) values.push_back(t.const_data_ptr());
     with_factors(half, [&](auto factors) {
-        chain_backward<factors.value>(int(weights.size()), groups_of(x), x.size(-2), int(activation), sizes_of(x, weights).data(),
-                                      strides_of({x}, weights, biases).data(), gradient.const_data_ptr<float>(), x.const_data_ptr<float>(),
-                                      addresses(weights).data(), values.data(), of_x ? out[0].mutable_data_ptr<float>() : nullptr,
+        chain_backward<factors.value>(int(weights.size()), groups_of(gradient), gradient.size(-2), int(activation),
+                                      sizes_of(input.width(), weights).data(), strides_of({}, weights, biases).data(),
+                                      gradient.const_data_ptr<float>(), input, addresses(weights).data(), values.data(), of_x ? out[0].mutable_data_ptr<float>() : nullptr,
                                       of_weights ? places(gw).data() : nullptr, places(gb).data());
     });
     out.insert(out.end(), gw.begin(), gw.end());
@@ -468,7 +518,7 @@ Tensors gru_gradients(const Tensor &gradient_, const Tensor &x_, const Tensor &h
     return out;
 }
 
-Tensors call_chain(const Tensor &x, TensorList weights, TensorList biases, int64_t activation, bool half, bool keep) {
+Tensors call_chain(TensorList x, TensorList weights, TensorList biases, int64_t activation, bool half, bool keep) {
     at::AutoDispatchBelowADInplaceOrView guard;
     static const auto op = operator_named<decltype(chain)>("vis_rpg::chain");
     return op.call(x, weights, biases, activation, half, keep);
@@ -481,14 +531,14 @@ Tensors call_gru(const Tensor &x, const Tensor &h, TensorList weights, TensorLis
 }
 
 struct ChainFunction : torch::autograd::Function<ChainFunction> {
-    static variable_list forward(AutogradContext *context, const Tensor &x, TensorList weights, TensorList biases, int64_t activation,
-                                 bool half) {
+    static variable_list forward(AutogradContext *context, TensorList x, TensorList weights, TensorList biases, int64_t activation, bool half) {
         Tensors out = call_chain(x, weights, biases, activation, half, true);
-        variable_list saved{x};
+        variable_list saved(x.begin(), x.end());
         saved.insert(saved.end(), weights.begin(), weights.end());
         saved.insert(saved.end(), biases.begin(), biases.end());
         saved.insert(saved.end(), out.begin(), out.end() - 1);
         context->save_for_backward(saved);
+        context->saved_data["pieces"] = int64_t(x.size());
         context->saved_data["activation"] = activation;
         context->saved_data["half"] = half;
         context->set_materialize_grads(false);
@@ -497,15 +547,17 @@ struct ChainFunction : torch::autograd::Function<ChainFunction> {
 
     static variable_list backward(AutogradContext *context, variable_list gradients) {
         const variable_list saved = context->get_saved_variables();
-        const size_t n = saved.size() / 3; // x, n weights, n biases, n - 1 hidden layers
-        const TensorList all(saved);
-        const bool of_x = context->needs_input_grad(0), of_weights = any_needed(context, 1, 2 * n);
+        const size_t pieces = context->saved_data["pieces"].toInt(), n = (saved.size() + 1 - pieces) / 3; // n weights, n biases, n - 1 hidden layers
+        const TensorList all(saved), x = all.slice(0, pieces);
+        const bool of_x = any_needed(context, 0, pieces), of_weights = any_needed(context, pieces, 2 * n);
         static const auto op = operator_named<decltype(chain_gradients)>("vis_rpg::chain_backward");
-        Tensors found = op.call(gradients.back(), saved[0], all.slice(1, n), all.slice(1 + n, n), all.slice(1 + 2 * n),
+        Tensors found = op.call(gradients.back(), x, all.slice(pieces, n), all.slice(pieces + n, n), all.slice(pieces + 2 * n),
                                 context->saved_data["activation"].toInt(), context->saved_data["half"].toBool(), of_x, of_weights);
-        variable_list out(1);
+        variable_list out(pieces);
         if (of_x) {
-            out[0] = found[0];
+            int64_t at = 0;
+            for (size_t p = 0; p < pieces; at += x[p++].size(-1))
+                if (context->needs_input_grad(p)) out[p] = found[0].narrow(-1, at, x[p].size(-1));
             found.erase(found.begin());
         }
         append(out, found, 2 * n, 2);
@@ -540,8 +592,8 @@ struct GruFunction : torch::autograd::Function<GruFunction> {
     }
 };
 
-Tensors chain_autograd(const Tensor &x, TensorList weights, TensorList biases, int64_t activation, bool half, bool keep) {
-    return differentiable({x}, weights, biases) ? ChainFunction::apply(x, weights, biases, activation, half)
+Tensors chain_autograd(TensorList x, TensorList weights, TensorList biases, int64_t activation, bool half, bool keep) {
+    return differentiable(x, weights, biases) ? ChainFunction::apply(x, weights, biases, activation, half)
                                                 : call_chain(x, weights, biases, activation, half, keep);
 }
 
@@ -553,8 +605,8 @@ Tensors gru_autograd(const Tensor &x, const Tensor &h, TensorList weights, Tenso
 } // namespace
 
 TORCH_LIBRARY(vis_rpg, m) {
-    m.def("chain(Tensor x, Tensor[] weights, Tensor[] biases, int activation, bool half, bool keep) -> Tensor[]");
-    m.def("chain_backward(Tensor gradient, Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] hidden, int activation, bool half, "
+    m.def("chain(Tensor[] x, Tensor[] weights, Tensor[] biases, int activation, bool half, bool keep) -> Tensor[]");
+    m.def("chain_backward(Tensor gradient, Tensor[] x, Tensor[] weights, Tensor[] biases, Tensor[] hidden, int activation, bool half, "
           "bool of_x, bool of_weights) -> Tensor[]");
     m.def("gru(Tensor x, Tensor h, Tensor[] weights, Tensor[] biases, bool half, bool keep) -> Tensor[]");
     m.def("gru_backward(Tensor gradient, Tensor x, Tensor h, Tensor[] weights, Tensor[] biases, Tensor gates, bool half, bool of_x, "

@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,10 @@ MULTIPLIES_BFLOAT16 = "avx512_bf16" in _processor().split()
 """Whether this processor has instructions for it."""
 
 
-def usable(x: Tensor, *between: int) -> bool:
-    """Whether the kernels take this input (..., K), with layers of such widths between it and the last: enough float32 rows on a CPU, and
-    no autocast, or one to bfloat16 which the processor can multiply, and widths that are even."""
-    fits = x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() >= ROWS * x.shape[-1]
+def usable(x: Sequence[Tensor], between: Iterable[int] = ()) -> bool:
+    """Whether the kernels take this input (..., K_i) beside each other, with layers of such widths between it and the last: enough float32
+    rows on a CPU, and no autocast, or one to bfloat16 which the processor can multiply, and widths that are even."""
+    fits = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in x) and x[0].numel() >= ROWS * x[0].shape[-1]
     return fits and (not _half() or (MULTIPLIES_BFLOAT16 and not any(width % 2 for width in between)))
 
 
@@ -81,19 +82,21 @@ def _half() -> bool:
     return torch.is_autocast_enabled("cpu")
 
 
-def chain(x: Tensor, weights: list[Tensor], biases: list[Tensor], activation: str = "none") -> Tensor:
-    """Linear layers with an activation between them: x (..., K), weights (N_l, K_l), biases (N_l,) -> (..., N of the last).
+def chain(x: Sequence[Tensor], weights: list[Tensor], biases: list[Tensor], activation: str = "none") -> Tensor:
+    """Linear layers with an activation between them: x (..., K_i), which are read as if they were one tensor, weights (N_l, K_l), biases
+    (N_l,) -> (..., N of the last).
 
     After `load()`, where `usable(x, ...)`. Under `torch.vmap` all rows of the mapped axis are one call. Under autocast factors are rounded
     to bfloat16, gradients' too, and what lies between layers; sums, what comes out and gradients are float32.
     """
-    out = torch.ops.vis_rpg.chain(x.reshape(-1, x.shape[-1]), weights, biases, ACTIVATIONS.index(activation), _half(), False)
-    return out[-1].view(*x.shape[:-1], -1)
+    rows = [t.reshape(-1, t.shape[-1]) for t in x]
+    out = torch.ops.vis_rpg.chain(rows, weights, biases, ACTIVATIONS.index(activation), _half(), False)
+    return out[-1].view(*x[0].shape[:-1], -1)
 
 
 def gru_cell(x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
     """One step of a GRU: x (B, K), h (B, N) -> next h (B, N); weights, biases: of the input (3N, K), (3N,) and of the state (3N, N), (3N,),
-    in PyTorch's order; N a multiple of `WIDTH`. After `load()`, where `usable(x)`; under `torch.vmap` and autocast as `chain`.
+    in PyTorch's order; N a multiple of `WIDTH`. After `load()`, where `usable([x])`; under `torch.vmap` and autocast as `chain`.
     """
     return torch.ops.vis_rpg.gru(x, h, weights, biases, _half(), False)[0]
 
@@ -129,15 +132,15 @@ def _describe() -> None:
         return [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in like]
 
     @torch.library.register_fake("vis_rpg::chain")
-    def _(x: Tensor, weights: list[Tensor], biases: list[Tensor], activation: int, half: bool, keep: bool) -> list[Tensor]:
+    def _(x: list[Tensor], weights: list[Tensor], biases: list[Tensor], activation: int, half: bool, keep: bool) -> list[Tensor]:
         between = torch.bfloat16 if half else torch.float32
-        hidden = [x.new_empty(*x.shape[:-1], w.shape[-2], dtype=between) for w in weights[:-1] if keep]
-        return [*hidden, x.new_empty(*x.shape[:-1], weights[-1].shape[-2])]
+        hidden = [x[0].new_empty(*x[0].shape[:-1], w.shape[-2], dtype=between) for w in weights[:-1] if keep]
+        return [*hidden, x[0].new_empty(*x[0].shape[:-1], weights[-1].shape[-2])]
 
     @torch.library.register_fake("vis_rpg::chain_backward")
     def _(
         gradient: Tensor,
-        x: Tensor,
+        x: list[Tensor],
         weights: list[Tensor],
         biases: list[Tensor],
         hidden: list[Tensor],
@@ -146,7 +149,8 @@ def _describe() -> None:
         of_x: bool,
         of_weights: bool,
     ) -> list[Tensor]:
-        return empty(*([x] if of_x else []), *([*weights, *biases] if of_weights else []))
+        whole = gradient.new_empty(*gradient.shape[:-1], sum(t.shape[-1] for t in x))
+        return [*([whole] if of_x else []), *empty(*([*weights, *biases] if of_weights else []))]
 
     @torch.library.register_fake("vis_rpg::gru")
     def _(x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor], half: bool, keep: bool) -> list[Tensor]:
@@ -178,11 +182,12 @@ def _describe() -> None:
         return empty(*weights, *biases)
 
     @torch.library.register_vmap("vis_rpg::chain")
-    def _(info: Any, dims: Any, x: Tensor, weights: list[Tensor], biases: list[Tensor], activation: int, half: bool, keep: bool) -> Any:
+    def _(
+        info: Any, dims: Any, x: list[Tensor], weights: list[Tensor], biases: list[Tensor], activation: int, half: bool, keep: bool
+    ) -> Any:
         own = functools.partial(front, info.batch_size)
-        out = torch.ops.vis_rpg.chain(
-            own(x, dims[0]), list(map(own, weights, dims[1])), list(map(own, biases, dims[2])), activation, half, keep
-        )
+        given = (list(map(own, tensors, places)) for tensors, places in zip((x, weights, biases), dims[:3], strict=True))
+        out = torch.ops.vis_rpg.chain(*given, activation, half, keep)
         return out, [0] * len(out)
 
     @torch.library.register_vmap("vis_rpg::gru")

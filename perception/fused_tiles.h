@@ -338,11 +338,11 @@ template <class From> void pair_rows(const From *X, int m, long ld, int columns,
         }
 }
 
-// X (m, k) as bfloat16, rows of a whole number of words
-inline void narrow(const float *X, int m, int k, bfloat *to) {
-    const long ld = 2 * words<true>(k);
+// Columns of X (m, k), whose rows lie `apart`, as bfloat16, in rows of `ld`, with zeros in `zeros` columns behind them
+inline void narrow(const float *X, int m, int k, long apart, bfloat *to, long ld, int zeros) {
     for (int i = 0; i < m; i++)
-        for (int c = 0; c < ld; c += VL) store(to + i * ld + c, load(X + long(i) * k + c, std::clamp(k - c, 0, VL)), int(std::min<long>(VL, ld - c)));
+        for (int c = 0; c < k + zeros; c += VL)
+            store(to + i * ld + c, load(X + i * apart + c, std::clamp(k - c, 0, VL)), std::min(VL, k + zeros - c));
 }
 #endif
 

@@ -145,4 +145,4 @@ class Posterior(nn.Module):
         """log p_φ(z|s,a), (B,); zero where there is no latent."""
         if self.net is None:
             return s.new_zeros(s.shape[:-1])
-        return self.space.log_posterior(z, self.net(torch.cat([s, a], -1)))
+        return self.space.log_posterior(z, self.net(s, a))

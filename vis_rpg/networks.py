@@ -25,6 +25,10 @@ def elu_(x: Tensor) -> Tensor:
     return F.elu_(x)
 
 
+def _beside(x: tuple[Tensor, ...]) -> Tensor:
+    return x[0] if len(x) == 1 else torch.cat(x, -1)
+
+
 class ELU(nn.Module):
     """`elu_` as a module."""
 
@@ -43,8 +47,8 @@ class Linear(nn.Linear):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fused and fused.usable(x):
-            return fused.chain(x, [self.weight], [self.bias])
+        if self.fused and fused.usable([x]):
+            return fused.chain([x], [self.weight], [self.bias])
         return super().forward(x)
 
 
@@ -61,11 +65,12 @@ class MLP(nn.Sequential):
         super().__init__(*layers[:-1])
         self.activation = "leaky_relu" if leaky else "elu"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *x: Tensor) -> Tensor:
+        """x: (..., K_i), beside each other what the first layer reads."""
         layers = [layer for layer in self if isinstance(layer, Linear)]
-        if self.fused and fused.usable(x, *(layer.out_features for layer in layers[:-1])):
+        if self.fused and fused.usable(x, (layer.out_features for layer in layers[:-1])):
             return fused.chain(x, [layer.weight for layer in layers], [layer.bias for layer in layers], self.activation)
-        return super().forward(x)
+        return super().forward(_beside(x))
 
 
 def mlp(inputs: int, outputs: int, hidden: int) -> MLP:
@@ -90,10 +95,10 @@ class EnsembleMLP(nn.Module):
         self.last_weight = nn.Parameter(torch.stack([nn.init.orthogonal_(torch.empty(1, hidden)) for _ in range(members)]))
         self.last_bias = nn.Parameter(torch.zeros(members, 1))
 
-    def forward(self, x: Tensor, members: int | None = None) -> Tensor:
-        """x: (B, inputs) -> (members, B), of all or of so many first members."""
+    def forward(self, *x: Tensor, members: int | None = None) -> Tensor:
+        """x: (B, K_i), beside each other the inputs -> (members, B), of all or of so many first members."""
         n = members or self.members
-        if self.fused and fused.usable(x, self.hidden):
+        if self.fused and fused.usable(x, [self.hidden]):
             firsts = zip(self.first.weight.chunk(self.members), self.first.bias.chunk(self.members), strict=True)
             return torch.cat(
                 [
@@ -101,10 +106,10 @@ class EnsembleMLP(nn.Module):
                     for i, (w, b) in enumerate(list(firsts)[:n])
                 ]
             )
-        first = F.linear(x, self.first.weight[: n * self.hidden], self.first.bias[: n * self.hidden])
-        x = elu_(first).unflatten(-1, (n, self.hidden)).transpose(0, 1)
-        x = elu_(torch.baddbmm(self.bias[:n], x, self.weight[:n].mT))
-        return (x * self.last_weight[:n]).sum(-1) + self.last_bias[:n]
+        first = F.linear(_beside(x), self.first.weight[: n * self.hidden], self.first.bias[: n * self.hidden])
+        second = elu_(first).unflatten(-1, (n, self.hidden)).transpose(0, 1)
+        second = elu_(torch.baddbmm(self.bias[:n], second, self.weight[:n].mT))
+        return (second * self.last_weight[:n]).sum(-1) + self.last_bias[:n]
 
 
 class GRU(GRUCell):
@@ -118,7 +123,7 @@ class GRU(GRUCell):
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         """x (B, inputs), h (B, hidden) -> next h (B, hidden)."""
-        if self.fused and fused.usable(x) and h.shape[-1] % fused.WIDTH == 0:
+        if self.fused and fused.usable([x]) and h.shape[-1] % fused.WIDTH == 0:
             layers = (self.input, self.recurrent)
             return fused.gru_cell(x, h, [layer.weight for layer in layers], [layer.bias for layer in layers])
         return self(self.input(x), h)

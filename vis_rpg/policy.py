@@ -22,7 +22,7 @@ class ActionPolicy(nn.Module):
 
     def distribution(self, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std, both (B, A), of the normal before the tanh."""
-        mean, log_std = self.net(torch.cat([s, z], -1)).chunk(2, -1)
+        mean, log_std = self.net(s, z).chunk(2, -1)
         return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp() * self.std_scale
 
     def forward(self, s: Tensor, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,6 @@ Shapes: B batch, T time, H horizon, S latent state, A action, Z latent variable,
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from perception.percept import Perception, Window
@@ -48,9 +47,9 @@ class WorldModel(nn.Module):
 
     def reward(self, next_state: Tensor, embedding: Tensor) -> Tensor:
         """R: (..., S), (..., E) -> (...)."""
-        return self.R(torch.cat([next_state, embedding], -1)).squeeze(-1)
+        return self.R(next_state, embedding).squeeze(-1)
 
     def q(self, s: Tensor, a: Tensor, z: Tensor, critics: int = 2) -> Tensor:
         """The first one or both critics: (T, B, S), (T, B, A), (B, Z) -> (critics, T, B)."""
-        x = torch.cat([s, a, z.expand(*s.shape[:-1], -1)], -1)
-        return self.Q(x.flatten(0, -2), critics).view(critics, *s.shape[:-1])
+        x = (s, a, z.expand(*s.shape[:-1], -1))
+        return self.Q(*(t.flatten(0, -2) for t in x), members=critics).view(critics, *s.shape[:-1])

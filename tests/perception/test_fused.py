@@ -20,6 +20,7 @@ from perception.gru import GRUCell
 from vis_rpg.networks import GRU, MLP, EnsembleMLP, Linear
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the kernels need a C++ compiler")
+bfloat16 = pytest.mark.skipif(not fused.MULTIPLIES_BFLOAT16, reason="this processor has no instructions for bfloat16")
 ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda x: x, "elu": F.elu, "leaky_relu": F.leaky_relu}
 
 
@@ -60,12 +61,12 @@ def close(ours: Any, theirs: Any) -> None:
 def test_a_chain_and_its_gradients_are_those_of_torch(shape: tuple[int, ...], widths: tuple[int, ...], activation: str) -> None:
     weights, biases = layers(*widths)
     x = torch.randn(*shape, widths[0], requires_grad=True)
-    ours, theirs = fused.chain(x, weights, biases, activation), by_torch(x, weights, biases, activation)
+    ours, theirs = fused.chain([x], weights, biases, activation), by_torch(x, weights, biases, activation)
     upstream = torch.randn_like(theirs)
     close(ours, theirs)
     close(*(torch.autograd.grad(y, [x, *weights, *biases], upstream) for y in (ours, theirs)))
     with torch.no_grad():
-        close(fused.chain(x, weights, biases, activation), theirs)
+        close(fused.chain([x], weights, biases, activation), theirs)
 
 
 @pytest.mark.parametrize("x", [torch.randn(7, 150).T, torch.randn(150, 10)[:, 2:9]], ids=["columns first", "rows apart"])
@@ -73,15 +74,28 @@ def test_a_chain_of_inputs_that_do_not_lie_in_order_is_that_of_torch(x: Tensor) 
     weights, biases = layers(7, 20, 9)
     x.requires_grad_()
     upstream = torch.randn(9, 150).T
-    ours, theirs = fused.chain(x, weights, biases, "elu"), by_torch(x, weights, biases, "elu")
+    ours, theirs = fused.chain([x], weights, biases, "elu"), by_torch(x, weights, biases, "elu")
     close(ours, theirs)
     close(*(torch.autograd.grad(y, [x, *weights], upstream) for y in (ours, theirs)))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, pytest.param(torch.bfloat16, marks=bfloat16)], ids=str)
+@pytest.mark.parametrize("rows", [70, 900])
+def test_pieces_of_an_input_are_read_as_if_they_were_one_tensor(rows: int, precision: torch.dtype) -> None:
+    weights, biases = layers(21, 96, 40, 9)
+    pieces = [torch.randn(rows, 30)[:, 5:16].requires_grad_(), torch.randn(7, rows).T.requires_grad_(), torch.randn(1, 3).expand(rows, 3)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        ours, theirs = (fused.chain(x, weights, biases, "elu") for x in (pieces, [torch.cat(pieces, -1)]))
+    close(ours, theirs)
+    close(*(torch.autograd.grad(y.square().sum(), [*pieces[:2], *weights]) for y in (ours, theirs)))
+    mapped = torch.vmap(lambda x, y: fused.chain([x, y, pieces[2]], weights, biases, "elu"), (0, None))
+    close(mapped(torch.stack([pieces[0], pieces[0] + 1]), pieces[1])[0], fused.chain(pieces, weights, biases, "elu"))
 
 
 def test_large_and_broken_values_come_out_as_from_torch() -> None:
     x = torch.cat([torch.linspace(-120, 120, 64), torch.tensor([-1e30, 1e30, math.inf, math.nan, 0.0, -1e-8])]).unsqueeze(-1)
     one, zero = [torch.ones(1, 1)] * 2, [torch.zeros(1)] * 2
-    torch.testing.assert_close(fused.chain(x, one, zero, "elu"), F.elu(x), rtol=1e-6, atol=1.5e-7, equal_nan=True)
+    torch.testing.assert_close(fused.chain([x], one, zero, "elu"), F.elu(x), rtol=1e-6, atol=1.5e-7, equal_nan=True)
 
 
 class Asked(TorchDispatchMode):
@@ -102,7 +116,7 @@ def test_only_those_gradients_are_computed_that_are_asked_for() -> None:
     x = torch.randn(64, 8, requires_grad=True)
     for wanted, expected in (([x], (True, False)), (weights, (False, True)), ([x, *biases], (True, True))):
         with Asked() as asked:
-            torch.autograd.grad(fused.chain(x, weights, biases, "elu").sum(), wanted)
+            torch.autograd.grad(fused.chain([x], weights, biases, "elu").sum(), wanted)
         assert asked.seen == [expected]
 
 
@@ -110,7 +124,7 @@ def test_only_those_gradients_are_computed_that_are_asked_for() -> None:
 def test_mapped_chains_have_weights_of_their_own_and_may_share_their_input(shared: bool) -> None:
     weights, biases = layers(9, 40, 5, groups=(3,))
     x = torch.randn(*([] if shared else [3]), 70, 9, requires_grad=True)
-    mapped = torch.vmap(lambda x, w, b: fused.chain(x, w, b, "elu"), (None if shared else 0, 0, 0))
+    mapped = torch.vmap(lambda x, w, b: fused.chain([x], w, b, "elu"), (None if shared else 0, 0, 0))
     ours = mapped(x, weights, biases)
     theirs = torch.stack([by_torch(x if shared else x[i], [w[i] for w in weights], [b[i] for b in biases], "elu") for i in range(3)])
     close(ours, theirs)
@@ -268,8 +282,6 @@ def test_a_gru_unrolls_the_same_with_the_kernels_and_without() -> None:
 
 # Factors in bfloat16 --------------------------------------------------------------------------------------------------------------------
 
-bfloat16 = pytest.mark.skipif(not fused.MULTIPLIES_BFLOAT16, reason="this processor has no instructions for bfloat16")
-
 
 def half(x: Tensor) -> Tensor:
     return x.bfloat16().double()
@@ -329,14 +341,14 @@ def test_a_chain_of_bfloat16_rounds_factors_and_nothing_else(rows: int, widths: 
     theirs: Tensor = x
     for index, (w, b) in enumerate(zip(weights, biases, strict=True)):
         theirs = HalfLinear.apply(HalfActivation.apply(theirs, activation) if index else theirs, w, b)
-    ours = in_bfloat16(fused.chain, x, weights, biases, activation)
+    ours = in_bfloat16(fused.chain, [x], weights, biases, activation)
     upstream = torch.randn_like(ours)
     near([ours], [theirs])
     near(
         torch.autograd.grad(ours, [x, *weights, *biases], upstream), torch.autograd.grad(theirs, [x, *weights, *biases], upstream.double())
     )
     with torch.no_grad():
-        near([in_bfloat16(fused.chain, x, weights, biases, activation)], [theirs])
+        near([in_bfloat16(fused.chain, [x], weights, biases, activation)], [theirs])
 
 
 @bfloat16
@@ -366,7 +378,7 @@ def test_mapped_chains_and_grus_of_bfloat16_are_those_of_each_alone() -> None:
     x, h = torch.randn(3, 70, 6), torch.randn(3, 70, 32)
     gates = layers(6, 96, groups=(3,)), layers(32, 96, groups=(3,))
     parameters = [own[0] for own, _ in gates], [own[0] for _, own in gates]
-    for call in (lambda x, h, w, b, *_: fused.chain(x, w, b, "elu"), lambda x, h, _w, _b, w, b: fused.gru_cell(x, h, w, b)):
+    for call in (lambda x, h, w, b, *_: fused.chain([x], w, b, "elu"), lambda x, h, _w, _b, w, b: fused.gru_cell(x, h, w, b)):
         given = (x, h, weights, biases, *parameters)
         mapped = in_bfloat16(torch.vmap(call), *given)
         for i in range(3):
@@ -381,9 +393,9 @@ def test_layers_of_odd_width_are_left_to_torch_under_autocast_alone() -> None:
 
 @pytest.mark.parametrize("x", [torch.zeros(63, 4), torch.zeros(64, 4, dtype=torch.float64), torch.zeros(64, 4, device="meta")])
 def test_other_inputs_are_left_to_torch(x: Tensor) -> None:
-    assert fused.usable(torch.zeros(64, 4)) and not fused.usable(x)
+    assert fused.usable([torch.zeros(64, 4)]) and not fused.usable([x])
     with torch.autocast("cpu", torch.bfloat16):
-        assert fused.usable(torch.zeros(64, 4)) == fused.MULTIPLIES_BFLOAT16 and not fused.usable(x)
+        assert fused.usable([torch.zeros(64, 4)]) == fused.MULTIPLIES_BFLOAT16 and not fused.usable([x])
 
 
 def test_a_compiler_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
