@@ -117,7 +117,7 @@ struct Input {
             const int ld = int(2 * words<true>(width()));
             int at = 0;
             for (size_t p = 0; p < pieces.size(); at += widths[p++])
-                narrow(pieces[p] + g * group[p] + r * row[p], m, widths[p], row[p], reinterpret_cast<bfloat *>(to) + at, ld,
+                narrow(pieces[p] + g * group[p] + r * row[p], m, widths[p], row[p], reinterpret_cast<Number<HALF> *>(to) + at, ld,
                        p + 1 == pieces.size() ? ld - at - widths[p] : 0);
             return to;
         }

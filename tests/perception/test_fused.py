@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import platform
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils import cpp_extension
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from perception import fused
@@ -396,6 +399,14 @@ def test_other_inputs_are_left_to_torch(x: Tensor) -> None:
     assert fused.usable([torch.zeros(64, 4)]) and not fused.usable([x])
     with torch.autocast("cpu", torch.bfloat16):
         assert fused.usable([torch.zeros(64, 4)]) == fused.MULTIPLIES_BFLOAT16 and not fused.usable([x])
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of x86")
+@pytest.mark.parametrize("processor", ["haswell", "skylake-avx512"])
+def test_kernels_compile_for_processors_with_fewer_instructions(processor: str) -> None:
+    flags = [f"-march={processor}" if flag == "-march=native" else flag for flag in fused.FLAGS]
+    includes = [f"-I{place}" for place in cpp_extension.include_paths()]
+    subprocess.run(["g++", *flags, "-fsyntax-only", *includes, str(fused.SOURCE)], check=True)
 
 
 def test_a_compiler_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
