@@ -89,7 +89,7 @@ def chain(x: Sequence[Tensor], weights: list[Tensor], biases: list[Tensor], acti
     After `load()`, where `usable(x, ...)`. Under `torch.vmap` all rows of the mapped axis are one call. Under autocast factors are rounded
     to bfloat16, gradients' too, and what lies between layers; sums, what comes out and gradients are float32.
     """
-    rows = [t.reshape(-1, t.shape[-1]) for t in x]
+    rows = [t.reshape(-1, t.shape[-1]) for t in x if t.shape[-1]]  # an agent without z has one of width 0
     out = torch.ops.vis_rpg.chain(rows, weights, biases, ACTIVATIONS.index(activation), _half(), False)
     return out[-1].view(*x[0].shape[:-1], -1)
 

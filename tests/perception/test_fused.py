@@ -87,11 +87,12 @@ def test_a_chain_of_inputs_that_do_not_lie_in_order_is_that_of_torch(x: Tensor) 
 def test_pieces_of_an_input_are_read_as_if_they_were_one_tensor(rows: int, precision: torch.dtype) -> None:
     weights, biases = layers(21, 96, 40, 9)
     pieces = [torch.randn(rows, 30)[:, 5:16].requires_grad_(), torch.randn(7, rows).T.requires_grad_(), torch.randn(1, 3).expand(rows, 3)]
+    pieces.append(torch.zeros(rows, 0))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
         ours, theirs = (fused.chain(x, weights, biases, "elu") for x in (pieces, [torch.cat(pieces, -1)]))
     close(ours, theirs)
     close(*(torch.autograd.grad(y.square().sum(), [*pieces[:2], *weights]) for y in (ours, theirs)))
-    mapped = torch.vmap(lambda x, y: fused.chain([x, y, pieces[2]], weights, biases, "elu"), (0, None))
+    mapped = torch.vmap(lambda x, y: fused.chain([x, y, *pieces[2:]], weights, biases, "elu"), (0, None))
     close(mapped(torch.stack([pieces[0], pieces[0] + 1]), pieces[1])[0], fused.chain(pieces, weights, biases, "elu"))
 
 
