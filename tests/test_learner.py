@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from perception import fused
 from tests.small import Seen, agent, batch, changed, learner, noise_of, weights
 from vis_rpg import checkpoint
 from vis_rpg.agent import Agent, Batch, Metrics, Noise
 from vis_rpg.learner import Learner, stack
+from vis_rpg.networks import FUSED
 
 M = 3
 LEARNED = "agent.latent.prior=learned"
@@ -274,6 +277,26 @@ def test_an_agent_goes_on_alone_from_where_it_stood_beside_others_and_back(tmp_p
         learn(one, 8 - begin, begin)
     for own, other in zip(learned.agents, back.agents, strict=True):
         torch.testing.assert_close(weights(own), weights(other), rtol=1e-9, atol=1e-12)
+
+
+# The kernels of a CPU -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the kernels need a C++ compiler")
+@pytest.mark.parametrize("count", [1, M])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_update_by_the_kernels_is_that_of_torch(variant: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fused.load()
+    monkeypatch.setattr(fused, "ROWS", 1)  # so that they take batches as small as these
+    words, options = VARIANTS[variant]
+    theirs, ours = (learner(*members(*words, **options)[:count]) for _ in range(2))
+    for module in [module for of in ours.agents for module in of.modules() if isinstance(module, FUSED)]:
+        module.fused = True
+    given = inputs(ours.agents, 0)
+    expected, metrics = (learned.update(*joint(given)) for learned in (theirs, ours))
+    assert metrics.keys() == expected.keys()
+    for name, values in metrics.items():
+        torch.testing.assert_close(values, expected[name], rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
 # Precision ------------------------------------------------------------------------------------------------------------------------------
