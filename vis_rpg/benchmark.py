@@ -258,10 +258,11 @@ def goals(lines: list[Line]) -> list[Line]:
         return None if a is None or b is None else round(a / b, 3)
 
     def over_state(name: str, key: str = "updates_per_s", runtime: str = best) -> float | None:
-        rates = ("matrix_rate_gflop_per_s", runtime)
-        return ratio(
-            ratio(figure(name, key, runtime), figure("state", runtime=runtime)), ratio(figure(name, *rates), figure("state", *rates))
-        )
+        def at_one_rate(name: str, key: str) -> float | None:
+            value, rate = figure(name, key, runtime), figure(name, "matrix_rate_gflop_per_s", runtime)
+            return None if value is None or rate is None else value / rate
+
+        return ratio(at_one_rate(name, key), at_one_rate("state", "updates_per_s"))
 
     one = figure("state")
     rows: list[tuple[str, float | None, float]]

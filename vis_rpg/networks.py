@@ -67,9 +67,10 @@ class MLP(nn.Sequential):
 
     def forward(self, *x: Tensor) -> Tensor:
         """x: (..., K_i), beside each other what the first layer reads."""
-        layers = [layer for layer in self if isinstance(layer, Linear)]
-        if self.fused and fused.usable(x, (layer.out_features for layer in layers[:-1])):
-            return fused.chain(x, [layer.weight for layer in layers], [layer.bias for layer in layers], self.activation)
+        if self.fused:
+            layers = [layer for layer in self if isinstance(layer, Linear)]
+            if fused.usable(x, (layer.out_features for layer in layers[:-1])):
+                return fused.chain(x, [layer.weight for layer in layers], [layer.bias for layer in layers], self.activation)
         return super().forward(_beside(x))
 
 

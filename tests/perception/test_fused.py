@@ -135,12 +135,17 @@ def test_mapped_chains_have_weights_of_their_own_and_may_share_their_input(share
     close(*(torch.autograd.grad(y.square().sum(), [x, *weights, *biases]) for y in (ours, theirs)))
 
 
-@pytest.mark.parametrize(("rows", "inputs", "hidden"), [(64, 5, 32), (300, 70, 96)])
-def test_a_step_of_a_gru_and_its_gradients_are_those_of_torch(rows: int, inputs: int, hidden: int) -> None:
+def gru(rows: int, inputs: int, hidden: int) -> tuple[GRUCell, Tensor, Tensor, list[Tensor]]:
+    """A cell, what it reads, its state, and its parameters as the kernels take them."""
     torch.manual_seed(0)
     cell = GRUCell(inputs, hidden)
     x, h = torch.randn(rows, inputs, requires_grad=True), torch.randn(rows, hidden, requires_grad=True)
-    parameters = [cell.input.weight, cell.recurrent.weight, cell.input.bias, cell.recurrent.bias]
+    return cell, x, h, [cell.input.weight, cell.recurrent.weight, cell.input.bias, cell.recurrent.bias]
+
+
+@pytest.mark.parametrize(("rows", "inputs", "hidden"), [(64, 5, 32), (300, 70, 96)])
+def test_a_step_of_a_gru_and_its_gradients_are_those_of_torch(rows: int, inputs: int, hidden: int) -> None:
+    cell, x, h, parameters = gru(rows, inputs, hidden)
     theirs, ours = cell(cell.input(x), h), fused.gru_cell(x, h, parameters[:2], parameters[2:])
     upstream = torch.randn_like(theirs)
     close(ours, theirs)
@@ -358,10 +363,7 @@ def test_a_chain_of_bfloat16_rounds_factors_and_nothing_else(rows: int, widths: 
 @bfloat16
 @pytest.mark.parametrize(("rows", "inputs", "hidden"), [(64, 5, 32), (301, 70, 96)])
 def test_a_step_of_a_gru_of_bfloat16_rounds_factors_and_nothing_else(rows: int, inputs: int, hidden: int) -> None:
-    torch.manual_seed(0)
-    cell = GRUCell(inputs, hidden)
-    x, h = torch.randn(rows, inputs, requires_grad=True), torch.randn(rows, hidden, requires_grad=True)
-    parameters = [cell.input.weight, cell.recurrent.weight, cell.input.bias, cell.recurrent.bias]
+    cell, x, h, parameters = gru(rows, inputs, hidden)
     reset, update, new = HalfLinear.apply(x, cell.input.weight, cell.input.bias).chunk(3, -1)
     of_h = HalfLinear.apply(h, cell.recurrent.weight, cell.recurrent.bias).chunk(3, -1)
     fresh = torch.tanh(new + torch.sigmoid(reset + of_h[0]) * of_h[2])
