@@ -124,6 +124,13 @@ struct Input {
     }
 };
 
+// m rows of (m, k), k even where factors are bfloat16, as words in rows of `ld`
+template <bool HALF> void place(const float *X, int m, int k, float *to, long ld) {
+    if constexpr (HALF) narrow(X, m, k, k, reinterpret_cast<Number<HALF> *>(to), 2 * ld, 0);
+    else
+        for (int i = 0; i < m; i++) memcpy(to + i * ld, X + i * long(k), sizeof(float) * k);
+}
+
 Input whole(const float *x, int k, long group) { return {{x}, {k}, {group}, {k}}; }
 
 // A share of the sums of the other threads, which lie `apart`, onto those of the first, which are where the result goes
@@ -276,64 +283,88 @@ void chain_backward(int layers, int groups, long rows, int activation, const int
     }
 }
 
-// One step of a GRU: x (G, rows, k), h (G, rows, n) -> out (G, rows, n); W, b: of the input (3n, k), (3n) and of the state (3n, n), (3n), each
-// for reset, update and new; n a multiple of NR. gates (G, rows, 4, n): reset, update, new, and the state's part of new, unless it is null.
-// strides: of x, h, and of each W and b, from group to group. Where there are enough columns, threads share these, so that weights are copied
-// once, else rows.
+// Of so many panels of a GRU's products: of x beside those of h, each (3n, ...), which share a panel, and biases after all panels: of both
+// together for reset and update, of x for new, and of h for new
+template <bool HALF> long gru_size(int k, int n) { return long(panels(3 * n)) * NR * (words<HALF>(k) + words<HALF>(n)) + 4L * n; }
+
+template <bool HALF> void pack_gru(const float *const *W, const float *const *b, int k, int n, Range columns, float *to) {
+    const int third = n / NR;
+    const long of_x = words<HALF>(k) * NR, depth = of_x + words<HALF>(n) * NR;
+    float *bias = to + 3L * third * depth;
+    for (int gate = 0; gate < 3; gate++)
+        for (int j = gate * third + int(columns.begin); j < gate * third + columns.end; j++) {
+            pack_transposed<HALF>(W[0], 3 * n, k, j, to + j * depth);
+            pack_transposed<HALF>(W[1], 3 * n, n, j, to + j * depth + of_x);
+            for (int i = j * NR; i < (j + 1) * NR; i++) {
+                bias[i] = gate < 2 ? b[0][i] + b[1][i] : b[0][i];
+                if (gate == 2) bias[i + n] = b[1][i];
+            }
+        }
+}
+
+// Steps of a GRU with known inputs: x (G, T, rows, k), h (G, rows, n) -> out (G, T, rows, n); W, b: of the input (3n, k), (3n) and of the state
+// (3n, n), (3n), each for reset, update and new; k and n multiples of NR. gates (G, T, rows, 4, n): reset, update, new, and the state's part of
+// new, unless it is null. strides: of h, and of each W and b, from group to group. Where there are enough columns, threads share these, so that
+// weights are copied once and half as many fill the cache, else rows.
 template <bool HALF>
-void gru_forward(int groups, long rows, int k, int n, const long *strides, const float *x, const float *h, const float *const *W,
+void gru_forward(int groups, int steps, long rows, int k, int n, const long *strides, const float *x, const float *h, const float *const *W,
                  const float *const *b, float *out, float *gates) {
-    const long split = forward_size<HALF>(3 * n, k), size = split + forward_size<HALF>(3 * n, n);
-    const Input inputs = whole(x, k, strides[0]), states = whole(h, n, strides[1]);
-    const int threads = threads_for(rows);
+    const long size = gru_size<HALF>(k, n);
+    const int threads = threads_for(rows), of_x = int(words<HALF>(k)), of_h = int(words<HALF>(n)), third = n / NR;
+    const int ld = of_x + of_h + VL; // rows do not begin in the same set of the cache
 #pragma omp parallel num_threads(threads)
     {
-        const int me = omp_get_thread_num(), team = omp_get_num_threads(), third = n / NR;
+        const int me = omp_get_thread_num(), team = omp_get_num_threads();
         const bool wide = third % team == 0;
         const Range mine = wide ? Range{0, rows} : share(rows, me, team), columns = wide ? share(third, me, team) : Range{0, third};
-        float *packed = own_buffer.get(size + ROWS * (4 * NR + words<HALF>(k) + words<HALF>(n))), *sum = packed + size;
-        float *reset = sum, *update = sum + ROWS * NR, *input = sum + 2 * ROWS * NR, *state = sum + 3 * ROWS * NR, *own = sum + 4 * ROWS * NR;
+        float *packed = own_buffer.get(size + ROWS * (4 * NR + ld)), *sum = packed + size;
+        float *reset = sum, *update = sum + ROWS * NR, *input = sum + 2 * ROWS * NR, *state = sum + 3 * ROWS * NR, *both = sum + 4 * ROWS * NR;
+        const float *bias = packed + 3L * third * NR * (of_x + of_h);
         for (int g = 0; g < groups; g++) {
-            for (int gate = 0; gate < 3; gate++) {
-                const Range its{columns.begin + gate * third, columns.end + gate * third};
-                pack_forward<HALF>(W[0] + g * strides[2], b[0] + g * strides[3], 3 * n, k, its, packed);
-                pack_forward<HALF>(W[1] + g * strides[4], b[1] + g * strides[5], 3 * n, n, its, packed + split);
-            }
-            for (long r = mine.begin; r < mine.end; r += ROWS) {
-                const int m = int(std::min<long>(ROWS, mine.end - r));
-                const float *old = h + g * strides[1] + r * n;
-                const float *in = inputs.as_words<HALF>(g, r, m, own), *in_h = states.as_words<HALF>(g, r, m, own + ROWS * words<HALF>(k));
-                for (int j = int(columns.begin); j < columns.end; j++) {
-                    forward<HALF>(in, m, 3 * n, k, packed, j, reset, NR, NONE);
-                    forward<HALF>(in, m, 3 * n, k, packed, third + j, update, NR, NONE);
-                    forward<HALF>(in, m, 3 * n, k, packed, 2 * third + j, input, NR, NONE);
-                    forward<HALF>(in_h, m, 3 * n, n, packed + split, j, reset, NR, NONE, true);
-                    forward<HALF>(in_h, m, 3 * n, n, packed + split, third + j, update, NR, NONE, true);
-                    forward<HALF>(in_h, m, 3 * n, n, packed + split, 2 * third + j, state, NR, NONE);
-                    for (int i = 0; i < m; i++)
-                        for (int c = 0; c < NR; c += VL) {
-                            const long at = i * NR + c, row = g * rows + r + i;
-                            const V s = load(state + at), w = sigmoid(load(reset + at)), u = sigmoid(load(update + at));
-                            const V fresh = 2.0f * sigmoid(2.0f * (load(input + at) + w * s)) - 1.0f; // tanh
-                            store(out + row * n + j * NR + c, fresh + u * (load(old + long(i) * n + j * NR + c) - fresh));
-                            if (gates) {
-                                float *kept = gates + row * 4 * n + j * NR + c;
-                                store(kept, w);
-                                store(kept + n, u);
-                                store(kept + 2 * n, fresh);
-                                store(kept + 3 * n, s);
+            const float *const own_W[] = {W[0] + g * strides[1], W[1] + g * strides[3]}, *const own_b[] = {b[0] + g * strides[2], b[1] + g * strides[4]};
+            pack_gru<HALF>(own_W, own_b, k, n, columns, packed);
+            for (int t = 0; t < steps; t++) {
+                for (long r = mine.begin; r < mine.end; r += ROWS) {
+                    const int m = int(std::min<long>(ROWS, mine.end - r));
+                    const long row = (long(g) * steps + t) * rows + r;
+                    const float *old = t ? out + (row - rows) * n : h + g * strides[0] + r * n;
+                    place<HALF>(x + row * k, m, k, both, ld);
+                    place<HALF>(old, m, n, both + of_x, ld);
+                    auto product = [&](int panel, int from, int depth, const float *bias, float *to) {
+                        stripe<HALF>(Product{both + from, ld, packed + (long(panel) * (of_x + of_h) + from) * NR, depth, to, NR, NR, bias + panel * NR,
+                                             nullptr, false}, m, NONE);
+                    };
+                    for (int j = int(columns.begin); j < columns.end; j++) {
+                        product(j, 0, of_x + of_h, bias, reset);
+                        product(third + j, 0, of_x + of_h, bias, update);
+                        product(2 * third + j, 0, of_x, bias, input);
+                        product(2 * third + j, of_x, of_h, bias + n, state);
+                        for (int i = 0; i < m; i++)
+                            for (int c = 0; c < NR; c += VL) {
+                                const long at = i * NR + c, column = j * NR + c;
+                                const V s = load(state + at), w = sigmoid(load(reset + at)), u = sigmoid(load(update + at));
+                                const V fresh = 2.0f * sigmoid(2.0f * (load(input + at) + w * s)) - 1.0f; // tanh
+                                store(out + (row + i) * n + column, fresh + u * (load(old + long(i) * n + column) - fresh));
+                                if (gates) {
+                                    float *kept = gates + (row + i) * 4 * n + column;
+                                    store(kept, w);
+                                    store(kept + n, u);
+                                    store(kept + 2 * n, fresh);
+                                    store(kept + 3 * n, s);
+                                }
                             }
-                        }
+                    }
                 }
+#pragma omp barrier
             }
         }
     }
 }
 
-// Gradients of x unless it is null, of h, and of each W and b unless `gW` is null
+// Gradients of x unless it is null, of h, and of each W and b unless `gW` is null, from that of `out`
 template <bool HALF>
-void gru_backward(int groups, long rows, int k, int n, const long *strides, const float *gradient, const float *x, const float *h,
-                  const float *const *W, const float *gates, float *gx, float *gh, float *const *gW, float *const *gb) {
+void gru_backward(int groups, int steps, long rows, int k, int n, const long *strides, const float *gradient, const float *x, const float *h,
+                  const float *const *W, const float *out, const float *gates, float *gx, float *gh, float *const *gW, float *const *gb) {
     const long split = backward_size<HALF>(3 * n, k), whole = split + backward_size<HALF>(3 * n, n);
     const long sum_split = sum_size(3 * n, k), sum_whole = sum_split + sum_size(3 * n, n);
     const int threads = threads_for(rows);
@@ -346,37 +377,42 @@ void gru_backward(int groups, long rows, int k, int n, const long *strides, cons
         float *packed = own_buffer.get(whole + 2 * block + gather_size<HALF>(3 * n)), *up = packed + whole, *up_h = up + block, *strip = up_h + block;
         auto *of_input = reinterpret_cast<Number<HALF> *>(up), *of_state = reinterpret_cast<Number<HALF> *>(up_h);
         for (int g = 0; g < groups; g++) {
-            if (gx) pack_backward<HALF>(W[0] + g * strides[2], 3 * n, k, packed);
-            pack_backward<HALF>(W[1] + g * strides[4], 3 * n, n, packed + split);
+            if (gx) pack_backward<HALF>(W[0] + g * strides[1], 3 * n, k, packed);
+            pack_backward<HALF>(W[1] + g * strides[3], 3 * n, n, packed + split);
             for (long r = mine.begin; r < mine.end; r += DEPTH) {
                 const int m = int(std::min<long>(DEPTH, mine.end - r));
-                const long row = g * rows + r;
-                const float *in = x + g * strides[0] + r * k, *old = h + g * strides[1] + r * n;
-                for (int i = 0; i < m; i++)
-                    for (int c = 0; c < n; c += VL) {
-                        const float *kept = gates + (row + i) * 4 * n + c;
-                        const V w = load(kept), u = load(kept + n), fresh = load(kept + 2 * n), s = load(kept + 3 * n);
-                        const V up = load(gradient + (row + i) * n + c), new_up = up * (1.0f - u) * (1.0f - fresh * fresh);
-                        const V reset_up = new_up * s * w * (1.0f - w);
-                        const V update_up = up * (load(old + long(i) * n + c) - fresh) * u * (1.0f - u);
-                        Number<HALF> *to = of_input + i * 3L * n + c, *beside = of_state + i * 3L * n + c;
-                        store(to, reset_up);
-                        store(beside, reset_up);
-                        store(to + n, update_up);
-                        store(beside + n, update_up);
-                        store(to + 2 * n, new_up);
-                        store(beside + 2 * n, new_up * w);
-                        store(gh + (row + i) * n + c, up * u);
+                float *carried = gh + (g * rows + r) * n; // the gradient of the state between two steps
+                for (int t = steps - 1; t >= 0; t--) {
+                    const long row = (long(g) * steps + t) * rows + r;
+                    const bool last = t + 1 == steps;
+                    const float *in = x + row * k, *old = t ? out + (row - rows) * n : h + g * strides[0] + r * n;
+                    for (int i = 0; i < m; i++)
+                        for (int c = 0; c < n; c += VL) {
+                            const float *kept = gates + (row + i) * 4 * n + c;
+                            const V w = load(kept), u = load(kept + n), fresh = load(kept + 2 * n), s = load(kept + 3 * n);
+                            V up = load(gradient + (row + i) * n + c);
+                            if (!last) up += load(carried + long(i) * n + c);
+                            const V new_up = up * (1.0f - u) * (1.0f - fresh * fresh), reset_up = new_up * s * w * (1.0f - w);
+                            const V update_up = up * (load(old + long(i) * n + c) - fresh) * u * (1.0f - u);
+                            Number<HALF> *to = of_input + i * 3L * n + c, *beside = of_state + i * 3L * n + c;
+                            store(to, reset_up);
+                            store(beside, reset_up);
+                            store(to + n, update_up);
+                            store(beside + n, update_up);
+                            store(to + 2 * n, new_up);
+                            store(beside + 2 * n, new_up * w);
+                            store(carried + long(i) * n + c, up * u);
+                        }
+                    if (gW) {
+                        const bool add = r > mine.begin || !last;
+                        float *own = sums + me * sum_whole, *beside = own + sum_split;
+                        gather<HALF>(of_input, in, m, 3 * n, k, me ? own : gW[0] + 3L * g * n * k, me ? own + 3L * n * k : gb[0] + 3L * g * n, add, strip);
+                        gather<HALF>(of_state, old, m, 3 * n, n, me ? beside : gW[1] + 3L * g * n * n, me ? beside + 3L * n * n : gb[1] + 3L * g * n,
+                                     add, strip);
                     }
-                if (gW) {
-                    float *own = sums + me * sum_whole, *beside = own + sum_split;
-                    gather<HALF>(of_input, in, m, 3 * n, k, me ? own : gW[0] + 3L * g * n * k, me ? own + 3L * n * k : gb[0] + 3L * g * n,
-                           r > mine.begin, strip);
-                    gather<HALF>(of_state, old, m, 3 * n, n, me ? beside : gW[1] + 3L * g * n * n, me ? beside + 3L * n * n : gb[1] + 3L * g * n,
-                           r > mine.begin, strip);
+                    if (gx) backward<HALF, float>(up, m, 3 * n, k, packed, gx + row * k, nullptr, NONE);
+                    backward<HALF, float>(up_h, m, 3 * n, n, packed + split, carried, nullptr, NONE, true);
                 }
-                if (gx) backward<HALF, float>(up, m, 3 * n, k, packed, gx + row * k, nullptr, NONE);
-                backward<HALF, float>(up_h, m, 3 * n, n, packed + split, gh + row * n, nullptr, NONE, true);
             }
 #pragma omp barrier
             if (gW) {
@@ -481,41 +517,44 @@ Tensors chain_gradients(const Tensor &gradient_, TensorList x_, TensorList weigh
     return out;
 }
 
-// The next state, and its gates where they are to be kept for gradients
+// The state after each step, and its gates where they are to be kept for gradients
 Tensors gru(const Tensor &x_, const Tensor &h_, TensorList weights_, TensorList biases_, bool half, bool keep) {
-    const Tensor x = dense(x_), h = dense(h_);
+    const Tensor x = x_.contiguous(), h = dense(h_);
     const Tensors weights = dense(weights_), biases = dense(biases_);
-    Tensors out{at::empty(h.sizes(), h.options())};
+    auto shape = x.sizes().vec();
+    shape.back() = h.size(-1);
+    Tensors out{at::empty(shape, h.options())};
     if (keep) {
-        auto shape = h.sizes().vec();
         shape.insert(shape.end() - 1, 4);
         out.push_back(at::empty(shape, h.options()));
     }
     with_factors(half, [&](auto factors) {
-        gru_forward<factors.value>(groups_of(x), x.size(-2), int(x.size(-1)), int(h.size(-1)), strides_of({x, h}, weights, biases).data(),
-                                   x.const_data_ptr<float>(), h.const_data_ptr<float>(), addresses(weights).data(), addresses(biases).data(),
-                                   out[0].mutable_data_ptr<float>(), keep ? out[1].mutable_data_ptr<float>() : nullptr);
+        gru_forward<factors.value>(groups_of(h), int(x.size(-3)), x.size(-2), int(x.size(-1)), int(h.size(-1)),
+                                   strides_of({h}, weights, biases).data(), x.const_data_ptr<float>(), h.const_data_ptr<float>(),
+                                   addresses(weights).data(), addresses(biases).data(), out[0].mutable_data_ptr<float>(),
+                                   keep ? out[1].mutable_data_ptr<float>() : nullptr);
     });
     return out;
 }
 
-// Of h, of x if asked for, and of all weights and all biases if asked for
+// Of h, of x if asked for, and of all weights and all biases if asked for; out: the states
 Tensors gru_gradients(const Tensor &gradient_, const Tensor &x_, const Tensor &h_, TensorList weights_, TensorList biases_,
-                      const Tensor &gates, bool half, bool of_x, bool of_weights) {
-    const Tensor gradient = gradient_.contiguous(), x = dense(x_), h = dense(h_);
+                      const Tensor &out, const Tensor &gates, bool half, bool of_x, bool of_weights) {
+    const Tensor gradient = gradient_.contiguous(), x = x_.contiguous(), h = dense(h_);
     const Tensors weights = dense(weights_), biases = dense(biases_);
-    Tensors out{at::empty(h.sizes(), h.options())};
+    Tensors found{at::empty(h.sizes(), h.options())};
     Tensors gw = of_weights ? empty_like(weights) : Tensors(), gb = of_weights ? empty_like(biases) : Tensors();
-    if (of_x) out.push_back(at::empty(x.sizes(), x.options()));
+    if (of_x) found.push_back(at::empty(x.sizes(), x.options()));
     with_factors(half, [&](auto factors) {
-        gru_backward<factors.value>(groups_of(x), x.size(-2), int(x.size(-1)), int(h.size(-1)), strides_of({x, h}, weights, biases).data(),
-                                    gradient.const_data_ptr<float>(), x.const_data_ptr<float>(), h.const_data_ptr<float>(),
-                                    addresses(weights).data(), gates.const_data_ptr<float>(), of_x ? out[1].mutable_data_ptr<float>() : nullptr,
-                                    out[0].mutable_data_ptr<float>(), of_weights ? places(gw).data() : nullptr, places(gb).data());
+        gru_backward<factors.value>(groups_of(h), int(x.size(-3)), x.size(-2), int(x.size(-1)), int(h.size(-1)),
+                                    strides_of({h}, weights, biases).data(), gradient.const_data_ptr<float>(), x.const_data_ptr<float>(),
+                                    h.const_data_ptr<float>(), addresses(weights).data(), out.const_data_ptr<float>(), gates.const_data_ptr<float>(),
+                                    of_x ? found[1].mutable_data_ptr<float>() : nullptr, found[0].mutable_data_ptr<float>(),
+                                    of_weights ? places(gw).data() : nullptr, places(gb).data());
     });
-    out.insert(out.end(), gw.begin(), gw.end());
-    out.insert(out.end(), gb.begin(), gb.end());
-    return out;
+    found.insert(found.end(), gw.begin(), gw.end());
+    found.insert(found.end(), gb.begin(), gb.end());
+    return found;
 }
 
 Tensors call_chain(TensorList x, TensorList weights, TensorList biases, int64_t activation, bool half, bool keep) {
@@ -571,7 +610,7 @@ struct GruFunction : torch::autograd::Function<GruFunction> {
         variable_list saved{x, h};
         saved.insert(saved.end(), weights.begin(), weights.end());
         saved.insert(saved.end(), biases.begin(), biases.end());
-        saved.push_back(out[1]);
+        saved.insert(saved.end(), out.begin(), out.end());
         context->saved_data["half"] = half;
         context->save_for_backward(saved);
         context->set_materialize_grads(false);
@@ -583,8 +622,8 @@ struct GruFunction : torch::autograd::Function<GruFunction> {
         const TensorList all(saved);
         const bool of_x = context->needs_input_grad(0), of_weights = any_needed(context, 2, 4);
         static const auto op = operator_named<decltype(gru_gradients)>("vis_rpg::gru_backward");
-        Tensors found = op.call(gradients[0], saved[0], saved[1], all.slice(2, 2), all.slice(4, 2), saved[6], context->saved_data["half"].toBool(), of_x,
-                                of_weights);
+        Tensors found = op.call(gradients[0], saved[0], saved[1], all.slice(2, 2), all.slice(4, 2), saved[6], saved[7],
+                                context->saved_data["half"].toBool(), of_x, of_weights);
         variable_list out{of_x ? found[1] : Tensor(), found[0]};
         found.erase(found.begin(), found.begin() + (of_x ? 2 : 1));
         append(out, found, 4, 1);
@@ -609,7 +648,7 @@ TORCH_LIBRARY(vis_rpg, m) {
     m.def("chain_backward(Tensor gradient, Tensor[] x, Tensor[] weights, Tensor[] biases, Tensor[] hidden, int activation, bool half, "
           "bool of_x, bool of_weights) -> Tensor[]");
     m.def("gru(Tensor x, Tensor h, Tensor[] weights, Tensor[] biases, bool half, bool keep) -> Tensor[]");
-    m.def("gru_backward(Tensor gradient, Tensor x, Tensor h, Tensor[] weights, Tensor[] biases, Tensor gates, bool half, bool of_x, "
+    m.def("gru_backward(Tensor gradient, Tensor x, Tensor h, Tensor[] weights, Tensor[] biases, Tensor out, Tensor gates, bool half, bool of_x, "
           "bool of_weights) -> Tensor[]");
     m.def("encode(Tensor frames, Tensor[] weights, Tensor[] biases) -> Tensor");
     m.def("encode_backward(Tensor gradient, Tensor frames, Tensor[] weights, Tensor[] biases) -> Tensor[]");

@@ -1,4 +1,4 @@
-"""Layers as single kernels on a CPU (fused.cpp), forward and backward: chains of linear layers, a step of a GRU, convolutions of frames.
+"""Layers as single kernels on a CPU (fused.cpp), forward and backward: chains of linear layers, steps of a GRU, convolutions of frames.
 
 Torch takes a product, a bias and an activation as three passes over memory, and their gradients as five; here what follows a product is
 done while its sums are still in registers, and blocks of rows go through all layers while they are in the cache.
@@ -27,7 +27,7 @@ FLAGS = ("-O3", "-w", "-march=native", "-ffp-contract=fast", "-fno-math-errno", 
 ROWS = 64
 """From so many on the kernels are worth their call."""
 WIDTH = 32
-"""The state of a GRU is as wide as a multiple of this, and images have a multiple of so many channels after each convolution."""
+"""The input and the state of a GRU are as wide as a multiple of this, and images have a multiple of so many channels after each convolution."""
 
 
 @functools.cache
@@ -94,9 +94,10 @@ def chain(x: Sequence[Tensor], weights: list[Tensor], biases: list[Tensor], acti
     return out[-1].view(*x[0].shape[:-1], -1)
 
 
-def gru_cell(x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    """One step of a GRU: x (B, K), h (B, N) -> next h (B, N); weights, biases: of the input (3N, K), (3N,) and of the state (3N, N), (3N,),
-    in PyTorch's order; N a multiple of `WIDTH`. After `load()`, where `usable([x])`; under `torch.vmap` and autocast as `chain`.
+def gru(x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """Steps of a GRU with known inputs: x (T, B, K), h (B, N) -> the state after each, (T, B, N); weights, biases: of the input (3N, K), (3N,)
+    and of the state (3N, N), (3N,), in PyTorch's order; K and N multiples of `WIDTH`. After `load()`, where `usable([x])`; under `torch.vmap`
+    and autocast as `chain`.
     """
     return torch.ops.vis_rpg.gru(x, h, weights, biases, _half(), False)[0]
 
@@ -154,7 +155,8 @@ def _describe() -> None:
 
     @torch.library.register_fake("vis_rpg::gru")
     def _(x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor], half: bool, keep: bool) -> list[Tensor]:
-        return [*empty(h), *([h.new_empty(*h.shape[:-1], 4, h.shape[-1])] if keep else [])]
+        (*steps, _), n = x.shape, h.shape[-1]
+        return [h.new_empty(*steps, n), *([h.new_empty(*steps, 4, n)] if keep else [])]
 
     @torch.library.register_fake("vis_rpg::gru_backward")
     def _(
@@ -163,6 +165,7 @@ def _describe() -> None:
         h: Tensor,
         weights: list[Tensor],
         biases: list[Tensor],
+        out: Tensor,
         gates: Tensor,
         half: bool,
         of_x: bool,

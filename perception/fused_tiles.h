@@ -12,13 +12,13 @@
 #include <cstring>
 #include <omp.h>
 #include <type_traits>
-#ifdef __AVX512F__
+#ifdef __AVX512DQ__
 #include <immintrin.h>
 #endif
 
 namespace {
 
-#ifdef __AVX512F__
+#ifdef __AVX512DQ__
 constexpr int VL = 16, MR = 14;
 #else
 constexpr int VL = 8, MR = 6;
@@ -33,7 +33,7 @@ typedef float U __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 
 inline V load(const float *p) { return *reinterpret_cast<const U *>(p); }
 inline void store(float *p, V x) { *reinterpret_cast<U *>(p) = x; }
-#ifdef __AVX512F__
+#ifdef __AVX512DQ__
 inline V spread(const float *word) { return reinterpret_cast<V>(_mm512_set1_ps(*word)); }
 #else
 inline V spread(const float *word) { return *word - V{}; } // a sum would not be folded: -0 + 0 is 0
@@ -42,7 +42,7 @@ inline V all(float x) { return spread(&x); }
 
 // The first `count` numbers of a vector
 inline V load(const float *p, int count) {
-#ifdef __AVX512F__
+#ifdef __AVX512DQ__
     return reinterpret_cast<V>(_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p));
 #else
     alignas(sizeof(V)) float part[VL] = {};
@@ -51,7 +51,7 @@ inline V load(const float *p, int count) {
 #endif
 }
 inline void store(float *p, V x, int count) {
-#ifdef __AVX512F__
+#ifdef __AVX512DQ__
     _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), reinterpret_cast<__m512>(x));
 #else
     memcpy(p, &x, count * sizeof(float));
@@ -88,30 +88,32 @@ inline void store(bfloat *p, V x, int count = VL) {
 enum Activation { NONE, ELU, LEAKY, RELU };
 constexpr float SLOPE = 0.01f;
 
-// e^x, to within 2e-7 of itself, where x is at most 87
+// e^x, to within 2e-7 of itself and of 1, where x is at most 87: 2^t = 2^floor(t) times a polynomial of what is left of t, which is exact at
+// both ends
 inline V exponential(V x) {
-    const float magic = 12582912.0f, log2e = 1.44269504088896341f; // 1.5 * 2^23: adding it rounds to an integer
-#ifdef __AVX512F__
-    x = reinterpret_cast<V>(_mm512_max_ps(_mm512_set1_ps(-87.0f), reinterpret_cast<__m512>(x))); // a NaN stays one
+    const float log2e = 1.44269504088896341f;
+#ifdef __AVX512DQ__
+    const V t = x * log2e, f = reinterpret_cast<V>(_mm512_reduce_ps(reinterpret_cast<__m512>(t), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
 #else
+    const float magic = 12582912.0f; // 1.5 * 2^23: adding it rounds to an integer
     x = x < -87.0f ? all(-87.0f) : x;
+    const V t = x * log2e, shifted = t - 0.5f + magic, f = t - (shifted - magic);
 #endif
-    const V shifted = x * log2e + magic, whole = shifted - magic, f = x * log2e - whole;
-    V p = all(1.326472720e-3f);
-    p = p * f + 9.671512640e-3f;
-    p = p * f + 5.550733743e-2f;
-    p = p * f + 2.402224209e-1f;
-    p = p * f + 6.931469776e-1f;
+    V p = all(1.879318617e-3f);
+    p = p * f + 8.990994655e-3f;
+    p = p * f + 5.581867695e-2f;
+    p = p * f + 2.401592731e-1f;
+    p = p * f + 6.931517124e-1f;
     p = p * f + 1.0f;
-#ifdef __AVX512F__
-    return reinterpret_cast<V>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(whole)));
+#ifdef __AVX512DQ__
+    return reinterpret_cast<V>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(t)));
 #else
     return x == x ? reinterpret_cast<V>(reinterpret_cast<I>(p) + (reinterpret_cast<I>(shifted) << 23)) : x; // a NaN stays one
 #endif
 }
 
 inline V reciprocal(V x) {
-#ifdef __AVX512F__
+#ifdef __AVX512DQ__
     V y = reinterpret_cast<V>(_mm512_rcp14_ps(reinterpret_cast<__m512>(x)));
     return y * (2.0f - x * y);
 #else
@@ -119,7 +121,14 @@ inline V reciprocal(V x) {
 #endif
 }
 
-inline V sigmoid(V x) { return reciprocal(1.0f + exponential(x < -87.0f ? all(87.0f) : -x)); }
+inline V sigmoid(V x) {
+#ifdef __AVX512DQ__
+    const V up = reinterpret_cast<V>(_mm512_min_ps(_mm512_set1_ps(87.0f), reinterpret_cast<__m512>(-x))); // a NaN stays one
+#else
+    const V up = x < -87.0f ? all(87.0f) : -x;
+#endif
+    return reciprocal(1.0f + exponential(up));
+}
 
 template <int A> inline V activate(V x) {
     if (A == ELU) return x > 0.0f ? x : exponential(x) - 1.0f;
@@ -210,7 +219,7 @@ template <int N, bool T, int ACT, bool RUNS, bool HALF, int LDA, int RUN, class 
     switch (rows) {
 #define CASE(m) case m: return Tile(tile<m, N, T, ACT, RUNS, HALF, LDA, RUN, Out>);
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
-#ifdef __AVX512F__
+#ifdef __AVX512DQ__
         CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)
 #endif
 #undef CASE
@@ -256,14 +265,14 @@ template <bool HALF> inline void transpose(const float *from, long k, float *to)
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) { // row i of each four, side by side
         const auto low = __builtin_shufflevector(quarter(i), quarter(i + 4), 0, 1, 2, 3, 4, 5, 6, 7);
-#ifdef __AVX512F__
+#ifdef __AVX512DQ__
         const auto top = __builtin_shufflevector(quarter(i + 8), quarter(i + 12), 0, 1, 2, 3, 4, 5, 6, 7);
         a[i] = __builtin_shufflevector(low, top, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 #else
         a[i] = low;
 #endif
     }
-#ifdef __AVX512F__
+#ifdef __AVX512DQ__
 #define FOURS(x, y, i, j, k, l) __builtin_shufflevector(x, y, i, j, k, l, i + 4, j + 4, k + 4, l + 4, i + 8, j + 8, k + 8, l + 8, i + 12, j + 12, k + 12, l + 12)
 #else
 #define FOURS(x, y, i, j, k, l) __builtin_shufflevector(x, y, i, j, k, l, i + 4, j + 4, k + 4, l + 4)

@@ -124,18 +124,24 @@ class GRU(GRUCell):
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         """x (B, inputs), h (B, hidden) -> next h (B, hidden)."""
-        if self.fused and fused.usable([x]) and h.shape[-1] % fused.WIDTH == 0:
-            layers = (self.input, self.recurrent)
-            return fused.gru_cell(x, h, [layer.weight for layer in layers], [layer.bias for layer in layers])
-        return self(self.input(x), h)
+        return self._kernel(x.unsqueeze(0), h).squeeze(0) if self._runs_by_kernel(x, h) else self(self.input(x), h)
 
     def unroll(self, x: Tensor, h: Tensor) -> Tensor:
-        """Known inputs x (T, B, inputs) from h (B, hidden): (T, B, hidden); their products are taken at once, where no kernel has them."""
+        """Known inputs x (T, B, inputs) from h (B, hidden): (T, B, hidden). Products of the inputs are taken at once."""
+        if self._runs_by_kernel(x, h):
+            return self._kernel(x, h)
         hs = []
-        for inputs in x if self.fused else self.input(x):
-            h = self.step(inputs, h) if self.fused else self(inputs, h)
+        for inputs in self.input(x):
+            h = self(inputs, h)
             hs.append(h)
         return torch.stack(hs)
+
+    def _runs_by_kernel(self, x: Tensor, h: Tensor) -> bool:
+        return self.fused and fused.usable([x]) and not any(t.shape[-1] % fused.WIDTH for t in (x, h))
+
+    def _kernel(self, x: Tensor, h: Tensor) -> Tensor:
+        layers = (self.input, self.recurrent)
+        return fused.gru(x, h, [layer.weight for layer in layers], [layer.bias for layer in layers])
 
 
 FUSED = (Linear, MLP, EnsembleMLP, GRU, Conv4)

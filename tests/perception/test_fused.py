@@ -135,32 +135,41 @@ def test_mapped_chains_have_weights_of_their_own_and_may_share_their_input(share
     close(*(torch.autograd.grad(y.square().sum(), [x, *weights, *biases]) for y in (ours, theirs)))
 
 
-def gru(rows: int, inputs: int, hidden: int) -> tuple[GRUCell, Tensor, Tensor, list[Tensor]]:
-    """A cell, what it reads, its state, and its parameters as the kernels take them."""
+def gru(steps: int, rows: int, inputs: int, hidden: int) -> tuple[GRUCell, Tensor, Tensor, list[Tensor]]:
+    """A cell, what it reads, its first state, and its parameters as the kernels take them."""
     torch.manual_seed(0)
     cell = GRUCell(inputs, hidden)
-    x, h = torch.randn(rows, inputs, requires_grad=True), torch.randn(rows, hidden, requires_grad=True)
+    x, h = torch.randn(steps, rows, inputs, requires_grad=True), torch.randn(rows, hidden, requires_grad=True)
     return cell, x, h, [cell.input.weight, cell.recurrent.weight, cell.input.bias, cell.recurrent.bias]
 
 
-@pytest.mark.parametrize(("rows", "inputs", "hidden"), [(64, 5, 32), (300, 70, 96)])
-def test_a_step_of_a_gru_and_its_gradients_are_those_of_torch(rows: int, inputs: int, hidden: int) -> None:
-    cell, x, h, parameters = gru(rows, inputs, hidden)
-    theirs, ours = cell(cell.input(x), h), fused.gru_cell(x, h, parameters[:2], parameters[2:])
+def unrolled(cell: GRUCell, x: Tensor, h: Tensor) -> Tensor:
+    hs = [h]
+    for inputs in cell.input(x):
+        hs.append(cell(inputs, hs[-1]))
+    return torch.stack(hs[1:])
+
+
+@pytest.mark.parametrize(("steps", "rows", "inputs", "hidden"), [(1, 64, 32, 32), (1, 300, 64, 96), (3, 70, 96, 32), (4, 600, 32, 64)])
+def test_steps_of_a_gru_and_their_gradients_are_those_of_torch(steps: int, rows: int, inputs: int, hidden: int) -> None:
+    cell, x, h, parameters = gru(steps, rows, inputs, hidden)
+    theirs, ours = unrolled(cell, x, h), fused.gru(x, h, parameters[:2], parameters[2:])
     upstream = torch.randn_like(theirs)
     close(ours, theirs)
     for wanted in ([x, h, *parameters], [h], [x], parameters):
         close(*(torch.autograd.grad(y, wanted, upstream, retain_graph=True) for y in (ours, theirs)))
+    with torch.no_grad():
+        close(fused.gru(x, h, parameters[:2], parameters[2:]), theirs)
 
 
 def test_mapped_grus_have_weights_of_their_own() -> None:
     torch.manual_seed(0)
-    cells = [GRUCell(6, 32) for _ in range(3)]
+    cells = [GRUCell(32, 32) for _ in range(3)]
     names = ["input.weight", "recurrent.weight", "input.bias", "recurrent.bias"]
     parameters = [torch.stack([cell.get_parameter(name).detach() for cell in cells]).requires_grad_() for name in names]
-    x, h = torch.randn(3, 80, 6), torch.randn(3, 80, 32)
-    ours = torch.vmap(lambda x, h, p: fused.gru_cell(x, h, p[:2], p[2:]))(x, h, parameters)
-    theirs = torch.stack([cell(cell.input(x[i]), h[i]) for i, cell in enumerate(cells)])
+    x, h = torch.randn(3, 2, 80, 32), torch.randn(3, 80, 32)
+    ours = torch.vmap(lambda x, h, p: fused.gru(x, h, p[:2], p[2:]))(x, h, parameters)
+    theirs = torch.stack([unrolled(cell, x[i], h[i]) for i, cell in enumerate(cells)])
     close(ours, theirs)
     found = torch.autograd.grad(ours.square().sum(), parameters)
     for i, cell in enumerate(cells):
@@ -280,9 +289,10 @@ def test_networks_are_the_same_with_the_kernels_and_without(make: Callable[[], A
     close(*outputs)
 
 
-def test_a_gru_unrolls_the_same_with_the_kernels_and_without() -> None:
-    cell = GRU(6, 32)
-    x, h = torch.randn(3, 70, 6), torch.randn(70, 32)
+@pytest.mark.parametrize("inputs", [64, 6])  # the kernels take the first
+def test_a_gru_unrolls_the_same_with_the_kernels_and_without(inputs: int) -> None:
+    cell = GRU(inputs, 32)
+    x, h = torch.randn(3, 70, inputs), torch.randn(70, 32)
     plain = cell.unroll(x, h)
     cell.fused = True
     close(cell.unroll(x, h), plain)
@@ -361,14 +371,16 @@ def test_a_chain_of_bfloat16_rounds_factors_and_nothing_else(rows: int, widths: 
 
 
 @bfloat16
-@pytest.mark.parametrize(("rows", "inputs", "hidden"), [(64, 5, 32), (301, 70, 96)])
-def test_a_step_of_a_gru_of_bfloat16_rounds_factors_and_nothing_else(rows: int, inputs: int, hidden: int) -> None:
-    cell, x, h, parameters = gru(rows, inputs, hidden)
-    reset, update, new = HalfLinear.apply(x, cell.input.weight, cell.input.bias).chunk(3, -1)
-    of_h = HalfLinear.apply(h, cell.recurrent.weight, cell.recurrent.bias).chunk(3, -1)
-    fresh = torch.tanh(new + torch.sigmoid(reset + of_h[0]) * of_h[2])
-    theirs = fresh + torch.sigmoid(update + of_h[1]) * (h.double() - fresh)
-    ours = in_bfloat16(fused.gru_cell, x, h, parameters[:2], parameters[2:])
+@pytest.mark.parametrize(("steps", "rows", "inputs", "hidden"), [(1, 64, 32, 32), (1, 301, 64, 96), (2, 601, 96, 64)])
+def test_steps_of_a_gru_of_bfloat16_round_factors_and_nothing_else(steps: int, rows: int, inputs: int, hidden: int) -> None:
+    cell, x, h, parameters = gru(steps, rows, inputs, hidden)
+    states: list[Tensor] = [h]
+    for step in x:
+        reset, update, new = HalfLinear.apply(step, cell.input.weight, cell.input.bias).chunk(3, -1)
+        of_h = HalfLinear.apply(states[-1], cell.recurrent.weight, cell.recurrent.bias).chunk(3, -1)
+        fresh = torch.tanh(new + torch.sigmoid(reset + of_h[0]) * of_h[2])
+        states.append(fresh + torch.sigmoid(update + of_h[1]) * (states[-1].double() - fresh))
+    ours, theirs = in_bfloat16(fused.gru, x, h, parameters[:2], parameters[2:]), torch.stack(states[1:])
     upstream = torch.randn_like(ours)
     near([ours], [theirs])
     for wanted in ([x, h, *parameters], [h], parameters):
@@ -380,11 +392,11 @@ def test_a_step_of_a_gru_of_bfloat16_rounds_factors_and_nothing_else(rows: int, 
 
 @bfloat16
 def test_mapped_chains_and_grus_of_bfloat16_are_those_of_each_alone() -> None:
-    weights, biases = layers(6, 40, 5, groups=(3,))
-    x, h = torch.randn(3, 70, 6), torch.randn(3, 70, 32)
-    gates = layers(6, 96, groups=(3,)), layers(32, 96, groups=(3,))
+    weights, biases = layers(32, 40, 5, groups=(3,))
+    x, h = torch.randn(3, 2, 70, 32), torch.randn(3, 70, 32)
+    gates = layers(32, 96, groups=(3,)), layers(32, 96, groups=(3,))
     parameters = [own[0] for own, _ in gates], [own[0] for _, own in gates]
-    for call in (lambda x, h, w, b, *_: fused.chain([x], w, b, "elu"), lambda x, h, _w, _b, w, b: fused.gru_cell(x, h, w, b)):
+    for call in (lambda x, h, w, b, *_: fused.chain([x], w, b, "elu"), lambda x, h, _w, _b, w, b: fused.gru(x, h, w, b)):
         given = (x, h, weights, biases, *parameters)
         mapped = in_bfloat16(torch.vmap(call), *given)
         for i in range(3):
