@@ -16,22 +16,32 @@ namespace {
 // Of a layer that is packed for y = x W^T + b: panels, then biases
 template <bool HALF> long forward_size(int n, int k) { return long(panels(n)) * NR * (words<HALF>(k) + 1); }
 
-// So many of the panels
-template <bool HALF> void pack_forward(const float *W, const float *b, int n, int k, Range columns, float *to) {
+template <bool HALF> void pack_forward(const float *W, const float *b, int n, int k, float *to) {
     const long depth = words<HALF>(k);
-    for (int j = int(columns.begin); j < columns.end; j++) {
+    for (int j = 0; j < panels(n); j++) {
         pack_transposed<HALF>(W, n, k, j, to + long(j) * NR * depth);
         pack(b, 1, n, j, to + long(panels(n)) * NR * depth + j * NR);
     }
 }
 
-// Columns [NR * j, ...) of act(x W^T + b), or of that added to what is there; x: m rows of words, to (m, ...) with rows of `ld`
+// Columns [NR * j, ...) of act(x W^T + b); x: m rows of words, to (m, ...) with rows of `ld`
 template <bool HALF, class Out>
-void forward(const float *x, int m, int n, int k, const float *packed, int j, Out *to, long ld, int activation, bool add = false) {
+void forward(const float *x, int m, int n, int k, const float *packed, int j, Out *to, long ld, int activation) {
     const int depth = int(words<HALF>(k));
     const float *bias = packed + long(panels(n)) * NR * depth + j * NR;
-    stripe<HALF>(ProductInto<Out>{x, depth, packed + long(j) * NR * depth, depth, to, ld, std::min(NR, n - j * NR), bias, nullptr, add}, m,
+    stripe<HALF>(ProductInto<Out>{x, depth, packed + long(j) * NR * depth, depth, to, ld, std::min(NR, n - j * NR), bias, nullptr, false}, m,
                  activation);
+}
+
+// x W^T + b of a layer of width 1 (m), as sums along rows: as columns they would be a whole vector of which one number is wanted
+template <bool HALF> void dots(const float *x, int m, int depth, const float *W, float b, float *to) {
+    for (int i = 0; i < m; i++, x += depth) {
+        V sum{};
+        int c = 0;
+        for (; c + VL <= depth; c += VL) sum = multiply_add<HALF>(sum, load(x + c), load(W + c));
+        if (c < depth) sum = multiply_add<HALF>(sum, load(x + c, depth - c), load(W + c, depth - c));
+        to[i] = total(sum) + b;
+    }
 }
 
 // Of a layer that is packed for up W
@@ -201,15 +211,16 @@ void chain_forward(int layers, int groups, long rows, int activation, const int 
         at[l + 1] = at[l] + forward_size<HALF>(sizes[l + 1], sizes[l]);
         widest = std::max<long>(widest, words<HALF>(sizes[l + 1]));
     }
-    const int threads = threads_for(rows);
+    const int threads = threads_for(rows), end = layers - 1;
+    const bool narrow_end = sizes[layers] == 1;
 #pragma omp parallel num_threads(threads)
     {
         const Range mine = share(rows, omp_get_thread_num(), omp_get_num_threads());
         float *packed = own_buffer.get(at[layers] + 2 * ROWS * widest), *scratch = packed + at[layers];
         for (int g = 0; g < groups; g++) {
-            for (int l = 0; l < layers; l++)
-                pack_forward<HALF>(W[l] + g * strides[2 * l], b[l] + g * strides[2 * l + 1], sizes[l + 1], sizes[l],
-                                   {0, panels(sizes[l + 1])}, packed + at[l]);
+            for (int l = 0; l < layers - narrow_end; l++)
+                pack_forward<HALF>(W[l] + g * strides[2 * l], b[l] + g * strides[2 * l + 1], sizes[l + 1], sizes[l], packed + at[l]);
+            const float *narrow = narrow_end ? whole(W[end] + g * strides[2 * end], sizes[end], 0).as_words<HALF>(0, 0, 1, packed + at[end]) : nullptr;
             for (long r = mine.begin; r < mine.end; r += ROWS) {
                 const int m = int(std::min<long>(ROWS, mine.end - r));
                 const float *in = x.as_words<HALF>(g, r, m, scratch + ROWS * widest);
@@ -218,12 +229,14 @@ void chain_forward(int layers, int groups, long rows, int activation, const int 
                         forward<HALF>(in, m, sizes[l + 1], sizes[l], packed + at[l], j, to + j * NR, sizes[l + 1], activation);
                     in = reinterpret_cast<const float *>(to);
                 };
-                for (int l = 0; l + 1 < layers; l++) {
+                for (int l = 0; l < end; l++) {
                     auto *kept = static_cast<Number<HALF> *>(out[l]);
                     layer(l, kept ? kept + (g * rows + r) * sizes[l + 1] : reinterpret_cast<Number<HALF> *>(scratch + (l & 1) * ROWS * widest),
                           activation);
                 }
-                layer(layers - 1, static_cast<float *>(out[layers - 1]) + (g * rows + r) * sizes[layers], NONE);
+                auto *to = static_cast<float *>(out[end]) + (g * rows + r) * sizes[layers];
+                if (narrow) dots<HALF>(in, m, int(words<HALF>(sizes[end])), narrow, b[end][g * strides[2 * end + 1]], to);
+                else layer(end, to, NONE);
             }
         }
     }

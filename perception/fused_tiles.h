@@ -58,6 +58,16 @@ inline void store(float *p, V x, int count) {
 #endif
 }
 
+inline float total(V x) {
+#ifdef __AVX512DQ__
+    return _mm512_reduce_add_ps(reinterpret_cast<__m512>(x));
+#else
+    float sum = 0;
+    for (int i = 0; i < VL; i++) sum += x[i];
+    return sum;
+#endif
+}
+
 // Words of `count` numbers
 template <bool HALF> constexpr long words(long count) { return HALF ? (count + 1) / 2 : count; }
 
