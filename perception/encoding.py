@@ -13,7 +13,7 @@ MOST_FREQUENCIES = 6
 
 def positional_encoding(x: Tensor, frequencies: int) -> Tensor:
     """x, sin(2^i x) and cos(2^i x) for i < frequencies: (..., C), about [-1, 1], -> (..., C * (1 + 2 * frequencies))."""
-    scales = 2.0 ** torch.arange(frequencies, device=x.device, dtype=x.dtype)
+    scales = 1 << torch.arange(frequencies, device=x.device)  # compiled code takes a power of 2.0 again for each number
     angles = (x.unsqueeze(-1) * scales).flatten(-2)
     return torch.cat([x, angles.sin(), angles.cos()], dim=-1)
 
