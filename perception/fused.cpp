@@ -663,8 +663,8 @@ TORCH_LIBRARY(vis_rpg, m) {
     m.def("gru(Tensor x, Tensor h, Tensor[] weights, Tensor[] biases, bool half, bool keep) -> Tensor[]");
     m.def("gru_backward(Tensor gradient, Tensor x, Tensor h, Tensor[] weights, Tensor[] biases, Tensor out, Tensor gates, bool half, bool of_x, "
           "bool of_weights) -> Tensor[]");
-    m.def("encode(Tensor frames, Tensor[] weights, Tensor[] biases) -> Tensor");
-    m.def("encode_backward(Tensor gradient, Tensor frames, Tensor[] weights, Tensor[] biases) -> Tensor[]");
+    m.def("encode(Tensor frames, Tensor[] weights, Tensor[] biases, bool keep) -> Tensor[]");
+    m.def("encode_backward(Tensor gradient, Tensor frames, Tensor[] weights, Tensor[] biases, Tensor[] kept) -> Tensor[]");
 }
 
 TORCH_LIBRARY_IMPL(vis_rpg, CPU, m) {

@@ -120,7 +120,7 @@ def encode(frames: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tenso
     (T + 1, B, H, W, C) uint8, weights (N_l, K_l, 3, 3) of which the first reads both frames' channels, biases (N_l,) -> (T, B, N * H' * W')
     with channels first. After `load()`, where `encodable(frames, weights)`; under `torch.vmap` as `chain`.
     """
-    return torch.ops.vis_rpg.encode(frames, weights, biases)
+    return torch.ops.vis_rpg.encode(frames, weights, biases, False)[0]
 
 
 def _describe() -> None:
@@ -174,14 +174,18 @@ def _describe() -> None:
         return empty(h, *([x] if of_x else []), *([*weights, *biases] if of_weights else []))
 
     @torch.library.register_fake("vis_rpg::encode")
-    def _(frames: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    def _(frames: Tensor, weights: list[Tensor], biases: list[Tensor], keep: bool) -> list[Tensor]:
         *groups, steps, batch, h, w, _ = frames.shape
-        for _ in weights:
+        kept = []
+        for index, weight in enumerate(weights):
             h, w = (h + 1) // 2, (w + 1) // 2
-        return weights[0].new_empty(*groups, steps - 1, batch, weights[-1].shape[-4] * h * w)
+            if keep and index > 1:
+                kept.append((2 * h + 1, 2 * w + 1, weight.shape[-3]))
+        shapes = [(weights[-1].shape[-4] * h * w,), *kept]
+        return [weights[0].new_empty(*groups, steps - 1, batch, *shape) for shape in shapes]
 
     @torch.library.register_fake("vis_rpg::encode_backward")
-    def _(gradient: Tensor, frames: Tensor, weights: list[Tensor], biases: list[Tensor]) -> list[Tensor]:
+    def _(gradient: Tensor, frames: Tensor, weights: list[Tensor], biases: list[Tensor], kept: list[Tensor]) -> list[Tensor]:
         return empty(*weights, *biases)
 
     @torch.library.register_vmap("vis_rpg::chain")
@@ -202,6 +206,7 @@ def _describe() -> None:
         return out, [0] * len(out)
 
     @torch.library.register_vmap("vis_rpg::encode")
-    def _(info: Any, dims: Any, frames: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Any:
+    def _(info: Any, dims: Any, frames: Tensor, weights: list[Tensor], biases: list[Tensor], keep: bool) -> Any:
         own = functools.partial(front, info.batch_size)
-        return torch.ops.vis_rpg.encode(own(frames, dims[0]), list(map(own, weights, dims[1])), list(map(own, biases, dims[2]))), 0
+        out = torch.ops.vis_rpg.encode(own(frames, dims[0]), list(map(own, weights, dims[1])), list(map(own, biases, dims[2])), keep)
+        return out, [0] * len(out)

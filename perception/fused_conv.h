@@ -99,6 +99,7 @@ void conv_gather(const Layer &l, const float *up, const float *input, int rows, 
 }
 
 constexpr int PAIR = 2;
+constexpr int FIRST_KEPT = 2; // of the layers whose inputs are kept for gradients: they are small
 constexpr int BAND = 4; // rows of the first layer's output at once: what they read stays in the first-level cache
 
 // A batch of frames (G, T + 1, B, height, width, channels) of which those next to each other in T are pairs
@@ -156,9 +157,9 @@ struct Encoder {
     }
     const Layer &last() const { return layers.back(); }
 
-    // Inputs of all layers but the first into the buffer; biases: of this group
-    void inputs(const Frames &frames, int group, long pair, const float *const *biases, float *buffer) const {
-        for (size_t l = 0; l + 1 < layers.size(); l++) {
+    // Inputs of all layers but the first, or of the second alone, into the buffer; biases: of this group
+    void inputs(const Frames &frames, int group, long pair, const float *const *biases, float *buffer, bool of_all = true) const {
+        for (size_t l = 0; l + 1 < layers.size() && (of_all || l == 0); l++) {
             const Layer &next = layers[l + 1];
             layer(l, frames, group, pair, biases[l], buffer, next.inside(buffer + input[l + 1]), next.line(), RELU);
         }
@@ -186,9 +187,9 @@ std::vector<const float *> begin_group(const Encoder &e, int group, const std::v
     return biases;
 }
 
-// features (G, pairs, n * h * w), channels first
+// features (G, pairs, n * h * w), channels first; kept: of each layer from the third on its inputs (G, pairs, ...) with their borders, or empty
 void encode_forward(const Frames &frames, const Encoder &e, const std::vector<long> &strides, const float *const *W, const float *const *b,
-                    float *features) {
+                    float *features, const std::vector<float *> &kept) {
 #pragma omp parallel num_threads(frames.threads())
     {
         const Range mine = share(frames.pairs(), omp_get_thread_num(), omp_get_num_threads());
@@ -199,6 +200,10 @@ void encode_forward(const Frames &frames, const Encoder &e, const std::vector<lo
             const auto biases = begin_group(e, g, strides, W, b, buffer);
             for (long i = mine.begin; i < mine.end; i++) {
                 e.inputs(frames, g, i, biases.data(), buffer);
+                for (size_t k = 0; k < kept.size(); k++) {
+                    const long size = e.layers[k + FIRST_KEPT].input_size();
+                    memcpy(kept[k] + (g * frames.pairs() + i) * size, buffer + e.input[k + FIRST_KEPT], sizeof(float) * size);
+                }
                 e.layer(e.layers.size() - 1, frames, g, i, biases.back(), buffer, out, long(e.last().w) * n, NONE);
                 float *to = features + (g * frames.pairs() + i) * e.out_size;
                 for (int o = 0; o < n; o++)
@@ -208,9 +213,9 @@ void encode_forward(const Frames &frames, const Encoder &e, const std::vector<lo
     }
 }
 
-// Gradients of each W and b. What is between frames and features is computed again: that takes less time than memory needs to keep it.
+// Gradients of each W and b. What the first layer made of a frame is computed again: that takes less time than memory needs to keep it.
 void encode_backward(const Frames &frames, const Encoder &e, const std::vector<long> &strides, const float *const *W, const float *const *b,
-                     const float *gradient, float *const *gW, float *const *gb) {
+                     const float *gradient, const std::vector<const float *> &kept, float *const *gW, float *const *gb) {
     const int threads = frames.threads(), layers = int(e.layers.size());
     float *sums = shared_buffer.get(threads * e.sums_size);
 #pragma omp parallel num_threads(threads)
@@ -225,13 +230,15 @@ void encode_backward(const Frames &frames, const Encoder &e, const std::vector<l
             const auto biases = begin_group(e, g, strides, W, b, buffer);
             for (int l = 1; l < layers; l++) pack_conv_backward(e.layers[l], W[l] + g * strides[2 * l], buffer + e.packed_backward[l]);
             for (long i = mine.begin; i < mine.end; i++) {
-                e.inputs(frames, g, i, biases.data(), buffer);
+                e.inputs(frames, g, i, biases.data(), buffer, false);
                 const float *from = gradient + (g * frames.pairs() + i) * e.out_size;
                 for (int o = 0; o < last.n; o++)
                     for (int y = 0; y < last.h; y++)
                         for (int x = 0; x < last.w; x++) buffer[e.up.back() + y * last.up_line() + long(x) * last.n + o] = *from++;
                 for (int l = layers - 1; l > 0; l--) {
-                    const float *up = buffer + e.up[l], *input = buffer + e.input[l];
+                    const long pair = g * frames.pairs() + i;
+                    const float *up = buffer + e.up[l];
+                    const float *input = l < FIRST_KEPT ? buffer + e.input[l] : kept[l - FIRST_KEPT] + pair * e.layers[l].input_size();
                     conv_gather(e.layers[l], up, input, e.layers[l].h, own + e.sums[l]);
                     conv_backward(e.layers[l], up, buffer + e.packed_backward[l], input, buffer + e.up[l - 1]);
                 }
@@ -299,59 +306,71 @@ std::vector<long> group_strides(TensorList weights, TensorList biases) {
     return out;
 }
 
-// Features (T, B, N * H' * W'), channels first
-Tensor encode(const Tensor &frames_, TensorList weights_, TensorList biases_) {
+// Features (T, B, N * H' * W'), channels first, and where they are to be kept for gradients, inputs (T, B, ...) of layers from the third on
+Tensors encode(const Tensor &frames_, TensorList weights_, TensorList biases_, bool keep) {
     const Tensor frames = packed_frames(frames_);
     const Tensors weights = whole(weights_), biases = whole(biases_);
     const Frames f = frames_of(frames);
     const Encoder e(f, channels_of(weights));
-    std::vector<int64_t> shape{f.groups, f.steps, f.batch, e.out_size};
-    if (frames.dim() == 5) shape.erase(shape.begin());
-    Tensor out = at::empty(shape, weights[0].options());
-    encode_forward(f, e, group_strides(weights, biases), addresses(weights).data(), addresses(biases).data(), out.mutable_data_ptr<float>());
+    Tensors out;
+    auto make = [&](std::initializer_list<int64_t> numbers) {
+        std::vector<int64_t> shape{f.groups, f.steps, f.batch};
+        if (frames.dim() == 5) shape.erase(shape.begin());
+        shape.insert(shape.end(), numbers);
+        out.push_back(at::empty(shape, weights[0].options()));
+    };
+    make({e.out_size});
+    for (size_t l = FIRST_KEPT; keep && l < e.layers.size(); l++) make({2 * e.layers[l].h + 1, 2 * e.layers[l].w + 1, e.layers[l].k});
+    std::vector<float *> kept = places(out);
+    kept.erase(kept.begin());
+    encode_forward(f, e, group_strides(weights, biases), addresses(weights).data(), addresses(biases).data(), out[0].mutable_data_ptr<float>(), kept);
     return out;
 }
 
 // Of all weights and all biases
-Tensors encode_gradients(const Tensor &gradient_, const Tensor &frames_, TensorList weights_, TensorList biases_) {
+Tensors encode_gradients(const Tensor &gradient_, const Tensor &frames_, TensorList weights_, TensorList biases_, TensorList kept) {
     const Tensor frames = packed_frames(frames_), gradient = gradient_.contiguous();
     const Tensors weights = whole(weights_), biases = whole(biases_);
     const Frames f = frames_of(frames);
     Tensors gw = empty_like(weights), gb = empty_like(biases);
     encode_backward(f, Encoder(f, channels_of(weights)), group_strides(weights, biases), addresses(weights).data(), addresses(biases).data(),
-                    gradient.const_data_ptr<float>(), places(gw).data(), places(gb).data());
+                    gradient.const_data_ptr<float>(), addresses(kept), places(gw).data(), places(gb).data());
     gw.insert(gw.end(), gb.begin(), gb.end());
     return gw;
 }
 
-Tensor call_encode(const Tensor &frames, TensorList weights, TensorList biases) {
+Tensors call_encode(const Tensor &frames, TensorList weights, TensorList biases, bool keep) {
     at::AutoDispatchBelowADInplaceOrView guard;
     static const auto op = operator_named<decltype(encode)>("vis_rpg::encode");
-    return op.call(frames, weights, biases);
+    return op.call(frames, weights, biases, keep);
 }
 
 struct EncodeFunction : torch::autograd::Function<EncodeFunction> {
-    static Tensor forward(AutogradContext *context, const Tensor &frames, TensorList weights, TensorList biases) {
+    static variable_list forward(AutogradContext *context, const Tensor &frames, TensorList weights, TensorList biases) {
+        Tensors out = call_encode(frames, weights, biases, true);
         variable_list saved{frames};
         saved.insert(saved.end(), weights.begin(), weights.end());
         saved.insert(saved.end(), biases.begin(), biases.end());
+        saved.insert(saved.end(), out.begin() + 1, out.end());
+        context->saved_data["layers"] = int64_t(weights.size());
         context->save_for_backward(saved);
-        return call_encode(frames, weights, biases);
+        context->set_materialize_grads(false);
+        return out;
     }
 
     static variable_list backward(AutogradContext *context, variable_list gradients) {
         const variable_list saved = context->get_saved_variables();
-        const size_t n = saved.size() / 2; // frames, n weights, n biases
+        const size_t n = context->saved_data["layers"].toInt(); // frames, n weights, n biases, what was kept
         const TensorList all(saved);
         static const auto op = operator_named<decltype(encode_gradients)>("vis_rpg::encode_backward");
         variable_list out(1);
-        append(out, op.call(gradients[0], saved[0], all.slice(1, n), all.slice(1 + n, n)), 2 * n, 0);
+        append(out, op.call(gradients[0], saved[0], all.slice(1, n), all.slice(1 + n, n), all.slice(1 + 2 * n)), 2 * n, 0);
         return out;
     }
 };
 
-Tensor encode_autograd(const Tensor &frames, TensorList weights, TensorList biases) {
-    return differentiable({}, weights, biases) ? EncodeFunction::apply(frames, weights, biases) : call_encode(frames, weights, biases);
+Tensors encode_autograd(const Tensor &frames, TensorList weights, TensorList biases, bool keep) {
+    return differentiable({}, weights, biases) ? EncodeFunction::apply(frames, weights, biases) : call_encode(frames, weights, biases, keep);
 }
 
 } // namespace
