@@ -16,12 +16,11 @@ namespace {
 // Of a layer that is packed for y = x W^T + b: panels, then biases
 template <bool HALF> long forward_size(int n, int k) { return long(panels(n)) * NR * (words<HALF>(k) + 1); }
 
-template <bool HALF> void pack_forward(const float *W, const float *b, int n, int k, float *to) {
+// Of panel number j
+template <bool HALF> void pack_forward(const float *W, const float *b, int n, int k, int j, float *to) {
     const long depth = words<HALF>(k);
-    for (int j = 0; j < panels(n); j++) {
-        pack_transposed<HALF>(W, n, k, j, to + long(j) * NR * depth);
-        pack(b, 1, n, j, to + long(panels(n)) * NR * depth + j * NR);
-    }
+    pack_transposed<HALF>(W, n, k, j, to + long(j) * NR * depth);
+    pack(b, 1, n, j, to + long(panels(n)) * NR * depth + j * NR);
 }
 
 // Columns [NR * j, ...) of act(x W^T + b); x: m rows of words, to (m, ...) with rows of `ld`
@@ -53,17 +52,15 @@ template <bool HALF, class From> void pack_rows(const From *X, int m, int n, int
     else pack(X, m, n, index, to);
 }
 
-template <bool HALF> void pack_backward(const float *W, int n, int k, float *to) {
-    for (int j = 0; j < panels(k); j++) pack_rows<HALF>(W, n, k, j, to + j * NR * words<HALF>(n));
-}
 
 // up W, up: m rows of words of n numbers, times the slope of the activation whose values are `gate` where there is one, or added to what is
 // there: (m, k)
 template <bool HALF, class Out>
-void backward(const float *up, int m, int n, int k, const float *packed, Out *to, const Out *gate, int activation, bool add = false) {
+void backward(const float *up, int m, int n, int k, const float *W, float *packed, Out *to, const Out *gate, int activation, bool add = false) {
     const int depth = int(words<HALF>(n));
     for (int i = 0; i < m; i += ROWS)
         for (int j = 0; j < panels(k); j++) {
+            if (W && i == 0) pack_rows<HALF>(W, n, k, j, packed + long(j) * NR * depth);
             const long at = long(i) * k + j * NR;
             stripe<HALF>(ProductInto<Out>{up + long(i) * depth, depth, packed + long(j) * NR * depth, depth, to + at, k,
                                           std::min(NR, k - j * NR), nullptr, gate ? gate + at : nullptr, add},
@@ -218,15 +215,16 @@ void chain_forward(int layers, int groups, long rows, int activation, const int 
         const Range mine = share(rows, omp_get_thread_num(), omp_get_num_threads());
         float *packed = own_buffer.get(at[layers] + 2 * ROWS * widest), *scratch = packed + at[layers];
         for (int g = 0; g < groups; g++) {
-            for (int l = 0; l < layers - narrow_end; l++)
-                pack_forward<HALF>(W[l] + g * strides[2 * l], b[l] + g * strides[2 * l + 1], sizes[l + 1], sizes[l], packed + at[l]);
             const float *narrow = narrow_end ? whole(W[end] + g * strides[2 * end], sizes[end], 0).as_words<HALF>(0, 0, 1, packed + at[end]) : nullptr;
             for (long r = mine.begin; r < mine.end; r += ROWS) {
                 const int m = int(std::min<long>(ROWS, mine.end - r));
                 const float *in = x.as_words<HALF>(g, r, m, scratch + ROWS * widest);
                 auto layer = [&](int l, auto *to, int activation) {
-                    for (int j = 0; j < panels(sizes[l + 1]); j++)
-                        forward<HALF>(in, m, sizes[l + 1], sizes[l], packed + at[l], j, to + j * NR, sizes[l + 1], activation);
+                    const int n = sizes[l + 1], k = sizes[l];
+                    for (int j = 0; j < panels(n); j++) {
+                        if (r == mine.begin) pack_forward<HALF>(W[l] + g * strides[2 * l], b[l] + g * strides[2 * l + 1], n, k, j, packed + at[l]);
+                        forward<HALF>(in, m, n, k, packed + at[l], j, to + j * NR, n, activation);
+                    }
                     in = reinterpret_cast<const float *>(to);
                 };
                 for (int l = 0; l < end; l++) {
@@ -266,7 +264,6 @@ void chain_backward(int layers, int groups, long rows, int activation, const int
         float *scratch = packed + at[layers], *own = scratch + 2 * block, *inputs = own + gather_size<HALF>(widest);
         const Input upstream = whole(gradient, sizes[layers], rows * sizes[layers]);
         for (int g = 0; g < groups; g++) {
-            for (int l = first; l < layers; l++) pack_backward<HALF>(W[l] + g * strides[2 * l], sizes[l + 1], sizes[l], packed + at[l]);
             for (long r = mine.begin; r < mine.end; r += DEPTH) {
                 const int m = int(std::min<long>(DEPTH, mine.end - r));
                 const float *up = upstream.as_words<HALF>(g, r, m, scratch + (layers & 1) * block);
@@ -282,8 +279,9 @@ void chain_backward(int layers, int groups, long rows, int activation, const int
                     }
                     if (l < first) break;
                     float *down = scratch + (l & 1) * block;
-                    if (l) backward<HALF>(up, m, n, k, packed + at[l], reinterpret_cast<Number<HALF> *>(down), values, activation);
-                    else backward<HALF, float>(up, m, n, k, packed, gx + (g * rows + r) * k, nullptr, NONE);
+                    const float *to_pack = r == mine.begin ? W[l] + g * strides[2 * l] : nullptr;
+                    if (l) backward<HALF>(up, m, n, k, to_pack, packed + at[l], reinterpret_cast<Number<HALF> *>(down), values, activation);
+                    else backward<HALF, float>(up, m, n, k, to_pack, packed, gx + (g * rows + r) * k, nullptr, NONE);
                     up = down;
                 }
             }
@@ -296,23 +294,20 @@ void chain_backward(int layers, int groups, long rows, int activation, const int
     }
 }
 
-// Of so many panels of a GRU's products: of x beside those of h, each (3n, ...), which share a panel, and biases after all panels: of both
-// together for reset and update, of x for new, and of h for new
+// Of a GRU's products: panels of x beside those of h, each (3n, ...), which share a panel, and biases after all panels: of both together for reset
+// and update, of x for new, and of h for new
 template <bool HALF> long gru_size(int k, int n) { return long(panels(3 * n)) * NR * (words<HALF>(k) + words<HALF>(n)) + 4L * n; }
 
-template <bool HALF> void pack_gru(const float *const *W, const float *const *b, int k, int n, Range columns, float *to) {
-    const int third = n / NR;
+// Of panel number `index`
+template <bool HALF> void pack_gru(const float *const *W, const float *const *b, int k, int n, int index, float *to) {
     const long of_x = words<HALF>(k) * NR, depth = of_x + words<HALF>(n) * NR;
-    float *bias = to + 3L * third * depth;
-    for (int gate = 0; gate < 3; gate++)
-        for (int j = gate * third + int(columns.begin); j < gate * third + columns.end; j++) {
-            pack_transposed<HALF>(W[0], 3 * n, k, j, to + j * depth);
-            pack_transposed<HALF>(W[1], 3 * n, n, j, to + j * depth + of_x);
-            for (int i = j * NR; i < (j + 1) * NR; i++) {
-                bias[i] = gate < 2 ? b[0][i] + b[1][i] : b[0][i];
-                if (gate == 2) bias[i + n] = b[1][i];
-            }
-        }
+    pack_transposed<HALF>(W[0], 3 * n, k, index, to + index * depth);
+    pack_transposed<HALF>(W[1], 3 * n, n, index, to + index * depth + of_x);
+    float *bias = to + panels(3 * n) * depth;
+    for (int i = index * NR; i < (index + 1) * NR; i++) {
+        bias[i] = i < 2 * n ? b[0][i] + b[1][i] : b[0][i];
+        if (i >= 2 * n) bias[i + n] = b[1][i];
+    }
 }
 
 // Steps of a GRU with known inputs: x (G, T, rows, k), h (G, rows, n) -> out (G, T, rows, n); W, b: of the input (3n, k), (3n) and of the state
@@ -335,7 +330,6 @@ void gru_forward(int groups, int steps, long rows, int k, int n, const long *str
         const float *bias = packed + 3L * third * NR * (of_x + of_h);
         for (int g = 0; g < groups; g++) {
             const float *const own_W[] = {W[0] + g * strides[1], W[1] + g * strides[3]}, *const own_b[] = {b[0] + g * strides[2], b[1] + g * strides[4]};
-            pack_gru<HALF>(own_W, own_b, k, n, columns, packed);
             for (int t = 0; t < steps; t++) {
                 for (long r = mine.begin; r < mine.end; r += ROWS) {
                     const int m = int(std::min<long>(ROWS, mine.end - r));
@@ -348,6 +342,8 @@ void gru_forward(int groups, int steps, long rows, int k, int n, const long *str
                                              nullptr, false}, m, NONE);
                     };
                     for (int j = int(columns.begin); j < columns.end; j++) {
+                        for (int index = j; t == 0 && r == mine.begin && index < 3 * third; index += third)
+                            pack_gru<HALF>(own_W, own_b, k, n, index, packed);
                         product(j, 0, of_x + of_h, bias, reset);
                         product(third + j, 0, of_x + of_h, bias, update);
                         product(2 * third + j, 0, of_x, bias, input);
@@ -390,8 +386,6 @@ void gru_backward(int groups, int steps, long rows, int k, int n, const long *st
         float *packed = own_buffer.get(whole + 2 * block + gather_size<HALF>(3 * n)), *up = packed + whole, *up_h = up + block, *strip = up_h + block;
         auto *of_input = reinterpret_cast<Number<HALF> *>(up), *of_state = reinterpret_cast<Number<HALF> *>(up_h);
         for (int g = 0; g < groups; g++) {
-            if (gx) pack_backward<HALF>(W[0] + g * strides[1], 3 * n, k, packed);
-            pack_backward<HALF>(W[1] + g * strides[3], 3 * n, n, packed + split);
             for (long r = mine.begin; r < mine.end; r += DEPTH) {
                 const int m = int(std::min<long>(DEPTH, mine.end - r));
                 float *carried = gh + (g * rows + r) * n; // the gradient of the state between two steps
@@ -423,8 +417,9 @@ void gru_backward(int groups, int steps, long rows, int k, int n, const long *st
                         gather<HALF>(of_state, old, m, 3 * n, n, me ? beside : gW[1] + 3L * g * n * n, me ? beside + 3L * n * n : gb[1] + 3L * g * n,
                                      add, strip);
                     }
-                    if (gx) backward<HALF, float>(up, m, 3 * n, k, packed, gx + row * k, nullptr, NONE);
-                    backward<HALF, float>(up_h, m, 3 * n, n, packed + split, carried, nullptr, NONE, true);
+                    const bool first = r == mine.begin && last;
+                    if (gx) backward<HALF, float>(up, m, 3 * n, k, first ? W[0] + g * strides[1] : nullptr, packed, gx + row * k, nullptr, NONE);
+                    backward<HALF, float>(up_h, m, 3 * n, n, first ? W[1] + g * strides[3] : nullptr, packed + split, carried, nullptr, NONE, true);
                 }
             }
 #pragma omp barrier

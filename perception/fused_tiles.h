@@ -25,6 +25,7 @@ constexpr int VL = 8, MR = 6;
 #endif
 constexpr int NR = 2 * VL;
 constexpr int ROWS = 128;   // of a block that goes through all layers
+constexpr int LINE = 16;   // numbers of a line of the cache
 constexpr int DEPTH = 256; // rows whose gradients of weights are summed at once
 
 typedef float V __attribute__((vector_size(VL * 4)));
@@ -312,16 +313,21 @@ template <bool HALF> inline float word(const float *row, long k, long index) {
     return row[index];
 }
 
-// Panel number `index` of W (n, k) as the right-hand side of x W^T: (k, NR) words, zeros where there are no rows
+// Panel number `index` of W (n, k) as the right-hand side of x W^T: (k, NR) words, zeros where there are no rows; asks for what the next panel
+// will read
 template <bool HALF> void pack_transposed(const float *W, int n, int k, int index, float *to) {
     constexpr int each = HALF ? 2 : 1; // numbers of a word
     const int begin = index * NR, width = std::min(NR, n - begin), depth = int(words<HALF>(k));
     const float *from = W + long(begin) * k;
+    const float *ahead = from + NR * long(k);
     if (width < NR) memset(to, 0, sizeof(float) * NR * depth);
     int r = 0;
     for (; r + VL <= width; r += VL) {
         int c = 0;
-        for (; each * (c + 4) <= k; c += 4) transpose<HALF>(from + r * long(k) + each * c, k, to + c * NR + r);
+        for (; each * (c + 4) <= k; c += 4) {
+            transpose<HALF>(from + r * long(k) + each * c, k, to + c * NR + r);
+            for (int i = 0; i < each * VL / 4; i++, ahead += LINE) __builtin_prefetch(ahead, 0, 2);
+        }
         for (; c < depth; c++)
             for (int i = r; i < r + VL; i++) to[c * NR + i] = word<HALF>(from + i * long(k), k, c);
     }
@@ -337,6 +343,7 @@ inline void pack(const float *X, int m, int n, int index, float *to) {
         if (end - from >= NR) {
             store(to, load(from));
             store(to + VL, load(from + VL));
+            for (int c = 0; c < NR; c += LINE) __builtin_prefetch(from + NR + c, 0, 2);
         } else {
             memcpy(to, from, sizeof(float) * width);
             memset(to + width, 0, sizeof(float) * (NR - width));
