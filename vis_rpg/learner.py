@@ -92,6 +92,7 @@ class Learner:
             part: torch.optim.Adam([nn.Parameter(rows.flat)], self.config.lr, fused=True, capturable=self.device.type == "cuda")
             for part, rows in self.rows.items()
         }
+        self.call: Callable[..., Any] = self._call
         self.gradients: Callable[..., Found] = self._gradients
 
     def _stack_the_rest(self) -> None:
@@ -122,7 +123,7 @@ class Learner:
         """An update as a function of parameters, batch and noise alone, as a CUDA graph wants it."""
         metrics: Metrics = {}
         if self.agent.rnd is not None:
-            self._call("familiarise", *self._descend("rnd_losses", metrics, batch))
+            self.call("familiarise", *self._descend("rnd_losses", metrics, batch))
         start = self._descend("model_losses", metrics, batch, noise)
         if policy:
             self._descend("policy_losses", metrics, *start, batch, noise)
@@ -136,17 +137,15 @@ class Learner:
         """One clipped Adam step of each part that has one of these losses; adds what was learned to `metrics`."""
         gradients, learned, carried = self.gradients(losses, *inputs)
         for part, gradient in gradients.items():
-            norm = torch.linalg.vector_norm(gradient, dim=1)
             (flat,) = self.optimizers[part].param_groups[0]["params"]
-            flat.grad = gradient.mul_((self.config.grad_clip / (norm + 1e-6)).clamp(max=1.0).unsqueeze(1))
+            flat.grad = gradient
             self.optimizers[part].step()
-            metrics[f"{part}_grad_norm"] = norm
-        metrics |= {name: value.view(len(self.agents)).to(self.agent.log_alpha.dtype) for name, value in learned.items()}  # to be summed
+        metrics |= learned
         return carried
 
     def _gradients(self, losses: str, *inputs: Any) -> Found:
-        """Gradients of each loss for the parameters of its own part alone. Rows are independent: the gradient of their sum is that of
-        each."""
+        """Clipped gradients of each loss for the parameters of its own part alone. Rows are independent: the gradient of their sum is that of
+        each. With what was learned, (M,) each."""
         with self.autocast():
             loss_of, learned, carried = self._call(losses, *inputs)
         gradients = {}
@@ -154,8 +153,11 @@ class Learner:
             leaves = self.learned[part]
             found = torch.autograd.grad(loss.sum(), leaves, retain_graph=count < len(loss_of), allow_unused=True)
             used = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
-            gradients[part] = self.rows[part].flatten(used)
-        return gradients, learned, carried
+            gradient = self.rows[part].flatten(used)
+            norm = learned[f"{part}_grad_norm"] = torch.linalg.vector_norm(gradient, dim=1)
+            gradients[part] = gradient.mul_((self.config.grad_clip / (norm + 1e-6)).clamp(max=1.0).unsqueeze(1))
+        dtype = self.agent.log_alpha.dtype  # of sums of what was learned
+        return gradients, {name: value.view(len(self.agents)).to(dtype) for name, value in learned.items()}, carried
 
     def _call(self, method: str, *inputs: Any) -> Any:
         """A method of the agent, or of all agents with a leading axis on what goes in and out."""
@@ -177,17 +179,7 @@ class Learner:
             else:
                 for module in [module for agent in self.agents for module in agent.modules() if isinstance(module, FUSED)]:
                     module.fused = True
-        compiled: dict[str, Callable[..., Found]] = {}
-
-        def gradients(losses: str, *inputs: Any) -> Found:
-            if losses not in compiled:
-                if hasattr(torch._dynamo.config, "trace_autograd_ops"):  # older versions compile around `torch.autograd.grad`
-                    torch._dynamo.config.trace_autograd_ops = True  # in this thread; so that only the gradients asked for are computed
-                call, options = _with_own_code(partial(self._gradients, losses)), {"guard_filter_fn": _on_inputs}
-                compiled[losses] = torch.compile(call, dynamic=False, options=options)
-            return compiled[losses](*inputs)
-
-        self.gradients = gradients
+        self.call, self.gradients = _compiled_each(self._call), _compiled_each(self._gradients)
 
     # Checkpoints: of each agent alone ---------------------------------------------------------------------------------------------------
 
@@ -214,13 +206,24 @@ def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return optimizer.state_dict()["state"].get(0, {})
 
 
-def _with_own_code(function: Callable[..., Found]) -> Callable[..., Found]:
-    """The same with a code object of its own: torch keeps what it has compiled with the code, so that another learner's could be taken."""
+def _compiled_each(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Of the methods that it calls by their names each compiled when it is first called, with a code object of its own: torch keeps what it has
+    compiled with the code, so that another learner's could be taken."""
+    compiled: dict[str, Callable[..., Any]] = {}
 
-    def call(*inputs: Any) -> Found:
-        return function(*inputs)
+    def call(method: str, *inputs: Any) -> Any:
+        if method not in compiled:
+            if hasattr(torch._dynamo.config, "trace_autograd_ops"):  # older versions compile around `torch.autograd.grad`
+                torch._dynamo.config.trace_autograd_ops = True  # in this thread; so that only the gradients asked for are computed
 
-    return FunctionType(call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__)
+            def own(*inputs: Any) -> Any:
+                return function(method, *inputs)
+
+            code = FunctionType(own.__code__.replace(), own.__globals__, method, None, own.__closure__)
+            compiled[method] = torch.compile(code, dynamic=False, options={"guard_filter_fn": _on_inputs})
+        return compiled[method](*inputs)
+
+    return call
 
 
 def _on_inputs(guards: Sequence[Any]) -> list[bool]:
