@@ -25,6 +25,7 @@ constexpr int VL = 8, MR = 6;
 #endif
 constexpr int NR = 2 * VL;
 constexpr int ROWS = 128;   // of a block that goes through all layers
+constexpr int LONG = 64;   // words of a sum that takes longer than memory
 constexpr int LINE = 16;   // numbers of a line of the cache
 constexpr int DEPTH = 256; // rows whose gradients of weights are summed at once
 
@@ -188,6 +189,15 @@ template <int M, int N, bool T, int ACT, bool RUNS, bool HALF, int LDA, int RUN,
     const long lda = LDA ? LDA : p.lda, ldb = RUNS ? p.ldb : NR;
     const int depth = RUN ? RUN : p.depth, runs = RUNS ? p.runs : 1;
     V sum[M][N];
+    auto each = [&](auto call) {
+#pragma GCC unroll 16
+        for (int i = 0; i < M; i++)
+#pragma GCC unroll 2
+            for (int j = 0; j < N; j++) call(i * p.ldc + j * VL, sum[i][j], p.columns - j * VL);
+    };
+    // What follows the sum is asked for before it
+    if (p.gate) each([&](long at, V, int) { __builtin_prefetch(p.gate + at); });
+    if (depth >= LONG) each([&](long at, V, int) { __builtin_prefetch(p.C + at, 1); });
 #pragma GCC unroll 16
     for (int i = 0; i < M; i++)
 #pragma GCC unroll 2
@@ -206,12 +216,6 @@ template <int M, int N, bool T, int ACT, bool RUNS, bool HALF, int LDA, int RUN,
             }
         }
     }
-    auto each = [&](auto call) {
-#pragma GCC unroll 16
-        for (int i = 0; i < M; i++)
-#pragma GCC unroll 2
-            for (int j = 0; j < N; j++) call(i * p.ldc + j * VL, sum[i][j], p.columns - j * VL);
-    };
     if (p.columns < N * VL)
         each([&](long at, V x, int there) {
             const int count = std::max(0, std::min(VL, there));
