@@ -27,7 +27,8 @@ FLAGS = ("-O3", "-w", "-march=native", "-ffp-contract=fast", "-fno-math-errno", 
 ROWS = 64
 """From so many on the kernels are worth their call."""
 WIDTH = 32
-"""The input and the state of a GRU are as wide as a multiple of this, and images have a multiple of so many channels after each convolution."""
+"""The input and the state of a GRU are as wide as a multiple of this, and images have a multiple of so many channels after each
+convolution."""
 
 
 @functools.cache
@@ -95,9 +96,9 @@ def chain(x: Sequence[Tensor], weights: list[Tensor], biases: list[Tensor], acti
 
 
 def gru(x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    """Steps of a GRU with known inputs: x (T, B, K), h (B, N) -> the state after each, (T, B, N); weights, biases: of the input (3N, K), (3N,)
-    and of the state (3N, N), (3N,), in PyTorch's order; K and N multiples of `WIDTH`. After `load()`, where `usable([x])`; under `torch.vmap`
-    and autocast as `chain`.
+    """Steps of a GRU with known inputs: x (T, B, K), h (B, N) -> the state after each, (T, B, N); weights, biases: of the input (3N, K),
+    (3N,) and of the state (3N, N), (3N,), in PyTorch's order; K and N multiples of `WIDTH`. After `load()`, where `usable([x])`; under
+    `torch.vmap` and autocast as `chain`.
     """
     return torch.ops.vis_rpg.gru(x, h, weights, biases, _half(), False)[0]
 

@@ -144,8 +144,8 @@ class Learner:
         return carried
 
     def _gradients(self, losses: str, *inputs: Any) -> Found:
-        """Clipped gradients of each loss for the parameters of its own part alone. Rows are independent: the gradient of their sum is that of
-        each. With what was learned, (M,) each."""
+        """Clipped gradients of each loss for the parameters of its own part alone, and what was learned, (M,) each. Rows are independent:
+        the gradient of their sum is that of each."""
         with self.autocast():
             loss_of, learned, carried = self._call(losses, *inputs)
         gradients = {}
@@ -207,8 +207,8 @@ def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _compiled_each(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Of the methods that it calls by their names each compiled when it is first called, with a code object of its own: torch keeps what it has
-    compiled with the code, so that another learner's could be taken."""
+    """Of the methods that it calls by their names each compiled when it is first called, with a code object of its own: torch keeps what
+    it has compiled with the code, so that another learner's could be taken."""
     compiled: dict[str, Callable[..., Any]] = {}
 
     def call(method: str, *inputs: Any) -> Any:
@@ -228,7 +228,7 @@ def _compiled_each(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _on_inputs(guards: Sequence[Any]) -> list[bool]:
     """Which of a compiled function's guards to check at each call: those on tensors that are no parameters, and on modes such as autocast.
-    All of them take 0.8% of an update's time on a CPU."""
+    All of them would take 0.8% of an update's time on a CPU."""
     kinds = ("TENSOR_MATCH", "SHAPE_ENV", "GLOBAL_STATE")
     return [guard.guard_type in kinds and not isinstance(guard.value, nn.Parameter) for guard in guards]
 
