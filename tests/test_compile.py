@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests import small
 from vis_rpg import benchmark, config
 from vis_rpg.cli import compose
 from vis_rpg.errors import UserError
+from vis_rpg.learner import compiled_each
 from vis_rpg.networks import FUSED
 from vis_rpg.trainer import Trainer
 
@@ -69,3 +71,16 @@ def test_the_benchmark_goes_on_without_a_compiler_and_says_what_it_did_not_measu
     _, measured, missing = benchmark.suite("cpu", quick=False)
     assert measured["updates_per_s"] == 1.0
     assert (missing["name"], missing["runtime"]) == ("update, state", "compile") and "apt-get install g++" in missing["not_measured"]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs a C++ compiler")
+def test_what_is_compiled_for_one_learner_is_not_run_for_another() -> None:
+    def scaled(factor: float) -> Callable[..., torch.Tensor]:
+        return compiled_each(lambda method, x: factor * x + len(method))
+
+    two, three = scaled(2.0), scaled(3.0)
+    x = torch.ones(3)
+    for call, factor in ((two, 2.0), (three, 3.0), (two, 2.0)):
+        for method in ("a", "ab"):
+            assert torch.equal(call(method, x), factor * x + len(method))
+    assert torch.equal(two("a", torch.ones(5)), 2.0 * torch.ones(5) + 1)  # other shapes are compiled anew

@@ -152,7 +152,6 @@ def filled(overrides: list[str], folder: Path) -> Trainer:
 def update_speed(overrides: list[str], repeats: int, least: float) -> Line:
     """Updates/s with sampling, at the paper's sizes; the mean over the cycle of two (the policy steps every second time). The matrix rate
     is measured in turns with it: a machine that others use too is not equally fast all the time."""
-    torch.compiler.reset()  # what was compiled for other settings counts against torch's limit, beyond which nothing more is compiled
     with tempfile.TemporaryDirectory() as folder:
         trainer = filled(overrides, Path(folder))
         learning, settings, device = trainer.learning, trainer.config.agent, trainer.device

@@ -179,7 +179,7 @@ class Learner:
             else:
                 for module in [module for agent in self.agents for module in agent.modules() if isinstance(module, FUSED)]:
                     module.fused = True
-        self.call, self.gradients = _compiled_each(self._call), _compiled_each(self._gradients)
+        self.call, self.gradients = compiled_each(self._call), compiled_each(self._gradients)
 
     # Checkpoints: of each agent alone ---------------------------------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return optimizer.state_dict()["state"].get(0, {})
 
 
-def _compiled_each(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled_each(function: Callable[..., Any]) -> Callable[..., Any]:
     """Of the methods that it calls by their names each compiled when it is first called, with a code object of its own: torch keeps what
     it has compiled with the code, so that another learner's could be taken."""
     compiled: dict[str, Callable[..., Any]] = {}
