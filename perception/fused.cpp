@@ -52,9 +52,8 @@ template <bool HALF, class From> void pack_rows(const From *X, int m, int n, int
     else pack(X, m, n, index, to);
 }
 
-
 // up W, up: m rows of words of n numbers, times the slope of the activation whose values are `gate` where there is one, or added to what is
-// there: (m, k)
+// there: (m, k); W is packed first unless it is null
 template <bool HALF, class Out>
 void backward(const float *up, int m, int n, int k, const float *W, float *packed, Out *to, const Out *gate, int activation, bool add = false) {
     const int depth = int(words<HALF>(n));
@@ -215,7 +214,8 @@ void chain_forward(int layers, int groups, long rows, int activation, const int 
         const Range mine = share(rows, omp_get_thread_num(), omp_get_num_threads());
         float *packed = own_buffer.get(at[layers] + 2 * ROWS * widest), *scratch = packed + at[layers];
         for (int g = 0; g < groups; g++) {
-            const float *narrow = narrow_end ? whole(W[end] + g * strides[2 * end], sizes[end], 0).as_words<HALF>(0, 0, 1, packed + at[end]) : nullptr;
+            const Input last = whole(W[end] + g * strides[2 * end], sizes[end], 0);
+            const float *narrow = narrow_end ? last.as_words<HALF>(0, 0, 1, packed + at[end]) : nullptr;
             for (long r = mine.begin; r < mine.end; r += ROWS) {
                 const int m = int(std::min<long>(ROWS, mine.end - r));
                 const float *in = x.as_words<HALF>(g, r, m, scratch + ROWS * widest);
@@ -329,7 +329,8 @@ void gru_forward(int groups, int steps, long rows, int k, int n, const long *str
         float *reset = sum, *update = sum + ROWS * NR, *input = sum + 2 * ROWS * NR, *state = sum + 3 * ROWS * NR, *both = sum + 4 * ROWS * NR;
         const float *bias = packed + 3L * third * NR * (of_x + of_h);
         for (int g = 0; g < groups; g++) {
-            const float *const own_W[] = {W[0] + g * strides[1], W[1] + g * strides[3]}, *const own_b[] = {b[0] + g * strides[2], b[1] + g * strides[4]};
+            const float *const own_W[] = {W[0] + g * strides[1], W[1] + g * strides[3]};
+            const float *const own_b[] = {b[0] + g * strides[2], b[1] + g * strides[4]};
             for (int t = 0; t < steps; t++) {
                 for (long r = mine.begin; r < mine.end; r += ROWS) {
                     const int m = int(std::min<long>(ROWS, mine.end - r));
@@ -338,8 +339,8 @@ void gru_forward(int groups, int steps, long rows, int k, int n, const long *str
                     place<HALF>(x + row * k, m, k, both, ld);
                     place<HALF>(old, m, n, both + of_x, ld);
                     auto product = [&](int panel, int from, int depth, const float *bias, float *to) {
-                        stripe<HALF>(Product{both + from, ld, packed + (long(panel) * (of_x + of_h) + from) * NR, depth, to, NR, NR, bias + panel * NR,
-                                             nullptr, false}, m, NONE);
+                        const float *its = packed + (long(panel) * (of_x + of_h) + from) * NR;
+                        stripe<HALF>(Product{both + from, ld, its, depth, to, NR, NR, bias + panel * NR, nullptr, false}, m, NONE);
                     };
                     for (int j = int(columns.begin); j < columns.end; j++) {
                         for (int index = j; t == 0 && r == mine.begin && index < 3 * third; index += third)
