@@ -41,7 +41,7 @@ def load() -> None:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     sources = [SOURCE, *sorted(SOURCE.parent.glob("fused*.h"))]
     made_of = "\n".join([*(source.read_text() for source in sources), *FLAGS, version, torch.__version__, _processor()])
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "vis_rpg")
+    folder = cache_folder()
     path = folder / f"fused-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +57,11 @@ def load() -> None:
             os.replace(made, path)
     torch.ops.load_library(path)
     _describe()
+
+
+def cache_folder() -> Path:
+    """Where this user's files are kept that can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "vis_rpg")
 
 
 def _processor() -> str:

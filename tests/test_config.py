@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from tests.small import config
 from vis_rpg import config as settings
 from vis_rpg.cli import CONFIG_DIR, compose
-from vis_rpg.config import check, check_resumable, choose_runtime, device
+from vis_rpg.config import check, check_resumable, device
 from vis_rpg.errors import UserError
 
 
@@ -102,39 +102,6 @@ def test_the_device_is_found_or_said_to_be_missing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert device(config("device=auto")).type == "cuda"
     assert device(config("device=cuda:1")).index == 1
-
-
-LONG_RUN = ("preset=cpu", "steps=2000000")
-
-
-@pytest.mark.parametrize(
-    ("words", "there", "chosen"),
-    [
-        (("preset=cpu", "steps=2000"), True, "eager"),
-        (LONG_RUN, True, "compile"),
-        (LONG_RUN, False, "eager"),
-        (("preset=cpu", "steps=2000", "runtime=compile"), True, "compile"),
-        ((*LONG_RUN, "runtime=eager"), True, "eager"),
-    ],
-    ids=["short", "long", "long without a compiler", "short, compile asked for", "long, eager asked for"],
-)
-def test_long_runs_on_a_cpu_are_compiled_where_they_can_be_and_what_is_asked_for_is_done(
-    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], there: bool, chosen: str
-) -> None:
-    monkeypatch.setattr(settings, "lacks_compiler", lambda config: None if there else "a C++ compiler")
-    assert choose_runtime(compose(["device=cpu", *words])) == chosen
-
-
-def test_several_seeds_are_worth_compiling_earlier_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "lacks_compiler", lambda config: None)
-    words = ["device=cpu", "agent.batch_size=100", "agent.envs=5", "agent.seed_steps=1000", "steps=21000"]
-    assert [choose_runtime(compose([*words, f"seeds={count}"])) for count in (1, 3)] == ["eager", "compile"]
-
-
-def test_on_a_gpu_updates_are_captured_in_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert choose_runtime(config("device=cuda")) == "graph"
-    check(config("device=cuda", "runtime=graph"))
 
 
 @pytest.mark.parametrize(

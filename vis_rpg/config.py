@@ -33,8 +33,6 @@ POSITIVE = (
     *("exploration.width", "exploration.batch_size", "logger.log_every", "logger.checkpoint_every", "perception.learn_every"),
 )
 FREE_ON_RESUME = ("steps", "device", "runtime", "render", "resume", "out", "logger", "preset", "agent.replay_device", "task.processes")
-LONG = 1_000_000
-"""Segments learned from in a whole run, from which on compiling on a CPU earns its minute back."""
 
 
 def check(config: DictConfig) -> None:
@@ -95,17 +93,6 @@ def lacks_compiler(config: DictConfig) -> str | None:
     return None
 
 
-def choose_runtime(config: DictConfig) -> str:
-    """What `runtime=auto` stands for: graph on a GPU; on a CPU compile for long runs where it can, else eager."""
-    if config.runtime != "auto":
-        return str(config.runtime)
-    if device(config).type == "cuda":
-        return "graph"
-    agent = config.agent
-    segments = (config.steps - agent.seed_steps) / agent.envs * agent.batch_size * config.seeds
-    return "compile" if segments >= LONG and not lacks_compiler(config) else "eager"
-
-
 def device(config: DictConfig) -> torch.device:
     """The device that `device=` names; auto is the GPU where there is one. Raises UserError where it is not there."""
     name = config.device
@@ -119,7 +106,8 @@ def device(config: DictConfig) -> torch.device:
         raise UserError(f"device={name}: choose auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use device=auto or device=cpu")
-    return chosen
+    # An index of its own: "cuda" is not equal to the "cuda:0" that tensors report.
+    return torch.device("cuda", chosen.index or 0) if chosen.type == "cuda" else chosen
 
 
 def check_resumable(config: DictConfig, saved: DictConfig) -> None:

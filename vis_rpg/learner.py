@@ -74,6 +74,7 @@ class Learner:
         self.agent = agents[0]
         self.config = self.agent.config
         self.device = self.agent.log_alpha.device
+        self.precision = precision
         self.autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=precision == "bfloat16")
         self.updates = 0
         names = {id(p): name for name, p in self.agent.named_parameters()}
@@ -177,16 +178,26 @@ class Learner:
             except OSError as error:
                 tqdm.write(f"updates go on without the kernels of perception/fused.cpp: {error}", file=sys.stderr)
             else:
-                for module in [module for agent in self.agents for module in agent.modules() if isinstance(module, FUSED)]:
-                    module.fused = True
+                self._use_kernels(True)
         self.call, self.gradients = compiled_each(self._call), compiled_each(self._gradients)
+
+    def eager(self) -> None:
+        """Run later updates by torch's own operators, one after the other."""
+        self._use_kernels(False)
+        self.call, self.gradients = self._call, self._gradients
+
+    def _use_kernels(self, use: bool) -> None:
+        for agent in self.agents:
+            for module in agent.modules():
+                if isinstance(module, FUSED):
+                    module.fused = use
 
     # Checkpoints: of each agent alone ---------------------------------------------------------------------------------------------------
 
     def optimizer_state(self, row: int) -> dict[str, dict[str, Tensor]]:
         """Adam's state of one agent's parts, {} where it has not stepped yet."""
         return {
-            part: {name: value if value.dim() == 0 else value[row] for name, value in _moments(optimizer).items()}
+            part: {name: value if value.dim() == 0 else value[row] for name, value in optimizer_state(optimizer).items()}
             for part, optimizer in self.optimizers.items()
         }
 
@@ -202,7 +213,8 @@ class Learner:
                 optimizer.load_state_dict(document)
 
 
-def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's moments and step of its one tensor, themselves, not copies; {} where it has not stepped yet."""
     return optimizer.state_dict()["state"].get(0, {})
 
 

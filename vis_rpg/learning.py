@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from vis_rpg.agent import Batch, Metrics
-from vis_rpg.learner import Learner, stack
+from vis_rpg.learner import Learner, optimizer_state, stack
 from vis_rpg.replay import Replay, Request, Tables
 
 Phase = tuple[bool, bool]
@@ -40,11 +44,73 @@ class Learning:
         """Of each metric since the last `clear`, (M,)."""
         self.counts: dict[str, int] = {}
         self.names: dict[Phase, list[str]] = {}
+        self.use(runtime)
+
+    def use(self, runtime: str) -> None:
+        """Run later updates this way; what must be compiled or captured is so when it is first needed."""
         self.run: Callable[[Phase], None] = self._turn
+        self.learner.eager()
         if runtime == "compile" or (runtime == "graph" and torch.utils._triton.has_triton()):
-            learner.compile()
+            self.learner.compile()
         if runtime == "graph":
-            self.run = Captured(self._turn, generators if self.staging else [*generators, *samplers], learner.device)
+            generators = self.generators if self.staging else [*self.generators, *self.samplers]
+            self.run = Captured(self._turn, generators, self.learner.device)
+
+    def warm_up(self, runtime: str, cycles: int) -> tuple[float, float]:
+        """Use a runtime, compile and capture all that it needs, and time updates, without a trace of them in what is learned.
+
+        Args:
+            runtime: as in the constructor.
+            cycles: of the updates that repeat (with and without policy and target), to time.
+
+        Returns:
+            Seconds until everything was compiled and captured, and then seconds an update.
+        """
+        config, device = self.learner.config, self.learner.device
+        cycle = math.lcm(config.policy_every, config.target_every)
+
+        def run(updates: int) -> float:
+            begin = time.perf_counter()
+            for _ in range(updates):
+                self.step()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            return time.perf_counter() - begin
+
+        with self._undone():
+            self.use(runtime)
+            first = run(cycle * (Captured.WARM_UPS + 1 if runtime == "graph" else 1))
+            times = [run(cycle) for _ in range(cycles)]
+        return first, statistics.median(times) / cycle
+
+    @contextmanager
+    def _undone(self) -> Iterator[None]:
+        """Afterwards everything that updates change is as it was before, in the same memory, which captured graphs rely on."""
+        learner = self.learner
+        tensors = [rows.flat for rows in learner.rows.values()] + [learner.average.flat]
+        tensors += [buffer for agent in learner.agents for buffer in agent.buffers()]
+        before = [tensor.clone() for tensor in tensors]
+        moments = {part: {name: value.clone() for name, value in optimizer_state(o).items()} for part, o in learner.optimizers.items()}
+        streams = [(generator, generator.get_state()) for generator in [*self.generators, *self.samplers]]
+        sums, counts, updates = {name: value.clone() for name, value in self.sums.items()}, dict(self.counts), learner.updates
+        staged = self.staging is not None and self.staging.batch is not None
+        assert not staged, "a batch that was drawn ahead cannot be drawn again"
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, value in zip(tensors, before, strict=True):
+                    tensor.copy_(value)
+                for part, optimizer in learner.optimizers.items():
+                    for name, value in optimizer_state(optimizer).items():
+                        value.copy_(moments[part][name]) if name in moments[part] else value.zero_()
+                for name, value in self.sums.items():
+                    value.copy_(sums[name]) if name in sums else value.zero_()
+            for generator, state in streams:
+                generator.set_state(state)
+            self.counts, learner.updates = counts, updates
+            if self.staging and self.staging.batch is not None:
+                self.staging.fill(self.draw())
 
     def step(self) -> None:
         """One update of every agent."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from perception.percept import Window
-from vis_rpg import checkpoint
+from vis_rpg import checkpoint, runtime
 from vis_rpg.acting import Actor
 from vis_rpg.adaptation import Adaptation
 from vis_rpg.build import load_config, make_agent, restore
@@ -146,6 +146,18 @@ class Run:
         self.out.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, self.out / "config.yaml.part")
         os.replace(self.out / "config.yaml.part", self.out / "config.yaml")
+
+    def record_runtime(self, chosen: str) -> None:
+        """Keep how updates run, for `recorded_runtime`."""
+        (self.out / "runtime.json").write_text(json.dumps({"runtime": chosen, "device": self.device.type}) + "\n")
+
+    def recorded_runtime(self) -> str | None:
+        """How updates ran before this run was resumed, if it did on this kind of device."""
+        try:
+            kept = json.loads((self.out / "runtime.json").read_text()) if self.config.resume else {}
+            return str(kept["runtime"]) if kept["device"] == self.device.type and kept["runtime"] in runtime.FASTEST_FIRST else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def save(self, learned: dict[str, Any], wall_s: float) -> None:
         """A checkpoint of everything that the run needs to go on as if it had never stopped; `learned`: what the update carries."""

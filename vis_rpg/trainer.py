@@ -15,8 +15,8 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from vis_rpg import checkpoint
-from vis_rpg.config import check, choose_runtime, device
+from vis_rpg import checkpoint, runtime
+from vis_rpg.config import check, device, lacks_compiler
 from vis_rpg.envs.group import StepResult, step_together
 from vis_rpg.envs.vector import make_groups
 from vis_rpg.errors import RunStopped, UserError, WorkersFailed
@@ -60,6 +60,7 @@ class Trainer:
         for run in self.runs:
             run.open_log(resume_from is not None)
         self.step = self.runs[0].step
+        self.runtime: str | None = None  # decided when there is something to learn from
         self.waited = {"wait_env_s": 0.0, "wait_device_s": 0.0}
         self.thread = ThreadPoolExecutor(1, "learner", prepare, (self.device,))
 
@@ -68,9 +69,7 @@ class Trainer:
         perception = first.agent.model.perception
         sizes = (settings.replay_capacity, first.agent.stored, first.agent.action_dim, first.agent.space.dim)
         where, line = choose_device(len(self.runs) * bytes_needed(*sizes), self.device, settings.replay_device)
-        runtime = choose_runtime(config)
         tqdm.write(f"replay of {settings.replay_capacity:,} observations{self._times()}: {line}", file=sys.stderr)
-        tqdm.write(f"updates{self._times()} on {self.device}: runtime={runtime}", file=sys.stderr)
         tables = make_tables(*sizes, where, count=None if len(self.runs) == 1 else len(self.runs))
         for index, run in enumerate(self.runs):
             own: Tables = tables if len(self.runs) == 1 else {name: table[index] for name, table in tables.items()}
@@ -89,7 +88,7 @@ class Trainer:
             request,
             [run.generator for run in self.runs],
             [run.sampler for run in self.runs],
-            runtime,
+            "eager" if config.runtime == "auto" else config.runtime,
         )
 
     def _times(self) -> str:
@@ -159,6 +158,8 @@ class Trainer:
     def learn(self) -> None:
         """One update; metrics stay on the device until they are logged."""
         settings = self.config.agent
+        if self.runtime is None:
+            self._start_updates()
         if self.learning.request.first:
             start, end = settings.latent.entropy_decay
             left = min(1.0, max(0.0, (end - self.step) / (end - start)))
@@ -168,6 +169,21 @@ class Trainer:
         replaced = [run.adaptation.step() for run in self.going if run.adaptation]
         if any(replaced):
             self.learning.redraw()
+
+    def _start_updates(self) -> None:
+        """Compile or capture what is to be, and keep the choice with the run: a resumed run goes on in the same way."""
+        config, first = self.config, self.runs[0]
+        wanted = config.runtime
+        if wanted == "auto":
+            wanted = first.recorded_runtime() or wanted
+        lacking = lacks_compiler(config)
+        left = (config.steps - self.step) // len(first.envs)
+        tqdm.write(f"updates{self._times()} on {self.device}: runtime={config.runtime}, getting ready", file=sys.stderr)
+        self.runtime = runtime.start(self.learning, wanted, left, lacking)
+        hint = f" (slower than need be: compiling needs {lacking})" if lacking and self.runtime == "eager" else ""
+        tqdm.write(f"updates{self._times()} on {self.device}: runtime={self.runtime}{hint}", file=sys.stderr)
+        for run in self.runs:
+            run.record_runtime(self.runtime)
 
     def _passed(self, every: int, before: int) -> bool:
         return before // every != self.step // every

@@ -1,0 +1,235 @@
+"""One stage of scripts/gpu_check.sh: python scripts/gpu_check.py STAGE OUT. Exit codes: 0 passed, 1 failed, 3 needs CUDA."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from vis_rpg import benchmark, checkpoint
+from vis_rpg.cli import compose
+from vis_rpg.env_benchmark import envs
+from vis_rpg.envs.factory import make_env
+from vis_rpg.learner import Learner
+from vis_rpg.trainer import Trainer
+
+Line = dict[str, Any]
+CUDA = torch.cuda.is_available()
+SIZE = [] if CUDA else ["preset=debug"]
+STATE = ["task=block_push", *SIZE]
+PIXELS = ["task=block_push", "task.blocks=1", "obs=pixels", "preset=cpu" if CUDA else "preset=debug"]
+RUNTIMES = ("eager", "compile", "graph") if CUDA else ("eager", "compile")
+UPDATES = 20
+NEEDS_CUDA = 3
+
+
+def imports() -> Iterator[Line]:
+    """Versions, the device, and a picture."""
+    import gymnasium
+    import mujoco
+
+    yield {**benchmark.machine(torch.device("cuda" if CUDA else "cpu")), "mujoco": mujoco.__version__, "gymnasium": gymnasium.__version__}
+    if CUDA:
+        free, total = torch.cuda.mem_get_info()
+        yield {"capability": torch.cuda.get_device_capability(), "cuda": torch.version.cuda, "free_gib": round(free / 2**30, 1)}
+        yield {"triton": torch.utils._triton.has_triton(), "total_gib": round(total / 2**30, 1), "cores": os.cpu_count()}
+    env = make_env(compose(PIXELS).task, "pixels")
+    obs, _ = env.reset(seed=0)
+    check(obs.std() > 1, f"frames are blank: standard deviation {obs.std():.3f}")
+    yield {"frame_std": round(float(obs.std()), 2)}
+
+
+def updates(dtype: torch.dtype) -> Iterator[Line]:
+    """Captured = compiled = eager over 20 updates from the same replay."""
+    ends: dict[str, dict[str, Tensor]] = {}
+    for runtime in RUNTIMES:
+        trainer = filled([*STATE, f"runtime={runtime}"], dtype)
+        start = parameters(trainer.learner)
+        begin = time.perf_counter()
+        for _ in range(UPDATES):
+            trainer.learning.step()
+        ends[runtime] = parameters(trainer.learner)
+        line: Line = {"runtime": runtime, "seconds": round(time.perf_counter() - begin, 1)}
+        if runtime != "eager":
+            line |= {"difference_over_movement": difference(ends[runtime], ends["eager"], start)}
+        yield line
+        wrong = {part: value for part, value in line.get("difference_over_movement", {}).items() if not value < LIMIT[dtype]}
+        check(not wrong, f"runtime={runtime} differs from eager in {dtype}: {wrong}")
+
+
+LIMIT = {torch.float32: 0.1, torch.float64: 1e-6}
+"""Of the distance between two runs' parameters, over how far they have moved: Adam turns rounding (TF32 on a GPU) into steps."""
+
+
+def seeds() -> Iterator[Line]:
+    """Eight seeds captured together are what each is alone."""
+    count, runtime = (8, "graph") if CUDA else (2, "eager")
+    together = filled([*STATE, f"runtime={runtime}", f"seeds={count}"], torch.float64)
+    starts = [parameters(together.learner, row) for row in range(count)]
+    for _ in range(UPDATES):
+        together.learning.step()
+    for seed in (0, count - 1):
+        alone = filled([*STATE, "runtime=eager", f"seed={seed}"], torch.float64)
+        for _ in range(UPDATES):
+            alone.learning.step()
+        apart = difference(parameters(together.learner, seed), parameters(alone.learner), starts[seed])
+        yield {"seeds": count, "runtime": runtime, "seed": seed, "difference_over_movement": apart}
+        check(max(apart.values()) < LIMIT[torch.float64], f"seed {seed} learns otherwise beside others: {apart}")
+
+
+def replay() -> Iterator[Line]:
+    """Replay on the device, and in pinned memory: the same batches for the same random numbers, and how long updates take."""
+    batches = {}
+    for where in ("device", "host"):
+        trainer = filled([*PIXELS, f"runtime={RUNTIMES[-1]}", f"agent.replay_device={where}"])
+        learning, own = trainer.learning, trainer.runs[0].replay
+        count = learning.request.batch_size + learning.request.familiar
+        uniform = torch.from_numpy(np.random.default_rng(0).random(count)).to(own.device)
+        batches[where] = pytree.tree_map(lambda x: None if x is None else x.cpu(), own.gather(own.tables, uniform, learning.request))
+        check(
+            (learning.staging is None) == (where == "device" or not CUDA), f"agent.replay_device={where}: batches are staged the wrong way"
+        )
+        for _ in range(2 * UPDATES):
+            learning.step()
+        begin = time.perf_counter()
+        for _ in range(2 * UPDATES):
+            learning.step()
+        synchronise()
+        finite = all(bool(torch.isfinite(value).all()) for value in learning.sums.values())
+        check(finite, f"agent.replay_device={where}: a loss is not finite")
+        yield {"replay": where, "updates_per_s": round(2 * UPDATES / (time.perf_counter() - begin), 1)}
+    pairs = zip(pytree.tree_leaves(batches["device"]), pytree.tree_leaves(batches["host"]), strict=True)
+    same = all(a is b is None or torch.equal(a, b) for a, b in pairs)
+    yield {"same_batches": same}
+    check(same, "device and host gather different batches")
+
+
+def resume() -> Iterator[Line]:
+    """A run goes on from CPU to GPU and back, with the weights that were saved."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["task=maze", "preset=debug", f"out={folder}/run"]
+        for index, device in enumerate(("cpu", "cuda", "cpu", "cuda") if CUDA else ("cpu", "cpu")):
+            config = compose([*words, f"device={device}", f"steps={300 * (index + 1)}", f"resume={'true' if index else 'false'}"])
+            trainer = Trainer(config)
+            if index:
+                saved = checkpoint.load(checkpoint.latest(Path(folder, "run")))
+                loaded = trainer.runs[0].agent.state_dict()
+                same = all(torch.equal(loaded[name].cpu(), value) for name, value in saved["agent"].items())
+                check(same, f"weights change on the way to {device}")
+            [summary] = trainer.run()
+            yield {"device": device, "steps": summary["steps"], "updates": summary["updates"], "runtime": trainer.runtime}
+            check(summary["steps"] == 300 * (index + 1), f"{device}: ended at {summary['steps']}")
+
+
+def suite() -> Iterator[Line]:
+    """The quick suite of scripts/benchmark.py."""
+    yield from benchmark.suite("auto", quick=True)
+
+
+def render() -> Iterator[Line]:
+    """Frames by EGL and by the ray-caster."""
+    for backend in ("egl", "warp"):
+        for task in ("block_push", "cheetah_back"):
+            yield from ({"backend": backend, **line} for line in envs(task, 0.5, backend) if "pixels" in line["name"])
+
+
+def learn(out: Path) -> Iterator[Line]:
+    """One-block BlockPush from pixels, eight seeds, for three minutes or 60,000 interactions."""
+    count, limit = (8, 180) if CUDA else (2, 30)
+    words = [*PIXELS, f"seeds={count}", f"out={out}/run", *(["steps=60000"] if CUDA else [])]
+    command = [sys.executable, "scripts/train.py", *words]
+    with contextlib.suppress(subprocess.TimeoutExpired):  # metrics are written as it goes
+        subprocess.run(command, timeout=limit, check=True)
+    rows = []
+    for path in sorted(Path(out, "run").glob("seed-*/metrics.jsonl")):
+        for text in path.read_text().splitlines():
+            line = json.loads(text)
+            rows.append([line["step"], line["success"], line["coverage"], line["updates_per_s"], path.parent.name.removeprefix("seed-")])
+    with open(out / "learn.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["step", "success", "coverage", "updates_per_s", "seed"])
+        writer.writerows(rows)
+    check(bool(rows), "nothing was learned in time")
+    last = max(row[0] for row in rows)
+    ends = [row for row in rows if row[0] == last]
+    yield {"steps": last, "seeds": len(ends), "success": [row[1] for row in ends], "coverage": [row[2] for row in ends]}
+    yield {"updates_per_s": ends[0][3], "command": " ".join(command[1:])}
+
+
+# What stages share ----------------------------------------------------------------------------------------------------------------------
+
+
+def filled(words: list[str], dtype: torch.dtype = torch.float32) -> Trainer:
+    """A trainer with random actions in replay, whose updates are of this precision."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = benchmark.filled(words, Path(folder))
+    if dtype == torch.float32:
+        return trainer
+    learning = trainer.learning
+    learning.learner = trainer.learner = Learner([run.agent.to(dtype) for run in trainer.runs])
+    learning.use(trainer.config.runtime)
+    turn = trainer.learner.turn
+
+    def cast(part: Any) -> Any:
+        return pytree.tree_map(lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, part)
+
+    trainer.learner.turn = lambda batch, noise, *phase: turn(cast(batch), cast(noise), *phase)  # type: ignore[method-assign]
+    return trainer
+
+
+def parameters(learner: Learner, row: int = 0) -> dict[str, Tensor]:
+    """Of each part a copy, (P,)."""
+    return {part: rows.flat[row].detach().clone() for part, rows in learner.rows.items()}
+
+
+def difference(first: dict[str, Tensor], second: dict[str, Tensor], start: dict[str, Tensor]) -> dict[str, float]:
+    """How far two runs are apart, over how far they have come."""
+    return {part: float((first[part] - second[part]).norm() / (second[part] - start[part]).norm()) for part in first}
+
+
+def synchronise() -> None:
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+def check(holds: bool, message: str) -> None:
+    if not holds:
+        raise SystemExit(message)
+
+
+def main(name: str, out: Path) -> None:
+    stages: dict[str, Callable[[], Iterator[Line]]] = {
+        "imports": imports,
+        "updates-float32": lambda: updates(torch.float32),
+        "updates-float64": lambda: updates(torch.float64),
+        "seeds": seeds,
+        "replay": replay,
+        "resume": resume,
+        "suite": suite,
+        "render": render,
+        "learn": lambda: learn(out),
+    }
+    if name not in stages:
+        sys.exit(f"{name}: choose one of {', '.join(stages)}")
+    for line in stages[name]():
+        text = json.dumps({"stage": name, **line})
+        print(text, flush=True)
+        with open(out / "results.jsonl", "a") as file:
+            file.write(text + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
