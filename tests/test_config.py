@@ -7,7 +7,6 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.small import config
-from vis_rpg import config as settings
 from vis_rpg.cli import CONFIG_DIR, compose
 from vis_rpg.config import check, check_resumable, device
 from vis_rpg.errors import UserError

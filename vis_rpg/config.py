@@ -94,7 +94,8 @@ def lacks_compiler(config: DictConfig) -> str | None:
 
 
 def device(config: DictConfig) -> torch.device:
-    """The device that `device=` names; auto is the GPU where there is one. Raises UserError where it is not there."""
+    """The device that `device=` names, a GPU always with its number, as tensors there say; auto is the GPU where there is one. Raises
+    UserError where it is not there."""
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
