@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils._triton import has_triton
 
 from vis_rpg import benchmark, checkpoint
 from vis_rpg.cli import compose
@@ -45,7 +46,7 @@ def imports() -> Iterator[Line]:
     if CUDA:
         free, total = torch.cuda.mem_get_info()
         yield {"capability": torch.cuda.get_device_capability(), "cuda": torch.version.cuda, "free_gib": round(free / 2**30, 1)}
-        yield {"triton": torch.utils._triton.has_triton(), "total_gib": round(total / 2**30, 1), "cores": os.cpu_count()}
+        yield {"triton": has_triton(), "total_gib": round(total / 2**30, 1), "cores": os.cpu_count()}
     env = make_env(compose(PIXELS).task, "pixels")
     obs, _ = env.reset(seed=0)
     check(obs.std() > 1, f"frames are blank: standard deviation {obs.std():.3f}")

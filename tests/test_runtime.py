@@ -53,9 +53,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [(100, None, "eager"), (4000, None, "compile"), (4000, "a C++ compiler", "eager")],
     ids=["little is left", "much is left", "no compiler"],
 )
-def test_updates_are_compiled_if_what_is_left_to_do_gains_more_than_compiling_takes(
-    updates: int, lacking: str | None, chosen: str
-) -> None:
+def test_updates_are_compiled_if_what_is_left_to_do_gains_more_than_compiling_takes(updates: int, lacking: str | None, chosen: str) -> None:
     timed = Timed({"eager": (0.1, 0.137), "compile": (60.0, 0.060)})
     assert runtime.start(timed, "auto", updates, lacking) == timed.used == chosen
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils._triton import has_triton
 
 from vis_rpg.agent import Batch, Metrics
 from vis_rpg.learner import Learner, optimizer_state, stack
@@ -50,7 +51,7 @@ class Learning:
         """Run later updates this way; what must be compiled or captured is so when it is first needed."""
         self.run: Callable[[Phase], None] = self._turn
         self.learner.eager()
-        if runtime == "compile" or (runtime == "graph" and torch.utils._triton.has_triton()):
+        if runtime == "compile" or (runtime == "graph" and has_triton()):
             self.learner.compile()
         if runtime == "graph":
             generators = self.generators if self.staging else [*self.generators, *self.samplers]
