@@ -1,4 +1,4 @@
-"""One stage of scripts/gpu_check.sh: python scripts/gpu_check.py STAGE OUT. Exit codes: 0 passed, 1 failed, 3 needs CUDA."""
+"""One stage of scripts/gpu_check.sh: python scripts/gpu_check.py STAGE OUT."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ STATE = ["task=block_push", *SIZE]
 PIXELS = ["task=block_push", "task.blocks=1", "obs=pixels", "preset=cpu" if CUDA else "preset=debug"]
 RUNTIMES = ("eager", "compile", "graph") if CUDA else ("eager", "compile")
 UPDATES = 20
-NEEDS_CUDA = 3
 
 
 def imports() -> Iterator[Line]:
@@ -51,6 +51,22 @@ def imports() -> Iterator[Line]:
     obs, _ = env.reset(seed=0)
     check(obs.std() > 1, f"frames are blank: standard deviation {obs.std():.3f}")
     yield {"frame_std": round(float(obs.std()), 2)}
+
+
+READY = {
+    "ready-seeds": [*STATE, "seeds=8" if CUDA else "seeds=2"],
+    "ready-bfloat16": [*STATE, "precision=bfloat16"],
+    "ready-slots": [*benchmark.UPDATES["slots frozen"], *SIZE],
+    "ready-cnn": [*benchmark.UPDATES["cnn"], *SIZE],
+    "ready-learn": [*PIXELS, "seeds=8" if CUDA else "seeds=2"],
+}
+
+
+def ready(words: list[str]) -> Iterator[Line]:
+    """How long the first updates take, until all is compiled and captured; the stages that follow find it in the cache."""
+    trainer = filled([*words, f"runtime={RUNTIMES[-1]}"])
+    seconds, each = trainer.learning.warm_up(RUNTIMES[-1], 10)
+    yield {"setting": " ".join(words), "runtime": RUNTIMES[-1], "seconds_to_ready": round(seconds, 1), "ms_each": round(1e3 * each, 3)}
 
 
 def updates(dtype: torch.dtype) -> Iterator[Line]:
@@ -143,7 +159,7 @@ def suite() -> Iterator[Line]:
 def render() -> Iterator[Line]:
     """Frames by EGL and by the ray-caster."""
     for backend in ("egl", "warp"):
-        for task in ("block_push", "cheetah_back"):
+        for task in ("block_push", "ant_push"):
             yield from ({"backend": backend, **line} for line in envs(task, 0.5, backend) if "pixels" in line["name"])
 
 
@@ -223,6 +239,7 @@ def main(name: str, out: Path) -> None:
         "render": render,
         "learn": lambda: learn(out),
     }
+    stages |= {key: partial(ready, words) for key, words in READY.items()}
     if name not in stages:
         sys.exit(f"{name}: choose one of {', '.join(stages)}")
     for line in stages[name]():

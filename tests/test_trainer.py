@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.fake_envs import FAULTY
-from tests.runs import facts, lines
+from tests.runs import differences, facts, final, lines
 from tests.small import changed, config, weights
 from vis_rpg import checkpoint
 from vis_rpg.run import Run, random_coverage
@@ -169,3 +169,23 @@ def test_a_random_policys_coverage_is_a_function_of_seed_and_steps() -> None:
 def test_a_checkpoint_is_written_at_the_end_whatever_the_interval(tmp_path: Path) -> None:
     Trainer(config("task=maze", "steps=60", "logger.checkpoint_every=100000", f"out={tmp_path}")).run()
     assert [path.name for path in checkpoint.complete(tmp_path / "checkpoints")] == ["step-0000000060"]
+
+
+@pytest.mark.parametrize("words", [("task=maze",), ("task=block_push", "obs=pixels")], ids=["state", "slots"])
+def test_seeing_beside_an_update_changes_no_run(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(name: str) -> Path:
+        trainer = Trainer(config(*words, "steps=250", "runtime=eager", f"out={tmp_path / name}"))
+        assert trainer.runs[0].sees_ahead == (name == "ahead")
+        trainer.run()
+        return tmp_path / name
+
+    ahead = train("ahead")
+    monkeypatch.setattr(Run, "sees_ahead", False)
+    after = train("after")
+    assert facts(ahead) == facts(after)
+    assert differences(final(ahead)["agent"], final(after)["agent"]) == []
+
+
+@pytest.mark.parametrize("word", ["perception=cnn", "perception.train=true", "perception.learn_every=100"])
+def test_what_updates_change_sees_after_them(word: str, tmp_path: Path) -> None:
+    assert not Trainer(config("task=block_push", "obs=pixels", word, f"out={tmp_path}")).runs[0].sees_ahead

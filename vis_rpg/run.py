@@ -7,6 +7,7 @@ import os
 import random
 import sys
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ class Run:
 
     def start(self) -> None:
         """Begin the first episodes."""
-        self._begin(self.envs.reset(), np.arange(len(self.envs)))
+        self.replay.begin(self._see_first(dict(enumerate(self.envs.reset()))), torch.arange(len(self.envs)))
 
     def choose(self) -> Tensor:
         """The next action of every environment, (envs, A) on the device; uniformly random during the seed steps."""
@@ -88,16 +89,27 @@ class Run:
             self.actor.did(action)
         return action
 
-    def take(self, action: Tensor, result: StepResult) -> None:
-        """What these actions led to, into replay and counts."""
-        seen = self._see(result.obs, result.objects)
+    @property
+    def sees_ahead(self) -> bool:
+        """Whether seeing depends on nothing that updates change, so that it may go on beside one."""
+        return self.adaptation is None and not any(p.requires_grad for p in self.agent.model.perception.parameters())
+
+    def see(self, result: StepResult) -> list[Window]:
+        """Perceive what a step led to, and how new episodes begin: what `take` stores of it."""
+        seen = [self._see(result.obs, result.objects)]
+        if result.first_obs:
+            seen.append(self._see_first({row: result.first_obs[row] for row in sorted(result.first_obs)}))
+        return seen
+
+    def take(self, action: Tensor, result: StepResult, seen: list[Window]) -> None:
+        """What these actions led to, and what was seen of it by `see`, into replay and counts."""
         reward, terminated, objects, z = torch.from_numpy(result.reward), torch.from_numpy(result.terminated), result.objects, self.actor.z
         if result.dropped:
             rows = torch.from_numpy(result.kept)
             action, reward, terminated, objects, z = action[rows], reward[rows], terminated[rows], objects[result.kept], z[rows]
-            self.replay.add(action, reward, terminated, z, {name: value[rows] for name, value in seen.items()}, rows)
+            self.replay.add(action, reward, terminated, z, {name: value[rows] for name, value in seen[0].items()}, rows)
         else:
-            self.replay.add(action, reward, terminated, z, seen)
+            self.replay.add(action, reward, terminated, z, seen[0])
         self.step += len(self.envs)
         self.returns += result.reward
         self.succeeded |= result.success
@@ -111,13 +123,13 @@ class Run:
                 self.episodes += 1
             self.returns[row], self.succeeded[row] = 0.0, False
         if result.first_obs:
-            begun = np.array(sorted(result.first_obs))
-            self._begin(np.stack([result.first_obs[row] for row in begun]), begun)
+            self.replay.begin(seen[1], torch.tensor(sorted(result.first_obs)))
 
-    def _begin(self, obs: np.ndarray, rows: np.ndarray) -> None:
-        """Episodes begin with these observations in these environments."""
+    def _see_first(self, obs: Mapping[int, np.ndarray]) -> Window:
+        """Episodes begin with these observations in these environments: what replay stores of them."""
+        rows = np.array(list(obs))
         self.actor.begin(rows)
-        self.replay.begin(self._see(obs, None, rows), torch.from_numpy(rows))
+        return self._see(np.stack(list(obs.values())), None, rows)
 
     def _see(self, obs: np.ndarray, positions: np.ndarray | None, rows: np.ndarray | None = None) -> Window:
         """What replay stores of observations; without true positions a novelty of another kind is left zero: no bonus is ever given for,
@@ -217,7 +229,7 @@ class Run:
             rows = np.array(restarted)
             self.dropped_episodes += len(rows)
             self.returns[rows], self.succeeded[rows] = 0.0, False
-            self._begin(np.stack([self.envs.obs[row] for row in rows]), rows)
+            self.replay.begin(self._see_first({row: self.envs.obs[row] for row in restarted}), torch.from_numpy(rows))
             tqdm.write(f"resume: {len(rows)} running episodes could not be saved and were dropped", file=sys.stderr)
         libraries = state["libraries"]
         torch.set_rng_state(libraries["torch"])

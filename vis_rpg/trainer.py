@@ -32,7 +32,7 @@ SHOWN = ("coverage", "success", "return", "updates_per_s")
 class Trainer:
     """One run in the folder `out`, or with `seeds` above 1 as many independent ones in out/seed-N, which learn side by side.
 
-    Environments are stepped while the update runs; only actions wait for the device.
+    Environments are stepped, and frozen perception sees what comes, while the update runs; only actions wait for the device.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -138,13 +138,20 @@ class Trainer:
             learning = self.thread.submit(self._timed_learn)
         # What has failed is looked at only when the update is over, for so is what has been learned.
         results = step_together([run.envs for run in runs], on_host)
+        ahead = {}
+        if self.runtime is not None:  # while updates are captured the device is left to them
+            ahead = {
+                index: run.see(result)
+                for index, (run, result) in enumerate(zip(runs, results, strict=True))
+                if run.sees_ahead and isinstance(result, StepResult)
+            }
         stepped = time.perf_counter()
         learned = learning.result() if learning else stepped
         self.waited["wait_device_s"] += acted - begin + max(0.0, time.perf_counter() - stepped)
         self.waited["wait_env_s"] += max(0.0, stepped - learned) if learning else stepped - acted
-        for run, action, result in zip(runs, actions, results, strict=True):
+        for index, (run, action, result) in enumerate(zip(runs, actions, results, strict=True)):
             if isinstance(result, StepResult):
-                run.take(action, result)
+                run.take(action, result, ahead[index] if index in ahead else run.see(result))
             elif not self._not_finite(run):  # a loss that is not finite comes back as an action that is not: name the loss
                 if isinstance(result, WorkersFailed):
                     self._save(run)
