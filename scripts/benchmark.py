@@ -1,5 +1,6 @@
 """Measure speed, one JSON object a line: python scripts/benchmark.py suite [--quick] [--json FILE] [--device auto]
 Measure the environments alone: python scripts/benchmark.py envs [--quick] [--task NAME] [--backend auto] [--json FILE]
+Where the time of a training step goes: python scripts/benchmark.py loop [--quick] [--device auto] [--json FILE]
 Count what no machine changes: python scripts/benchmark.py counts [--check]"""
 
 import argparse
@@ -11,7 +12,8 @@ import torch
 from omegaconf import DictConfig
 
 from vis_rpg import env_benchmark
-from vis_rpg.benchmark import counts, goals, grown, machine, read_counts, suite
+from vis_rpg.benchmark import LOOPS, counts, goals, grown, loop_profile, machine, read_counts, suite
+from vis_rpg.config import device as device_of
 from vis_rpg.config import lacks_compiler
 from vis_rpg.errors import UserError
 
@@ -20,7 +22,7 @@ STORED = Path(__file__).resolve().parents[1] / "results" / "speed" / "counts.jso
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("suite", "envs", "counts"), default="suite")
+    parser.add_argument("what", nargs="?", choices=("suite", "envs", "loop", "counts"), default="suite")
     parser.add_argument("--quick", action="store_true", help="suite: under 60 s on two cores; envs: short spans; both less exact")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to FILE as well")
     parser.add_argument("--device", default="auto", help="suite: auto | cpu | cuda | cuda:N")
@@ -33,6 +35,8 @@ def main() -> None:
             found = count(arguments.check)
         elif arguments.what == "envs":
             found = step(arguments.task, arguments.backend, arguments.quick)
+        elif arguments.what == "loop":
+            found = profile(arguments.device, arguments.quick)
         else:
             found = measure(arguments.device, arguments.quick)
     except UserError as error:
@@ -57,6 +61,15 @@ def step(task: str | None, backend: str, quick: bool) -> dict[str, object]:
     for line in env_benchmark.envs(task, 0.1 if quick else 1.5, backend):
         lines.append(line)
         print(json.dumps(line), flush=True)
+    return {"machine": lines[0], "measured": lines[1:]}
+
+
+def profile(device: str, quick: bool) -> dict[str, object]:
+    lines: list[dict[str, object]] = [machine(device_of(DictConfig({"device": device})))]
+    for name, overrides in LOOPS.items():
+        words = [*overrides, "preset=cpu", f"device={device}", *(["runtime=eager"] if quick else ["runtime=compile"])]
+        lines.append({"name": f"training step, {name}", **loop_profile(words, 0.5 if quick else 5.0)})
+        print(json.dumps(lines[-1]), flush=True)
     return {"machine": lines[0], "measured": lines[1:]}
 
 

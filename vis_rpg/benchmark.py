@@ -42,6 +42,7 @@ EAGER_ONLY = ("slots trained on",)
 """Compiling these takes minutes on a CPU."""
 RUNS = {"block_push from state": [*BLOCKS, "obs=state"], "block_push from state, 8 seeds": [*BLOCKS, "obs=state", "seeds=8"]}
 STEPPED = {"maze": ["task=maze"], "block_push": BLOCKS}
+LOOPS = {"state": [*BLOCKS, "task.blocks=1"], "slots": [*BLOCKS, "task.blocks=1", "obs=pixels"]}
 FILLED = 250  # interactions a seed with random actions before an update is measured: fewer than an episode of each environment
 COUNTED = {
     "state": [*BLOCKS, "obs=state"],
@@ -232,6 +233,29 @@ def run_speed(overrides: list[str], seconds: float) -> Line:
         steps = len(trainer.runs) * (trainer.step - before)
         shares = {f"{name.removesuffix('_s')}_share": round((trainer.waited[name] - waited[name]) / took, 3) for name in waited}
         return {"interactions_per_s": round(steps / took, 1), "seeds": len(trainer.runs), **shares}
+
+
+def loop_profile(overrides: list[str], seconds: float) -> Line:
+    """Milliseconds of each part of a training step, each alone, and of the whole step, in which seeing with frozen perception and the
+    environments run beside the update."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = filled(overrides, Path(folder))
+        run, device = trainer.runs[0], trainer.device
+        actions = run.choose()
+        result = run.envs.step(actions.cpu().numpy())
+        seen = run.see(result)
+        parts: dict[str, Callable[[], object]] = {
+            "acting": run.choose,
+            "physics and frames": lambda: run.envs.step(actions.cpu().numpy()),
+            "seeing": lambda: run.see(result),
+            "replay": lambda: run.take(actions, result, seen),
+        }
+        line: Line = {name: round(1e3 * statistics.median(timed(call, 5, seconds / 5, device)), 2) for name, call in parts.items()}
+        for _ in range(4 * Captured.WARM_UPS):
+            trainer.advance()
+        line["update"] = round(1e3 * statistics.median(timed(trainer.learning.step, 5, seconds / 5, device)), 2)
+        line["whole step"] = round(1e3 * statistics.median(timed(trainer.advance, 5, seconds / 5, device)), 2)
+        return {"envs": len(run.envs), "threads": torch.get_num_threads(), "runtime": trainer.runtime, "ms": line}
 
 
 def step_speed(overrides: list[str], obs: str, repeats: int, least: float) -> Line:
