@@ -83,6 +83,7 @@ def test_a_run_folder_holds_what_is_promised(finished: tuple[Run, dict[str, Any]
         "replay",
         "visits",
         "summary.json",
+        ".lock",
     }
     assert OmegaConf.load(out / "config.yaml") == run.config
     assert [path.name for path in checkpoint.complete(out / "checkpoints")] == ["step-0000000150", "step-0000000300"]

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from perception.cnn import CnnPerception
 from perception.percept import Perception
@@ -18,9 +19,11 @@ from perception.state import StatePerception
 from vis_rpg import checkpoint
 from vis_rpg.acting import Actor
 from vis_rpg.agent import Agent
+from vis_rpg.cli import CONFIG_DIR, check_kinds
+from vis_rpg.config import check
 from vis_rpg.envs.factory import make_env, task_of
 from vis_rpg.envs.task import Declared
-from vis_rpg.errors import UserError
+from vis_rpg.errors import UserError, one_line
 from vis_rpg.novelty import make_novelty
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,18 +77,49 @@ def load_config(run: Path) -> DictConfig:
             f"{run}: not a run ({run / 'config.yaml'}: {error.strerror}): give the folder that scripts/train.py wrote (out=...)"
         ) from None
     except Exception as error:  # whatever the YAML parser makes of a broken file
-        raise UserError(f"{run}/config.yaml cannot be read: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{run}/config.yaml cannot be read: {one_line(error)}") from None
     if not isinstance(config, DictConfig) or "agent" not in config:
         raise UserError(f"{run}/config.yaml is not that of a run: give the folder that scripts/train.py wrote (out=...)")
+    try:
+        OmegaConf.resolve(config)
+        _check_sections(config)
+    except (UserError, OmegaConfBaseException) as error:
+        raise UserError(f"{run}/config.yaml is damaged: {str(error).splitlines()[0]}: restore it from a copy of the run") from None
     return config
 
 
+def _check_sections(config: DictConfig) -> None:
+    """Raise UserError where a section of a run's config lacks a key of the defaults, or has a value of another kind."""
+    sections = {"": "train", "agent": "agent/rpg", "obs": "obs/state", "logger": "logger/default", "task": None}
+    for section in ("perception", "exploration"):
+        name = OmegaConf.select(config, f"{section}.name")
+        # A group of the user's own has no defaults here.
+        sections[section] = f"{section}/{name}" if (CONFIG_DIR / section / f"{name}.yaml").is_file() else None
+    for section, file in sections.items():
+        defaults = OmegaConf.load(CONFIG_DIR / f"{file}.yaml") if file else OmegaConf.create({"name": ""})
+        assert isinstance(defaults, DictConfig)
+        defaults.pop("defaults", None)
+        own = OmegaConf.select(config, section) if section else config
+        if not isinstance(own, DictConfig):
+            raise UserError(f"{section} is missing or no section")
+        check_kinds(own, defaults, section)
+
+
 def restore(agent: Agent, state: Mapping[str, Any], run: Path) -> None:
-    """Give an agent the weights of a run's checkpoint; raises UserError where they are another agent's, or saw by another slot model."""
+    """Give an agent the weights of a run's checkpoint.
+
+    Raises:
+        UserError: The weights are those of another agent, saw by another slot model, or are not finite.
+    """
     try:
         agent.load_state_dict(state["agent"])
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{run}: the checkpoint does not fit its config.yaml: {str(error).splitlines()[-1].strip()}") from None
+    if broken := [name for name, value in agent.state_dict().items() if not value.isfinite().all()]:
+        raise UserError(
+            f"{run}: the newest checkpoint has weights that are not finite (NaN or infinity in {broken[0]}, {len(broken)} tensors in all): "
+            "delete its folder to use the one before"
+        )
 
 
 def load(run: str | Path, device: str = "cpu", seed: int = 0) -> tuple[Actor, gymnasium.Env]:
@@ -93,8 +127,15 @@ def load(run: str | Path, device: str = "cpu", seed: int = 0) -> tuple[Actor, gy
     each episode and `agent.act(obs)` at each step. Raises UserError where the run or its checkpoint is missing or broken."""
     run = Path(run)
     config = load_config(run)
+    try:
+        check(DictConfig({**config, "device": "cpu", "runtime": "eager"}))  # The machine may be another one.
+    except UserError as error:
+        raise UserError(f"{run}/config.yaml: {error}") from None
     state = checkpoint.load(checkpoint.latest(run))
-    env = make_env(config.task, config.obs.kind)
-    agent = make_agent(config, env)
+    try:
+        env = make_env(config.task, config.obs.kind)
+        agent = make_agent(config, env)
+    except (OmegaConfBaseException, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{run}/config.yaml: no agent can be made from it ({one_line(error)})") from error
     restore(agent, state, run)
     return Actor(agent.to(device), seed=seed), env

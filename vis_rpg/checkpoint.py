@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,10 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vis_rpg.chunks import write_tensors
+from vis_rpg.chunks import digest, write_tensors
 from vis_rpg.errors import UserError
 
-FORMAT = "vis-rpg checkpoint 5"
+FORMAT = "vis-rpg checkpoint 6"
 KEPT = 2
 
 
@@ -33,10 +34,12 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
         for left in folder.glob(".writing-*"):  # by a run that was killed
             shutil.rmtree(left)
         temporary.mkdir()
-        write_tensors(temporary / "state.safetensors", tensors)
-        size = (temporary / "state.safetensors").stat().st_size
+        tensor_file = temporary / "state.safetensors"
+        write_tensors(tensor_file, tensors)
+        written = {"tensor_bytes": tensor_file.stat().st_size, "tensor_digest": digest(tensor_file)}
+        document = {"format": FORMAT, "step": step, **written, "state": tree}
         with open(temporary / "state.json", "w") as file:
-            json.dump({"format": FORMAT, "step": step, "tensor_bytes": size, "state": tree}, file)
+            json.dump(document | {"digest": _document_digest(document)}, file)
             file.flush()
             os.fsync(file.fileno())
         shutil.rmtree(path, ignore_errors=True)
@@ -44,7 +47,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     kept = complete(folder)[-KEPT:]
-    for old in folder.glob("step-*"):
+    for old in _numbered(folder):
         if old not in kept:
             shutil.rmtree(old)
     return path
@@ -52,7 +55,12 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
 
 def complete(folder: Path) -> list[Path]:
     """Checkpoints in a folder, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / "state.json").exists())
+    return [path for path in _numbered(folder) if (path / "state.json").exists()]
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """Folders of checkpoints, oldest first, half-made ones included; one that a user has renamed is left alone."""
+    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal() and path.is_dir())
 
 
 def latest(run: Path) -> Path:
@@ -64,29 +72,39 @@ def latest(run: Path) -> Path:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The state saved in a checkpoint; raises UserError where it is missing, cut short, or not one of ours."""
+    """Read the state of a checkpoint. Raises UserError where a file is missing, damaged, or not one of ours."""
+    way_out = "delete this folder to use the one before"
     try:
         document = json.loads((path / "state.json").read_text())
     except OSError as error:
         raise UserError(f"{path}: not a checkpoint (state.json: {error.strerror})") from None
-    except ValueError:
-        raise UserError(f"{path}: broken checkpoint, state.json is cut short: delete this folder to use the one before") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: broken checkpoint, state.json is cut short: {way_out}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this version (state.json does not say {FORMAT!r})")
+    if document.pop("digest", None) != _document_digest(document):
+        raise UserError(f"{path}: broken checkpoint, state.json is not as it was saved (its checksum differs): {way_out}")
     file_path = path / "state.safetensors"
     try:
         if file_path.stat().st_size != document["tensor_bytes"]:
-            raise UserError(f"{path}: broken checkpoint, state.safetensors is cut short: delete this folder to use the one before")
+            raise UserError(f"{path}: broken checkpoint, state.safetensors is cut short or another file: {way_out}")
         with safe_open(file_path, "pt") as file:
-            # copies, for what is read is mapped: a run that goes on must not hang on a file that may be replaced
+            # Copies, because the file is mapped: a run that goes on must not depend on a file that may be replaced.
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        if digest(file_path) != document["tensor_digest"]:
+            broken = (f"NaN or infinity in {key}" for key, value in tensors.items() if not value.isfinite().all())
+            why = next(broken, "its checksum differs")
+            raise UserError(f"{path}: broken checkpoint, state.safetensors is not as it was saved ({why}): {way_out}")
     except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{path}: broken checkpoint, state.safetensors cannot be read ({error}): delete this folder to use the one before"
-        ) from None
+        raise UserError(f"{path}: broken checkpoint, state.safetensors cannot be read ({error}): {way_out}") from None
     state = _join(document["state"], tensors)
     assert isinstance(state, dict)
     return state
+
+
+def _document_digest(document: dict[str, Any]) -> str:
+    """Checksum of everything that state.json says; the same before it is written and after it is read."""
+    return hashlib.sha256(json.dumps(document).encode()).hexdigest()
 
 
 def _split(node: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +26,8 @@ class Chunks:
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
         self.spans: list[Span] = []
+        self.digests: dict[str, str] = {}
+        """Checksum of each file, by its name."""
 
     @property
     def end(self) -> int:
@@ -35,16 +40,30 @@ class Chunks:
     def append(self, tensors: dict[str, Tensor], start: int, end: int) -> None:
         """Write rows [start, end) as a new file, atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(self.path((start, end)), tensors)
+        path = self.path((start, end))
+        write_tensors(path, tensors)
+        self.digests[path.name] = digest(path)
         self.spans.append((start, end))
 
     def read(self, span: Span) -> dict[str, Tensor]:
-        """The tensors of one chunk; raises UserError where it is missing or broken."""
+        """Read one chunk: {column: (rows, ...)}. Raises UserError where the file is missing or not as it was written."""
+        path = self.path(span)
         try:
-            with safe_open(self.path(span), "pt") as file:
+            if digest(path) != self.digests.get(path.name):
+                raise UserError(f"{path}: needed by a checkpoint of this run, but it is not as it was written (its checksum differs)")
+            with safe_open(path, "pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{self.path(span)}: needed by a checkpoint of this run, but it cannot be read ({error})") from None
+            raise UserError(f"{path}: needed by a checkpoint of this run, but it cannot be read ({error})") from None
+
+    def state(self) -> dict[str, Any]:
+        """What `load_state` needs, as JSON."""
+        names = [self.path(span).name for span in self.spans]
+        return {"spans": [list(span) for span in self.spans], "digests": {name: self.digests[name] for name in names}}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue with the files that were there at `state`."""
+        self.spans, self.digests = [(start, end) for start, end in state["spans"]], dict(state["digests"])
 
     def keep(self, spans: set[Span]) -> None:
         """Delete every file of this name in the folder but those of these spans, half-written ones of a killed run included."""
@@ -52,6 +71,12 @@ class Chunks:
         for path in self.folder.glob(f"{self.name}-*"):
             if path not in wanted:
                 path.unlink()
+
+
+def digest(path: Path) -> str:
+    """Checksum of a file. Raises OSError where it cannot be read."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -31,6 +31,9 @@ VERSION_BASE = "1.3"
 # Hydra raises a plain ValueError for a group whose option is no word.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 MISSING = "???"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+"""What the system says of a path that is the user's to mend; a file that is not there may be a fault of ours."""
 # A run keeps its own folder and logs; Hydra is to write nothing, except a sweep's record.
 HYDRA_SETTINGS = {
     "hydra.run.dir": ".",
@@ -91,9 +94,11 @@ def _run(main: Callable[[DictConfig], None], config_name: str, config_dir: Path)
             _say(f"error: {error}")
             failed = True
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in (*FULL, *FORBIDDEN):
                 raise
-            _say(f"error: no space left for {error.filename or cfg.get('out') or Path.cwd()}: free some, then run again")
+            where = error.filename or cfg.get("out") or Path.cwd()
+            full = f"no space left for {where}: free some, then run again"
+            _say(f"error: {full}" if error.errno in FULL else f"error: {where}: {error.strerror}")
             failed = True
 
     given = {word.partition("=")[0] for word in args.overrides}
@@ -147,11 +152,24 @@ def _check(overrides: list[str], config_name: str, config_dir: Path) -> DictConf
         except COMPOSE_ERRORS as error:
             raise UserError(_explain(error, parsed, config_name)) from error
     del cfg.hydra
-    values = dict(_entries(cfg))
-    for key, default in _entries(defaults):
-        require(key in values, f"~{key}: a setting that is needed; give it another value instead")
-        _check_kind(key, default, values[key])
+    check_kinds(cfg, defaults, lacking="~{key}: a setting that is needed; give it another value instead")
     return cfg
+
+
+def check_kinds(cfg: DictConfig, defaults: DictConfig, section: str = "", lacking: str = "{key} is missing") -> None:
+    """Raise `UserError` for the first key of `defaults` that `cfg` lacks, or whose value is of another kind.
+
+    Args:
+        cfg: The settings to check.
+        defaults: Settings with the same keys.
+        section: The dotted name of both, for the message.
+        lacking: The message about a key that `cfg` lacks.
+    """
+    prefix = f"{section}." if section else ""
+    values = dict(_entries(cfg, prefix))
+    for key, default in _entries(defaults, prefix):
+        require(key in values, lacking.format(key=key))
+        _check_kind(key, default, values[key])
 
 
 def _resolved(cfg: DictConfig) -> DictConfig:

@@ -59,11 +59,11 @@ class VisitRecord:
             rows = {key: torch.cat([visit[key] for visit in self.waiting]) for key in self.waiting[0]}
             self.chunks.append(rows, self.chunks.end, self.chunks.end + len(rows["step"]))
             self.waiting.clear()
-        return {"spans": [list(span) for span in self.chunks.spans]}
+        return self.chunks.state()
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue from `save`."""
-        self.chunks.spans = [(start, end) for start, end in state["spans"]]
+        self.chunks.load_state(state)
 
     def read(self) -> dict[str, Tensor]:
         """All that was written: step (V,), positions (V, N, 2 or 3), z (V, Z)."""

@@ -18,7 +18,7 @@ class Logger:
         if resume_step is None:
             self.path.write_text("")
         elif self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= resume_step]
+            kept = [line for line in self.path.read_text(errors="replace").splitlines() if _step_of(line) <= resume_step]
             part = self.path.with_suffix(".part")
             part.write_text("".join(line + "\n" for line in kept))
             part.replace(self.path)
@@ -50,5 +50,5 @@ def _step_of(line: str) -> float:
     """The step of a line; infinite for a line that a kill cut short, so that it is dropped."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return math.inf

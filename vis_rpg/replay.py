@@ -209,8 +209,7 @@ class Replay:
             chunks.append(self._numbered(start, settled), start, settled)
         chunks.spans = [span for span in chunks.spans if span[1] > self.head - self.capacity]
         tail_start = max(settled, self.head - self.capacity)
-        return {
-            "spans": [list(span) for span in chunks.spans],
+        return chunks.state() | {
             "tail_start": tail_start,
             "tail": self._numbered(tail_start, self.head),
             "rewritten": self._numbered(self.first_held, self.head, rewritten=True),
@@ -222,7 +221,7 @@ class Replay:
     def load(self, state: dict[str, Any], chunks: Chunks) -> None:
         """Continue from `save`; the same segments are drawn with the same generator."""
         self.head, self.open, self.firsts = state["head"], state["open"].clone(), deque(state["firsts"])
-        chunks.spans = [(start, end) for start, end in state["spans"]]
+        chunks.load_state(state)
         for span in chunks.spans:
             self._place(chunks.read(span), span[0])
         self._place(state["tail"], state["tail_start"])

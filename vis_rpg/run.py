@@ -154,8 +154,12 @@ class Run:
     # Checkpoints ------------------------------------------------------------------------------------------------------------------------
 
     def prepare_folder(self) -> None:
-        """Make the folder, with the config in it."""
-        self.out.mkdir(parents=True, exist_ok=True)
+        """Make the folder and those in it, with the config. Raises UserError where one of them cannot be made."""
+        for folder in (self.folder, self.replay_chunks.folder, self.visits.chunks.folder, self.out / "tensorboard"):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{folder}: cannot be a folder ({error.strerror}); remove what is there, or give another out") from None
         OmegaConf.save(self.config, self.out / "config.yaml.part")
         os.replace(self.out / "config.yaml.part", self.out / "config.yaml")
 

@@ -8,7 +8,7 @@ import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from vis_rpg import checkpoint, runtime
 from vis_rpg.config import check, device, lacks_compiler
 from vis_rpg.envs.group import StepResult, step_together
 from vis_rpg.envs.vector import make_groups
-from vis_rpg.errors import RunStopped, UserError, WorkersFailed
+from vis_rpg.errors import RunStopped, UserError, WorkersFailed, one_line
 from vis_rpg.learner import Learner
 from vis_rpg.learning import Learning
+from vis_rpg.lock import lock
 from vis_rpg.memory import prepare
 from vis_rpg.replay import Replay, Request, Tables, bytes_needed, choose_device, make_tables
 from vis_rpg.run import Run, may_begin
@@ -42,6 +43,17 @@ class Trainer:
         for seed_library in (random.seed, np.random.seed, torch.manual_seed):
             seed_library(config.seed)
         configs = seed_configs(config)
+        self.locks: list[TextIO] = []
+        try:
+            for own in configs:
+                self.locks.append(lock(Path(own.out)))
+            self._make_runs(configs)
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _make_runs(self, configs: list[DictConfig]) -> None:
+        config = self.config
         found = [checkpoint.complete(Path(own.out) / "checkpoints") for own in configs]
         for own, checkpoints in zip(configs, found, strict=True):
             may_begin(own, checkpoints)
@@ -106,6 +118,16 @@ class Trainer:
 
         Raises RunStopped where a seed failed: at once if it was the last, else after the others are done.
         """
+        try:
+            return self._train()
+        finally:
+            self._unlock()
+
+    def _unlock(self) -> None:
+        for file in self.locks:
+            file.close()
+
+    def _train(self) -> list[dict[str, Any]]:
         config, name = self.config, self.runs[0].task.name
         self.began = time.perf_counter()
         self.last_log = (self.began, self.learner.updates, self.step)
@@ -245,12 +267,16 @@ class Trainer:
         run.save(learned, self._wall(run))
 
     def _load(self, paths: list[Path]) -> None:
-        learned = [run.load(path) for run, path in zip(self.runs, paths, strict=True)]
-        self.learner.updates = learned[0]["updates"]
-        self.learner.load_optimizer_states([own["optimizers"] for own in learned])
-        self.learning.counts = learned[0]["counts"]
-        for name in learned[0]["sums"]:
-            self.learning.sums[name] = torch.stack([own["sums"][name] for own in learned]).to(self.device)
+        """Continue every run from its checkpoint. Raises UserError where one is broken or does not fit."""
+        try:
+            learned = [run.load(path) for run, path in zip(self.runs, paths, strict=True)]
+            self.learner.updates = learned[0]["updates"]
+            self.learner.load_optimizer_states([own["optimizers"] for own in learned])
+            self.learning.counts = learned[0]["counts"]
+            for name in learned[0]["sums"]:
+                self.learning.sums[name] = torch.stack([own["sums"][name] for own in learned]).to(self.device)
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"{paths[0]}: the checkpoint does not fit this run ({one_line(error)}): give another out") from error
 
     def _not_finite(self, run: Run) -> bool:
         """Whether something that a run has learned from is not finite, in which case it has failed."""
