@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -33,8 +34,8 @@ convolution."""
 
 @functools.cache
 def load() -> None:
-    """Make the kernels known to torch: compiled for this processor when they are first asked for (half a minute), and kept in the user's
-    cache folder. Raises OSError where there is no compiler or it fails."""
+    """Make the kernels known to torch: compiled for this processor when they are first asked for (half a minute), and kept in
+    `cache_folder()`. Raises OSError where there is no compiler or it fails."""
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         raise OSError("no C++ compiler")
@@ -44,7 +45,6 @@ def load() -> None:
     folder = cache_folder()
     path = folder / f"fused-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             made = Path(temporary, path.name)
             includes = [f"-I{place}" for place in cpp_extension.include_paths()]
@@ -60,8 +60,29 @@ def load() -> None:
 
 
 def cache_folder() -> Path:
-    """Where this user's files are kept that can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "vis_rpg")
+    """Make the folder that keeps what was compiled or measured on this machine, and return it: the user's cache folder.
+
+    Where the user has no home, or none that can be written, it is a temporary one of their own, and a line says so.
+    """
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "vis_rpg")
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+        why = f"{folder} cannot be written"
+    except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home.
+        why = str(error)
+    folder = Path(tempfile.gettempdir(), f"vis_rpg-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():  # What lies there is loaded as code.
+        raise OSError(f"{folder} belongs to another user; set XDG_CACHE_HOME to a folder of your own")
+    _say_once(f"no cache folder ({why}): compiled kernels are kept in {folder}; XDG_CACHE_HOME names another")
+    return folder
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _processor() -> str:

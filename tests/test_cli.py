@@ -148,8 +148,9 @@ def test_a_run_leaves_no_files_of_hydras(cli) -> None:
     assert list(Path.cwd().iterdir()) == []
 
 
-def test_an_extra_config_folder_adds_options(cli, tmp_path: Path) -> None:
-    extra = tmp_path / "extra" / "task"
+@pytest.mark.parametrize("name", ["extra", "a=b, c d", "[é]{x}", 'it\'s "so"', "a\\b"])
+def test_an_extra_config_folder_adds_options(cli, tmp_path: Path, name: str) -> None:
+    extra = tmp_path / name / "task"
     extra.mkdir(parents=True)
     (extra / "mine.yaml").write_text("size: 9")
     code, [cfg] = cli("--config-dir", str(extra.parent), "task=mine")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from vis_rpg.errors import UserError
 from vis_rpg.logger import Logger
 
 
@@ -74,16 +75,51 @@ def test_a_resumed_run_whose_log_was_deleted_begins_one(tmp_path: Path) -> None:
     assert lines(tmp_path) == [{"step": 150}]
 
 
+class FakeWandb:
+    """Stands for the package: notes what is asked of it, and gives each run without an id a new one."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def init(self, **settings: Any) -> SimpleNamespace:
+        name = settings["id"] or f"run-{len(self.calls)}"
+        self.calls.append((settings["project"], name, settings["resume"]))
+        log = lambda metrics, step: self.calls.append((step, metrics))  # noqa: E731
+        return SimpleNamespace(id=name, log=log, finish=lambda: self.calls.append("finished"))
+
+
 def test_wandb_is_asked_only_where_a_project_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Any] = []
-    run = SimpleNamespace(log=lambda metrics, step: calls.append((step, metrics)), finish=lambda: calls.append("finished"))
-    fake = SimpleNamespace(init=lambda **settings: calls.append(settings["project"]) or run)
+    fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
     quiet = Logger(tmp_path, None, {}, None)
     quiet.write({"step": 1})
     quiet.close()
-    assert calls == []
+    assert fake.calls == []
     logger = Logger(tmp_path, "mine", {"seed": 0}, None)
     logger.write({"step": 5, "x": 1.0})
     logger.close()
-    assert calls == ["mine", (5, {"step": 5, "x": 1.0}), "finished"]
+    assert fake.calls == [("mine", "run-0", "allow"), (5, {"step": 5, "x": 1.0}), "finished"]
+
+
+def test_a_resumed_run_goes_on_in_its_wandb_run_and_a_new_one_begins_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for resume_step in (None, 50, 100, None):
+        Logger(tmp_path, "mine", {}, resume_step).close()
+    first, second, third, new = (call[1] for call in fake.calls[::2])
+    assert first == second == third != new
+
+
+def test_wandb_that_cannot_begin_is_one_line_and_leaves_the_log_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n')
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it fails, as where it is not installed
+    with pytest.raises(UserError, match="logger.wandb=mine needs the package wandb: pip install wandb"):
+        Logger(tmp_path, "mine", {}, None)
+
+    def refuse(**settings: Any) -> None:
+        raise RuntimeError("no API key\nconfigured")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=refuse))
+    with pytest.raises(UserError, match="RuntimeError: no API key configured.*WANDB_MODE=offline"):
+        Logger(tmp_path, "mine", {}, None)
+    assert lines(tmp_path) == [{"step": 5}]

@@ -80,7 +80,7 @@ def _run(main: Callable[[DictConfig], None], config_name: str, config_dir: Path)
         config_dir = Path(args.config_path).absolute()
     # Shell completion reads unfinished words.
     if not args.shell_completion:
-        searched = [f"hydra.searchpath=[file://{Path(args.config_dir).absolute()}]"] if args.config_dir else []
+        searched = [_search(Path(args.config_dir).absolute())] if args.config_dir else []
         for job in _jobs(args.overrides, args.multirun):
             _check(searched + job, args.config_name or config_name, config_dir)
 
@@ -109,6 +109,12 @@ def _run(main: Callable[[DictConfig], None], config_name: str, config_dir: Path)
     sys.argv[1:] = [*ours, *args.overrides, *flags]
     hydra.main(config_path=str(config_dir), config_name=config_name, version_base=VERSION_BASE)(job_main)()
     return failed
+
+
+def _search(folder: Path) -> str:
+    """The override that adds a folder of configs, quoted, since a path may hold anything."""
+    quoted = str(folder).replace('"', '\\"')
+    return f'hydra.searchpath=["file://{quoted}"]'
 
 
 def _say(line: str) -> None:

@@ -432,3 +432,24 @@ def test_a_compiler_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.raises(OSError, match="nothing works today"):
         fused.load.__wrapped__()
     assert not list((tmp_path / "vis_rpg").iterdir())  # nothing half-made is left
+
+
+def test_a_user_without_a_home_keeps_kernels_in_a_temporary_folder_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # no account
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = fused.cache_folder()
+    assert folder.parent == tmp_path and folder.stat().st_mode & 0o777 == 0o700
+    assert fused.cache_folder() == folder
+    assert capsys.readouterr().err.count("compiled kernels are kept in") == 1
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert fused.cache_folder() == folder
+    stranger = folder.stat().st_uid + 1
+    folder.rename(tmp_path / f"vis_rpg-{stranger}")
+    monkeypatch.setattr("os.getuid", lambda: stranger)
+    with pytest.raises(OSError, match="belongs to another user; set XDG_CACHE_HOME"):
+        fused.cache_folder()
