@@ -72,17 +72,17 @@ def cache_folder() -> Path:
         why = f"{folder} cannot be written"
     except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home.
         why = str(error)
-    folder = Path(tempfile.gettempdir(), f"vis_rpg-{os.getuid()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():  # What lies there is loaded as code.
-        raise OSError(f"{folder} belongs to another user; set XDG_CACHE_HOME to a folder of your own")
-    _say_once(f"no cache folder ({why}): compiled kernels are kept in {folder}; XDG_CACHE_HOME names another")
-    return folder
+    return _temporary_folder(why)
 
 
 @functools.cache
-def _say_once(line: str) -> None:
-    print(line, file=sys.stderr)
+def _temporary_folder(why: str) -> Path:
+    folder = Path(tempfile.gettempdir(), f"vis_rpg-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():  # What lies there is loaded as code.
+        folder = Path(tempfile.mkdtemp(prefix="vis_rpg-"))
+    print(f"no cache folder ({why}): compiled kernels are kept in {folder}; XDG_CACHE_HOME names another", file=sys.stderr)
+    return folder
 
 
 def _processor() -> str:

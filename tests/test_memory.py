@@ -1,11 +1,14 @@
-"""Memory that is freed stays with the process."""
+"""Memory that is freed stays with the process; what is free is known within limits of the system."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from vis_rpg import memory
 
 PROGRAM = """
 import ctypes
@@ -47,3 +50,33 @@ def faults(keep: bool, size: int) -> int:
 @pytest.mark.parametrize("megabytes", [8, 48])  # glibc's own limit on what may be kept is 32
 def test_memory_that_is_kept_is_not_faulted_in_again(megabytes: int) -> None:
     assert faults(True, megabytes * 2**20) < 100 < 10_000 < faults(False, megabytes * 2**20)
+
+
+def group(folder: Path, **files: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{content}\n")
+
+
+def test_a_control_group_limits_what_is_free_and_its_file_cache_does_not_count(tmp_path: Path) -> None:
+    root, groups = tmp_path / "cgroup", tmp_path / "own"
+    groups.write_text("4:memory:/job/step\n3:cpu:/job\n0::/user/run\n")
+    group(root / "user" / "run", memory__max="max", memory__current=70, memory__stat="inactive_file 5")
+    group(root / "user", memory__max=1000, memory__current=400, memory__stat="anon 7\ninactive_file 100")
+    group(root / "memory" / "job", memory__limit_in_bytes=500, memory__usage_in_bytes=450, memory__stat="total_inactive_file 20")
+    assert sorted(memory._left_in_groups(root, groups)) == [70, 700]
+    assert list(memory._left_in_groups(root, tmp_path / "absent")) == []
+
+
+def test_the_least_of_what_is_free_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 2**20 < memory.free_on_host() < 2**50
+    monkeypatch.setattr(memory, "_left_in_groups", lambda: iter([2**62, 12345]))
+    assert memory.free_on_host() == 12345
+
+
+def test_a_limit_of_addresses_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda kind: (memory.resource.RLIM_INFINITY, 0))
+    assert memory.free_addresses() is None
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda kind: (2**50, 0))
+    left = memory.free_addresses()
+    assert left is not None and 2**49 < left < 2**50

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.small import config
 from vis_rpg import checkpoint
 from vis_rpg.agent import Batch
 from vis_rpg.chunks import Chunks
 from vis_rpg.errors import UserError
 from vis_rpg.replay import Replay, Request, Tables, bytes_needed, choose_device, make_tables
+from vis_rpg.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -255,33 +256,63 @@ def test_the_memory_that_is_told_is_the_memory_that_is_taken() -> None:
     assert bytes_needed(500, stored, 2, 12) == pytest.approx(taken, rel=0.01)
 
 
-def test_the_line_says_how_much_replay_takes_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    pages = {"SC_AVPHYS_PAGES": 2**20, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
-    chosen, line = choose_device(3 * 2**29, CPU, "auto")
+@pytest.fixture
+def four_gib(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host with 4 GiB free and a GPU with 10 GiB free."""
+    monkeypatch.setattr("vis_rpg.replay.free_on_host", lambda: 4 * 2**30)
+    monkeypatch.setattr("vis_rpg.replay.free_addresses", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * 2**30, 16 * 2**30))
+
+
+def test_the_line_says_how_much_replay_takes_of_what_is_free(four_gib: None) -> None:
+    chosen, line = choose_device(3 * 2**29, CPU, "auto", 1000)
     assert chosen == CPU
     assert line == "1.50 GiB when full on cpu, 4.0 GiB free there"
-    assert choose_device(5 * 2**30, CPU, "auto")[1].endswith("4.0 GiB free there: more than there is; lower agent.replay_capacity")
 
 
 @pytest.mark.parametrize(
     ("needed", "wanted", "chosen", "free"),
-    [(7, "auto", "cuda", "10.0"), (9, "auto", "cpu", "4.0"), (9, "device", "cuda", "10.0"), (1, "host", "cpu", "4.0")],
+    [(7, "auto", "cuda", "10.0"), (3, "host", "cpu", "4.0"), (9, "device", "cuda", "10.0"), (1, "host", "cpu", "4.0")],
 )
 def test_replay_lies_on_the_gpu_where_it_leaves_a_fifth_of_it_free(
-    monkeypatch: pytest.MonkeyPatch, needed: int, wanted: str, chosen: str, free: str
+    four_gib: None, needed: int, wanted: str, chosen: str, free: str
 ) -> None:
-    monkeypatch.setattr(os, "sysconf", {"SC_AVPHYS_PAGES": 2**20, "SC_PAGE_SIZE": 4096}.__getitem__)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * 2**30, 16 * 2**30))
-    where, line = choose_device(needed * 2**30, torch.device("cuda"), wanted)
+    where, line = choose_device(needed * 2**30, torch.device("cuda"), wanted, 1000)
     assert where.type == chosen
-    assert line.startswith(f"{needed}.00 GiB when full on {chosen}, {free} GiB free there")
-    assert ("lower agent.replay_capacity" in line) == (needed > float(free))
+    assert line == f"{needed}.00 GiB when full on {chosen}, {free} GiB free there"
 
 
-@pytest.mark.parametrize("wanted", ["auto", "device", "host"])
-def test_without_a_gpu_there_is_one_place_for_replay(wanted: str) -> None:
-    assert choose_device(2**60, CPU, wanted)[0] == CPU
+@pytest.mark.parametrize(
+    ("device", "wanted", "says"),
+    [
+        ("cpu", "auto", r"12.00 GiB on cpu, with 4.00 GiB free there: give agent.replay_capacity=30000 or less"),
+        ("cuda", "auto", r"12.00 GiB on cpu, with 4.00 GiB free there: give agent.replay_capacity=66000 or less"),
+        ("cuda", "device", r"12.00 GiB on cuda, with 10.00 GiB free there: give agent.replay_capacity=75000 or less"),
+    ],
+)
+def test_replay_that_does_not_fit_is_refused_with_the_capacity_that_would(four_gib: None, device: str, wanted: str, says: str) -> None:
+    with pytest.raises(UserError, match=f"agent.replay_capacity=100000: replay x 2 seeds would take {says}"):
+        choose_device(12 * 2**30, torch.device(device), wanted, 100_000, what="replay x 2 seeds")
+    capacity = int(says.split("capacity=")[1].split()[0])
+    assert choose_device(12 * 2**30 * capacity // 100_000, torch.device(device), wanted, capacity)[0].type == device
+
+
+def test_replay_that_a_run_is_too_short_to_fill_may_be_larger_than_memory_but_not_than_addresses(
+    four_gib: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose_device(12 * 2**30, CPU, "auto", 100_000, filled=0.2)
+    monkeypatch.setattr("vis_rpg.replay.free_addresses", lambda: 6 * 2**30)
+    with pytest.raises(UserError, match="with 6.00 GiB left under `ulimit -v`: give agent.replay_capacity=45000 or less"):
+        choose_device(12 * 2**30, CPU, "auto", 100_000, filled=0.2)
+
+
+def test_a_run_is_refused_only_if_it_is_long_enough_to_fill_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vis_rpg.replay.free_on_host", lambda: 2**26)
+    words = ("task=maze", "agent.replay_capacity=1000000", f"out={tmp_path}")
+    with pytest.raises(UserError, match=r"agent.replay_capacity=1000000: replay would take .* on cpu, with 0.06 GiB free there"):
+        Trainer(config(*words, "steps=1000000"))
+    assert not (tmp_path / "metrics.jsonl").exists()
+    Trainer(config(*words, "steps=1000"))
 
 
 def test_replays_side_by_side_know_nothing_of_each_other() -> None:

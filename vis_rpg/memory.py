@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -27,3 +31,53 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):
         return False
     return bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(M_MMAP_MAX, 0))
+
+
+def free_on_host() -> int:
+    """Bytes of memory that this process can still fill: what the machine has left, or its control group allows."""
+    return max(0, min(_available(), *_left_in_groups()))
+
+
+def free_addresses() -> int | None:
+    """Bytes that this process can still allocate under `ulimit -v`; None without a limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    try:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        taken = 0
+    return max(0, limit - taken)
+
+
+def _available() -> int:
+    """What the system can give without swapping, file caches that it would drop included."""
+    try:
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, LookupError, ValueError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _left_in_groups(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    """What each control group that this process is in has left of its limit: those of version 2, and of 1."""
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controller, path = line.split(":", 2)
+        if controller == "":
+            mount, limit, usage, cached = root, "memory.max", "memory.current", "inactive_file"
+        elif controller == "memory":
+            mount, limit, usage, cached = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        else:
+            continue
+        group = mount / path.lstrip("/")
+        for folder in (place for place in (group, *group.parents) if place.is_relative_to(mount)):
+            try:
+                left = int((folder / limit).read_text()) - int((folder / usage).read_text())
+                statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                yield left + int(statistics.get(cached, 0))
+            except (OSError, ValueError):  # No such group, or "max": no limit.
+                continue

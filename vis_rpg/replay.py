@@ -7,7 +7,6 @@ of what has been seen so far) stays on its last row, masked.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from perception.percept import Stored, Window, sampled
 from vis_rpg.agent import Batch
 from vis_rpg.chunks import Chunks, rows_of
 from vis_rpg.errors import UserError
+from vis_rpg.memory import free_addresses, free_on_host
 
 Tables = dict[str, Tensor]
 """Everything that sampling reads, each (capacity, ...) but "bounds"; with an axis (M, ...) before for M replays."""
@@ -272,18 +272,40 @@ def bytes_needed(capacity: int, stored: Stored, action_dim: int, z_dim: int) -> 
     return capacity * sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in _columns(stored, action_dim, z_dim).values())
 
 
-def choose_device(needed: int, device: torch.device, wanted: str) -> tuple[torch.device, str]:
-    """Where replays of so many bytes belong, and a line that says so: on `device` where they fit into four fifths of what is free there.
+def choose_device(
+    needed: int, device: torch.device, wanted: str, capacity: int, filled: float = 1.0, what: str = "replay"
+) -> tuple[torch.device, str]:
+    """Choose where replay lies: on `device` if it fits into four fifths of what is free there, else on the host.
 
-    wanted: "auto", or "device" or "host" for no choice.
+    Args:
+        needed: Bytes of all replays when they are full.
+        device: The device that learns.
+        wanted: "auto", or "device" or "host" for no choice.
+        capacity: Observations of one replay.
+        filled: The share of it that the run will fill at most. On the host memory is taken as it is filled.
+        what: The replays, for the message.
+
+    Returns:
+        The device, and a line that says so.
+
+    Raises:
+        UserError: It does not fit into nine tenths of what is free; the message names the capacity that does.
     """
-    free_on_host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    host = torch.device("cpu")
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_on_host
-    chosen = host if wanted == "host" or (wanted == "auto" and device.type == "cuda" and needed > 0.8 * free) else device
-    free = free if chosen == device else free_on_host
-    line = f"{needed / 2**30:.2f} GiB when full on {chosen}, {free / 2**30:.1f} GiB free there"
-    return chosen, line + (": more than there is; lower agent.replay_capacity" if needed > free else "")
+    on_gpu = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    gpu_fits = device.type == "cuda" and (wanted == "device" or (wanted == "auto" and needed <= 0.8 * on_gpu))
+    chosen = device if gpu_fits else torch.device("cpu")
+    limits = [(needed, on_gpu, "free there")] if gpu_fits else [(filled * needed, free_on_host(), "free there")]
+    addresses = free_addresses()
+    if not gpu_fits and addresses is not None:
+        limits.append((needed, addresses, "left under `ulimit -v`"))
+    for taken, free, where in limits:
+        if taken > 0.9 * free:
+            fits = int(max(0.9 * free, 0.8 * on_gpu if wanted == "auto" else 0) / needed * capacity)
+            raise UserError(
+                f"agent.replay_capacity={capacity}: {what} would take {taken / 2**30:.2f} GiB on {chosen}, with "
+                f"{free / 2**30:.2f} GiB {where}: give agent.replay_capacity={fits // 1000 * 1000 or fits} or less"
+            )
+    return chosen, f"{needed / 2**30:.2f} GiB when full on {chosen}, {limits[0][1] / 2**30:.1f} GiB free there"
 
 
 def _columns(stored: Stored, action_dim: int, z_dim: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -80,7 +80,11 @@ class Trainer:
         config, settings, first = self.config, self.config.agent, self.runs[0]
         perception = first.agent.model.perception
         sizes = (settings.replay_capacity, first.agent.stored, first.agent.action_dim, first.agent.space.dim)
-        where, line = choose_device(len(self.runs) * bytes_needed(*sizes), self.device, settings.replay_device)
+        needed, what = len(self.runs) * bytes_needed(*sizes), f"replay{self._times()}"
+        # An observation for each step and each episode's beginning; episodes that end by themselves may be short.
+        rows = config.steps * (2.0 if config.task.terminates else 1 + 1 / first.task.episode_length) + settings.envs
+        filled = min(1.0, rows / settings.replay_capacity)
+        where, line = choose_device(needed, self.device, settings.replay_device, settings.replay_capacity, filled, what)
         tqdm.write(f"replay of {settings.replay_capacity:,} observations{self._times()}: {line}", file=sys.stderr)
         tables = make_tables(*sizes, where, count=None if len(self.runs) == 1 else len(self.runs))
         for index, run in enumerate(self.runs):
