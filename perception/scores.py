@@ -15,6 +15,10 @@ Score = float | None | list[float | None] | list[int]
 
 APART = 5
 """Frames within which cases of one object look alike."""
+TYPICAL_CHANGE = 1.26
+"""Median of the largest of three channels' changes, in their standard deviation, if they are normal."""
+CERTAIN_CHANGE = 5.0
+"""Standard deviations above which a change is no noise: one of a thing's hundred pixels hardly ever exceeds it."""
 
 
 @torch.no_grad()
@@ -130,20 +134,49 @@ def _number(value: float | np.floating | NDArray[np.float64]) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+@torch.no_grad()
 def resting_jitter(model: SlotModel, frames: NDArray[np.uint8], actions: NDArray[np.float32] | None = None) -> float:
-    """How far the centroid of an object at rest wanders from frame to frame: the largest 99% quantile over slots, in the unit of
-    centroids ([-1, 1]), of episodes (E, T, H, W, 3), with what was done in each frame (E, T, A).
+    """Measure how far the centroid of an object at rest moves from frame to frame; no truth is needed.
 
-    At rest is a slot whose mask covers pixels that are the same in two neighbouring frames; no truth is needed.
+    A slot is at rest where no pixel under its mask changes by more than the frames' noise. If no slot ever is, the frames are seen again
+    with as much noise added, and the difference of the centroids counts, which is rather too much than too little.
+
+    Args:
+        model: The slot model.
+        frames: (E, T, H, W, 3).
+        actions: (E, T, A), what was done in each frame.
+
+    Returns:
+        The largest 99% quantile over slots, in the unit of centroids ([-1, 1]).
     """
     sights = see_episodes(model, frames, actions)
     jitter: list[list[float]] = [[] for _ in range(sights[0].coordinates.shape[1])]
+    levels = []
     for t in range(1, len(sights)):
         before, now = sights[t - 1], sights[t]
-        changed = torch.from_numpy((frames[:, t] != frames[:, t - 1]).any(axis=-1)).to(now.alpha)
+        change = np.abs(frames[:, t].astype(np.int16) - frames[:, t - 1]).max(axis=-1)
+        noise = np.median(change, axis=(1, 2)) / TYPICAL_CHANGE  # (E,) standard deviation of the change that is only noise
+        levels.append(noise.mean())
+        changed = torch.from_numpy(change > CERTAIN_CHANGE * noise[:, None, None]).to(now.alpha)
         touched = torch.einsum("bkhw,bhw->bk", now.decoded.masks + before.decoded.masks, changed)
-        resting = (touched < 0.5) & (now.coordinates[..., 3] > 0.5) & (before.coordinates[..., 3] > 0.5)
-        moved = (now.coordinates - before.coordinates)[..., :2].abs().amax(dim=-1)
-        for k in range(len(jitter)):
-            jitter[k] += moved[:, k][resting[:, k]].tolist()
+        resting = (touched < 0.5) & _present(now) & _present(before)
+        for k, moves in enumerate(_moves(before, now).T):
+            jitter[k] += moves[resting[:, k]].tolist()
+    sigma = float(np.mean(levels)) / 2**0.5 if levels else 0.0
+    if sigma > 0 and not any(jitter):
+        noisy = frames + np.random.default_rng(0).normal(0, sigma, frames.shape)
+        others = see_episodes(model, noisy.round().clip(0, 255).astype(np.uint8), actions)
+        for sight, other in zip(sights, others, strict=True):
+            both = _present(sight) & _present(other)
+            for k, moves in enumerate(_moves(sight, other).T):
+                jitter[k] += moves[both[:, k]].tolist()
     return max((float(np.quantile(j, 0.99)) for j in jitter if j), default=0.0)
+
+
+def _present(sight: Sight) -> torch.Tensor:
+    return sight.coordinates[..., 3] > 0.5
+
+
+def _moves(before: Sight, now: Sight) -> torch.Tensor:
+    """(B, K): how far centroids moved, in x or y."""
+    return (now.coordinates - before.coordinates)[..., :2].abs().amax(dim=-1)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from perception.scores import score, worst_frames
+from perception.decoder import Decoded
+from perception.encoding import frequencies_for
+from perception.scores import resting_jitter, score, see_episodes, worst_frames
+from perception.slot_model import Sight
 from tests.perception.painted import Painted, frames_for
 
 SIZE, SIDE = 32, 5
@@ -98,3 +102,41 @@ def test_worst_frames_are_the_worst_first_and_not_neighbours() -> None:
     matched[5, 1], matched[6, 1] = 0.25, np.nan
     assert worst_frames(matched, 3) == [(5, 0), (5, 1), (20, 0)]
     assert worst_frames(matched, 9) == [(5, 0), (5, 1), (20, 0)], "the rest is perfect, or out of sight"
+
+
+class Bright(Painted):
+    """One slot, which sees what is bright, pixel by pixel: noise in a frame is noise in its centroid."""
+
+    def __init__(self) -> None:
+        super().__init__(np.zeros((1, 1, SIZE, SIZE), int), 1)
+
+    def see_sequence(self, frames: torch.Tensor, actions: torch.Tensor | None = None) -> list[Sight]:
+        return [self.looked_at(frame) for frame in frames]
+
+    def looked_at(self, frame: torch.Tensor) -> Sight:
+        masks = ((frame[..., :1].float() - 50) / 200).clamp(0, 1).permute(0, 3, 1, 2)
+        decoded = Decoded(masks, torch.zeros(len(frame), 1, 3), torch.zeros(len(frame), 3, SIZE, SIZE))
+        return Sight(torch.zeros(len(frame), 1, 4), self.locate(masks), decoded, masks.sum(dim=1))
+
+
+def square(steps: int, pace: int) -> np.ndarray:
+    """Frames (1, T, H, W, 3) of a bright square on a dark floor that goes on by `pace` pixels from frame to frame, back and forth."""
+    frames = np.full((1, steps, SIZE, SIZE, 3), 40, np.uint8)
+    for t in range(steps):
+        x = 4 + abs((pace * t) % 32 - 16)
+        frames[0, t, 10:18, x : x + 8] = 200
+    return frames
+
+
+@pytest.mark.parametrize("pace", [0, 1], ids=["at rest", "always moving"])
+@pytest.mark.parametrize("sigma", [0.0, 0.3, 2.0, 5.0])
+def test_the_jitter_of_a_thing_is_measured_under_noise_and_where_nothing_rests(sigma: float, pace: int) -> None:
+    model, clean = Bright(), square(120, pace)
+    noise = np.random.default_rng(1).normal(0, sigma, clean.shape) if sigma else 0.0
+    frames = (clean + noise).round().clip(0, 255).astype(np.uint8)
+    path, seen = (np.concatenate([s.coordinates[0, :, :2].numpy() for s in see_episodes(model, f)]) for f in (clean, frames))
+    wrong = seen - path
+    true = float(np.quantile(np.abs(np.diff(wrong, axis=0)).max(axis=1), 0.99))
+    measured = resting_jitter(model, frames)
+    assert frequencies_for(measured) <= frequencies_for(true)
+    assert 0.7 * true - 1e-3 <= measured <= (5 if pace else 1.3) * true + 1e-3

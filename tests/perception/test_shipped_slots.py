@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import gymnasium
+import numpy as np
 import pytest
 
 import vis_rpg.envs  # noqa: F401  (registers the tasks)
 from perception.alarms import alarms
 from perception.collection import Walks, wander
 from perception.encoding import frequencies_for
-from perception.scores import resting_jitter, score
+from perception.scores import resting_jitter, score, see_episodes
 from perception.slot_model import SlotModel
 from vis_rpg.errors import UserError
 
@@ -54,6 +55,20 @@ def test_the_shipped_model_raises_no_alarm(walks: Walks) -> None:
 def test_the_encoding_of_a_resting_object_is_quiet(walks: Walks) -> None:
     model, _ = SlotModel.load(FILE)
     assert frequencies_for(resting_jitter(model, walks.frames)) >= model.config.frequencies
+
+
+@pytest.mark.parametrize("sigma", [0, 2, 5])
+def test_under_noise_a_block_at_rest_turns_the_highest_frequency_by_less_than_the_limit(walks: Walks, sigma: int) -> None:
+    model, _ = SlotModel.load(FILE)
+    clean, positions = walks.frames[:, :60], walks.positions[:, :60]
+    noise = np.random.default_rng(0).normal(0, sigma, clean.shape) if sigma else 0.0
+    frames = (clean + noise).round().clip(0, 255).astype(np.uint8)
+    coordinates = np.stack([sight.coordinates.numpy() for sight in see_episodes(model, frames)], axis=1)
+    owners = score(model, clean, walks.segmentation[:, :60], walks.objects)["slots"][1 : walks.objects]
+    moves = np.abs(np.diff(coordinates[:, :, owners, :2], axis=1)).max(axis=-1)
+    resting = np.abs(np.diff(positions[:, :, 1:], axis=1)).max(axis=-1) < 1e-4
+    jitter = max(np.quantile(moves[..., k][resting[..., k]], 0.99) for k in range(len(owners)))
+    assert frequencies_for(resting_jitter(model, frames)) <= frequencies_for(jitter)
 
 
 def test_wandering_moves_what_can_be_moved_and_repeats_by_seed(walks: Walks) -> None:
