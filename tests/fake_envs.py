@@ -77,8 +77,22 @@ class Mortal(Faulty):
             os._exit(3)
 
 
+class Blank(Faulty):
+    """A walk whose picture shows nothing before its step `after`."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, after: int = 10**9, render_mode: str | None = None) -> None:
+        super().__init__(after=after)
+        self.render_mode = render_mode
+
+    def render(self) -> np.ndarray:
+        return np.full((64, 64, 3), 255 * (self.steps >= self.after), np.uint8)
+
+
 gymnasium.register("vis_rpg_tests/Faulty-v0", Faulty, max_episode_steps=20)
 gymnasium.register("vis_rpg_tests/Mortal-v0", Mortal, max_episode_steps=20)
+gymnasium.register("vis_rpg_tests/Blank-v0", Blank, max_episode_steps=20)
 FAULTY = ("task=gym", "task.id=vis_rpg_tests/Faulty-v0")
 
 

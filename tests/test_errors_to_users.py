@@ -51,6 +51,13 @@ def test_an_environment_that_fails_stops_the_run_and_the_last_checkpoint_stays(t
     assert torch.isfinite(torch.as_tensor(actor.act(obs))).all()
 
 
+def test_frames_that_are_all_the_same_stop_the_run_after_the_random_steps(tmp_path: Path) -> None:
+    words = ("task=gym", "task.id=vis_rpg_tests/Blank-v0", "obs=pixels", "perception=cnn", "steps=60", *EARLY)
+    with pytest.raises(RunStopped, match="stopped at step 50: all frames of all 5 environments of vis_rpg_tests/Blank-v0 were the same"):
+        Trainer(config(*words, f"out={tmp_path / 'blank'}")).run()
+    Trainer(config(*words, "+task.kwargs={after: 9}", f"out={tmp_path / 'seen'}")).run()
+
+
 def test_an_update_that_is_under_way_is_over_before_a_failing_environment_stops_the_run(tmp_path: Path) -> None:
     trainer = fault("raises", tmp_path)
     learn, learned_at = trainer.learn, []

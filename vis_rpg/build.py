@@ -22,6 +22,7 @@ from vis_rpg.agent import Agent
 from vis_rpg.cli import CONFIG_DIR, check_kinds
 from vis_rpg.config import check
 from vis_rpg.envs.factory import make_env, task_of
+from vis_rpg.envs.rendering import render_on
 from vis_rpg.envs.task import Declared
 from vis_rpg.errors import UserError, one_line
 from vis_rpg.novelty import make_novelty
@@ -132,6 +133,7 @@ def load(run: str | Path, device: str = "cpu", seed: int = 0) -> tuple[Actor, gy
     except UserError as error:
         raise UserError(f"{run}/config.yaml: {error}") from None
     state = checkpoint.load(checkpoint.latest(run))
+    render_on(torch.device(device))
     try:
         env = make_env(config.task, config.obs.kind)
         agent = make_agent(config, env)

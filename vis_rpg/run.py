@@ -27,7 +27,7 @@ from vis_rpg.config import check_resumable
 from vis_rpg.coverage import CoverageCounter, VisitRecord
 from vis_rpg.envs.group import Group, StepResult
 from vis_rpg.envs.vector import make_groups
-from vis_rpg.errors import UserError
+from vis_rpg.errors import RunStopped, UserError
 from vis_rpg.logger import Logger
 from vis_rpg.novelty import NOVELTY
 from vis_rpg.replay import Replay
@@ -63,6 +63,7 @@ class Run:
         self.succeeded = np.zeros(count, bool)
         self.failure: str | None = None
         self.adaptation: Adaptation | None = None
+        self._only_frame: np.ndarray | None = None  # during the random steps, as long as no other has been seen
 
     def keep_in(self, replay: Replay) -> None:
         """Use this replay; batches are drawn from it by a generator of its own."""
@@ -79,7 +80,23 @@ class Run:
 
     def start(self) -> None:
         """Begin the first episodes."""
-        self.replay.begin(self._see_first(dict(enumerate(self.envs.reset()))), torch.arange(len(self.envs)))
+        obs = self.envs.reset()
+        if self.config.obs.kind == "pixels" and self.config.agent.seed_steps > 0:
+            self._only_frame = obs[0, -1]
+            self._check_frames(obs)
+        self.replay.begin(self._see_first(dict(enumerate(obs))), torch.arange(len(self.envs)))
+
+    def _check_frames(self, obs: np.ndarray) -> None:
+        """Raise RunStopped after the random steps if all frames (N, 2, 64, 64, 3) of all environments were the same."""
+        if self._only_frame is None:
+            return
+        if (obs != self._only_frame).any():
+            self._only_frame = None
+        elif self.step >= self.config.agent.seed_steps:
+            raise RunStopped(
+                f"all frames of all {len(obs)} environments of {self.envs.id} were the same during the random steps: "
+                "nothing is drawn, or nothing that moves is in view; use obs=state, or mend how it is rendered"
+            )
 
     def choose(self) -> Tensor:
         """The next action of every environment, (envs, A) on the device; uniformly random during the seed steps."""
@@ -111,6 +128,7 @@ class Run:
         else:
             self.replay.add(action, reward, terminated, z, seen[0])
         self.step += len(self.envs)
+        self._check_frames(result.obs)
         self.returns += result.reward
         self.succeeded |= result.success
         self.coverage.add(objects)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from vis_rpg import checkpoint, runtime
 from vis_rpg.config import check, device, lacks_compiler
 from vis_rpg.envs.group import StepResult, step_together
+from vis_rpg.envs.rendering import render_on
 from vis_rpg.envs.vector import make_groups
 from vis_rpg.errors import RunStopped, UserError, WorkersFailed, one_line
 from vis_rpg.learner import Learner
@@ -40,6 +41,7 @@ class Trainer:
         check(config)
         self.config, self.device = config, device(config)
         prepare(self.device)
+        render_on(self.device)
         for seed_library in (random.seed, np.random.seed, torch.manual_seed):
             seed_library(config.seed)
         configs = seed_configs(config)
@@ -177,7 +179,10 @@ class Trainer:
         self.waited["wait_env_s"] += max(0.0, stepped - learned) if learning else stepped - acted
         for index, (run, action, result) in enumerate(zip(runs, actions, results, strict=True)):
             if isinstance(result, StepResult):
-                run.take(action, result, ahead[index] if index in ahead else run.see(result))
+                try:
+                    run.take(action, result, ahead[index] if index in ahead else run.see(result))
+                except RunStopped as error:
+                    self._fail(run, f"{error}")
             elif not self._not_finite(run):  # a loss that is not finite comes back as an action that is not: name the loss
                 if isinstance(result, WorkersFailed):
                     self._save(run)

@@ -19,7 +19,7 @@ from vis_rpg.envs.factory import make_env
 from vis_rpg.envs.group import EnvGroup, Group, StepResult
 from vis_rpg.envs.vector import make_groups
 from vis_rpg.envs.workers import WorkerGroup
-from vis_rpg.errors import UserError, WorkersFailed
+from vis_rpg.errors import RunStopped, UserError, WorkersFailed
 
 ROOT = Path(__file__).parents[2]
 PUSH = {"name": "block_push", "blocks": 1}
@@ -92,6 +92,17 @@ def test_a_saved_state_goes_on_bit_for_bit_on_either_side(workers, obs: str, bac
     assert np.array_equal(np.stack(first.obs), np.stack(second.obs))
     for action in actions(3, 6, 2, seed=1):
         assert_same(first.step(action), second.step(action))
+
+
+def test_an_environment_that_fails_at_its_first_reset_is_named() -> None:
+    with pytest.raises(RunStopped, match="vis_rpg_tests/Faulty-v0, environment 0 .* raised OSError at reset: the simulator is gone"):
+        make_groups(in_workers("Faulty-v0", fault="reset", after=-1), "state", 2, [0])
+
+
+def test_workers_render_on_the_gpu_that_this_process_was_told(workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "99")
+    with pytest.raises(UserError, match="MUJOCO_EGL_DEVICE_ID .* got 99"):
+        workers(PUSH, count=1, number=1, obs="pixels")
 
 
 def test_what_cannot_be_saved_is_begun_anew_with_the_same_seeds_as_in_one_process(workers) -> None:

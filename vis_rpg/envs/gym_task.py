@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from vis_rpg.envs.base import check_obs, frames_space, nearest
-from vis_rpg.envs.rendering import FRAME, FrameStack
+from vis_rpg.envs.rendering import FRAME, FrameStack, check_gl, mend_gymnasium_viewers
 from vis_rpg.envs.task import Task
 from vis_rpg.errors import UserError, one_line
 
@@ -94,6 +94,7 @@ def make_gym(id: str, obs: str, processes: bool = False, **kwargs: Any) -> GymTa
     env = _make(id, kwargs)
     if "rgb_array" in env.metadata.get("render_modes", []):
         env.close()
+        mend_gymnasium_viewers()
         env = _make(id, {**kwargs, "render_mode": "rgb_array"})
     elif obs == "pixels":
         raise UserError(f"obs=pixels for {id}: it does not render to rgb_array; use obs=state")
@@ -109,6 +110,8 @@ def make_gym(id: str, obs: str, processes: bool = False, **kwargs: Any) -> GymTa
     length = env.spec.max_episode_steps if env.spec and env.spec.max_episode_steps else DEFAULT_LENGTH
     task = GymTask(env, Task("gym", (), episode_length=length, processes=processes), obs)
     if obs == "pixels":
+        if hasattr(env.unwrapped, "mujoco_renderer"):
+            check_gl()
         _render_fast(env)
         try:
             task.reset(seed=0)

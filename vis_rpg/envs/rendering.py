@@ -7,10 +7,14 @@ import ctypes
 import math
 import os
 import sys
+import weakref
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from vis_rpg.errors import UserError, one_line
 
@@ -25,21 +29,147 @@ HIDDEN = 5
 NO_EGL = "pictures of MuJoCo scenes need EGL: install libegl1, libegl-mesa0 and libgl1-mesa-dri (Debian, Ubuntu), or use obs=state"
 
 
-def default_to_headless_gl() -> None:
-    """Choose MuJoCo's GL back end before MuJoCo is imported: EGL, or none where it is missing, so that state still works."""
+def choose_gl() -> str | None:
+    """Choose MuJoCo's GL back end and import MuJoCo: EGL unless MUJOCO_GL names another, none where that one fails.
+
+    Returns:
+        Why there are no pictures; None where nothing speaks against them so far. State needs no GL.
+    """
     if not sys.platform.startswith("linux"):
-        return
-    if os.environ.get("MUJOCO_GL", "egl") == "egl":
-        try:
-            ctypes.CDLL("libEGL.so.1")
-            os.environ["MUJOCO_GL"] = "egl"
-        except OSError:
-            os.environ["MUJOCO_GL"] = "disabled"
+        return None
     # Mesa's software rasteriser: frames this small cost less without its worker threads.
     os.environ.setdefault("LP_NUM_THREADS", "0")
+    wanted = os.environ["MUJOCO_GL"] = os.environ.get("MUJOCO_GL", "").strip().lower() or "egl"
+    try:
+        if wanted == "egl":
+            ctypes.CDLL("libEGL.so.1")
+        import mujoco
+
+        drawn = hasattr(mujoco.gl_context, "GLContext")
+        return None if drawn else f"MUJOCO_GL={wanted} switches pictures off: unset it, or use obs=state"
+    except OSError:
+        why = NO_EGL
+    except Exception as error:  # whatever the GL library lacks
+        why = f"{NO_EGL} ({one_line(error)})" if wanted == "egl" else f"MUJOCO_GL={wanted}: use egl, osmesa or glfw ({one_line(error)})"
+    os.environ["MUJOCO_GL"] = "disabled"  # for this import alone: worker processes find out for themselves
+    import mujoco  # noqa: F811
+
+    os.environ["MUJOCO_GL"] = wanted
+    return why
 
 
-default_to_headless_gl()
+NO_GL = choose_gl()
+"""Why MuJoCo cannot draw here, None where nothing speaks against it."""
+
+
+@cache
+def check_gl() -> None:
+    """Raise UserError where MuJoCo can make no GL context."""
+    if NO_GL:
+        raise UserError(NO_GL)
+    import mujoco
+
+    class Context(mujoco.gl_context.GLContext):
+        _context = None  # what its __del__ reads after it could not be made
+
+    try:
+        context = Context(FRAME, FRAME)
+        context.make_current()
+        mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_100).free()
+        context.free()
+    except Exception as error:  # each GL back end fails in its own way, with its own exception
+        raise UserError(f"{NO_EGL} ({one_line(error)})") from error
+
+
+def render_on(device: torch.device) -> None:
+    """Let MuJoCo render on the GPU that a run uses, unless MUJOCO_EGL_DEVICE_ID says otherwise.
+
+    It holds for every GL context made afterwards, those of worker processes included. EGL counts all GPUs of the
+    machine, CUDA those in CUDA_VISIBLE_DEVICES. A GPU that EGL does not list leaves the choice to MuJoCo.
+    """
+    if device.type != "cuda" or os.environ.get("MUJOCO_GL") != "egl":
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    index = str(device.index or 0)
+    if visible != [""]:
+        index = visible[int(index)].strip() if int(index) < len(visible) else ""
+    from mujoco.egl import egl_ext
+
+    with suppress(Exception):  # EGL fails in its own ways, which the first context will tell
+        if index.isdecimal() and 0 < int(index) < len(egl_ext.eglQueryDevicesEXT()):
+            os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", index)
+
+
+@cache
+def mend_gymnasium_viewers() -> None:
+    """Make each of Gymnasium's MuJoCo viewers draw, and free what it holds, in its own GL context.
+
+    Gymnasium's viewer draws in whichever context is current: that of another environment, or none after one was closed.
+    Its MjrContext also outlives its GL context, so freeing it deletes buffers and textures of the environment that is
+    current by then (Gymnasium issue 736).
+    """
+    from gymnasium.envs.mujoco.mujoco_rendering import OffScreenViewer
+
+    render = OffScreenViewer.render
+    viewers: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    @cache
+    def free_at_exit() -> None:
+        """Free what is left before EGL ends: MuJoCo registers EGL's own exit handler with the first GL context."""
+        atexit.register(lambda: [viewer.free() for viewer in list(viewers)])
+
+    def render_in_own_context(viewer: Any, *args: Any, **kwargs: Any) -> Any:
+        viewers.add(viewer)
+        free_at_exit()
+        viewer.make_context_current()
+        return render(viewer, *args, **kwargs)
+
+    def free(viewer: Any) -> None:
+        context = viewer.__dict__.pop("opengl_context", None)
+        if context is None:  # freed already, or never made
+            return
+        if "con" in viewer.__dict__:
+            with suppress(Exception):  # each GL back end fails in its own way; without a current context nothing is freed
+                context.make_current()
+                viewer.con.free()
+        context.free()
+
+    patched: Any = OffScreenViewer
+    patched.render, patched.free = render_in_own_context, free  # close and __del__ call free
+
+
+def rgb(picture: Any, of: str) -> np.ndarray:
+    """A picture that an environment has drawn, in the one form that everything here reads.
+
+    Args:
+        picture: (H, W), or (H, W, C) with 1 (grey), 3 (RGB) or 4 (RGBA) channels; integers 0 to 255, or floats 0 to 1, or bools;
+            an array or a tensor. Floats above 1 are taken as 0 to 255.
+        of: What has drawn it, for the error.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        UserError: For anything else.
+    """
+    if hasattr(picture, "detach"):  # a tensor
+        picture = picture.detach().cpu()
+    try:
+        array = np.asarray(picture)
+    except Exception:  # a list of pictures of unlike sizes, say
+        array = np.zeros(0)
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or not array.size or array.dtype.kind not in "biuf":
+        what = f"an array {array.shape} of {array.dtype}" if array.ndim > 1 else type(picture).__name__
+        raise UserError(f"{of} draws {what} where a picture (H, W, 3) is needed")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UserError(f"{of} draws a picture with numbers that are not finite")
+    if array.dtype == bool or (array.dtype.kind == "f" and array.max() <= 1):
+        array = array * 255.0
+    if array.dtype != np.uint8:
+        array = np.clip(np.rint(array), 0, 255).astype(np.uint8)
+    array = np.repeat(array, 3, -1) if array.shape[-1] == 1 else array[..., :3]
+    return np.ascontiguousarray(array)
 
 
 class FrameStack:
@@ -71,8 +201,7 @@ class Camera:
     def __init__(self, model: Any, camera: str | Any, size: int, samples: int, squeeze: int = 1, sky: bool = False) -> None:
         import mujoco
 
-        if not hasattr(mujoco.gl_context, "GLContext"):
-            raise UserError(NO_EGL)
+        check_gl()
         quality, frame = model.vis.quality, model.vis.global_
         quality.offsamples, quality.shadowsize = samples, 0
         # Nearly all of a small frame's cost is in triangles: round geoms get half as many each way as by default.

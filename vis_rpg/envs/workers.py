@@ -27,6 +27,8 @@ DEATHS = 3
 """Of one worker in a row, without a good step between them: they stop the run."""
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """What tells numerical libraries, when they are imported, to leave the other cores to the other workers."""
+GPU = "MUJOCO_EGL_DEVICE_ID"
+"""What tells EGL, when its first context is made, on which GPU to render."""
 OUTCOME = ("obs", "reward", "terminated", "truncated", "success", "objects")
 """What a worker writes of a step, as `StepResult` has it."""
 
@@ -52,6 +54,8 @@ class _Job:
     """ctypes array: it belongs to no name, so that nothing is left behind however the processes end."""
     cast: bool
     """Whether frames are ray-cast."""
+    gpu: str | None
+    """MUJOCO_EGL_DEVICE_ID of the parent: processes inherit what it was when the first of them was started."""
 
     def arrays(self, count: int) -> dict[str, np.ndarray]:
         """The shared memory of `count` environments, by name: (count, ...)."""
@@ -141,11 +145,18 @@ class WorkerGroup(Group):
         super().__init__(example, count, seed, pictures)
         if obs == "pixels":
             self.observation_space = frames_space()
-        fields = _fields(example, frames_space() if obs == "pixels" else example.observation_space, pictures is not None)
+        try:
+            _, info = example.reset(seed=0)
+        except UserError:
+            raise
+        except Exception as error:  # whatever an environment raises ends the run, with its name
+            self._stop(0, "at reset", error)
+        space = frames_space() if obs == "pixels" else example.observation_space
+        fields = _fields(example, space, np.shape(info["objects"]), pictures is not None)
         size = sum(count * int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in fields.values())
         memory = multiprocessing.get_context("forkserver").RawArray(ctypes.c_byte, size)
         shares = np.array_split(np.arange(count), min(count, workers or cores()))
-        jobs = [_Job(_plain(task), obs, range(share[0], share[-1] + 1), fields, memory, cast) for share in shares]
+        jobs = [_Job(_plain(task), obs, range(share[0], share[-1] + 1), fields, memory, cast, os.environ.get(GPU)) for share in shares]
         self._shared = jobs[0].arrays(count)
         self.workers = [_Worker(f"worker {number}", job, count) for number, job in enumerate(jobs)]
         self.stepped_in = f"{len(jobs)} worker processes"
@@ -260,11 +271,10 @@ def _plain(task: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _plain(value) if isinstance(value, Mapping) else value for key, value in task.items()}
 
 
-def _fields(example: gymnasium.Env[Any, Any], space: gymnasium.Space[Any], poses: bool) -> Fields:
+def _fields(example: gymnasium.Env[Any, Any], space: gymnasium.Space[Any], objects: tuple[int, ...], poses: bool) -> Fields:
     assert example.action_space.shape is not None and space.shape is not None
-    _, info = example.reset(seed=0)
     fields: Fields = {
-        "objects": (np.shape(info["objects"]), "float64"),
+        "objects": (objects, "float64"),
         "action": (example.action_space.shape, "float32"),
         "reward": ((), "float32"),
         "obs": (space.shape, str(space.dtype)),
@@ -290,6 +300,9 @@ def _how(exitcode: int | None) -> str:
 def _work(pipe: Connection, job: _Job, count: int) -> None:
     """A worker's life: make the environments, then do what the parent asks until it closes the pipe or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    os.environ.pop(GPU, None)
+    if job.gpu is not None:
+        os.environ[GPU] = job.gpu
     try:
         try:
             envs = {row: make_env(job.task, "state" if job.cast else job.obs) for row in job.rows}
