@@ -20,8 +20,7 @@ from perception.slot_model import SlotModel
 from perception.slots import SlotPerception
 from vis_rpg.acting import Actor
 from vis_rpg.envs.factory import task_of
-from vis_rpg.envs.rendering import VIDEO
-from vis_rpg.errors import UserError
+from vis_rpg.envs.rendering import VIDEO, rgb
 from vis_rpg.evaluation import Moment, episode_seed, play
 
 ROWS, COLUMNS = 4, 3
@@ -89,9 +88,7 @@ def _tiles(actor: Actor, env: gymnasium.Env, moments: Iterable[Moment], title: s
 
 def render(env: gymnasium.Env) -> np.ndarray:
     """The environment's picture as (256, 256, 3) uint8. Raises UserError where it has none."""
-    picture = env.render()
-    if not isinstance(picture, np.ndarray) or picture.ndim != 3:
-        raise UserError(f"{task_of(env).name}: it does not render to rgb_array, so there is no video of it; use videos=false")
+    picture = rgb(env.render(), task_of(env).name)
     return fit(picture, cv2.INTER_AREA if max(picture.shape) > VIDEO else cv2.INTER_LINEAR)
 
 
