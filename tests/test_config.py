@@ -43,6 +43,12 @@ def test_a_task_sets_its_own_values_and_the_command_line_has_the_last_word() -> 
     assert compose(["task=block_push"]).agent.beta == 0.005
 
 
+def test_a_gymnasium_id_is_a_dense_task_and_one_word_gives_it_a_bonus() -> None:
+    dense = compose(["task=gym"])
+    assert (dense.exploration.name, dense.agent.latent.prior) == ("none", "learned")
+    assert compose(["task=gym", "exploration=object_rnd"]).exploration.name == "object_rnd"
+
+
 def test_presets_and_overrides_reach_the_agent() -> None:
     assert compose(["preset=cpu"]).agent.batch_size < compose(["preset=paper"]).agent.batch_size
     assert compose(["override=authors"]).agent.entropy_in_target != compose([]).agent.entropy_in_target

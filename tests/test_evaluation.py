@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import vis_rpg
+from tests.fake_envs import FAULTY
 from tests.runs import run_script, trained
 from vis_rpg.acting import Actor
 from vis_rpg.errors import UserError
@@ -129,6 +130,14 @@ def test_the_script_writes_figures_and_prints_them(run: Path, monkeypatch: pytes
     said = capfd.readouterr().out
     assert "95% interval" in said and "evaluation.json" in said
     assert not (run / "rollouts.mp4").exists()
+
+
+def test_an_environment_that_cannot_be_drawn_gives_figures_and_one_line(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    run = trained(*FAULTY, "steps=100")
+    assert run_script(monkeypatch, "evaluate", f"run={run}", "episodes=1") == 2
+    assert json.loads((run / "evaluation.json").read_text())["episodes"] == 1
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(f"error: no video of {run}: vis_rpg_tests/Faulty-v0 cannot be drawn here") and "videos=false" in last
 
 
 def _drop_checkpoints(run: Path) -> None:
