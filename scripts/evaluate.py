@@ -43,6 +43,7 @@ def table(evaluation: Evaluation, title: str) -> str:
             title,
             line("success in last step", evaluation.eval_success, evaluation.eval_success_interval),
             line("success in any step", evaluation.eval_success_any, evaluation.eval_success_any_interval),
+            *(line(f"by the {name}'s criterion", share) for name, share in evaluation.eval_criteria.items()),
             line("return", evaluation.eval_return, evaluation.eval_return_interval),
             line("coverage of these", evaluation.eval_coverage),
         ]

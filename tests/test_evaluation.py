@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -13,10 +14,13 @@ import torch
 
 import vis_rpg
 from tests.fake_envs import FAULTY
-from tests.runs import run_script, trained
+from tests.runs import lines, run_script, trained
+from tests.small import config
 from vis_rpg.acting import Actor
+from vis_rpg.envs import maze
 from vis_rpg.errors import UserError
 from vis_rpg.evaluation import bootstrap, episode_seed, evaluate, play, wilson
+from vis_rpg.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +114,17 @@ def test_success_in_the_last_step_and_in_any_are_told_apart(loaded: tuple[Actor,
     assert result.eval_return == 5.0 and result.eval_return_interval == (5.0, 5.0)
 
 
+def test_every_criterion_of_success_is_logged_and_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = maze.Maze._info
+    monkeypatch.setattr(maze, "TASK", replace(maze.TASK, criteria=("strict", "loose")))
+    monkeypatch.setattr(maze.Maze, "_info", lambda self: inner(self) | {"success_strict": False, "success_loose": True})
+    [summary] = Trainer(config("task=maze", "steps=250", "agent.seed_steps=250", f"out={tmp_path}")).run()
+    evaluate(*vis_rpg.load(tmp_path), episodes=1).write(tmp_path / "evaluation.json")
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    for found, prefix in ((summary, ""), (lines(tmp_path)[-1], ""), (written, "eval_")):
+        assert (found[f"{prefix}success_strict"], found[f"{prefix}success_loose"]) == (0.0, 1.0)
+
+
 def test_no_episodes_is_an_error(loaded: tuple[Actor, gymnasium.Env]) -> None:
     with pytest.raises(UserError, match="episodes=0"):
         evaluate(*loaded, episodes=0)
@@ -163,8 +178,8 @@ def test_a_run_that_cannot_be_loaded_is_one_line(run: Path, tmp_path: Path, monk
     shutil.copytree(run, copy)
     breaking(copy)
     assert run_script(monkeypatch, "evaluate", f"run={copy}") == 2
-    lines = capfd.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and says in lines[0] and str(copy) in lines[0]
+    said = capfd.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and says in said[0] and str(copy) in said[0]
 
 
 def test_the_run_must_be_given(monkeypatch: pytest.MonkeyPatch, capfd) -> None:

@@ -40,6 +40,8 @@ class Moment:
     """Return so far."""
     success: bool
     ended: bool
+    criteria: list[bool]
+    """Success by each of the task's criteria."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,14 @@ class Evaluation:
     """95%, percentile bootstrap over episodes; NaN with fewer than two."""
     eval_coverage: float
     """Object displacement coverage of the evaluation episodes alone; NaN where the task declares none."""
+    eval_criteria: dict[str, float]
+    """Share of episodes with success in their last step by each of the task's criteria; written as eval_success_<name>."""
 
     def write(self, path: Path, **about: Any) -> None:
         """As JSON, with what else is known `about` it; NaN becomes null."""
-        path.write_text(json.dumps(_without_nan({**about, **asdict(self)}), indent=2) + "\n")
+        figures = {**about, **asdict(self)}
+        figures |= {f"eval_success_{name}": share for name, share in figures.pop("eval_criteria").items()}
+        path.write_text(json.dumps(_without_nan(figures), indent=2) + "\n")
 
 
 def evaluate(actor: Actor, env: gymnasium.Env, episodes: int = 50, seed: int = 0) -> Evaluation:
@@ -71,12 +77,14 @@ def evaluate(actor: Actor, env: gymnasium.Env, episodes: int = 50, seed: int = 0
     if episodes < 1:
         raise UserError(f"episodes={episodes}: at least 1 is needed")
     actor.generator.manual_seed(seed)
-    coverage = CoverageCounter(task_of(env))
+    task = task_of(env)
+    coverage = CoverageCounter(task)
+    criteria = np.zeros((episodes, len(task.criteria)), bool)
     returns, last, ever = np.zeros(episodes), np.zeros(episodes, bool), np.zeros(episodes, bool)
     for index in tqdm(range(episodes), desc="evaluating", unit="episode"):
         for moment in play(actor, env, episode_seed(seed, index)):
             coverage.add(moment.objects)
-            returns[index], last[index] = moment.total, moment.success
+            returns[index], last[index], criteria[index] = moment.total, moment.success, moment.criteria
             ever[index] |= moment.success
     low, high = bootstrap(returns)
     return Evaluation(
@@ -89,6 +97,7 @@ def evaluate(actor: Actor, env: gymnasium.Env, episodes: int = 50, seed: int = 0
         eval_return=float(returns.mean()),
         eval_return_interval=(float(low), float(high)),
         eval_coverage=coverage.value,
+        eval_criteria=dict(zip(task.criteria, criteria.mean(0).tolist(), strict=True)),
     )
 
 
@@ -98,14 +107,15 @@ def play(actor: Actor, env: gymnasium.Env, seed: int, z: Tensor | None = None, e
     z: (Z,), or drawn from π(z|s₁); explore: sample the actions instead of taking their mean.
     """
     actor.reset(z)
+    names = [f"success_{name}" for name in task_of(env).criteria]
     obs, info = env.reset(seed=seed)
     total, ended = 0.0, False
-    yield Moment(obs, object_positions(info), total, bool(info["success"]), ended)
+    yield Moment(obs, object_positions(info), total, bool(info["success"]), ended, [bool(info[name]) for name in names])
     while not ended:
         obs, reward, terminated, truncated, info = env.step(actor.act(obs, explore))
         total += float(reward)
         ended = bool(terminated or truncated)
-        yield Moment(obs, object_positions(info), total, bool(info["success"]), ended)
+        yield Moment(obs, object_positions(info), total, bool(info["success"]), ended, [bool(info[name]) for name in names])
 
 
 def episode_seed(seed: int, episode: int) -> int:

@@ -137,7 +137,8 @@ class Run:
             if row in result.dropped:
                 self.dropped_episodes += 1
             else:
-                self.finished.append([float(self.returns[row]), float(result.success[row]), float(self.succeeded[row])])
+                ended = [float(self.returns[row]), float(result.success[row]), float(self.succeeded[row])]
+                self.finished.append(ended + result.criteria[row].astype(float).tolist())
                 self.episodes += 1
             self.returns[row], self.succeeded[row] = 0.0, False
         if result.first_obs:
@@ -162,8 +163,8 @@ class Run:
 
     def standing(self) -> dict[str, float]:
         """Coverage, and return and success of the last training episodes (sampled actions)."""
-        recent = np.array(self.finished).mean(0) if self.finished else np.full(3, np.nan)
-        names = ("return", "success", "success_any")
+        names = ("return", "success", "success_any", *(f"success_{name}" for name in self.task.criteria))
+        recent = np.array(self.finished).mean(0) if self.finished else np.full(len(names), np.nan)
         standing = {"coverage": self.coverage.value, **dict(zip(names, map(float, recent), strict=True)), "episodes": self.episodes}
         if self.adaptation:
             standing |= {"perception_rounds": self.adaptation.rounds, "perception_loss": float(self.adaptation.loss)}

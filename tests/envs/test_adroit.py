@@ -9,6 +9,7 @@ import torch
 
 from vis_rpg.envs.adroit import REACH, AdroitDoor, AdroitHammer
 from vis_rpg.envs.factory import task_of
+from vis_rpg.errors import UserError
 
 
 @pytest.mark.parametrize(("make", "joint", "far", "short"), [(AdroitDoor, "door_hinge", 1.5, 1.2), (AdroitHammer, "nail_dir", 0.09, 0.05)])
@@ -23,6 +24,35 @@ def test_success_is_the_door_open_or_the_nail_driven_in(make: type, joint: str, 
         assert reward == expected
         assert info["success"] == bool(expected)
         assert not terminated
+
+
+@pytest.mark.parametrize(("make", "joint", "between"), [(AdroitDoor, "door_hinge", 1.2), (AdroitHammer, "nail_dir", 0.075)])
+def test_success_by_the_papers_runs_is_easier_and_both_are_told(make: type, joint: str, between: float) -> None:
+    for success in ("library", "paper"):
+        env = make(success=success)
+        env.reset(seed=0)
+        env.data.joint(joint).qpos[:] = between
+        env.data.qvel[:] = 0.0
+        _, reward, _, _, info = env.step(np.zeros(env.action_space.shape))
+        assert (info["success_library"], info["success_paper"]) == (False, True)
+        assert info["success"] is (success == "paper") and reward == float(success == "paper")
+    with pytest.raises(UserError, match="task.success=papers is not one of library, paper .nearest: paper"):
+        make(success="papers")
+
+
+def test_the_bonus_sees_the_hammers_head_swing_about_its_handle() -> None:
+    env = AdroitHammer()
+    env.reset(seed=0)
+
+    def located() -> tuple[np.ndarray, np.ndarray]:
+        mujoco.mj_forward(env.model, env.data)
+        return env._objects()[1], task_of(env).locate(torch.as_tensor(env._state()))[1].numpy() * REACH
+
+    before, handle = located(), env.data.body("Object").xpos.copy()
+    env.data.joint("OBJRy").qpos[:] += 0.5
+    for now, then in zip(located(), before, strict=True):
+        assert np.linalg.norm(now - then) == pytest.approx(0.1, abs=0.005)
+    assert np.array_equal(env.data.body("Object").xpos, handle)
 
 
 @pytest.mark.parametrize(("make", "actions", "length"), [(AdroitDoor, 28, 100), (AdroitHammer, 26, 125)])

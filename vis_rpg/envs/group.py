@@ -42,6 +42,8 @@ class StepResult:
     """(N,) bool."""
     objects: np.ndarray
     """(N, n, 2 or 3) float64, true positions in world units."""
+    criteria: np.ndarray
+    """(N, C) bool, success by each of the task's criteria."""
     first_obs: dict[int, np.ndarray] = field(default_factory=dict)
     """For each environment whose episode is over: the first observation (...) of its next one, which has begun."""
     dropped: list[int] = field(default_factory=list)
@@ -265,7 +267,7 @@ class EnvGroup(Group):
         for move in self._moves:
             move.result()
         obs, reward, terminated, truncated, infos = zip(*[self._step(index) for index in range(len(self))], strict=True)
-        return stack_step(obs, reward, terminated, truncated, infos), {}
+        return stack_step(obs, reward, terminated, truncated, infos, self.task.criteria), {}
 
     def _step(self, index: int) -> tuple[Any, ...]:
         try:
@@ -325,6 +327,7 @@ def stack_step(
     terminated: Sequence[bool],
     truncated: Sequence[bool],
     infos: Sequence[Mapping[str, Any]],
+    criteria: tuple[str, ...],
 ) -> StepResult:
     """What N environments returned, as arrays."""
     return StepResult(
@@ -334,6 +337,7 @@ def stack_step(
         truncated=np.array(truncated, bool),
         success=np.array([info["success"] for info in infos], bool),
         objects=np.stack([object_positions(info) for info in infos]),
+        criteria=np.array([[info[f"success_{name}"] for name in criteria] for info in infos], bool),
     )
 
 

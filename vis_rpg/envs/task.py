@@ -52,6 +52,8 @@ class Task:
     """Draws walls, goals and starts, in world units, on matplotlib axes of the task's plane; visited positions are drawn over it."""
     processes: bool = False
     """Whether environments are stepped in worker processes: where stepping holds Python's lock, or a library keeps one state a process."""
+    criteria: tuple[str, ...] = ()
+    """Where success can be judged in several ways, their names: `info["success_<name>"]` holds each, and runs log them all."""
 
 
 class Declared(Protocol):

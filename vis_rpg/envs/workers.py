@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vis_rpg.envs.base import frames_space
-from vis_rpg.envs.factory import make_env
+from vis_rpg.envs.factory import make_env, task_of
 from vis_rpg.envs.group import First, Group, StepResult, cores, first_of, poses_of, saved_state, stack_step
 from vis_rpg.envs.pictures import Pictures, View, ray_cast
 from vis_rpg.errors import UserError, WorkersFailed, one_line
@@ -29,7 +29,7 @@ ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """What tells numerical libraries, when they are imported, to leave the other cores to the other workers."""
 GPU = "MUJOCO_EGL_DEVICE_ID"
 """What tells EGL, when its first context is made, on which GPU to render."""
-OUTCOME = ("obs", "reward", "terminated", "truncated", "success", "objects")
+OUTCOME = ("obs", "reward", "terminated", "truncated", "success", "objects", "criteria")
 """What a worker writes of a step, as `StepResult` has it."""
 
 Envs = dict[int, gymnasium.Env[Any, Any]]
@@ -188,8 +188,8 @@ class WorkerGroup(Group):
                 worker.deaths = 0
             except _Died as death:
                 lost |= self._revive(worker, str(death))
-        obs, reward, terminated, truncated, success, objects = (self._shared[name].copy() for name in OUTCOME)
-        return StepResult(obs, reward, terminated, truncated, success, objects), lost
+        outcome: Any = {name: self._shared[name].copy() for name in OUTCOME}
+        return StepResult(**outcome), lost
 
     def _start(self, seeds: Mapping[int, int | None]) -> dict[int, First]:
         return self._ask("reset", seeds)
@@ -281,6 +281,7 @@ def _fields(example: gymnasium.Env[Any, Any], space: gymnasium.Space[Any], objec
         "terminated": ((), "bool"),
         "truncated": ((), "bool"),
         "success": ((), "bool"),
+        "criteria": ((len(task_of(example).criteria),), "bool"),
     }
     if poses:  # eight-byte numbers come first, so that all lie where their kind must
         positions, rotations = example.get_wrapper_attr("poses")()
@@ -350,7 +351,8 @@ def _do(command: str, what: list[Any], envs: Envs, shared: dict[str, np.ndarray]
         action = shared["action"][row].copy()
         with _named(row, f"at action {action.tolist()}"):
             told.append(env.step(action))
-    step, rows = stack_step(*zip(*told, strict=True)), slice(start, max(envs) + 1)
+    obs, reward, terminated, truncated, infos = zip(*told, strict=True)
+    step, rows = stack_step(obs, reward, terminated, truncated, infos, task_of(envs[start]).criteria), slice(start, max(envs) + 1)
     if view:
         view.put(*poses_of(envs.values()))
         step.obs = view.push()
