@@ -38,6 +38,8 @@ class Faulty(gymnasium.Env[np.ndarray, np.ndarray]):
                 obs[1] = np.nan
             elif self.fault == "reward":
                 reward = float("inf")
+            elif self.fault == "shape":
+                obs = obs[:2]
             elif self.fault == "raises":
                 raise RuntimeError("joint 3\nis broken")
         return obs, reward, self.fault == "ends" and self.np_random.random() < 0.2, False, {}

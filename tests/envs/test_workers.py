@@ -99,6 +99,15 @@ def test_an_environment_that_fails_at_its_first_reset_is_named() -> None:
         make_groups(in_workers("Faulty-v0", fault="reset", after=-1), "state", 2, [0])
 
 
+def test_an_observation_of_another_shape_stops_the_run_wherever_it_is_made(workers) -> None:
+    task = in_workers("Faulty-v0", fault="shape", after=1)
+    for group in (workers(task, count=1, number=1), EnvGroup(lambda _: make_env(task, "state"), 1, 7)):
+        group.reset()
+        group.step(np.zeros((1, 1)))
+        with pytest.raises(RunStopped, match="Faulty-v0: an observation has 2 numbers, its space .* has 3"):
+            group.step(np.zeros((1, 1)))
+
+
 def test_workers_render_on_the_gpu_that_this_process_was_told(workers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "99")
     with pytest.raises(UserError, match="MUJOCO_EGL_DEVICE_ID .* got 99"):

@@ -21,7 +21,7 @@ from vis_rpg.envs.base import frames_space
 from vis_rpg.envs.factory import make_env, task_of
 from vis_rpg.envs.group import First, Group, StepResult, cores, first_of, poses_of, saved_state, stack_step
 from vis_rpg.envs.pictures import Pictures, View, ray_cast
-from vis_rpg.errors import UserError, WorkersFailed, one_line
+from vis_rpg.errors import RunStopped, UserError, WorkersFailed, one_line
 
 DEATHS = 3
 """Of one worker in a row, without a good step between them: they stop the run."""
@@ -109,6 +109,8 @@ class _Worker:
             raise _Died(_how(self._process.exitcode)) from None
         if kind == "user":
             raise UserError(content)
+        if kind == "stopped":
+            raise RunStopped(content)
         if kind == "raised":
             raise _Died(content)
         return content
@@ -314,7 +316,7 @@ def _work(pipe: Connection, job: _Job, count: int) -> None:
                 command, *what = pipe.recv()
                 pipe.send(("done", _do(command, what, envs, shared, view)))
         except UserError as error:
-            pipe.send(("user", str(error)))
+            pipe.send(("stopped" if isinstance(error, RunStopped) else "user", str(error)))
         except (EOFError, ConnectionError):
             raise
         except Exception as error:  # whatever is raised is told before the worker ends
