@@ -3,9 +3,12 @@ PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Processes that share the tests: a core each, at most 4; 0 is this one process.
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 2 ? 0 : n > 4 ? 4 : n)))
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all check format clean
+.PHONY: help setup train test nightly check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,10 +23,10 @@ train: $(READY) ## Train from pixels on the one-block BlockPush (CPU preset), ev
 	bash scripts/demo.sh
 
 test: $(READY) ## Run the tests, without the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
-test-all: $(READY) ## Run every test, with line coverage
-	$(BIN)/python -m pytest --cov --cov-report=term
+nightly: $(READY) ## Run every test, with line coverage, and the whole of make train; results/nightly.md gets a line
+	bash scripts/nightly.sh "$(PYTEST)"
 
 check: $(READY) ## Lint, formatting and types
 	$(BIN)/ruff check .

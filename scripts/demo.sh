@@ -13,7 +13,7 @@ while [ -e "$out" ]; do
     out=runs/first-$k
 done
 
-"$python" scripts/train.py task=block_push task.blocks=1 obs=pixels preset=cpu seed=0 out="$out"
+"$python" scripts/train.py task=block_push task.blocks=1 obs=pixels preset=cpu seed=0 out="$out" ${DEMO_STEPS:+steps="$DEMO_STEPS"}
 "$python" scripts/evaluate.py run="$out"
 "$python" scripts/visualise_slots.py run="$out"
 "$python" scripts/visualise_states.py run="$out"

@@ -1,14 +1,101 @@
-"""What every test runs under: one thread, rendering without a screen, whole tracebacks."""
+"""What every test runs under: one thread, rendering without a screen, whole tracebacks; and what a machine may lack."""
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import gc
 import os
+import resource
+from collections.abc import Iterator
+from typing import Any
 
 # MuJoCo and OpenMP read these when they are imported.
 os.environ.setdefault("MUJOCO_GL", "egl")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
-import torch
+import pytest
 
-torch.set_num_threads(1)
+
+@functools.cache
+def lacks_vulkan() -> str | None:
+    """Why SAPIEN cannot draw on this machine; None where it can."""
+    try:
+        import sapien
+
+        sapien.render.RenderSystem()
+    except (ImportError, RuntimeError):
+        return "SAPIEN finds no Vulkan device: scripts/install_vulkan.sh"
+    return None
+
+
+@functools.cache
+def lacks_compiler() -> str | None:
+    """Why nothing can be compiled for the CPU of this machine; None where it can."""
+    from omegaconf import OmegaConf
+
+    from vis_rpg import config
+
+    lacking = config.lacks_compiler(OmegaConf.create({"device": "cpu"}))
+    return lacking and f"compiling needs {lacking}"
+
+
+NEEDS = {"vulkan": lacks_vulkan, "compiler": lacks_compiler}
+"""Markers of tests that need something optional; each function says what is missing."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs what this machine lacks, before its fixtures are made."""
+    for name, lacks in NEEDS.items():
+        if item.get_closest_marker(name) and (reason := lacks()):
+            pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def memory_is_given_back() -> Iterator[None]:
+    """Runs ask glibc to keep what is freed; a process that makes hundreds of runs would keep it all."""
+    from vis_rpg import memory
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "keep_freed_memory", lambda: False)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_left_of_a_file() -> Iterator[None]:
+    """Free what the tests of one file made before those of the next begin."""
+    yield
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc
+    if trim is not None:
+        trim(0)
+
+
+# The peak of memory of each process, in a line of the summary ---------------------------------------------------------------------------
+
+PEAKS: dict[str, int] = {}
+"""MB resident at most, by process."""
+
+
+def peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that started this one, where one did."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peak"] = peak()
+    elif not session.config.getoption("numprocesses", None):
+        PEAKS["one process"] = peak()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    if hasattr(node, "workeroutput"):
+        PEAKS[node.gateway.id] = node.workeroutput["peak"]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    terminalreporter.write_line("peak memory: " + ", ".join(f"{name} {megabytes} MB" for name, megabytes in sorted(PEAKS.items())))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from vis_rpg.trainer import Trainer
 WORDS = ["task=maze", "preset=debug", "device=cpu"]
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs a C++ compiler")
+@pytest.mark.compiler
 @pytest.mark.parametrize("words", [["task=maze"], ["task=block_push", "obs=pixels", "perception=cnn"]], ids=["state", "cnn"])
 def test_compiled_updates_equal_eager_ones_and_are_compiled_once(words: list[str], tmp_path: Path) -> None:
     many = ("agent.batch_size=64", "exploration.batch_size=64")  # rows, from which on a CPU's kernels take them
@@ -73,7 +72,7 @@ def test_the_benchmark_goes_on_without_a_compiler_and_says_what_it_did_not_measu
     assert (missing["name"], missing["runtime"]) == ("update, state", "compile") and "apt-get install g++" in missing["not_measured"]
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs a C++ compiler")
+@pytest.mark.compiler
 def test_what_is_compiled_for_one_learner_is_not_run_for_another() -> None:
     def scaled(factor: float) -> Callable[..., torch.Tensor]:
         return compiled_each(lambda method, x: factor * x + len(method))

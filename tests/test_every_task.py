@@ -15,10 +15,15 @@ from vis_rpg.envs import IDS
 from vis_rpg.evaluation import evaluate
 
 QUICK = {"block_push", "cheetah_back", "metaworld_basketball", "adroit_hammer", "cabinet_sparse"}
-"""One of each kind: `make test` takes these, `make test-all` the others too."""
-TASKS = [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in IDS if name != "bandit"
-]  # it has its own learner
+"""One of each kind: `make test` takes these, `make nightly` the others too."""
+
+
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    drawn_by_sapien = [pytest.mark.vulkan] if name.startswith("cabinet") else []
+    return drawn_by_sapien if name in QUICK else [*drawn_by_sapien, pytest.mark.slow]
+
+
+TASKS = [pytest.param(name, marks=marks(name)) for name in IDS if name != "bandit"]  # it has its own learner
 
 
 @pytest.mark.parametrize("obs", [("obs=state",), ("obs=pixels", "perception=cnn")], ids=["state", "pixels"])

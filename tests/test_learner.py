@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +281,7 @@ def test_an_agent_goes_on_alone_from_where_it_stood_beside_others_and_back(tmp_p
 # The kernels of a CPU -------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="the kernels need a C++ compiler")
+@pytest.mark.compiler
 @pytest.mark.parametrize("count", [1, M])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_update_by_the_kernels_is_that_of_torch(variant: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from tests.panda import frames, towards
-from tests.vulkan import needs_vulkan
 from vis_rpg.envs import sapien_scene
 from vis_rpg.envs.cabinet import Cabinet, CabinetDense, CabinetSparse
 from vis_rpg.errors import UserError
@@ -223,7 +222,7 @@ except Exception as error:
     assert done.returncode == 0
 
 
-@needs_vulkan
+@pytest.mark.vulkan
 def test_five_environments_share_one_studio_and_see_their_own_state() -> None:
     envs = [kind(obs="pixels") for kind in (CabinetSparse, CabinetDense, CabinetSparse, CabinetDense, CabinetSparse)]
     first = [env.reset(seed=0)[0] for env in envs]
@@ -234,7 +233,7 @@ def test_five_environments_share_one_studio_and_see_their_own_state() -> None:
     assert np.array_equal(envs[4].render(), envs[2].render())
 
 
-@needs_vulkan
+@pytest.mark.vulkan
 def test_open_doors_and_the_gripper_stay_in_sight() -> None:
     env = at(CabinetSparse, 1.0, 1.0, obs="pixels")
     masks = env.segmentation()

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import vis_rpg.envs  # noqa: F401  (registers the tasks)
-from tests.vulkan import needs_vulkan
 from vis_rpg.envs.base import OwnTask
 
 PUSH, MAZE, ANT, BACK = "BlockPush", "Maze", "AntPush", "CheetahBack"
@@ -23,7 +22,7 @@ BASKETBALL, STICK, DOOR, HAMMER, CABINETS = (
 )
 MOVED = [PUSH, MAZE, ANT, BACK, BASKETBALL, STICK, DOOR, HAMMER, *CABINETS]
 """Tasks whose starts can be scattered."""
-ROBOTS = [BASKETBALL, STICK, DOOR, HAMMER, *(pytest.param(id, marks=needs_vulkan) for id in CABINETS)]
+ROBOTS = [BASKETBALL, STICK, DOOR, HAMMER, *(pytest.param(id, marks=pytest.mark.vulkan) for id in CABINETS)]
 """Tasks whose robot is more than an object of interest."""
 SEEN = [PUSH, MAZE, ANT, *ROBOTS]
 SCATTER = {"scatter": True}
@@ -137,7 +136,8 @@ def test_whatever_changes_in_a_picture_has_a_label(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "labels"), [(BASKETBALL, 4), (STICK, 5), (DOOR, 5), (HAMMER, 5), *(pytest.param(id, 4, marks=needs_vulkan) for id in CABINETS)]
+    ("name", "labels"),
+    [(BASKETBALL, 4), (STICK, 5), (DOOR, 5), (HAMMER, 5), *(pytest.param(id, 4, marks=pytest.mark.vulkan) for id in CABINETS)],
 )
 def test_the_rest_of_the_robot_and_each_other_moving_thing_has_a_label_of_its_own(name: str, labels: int) -> None:
     env = make(name, "pixels")

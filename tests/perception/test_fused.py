@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from perception.cnn import Conv4, encode_pairs, pairs_of
 from perception.gru import GRUCell
 from vis_rpg.networks import GRU, MLP, EnsembleMLP, Linear
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the kernels need a C++ compiler")
+pytestmark = pytest.mark.compiler
 bfloat16 = pytest.mark.skipif(not fused.MULTIPLIES_BFLOAT16, reason="this processor has no instructions for bfloat16")
 ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda x: x, "elu": F.elu, "leaky_relu": F.leaky_relu}
 
