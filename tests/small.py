@@ -22,8 +22,12 @@ def _composed(words: tuple[str, ...]) -> DictConfig:
 
 
 def config(*words: str) -> DictConfig:
-    """The debug preset with these words of the command line."""
-    return copy.deepcopy(_composed(words))
+    """The debug preset with these words of the command line; composed once whatever the folder `out`."""
+    out = [word.removeprefix("out=") for word in words if word.startswith("out=")]
+    made = copy.deepcopy(_composed(tuple(word for word in words if not word.startswith("out="))))
+    if out:
+        made.out = out[-1]
+    return made
 
 
 class Seen(Perception):

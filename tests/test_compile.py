@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +22,13 @@ WORDS = ["task=maze", "preset=debug", "device=cpu"]
 
 
 @pytest.mark.compiler
+@pytest.mark.parametrize("backend", [pytest.param("inductor", marks=pytest.mark.slow), "aot_eager"])
 @pytest.mark.parametrize("words", [["task=maze"], ["task=block_push", "obs=pixels", "perception=cnn"]], ids=["state", "cnn"])
-def test_compiled_updates_equal_eager_ones_and_are_compiled_once(words: list[str], tmp_path: Path) -> None:
+def test_compiled_updates_equal_eager_ones_and_are_compiled_once(
+    words: list[str], backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With aot_eager graphs and gradients are traced as ever, and run without the minute in which inductor generates code."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     many = ("agent.batch_size=64", "exploration.batch_size=64")  # rows, from which on a CPU's kernels take them
     eager, compiled = (Trainer(small.config(*words, *many, f"runtime={name}", f"out={tmp_path / name}")) for name in ("eager", "compile"))
     assert all(net.fused for net in compiled.runs[0].agent.modules() if isinstance(net, FUSED))

@@ -416,6 +416,7 @@ def test_other_inputs_are_left_to_torch(x: Tensor) -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of x86")
+@pytest.mark.slow
 @pytest.mark.parametrize("processor", ["haswell", "skylake-avx512"])
 def test_kernels_compile_for_processors_with_fewer_instructions(processor: str) -> None:
     flags = [f"-march={processor}" if flag == "-march=native" else flag for flag in fused.FLAGS]
