@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import gc
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,14 +65,49 @@ def memory_is_given_back() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True, scope="module")
-def nothing_is_left_of_a_file() -> Iterator[None]:
-    """Free what the tests of one file made before those of the next begin."""
-    yield
+@pytest.fixture(autouse=True, scope="session")
+def renderers() -> Iterator[list[Any]]:
+    """Every MuJoCo renderer that was made since the last was closed: tasks keep them, a GL context each, until the process ends."""
+    import mujoco
+
+    made: list[Any] = []
+    init = mujoco.Renderer.__init__
+
+    def remembered(self: Any, *about: Any, **more: Any) -> None:
+        init(self, *about, **more)
+        made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mujoco.Renderer, "__init__", remembered)
+        yield made
+
+
+def free(renderers: list[Any]) -> None:
+    """Close renderers, collect garbage, and give what is free back to the system."""
+    if "vis_rpg.envs.mujoco_task" in sys.modules:
+        sys.modules["vis_rpg.envs.mujoco_task"]._cameras.clear()
+    for renderer in renderers:
+        atexit.unregister(renderer.close)
+        renderer.close()
+    renderers.clear()
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc
     if trim is not None:
         trim(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_left_of_a_file(renderers: list[Any]) -> Iterator[None]:
+    """Free what the tests of one file made before those of the next begin."""
+    yield
+    free(renderers)
+
+
+@pytest.fixture
+def nothing_is_left_of_a_test(renderers: list[Any]) -> Iterator[None]:
+    """For tests that each make much."""
+    yield
+    free(renderers)
 
 
 # The peak of memory of each process, in a line of the summary ---------------------------------------------------------------------------

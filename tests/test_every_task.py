@@ -1,4 +1,4 @@
-"""Every task trains from state and from pixels for 500 interactions, and evaluates to a video."""
+"""Every task trains from state and from pixels for 300 interactions, and evaluates to a video."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ def marks(name: str) -> list[pytest.MarkDecorator]:
 TASKS = [pytest.param(name, marks=marks(name)) for name in IDS if name != "bandit"]  # it has its own learner
 
 
-@pytest.mark.parametrize("obs", [("obs=state",), ("obs=pixels", "perception=cnn")], ids=["state", "pixels"])
+@pytest.mark.usefixtures("nothing_is_left_of_a_test")
+@pytest.mark.parametrize("obs", [("obs=state",), ("obs=pixels", "perception=cnn", "agent.batch_size=4")], ids=["state", "pixels"])
 @pytest.mark.parametrize("name", TASKS)
 def test_it_trains_and_evaluates_to_a_video(name: str, obs: tuple[str, ...], tmp_path: Path) -> None:
-    run = trained(f"task={name}", *obs, "steps=500")
+    run = trained(f"task={name}", *obs, "steps=300")
     written = lines(run)
     losses = [value for line in written for key, value in line.items() if "loss" in key]
-    assert written[-1]["step"] == 500
+    assert written[-1]["step"] == 300
     assert losses and all(math.isfinite(value) for value in losses)
 
     actor, env = vis_rpg.load(run)

@@ -16,6 +16,7 @@ from vis_rpg.envs.metaworld import MetaWorld
 from vis_rpg.envs.mujoco_task import geoms_under
 from vis_rpg.envs.rendering import FRAME, VIDEO, Camera
 
+pytestmark = pytest.mark.usefixtures("nothing_is_left_of_a_test")
 MESH, PLANE = mujoco.mjtGeom.mjGEOM_MESH, mujoco.mjtGeom.mjGEOM_PLANE
 WORLDS = [partial(MetaWorld, name) for name in ("basketball-v3", "stick-pull-v3", "door-open-v3")]
 FINGERTIPS = [f"{finger}distal" for finger in ("ff", "mf", "rf", "lf", "th")]
