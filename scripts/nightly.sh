@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
 # What takes too long for every change (make nightly): every test with line coverage, then the whole demo. Each ends in a line of
-# results/nightly.md: date, commit, processor, what ran, its outcome and its minutes. Ends with 1 if either failed.
+# results/nightly.md: date, commit, processor, what ran, its last line and its minutes. Ends with 1 if either failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 pytest=${1:-.venv/bin/python -m pytest}
-commit=$(git rev-parse --short HEAD)$([ -z "$(git status --porcelain --untracked-files=no)" ] || echo " and changes")
-processor="$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1), $(nproc) cores"
+commit=$(git rev-parse --short HEAD)
+git diff --quiet HEAD -- . ':!results/nightly.md' || commit="$commit and changes"
+field() { sed -n "s/^$1[^:]*: //p" /proc/cpuinfo | head -1; }
+processor="$(field 'model name') (family $(field 'cpu family'), model $(field 'model	')), $(nproc) cores"
 failed=0
 
 record() { # a name, and the command whose last line tells the outcome
     local name=$1 begun=$SECONDS outcome log
     shift
     log=$(mktemp)
-    if "$@" 2>&1 | tee "$log"; then outcome=passed; else outcome=FAILED failed=1; fi
-    outcome="$outcome: $(grep -v '^ *$' "$log" | tail -1 | tr -d '=|')"
+    if "$@" 2>&1 | tee "$log"; then outcome=; else outcome="FAILED: " failed=1; fi
+    outcome+=$(grep -v '^ *$' "$log" | tail -1 | tr -d '=|')
     rm "$log"
     echo "| $(date +%F) | $commit | $processor | $name | $outcome | $(((SECONDS - begun + 30) / 60)) |" >>results/nightly.md
 }
