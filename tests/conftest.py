@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 # MuJoCo and OpenMP read these when they are imported.
@@ -90,17 +91,41 @@ def free(renderers: list[Any]) -> None:
         atexit.unregister(renderer.close)
         renderer.close()
     renderers.clear()
+    collect()
+
+
+def collect() -> None:
+    """Free what nothing refers to any more, and give what is free back to the system."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc
     if trim is not None:
         trim(0)
 
 
+def resident() -> int:
+    """MB that this process holds; 0 where there is no /proc."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * resource.getpagesize() >> 20
+
+
 @pytest.fixture(autouse=True, scope="module")
-def nothing_is_left_of_a_file(renderers: list[Any]) -> Iterator[None]:
-    """Free what the tests of one file made before those of the next begin."""
-    yield
+def kept_by_a_file(renderers: list[Any]) -> Iterator[list[int]]:
+    """MB resident before its tests; what they made is freed before those of the next file begin."""
+    gc.freeze()  # modules and what else stays: looking at them again takes longer than a test
+    yield [resident()]
     free(renderers)
+
+
+@pytest.fixture(autouse=True)
+def garbage_is_collected(kept_by_a_file: list[int]) -> Iterator[None]:
+    """Environments and agents refer to themselves, and Python counts objects, not the arrays in them."""
+    yield
+    if resident() > kept_by_a_file[0] + 100:
+        collect()
+        kept_by_a_file[0] = resident()
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ VARIANTS = {
     "pendulum": ("task=gym", "task.id=Pendulum-v1"),
     "terminations": ("task=gym", "task.id=InvertedPendulum-v5"),
     "own-terminations": (*FAULTY, "+task.kwargs={fault: ends}"),
-    "cnn": ("task=maze", "obs=pixels", "perception=cnn"),
+    "cnn": ("task=maze", "obs=pixels", "perception=cnn", "agent.batch_size=4", "exploration.batch_size=4"),
 }
 
 
