@@ -46,9 +46,10 @@ def test_timing_counts_seconds_a_call() -> None:
 
 
 @pytest.fixture
-def rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The matrix rate of the machine is measured once."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matrix rate of the machine is measured once, and replays hold little."""
     monkeypatch.setattr(benchmark, "matrix_rate", measured_once)
+    monkeypatch.setattr(benchmark, "FILLED", 50)
 
 
 @functools.cache
@@ -56,7 +57,7 @@ def measured_once(device: torch.device, _: float, measure=benchmark.matrix_rate)
     return measure(device, 0.01)
 
 
-@pytest.mark.usefixtures("rate")
+@pytest.mark.usefixtures("quick")
 def test_an_update_is_measured_against_the_matrix_rate_of_the_machine() -> None:
     result = update_speed([*DEBUG, "runtime=eager"], 2, 0.05)
     assert result["matrix_rate_gflop_per_s"] > 0 and result["updates_per_s"] > 0 and result["batch_size"] == 16
@@ -65,14 +66,14 @@ def test_an_update_is_measured_against_the_matrix_rate_of_the_machine() -> None:
     assert slowest <= result["updates_per_s"] <= fastest
 
 
-@pytest.mark.usefixtures("rate")
+@pytest.mark.usefixtures("quick")
 def test_two_seeds_do_twice_the_arithmetic_and_count_twice() -> None:
     one, two = (update_speed([*DEBUG, "runtime=eager", "agent.batch_size=200", f"seeds={seeds}"], 1, 0.02) for seeds in (1, 2))
     assert two["gflop_per_update"] == pytest.approx(2 * one["gflop_per_update"], abs=0.02)
     assert two["seed_updates_per_s"] == pytest.approx(2 * two["updates_per_s"], rel=0.01)
 
 
-@pytest.mark.usefixtures("rate")
+@pytest.mark.usefixtures("quick")
 def test_slots_that_are_trained_on_are_measured_too() -> None:
     words = ["obs=pixels", "perception.train=true", "agent.batch_size=2", "exploration.batch_size=2", "runtime=eager"]
     assert update_speed([*DEBUG, *words], 1, 0.01)["updates_per_s"] > 0

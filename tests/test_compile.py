@@ -22,12 +22,19 @@ WORDS = ["task=maze", "preset=debug", "device=cpu"]
 
 
 @pytest.mark.compiler
-@pytest.mark.parametrize("backend", [pytest.param("inductor", marks=pytest.mark.slow), "aot_eager"])
-@pytest.mark.parametrize("words", [["task=maze"], ["task=block_push", "obs=pixels", "perception=cnn"]], ids=["state", "cnn"])
+@pytest.mark.parametrize(
+    ("words", "backend"),
+    [
+        (["task=maze"], "aot_eager"),
+        pytest.param(["task=maze"], "inductor", marks=pytest.mark.slow),
+        pytest.param(["task=block_push", "obs=pixels", "perception=cnn"], "inductor", marks=pytest.mark.slow),
+    ],
+    ids=["state, traced", "state", "cnn"],
+)
 def test_compiled_updates_equal_eager_ones_and_are_compiled_once(
     words: list[str], backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With aot_eager graphs and gradients are traced as ever, and run without the minute in which inductor generates code."""
+    """With aot_eager, graphs and gradients are traced as ever, and run without the minute in which inductor generates code."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     many = ("agent.batch_size=64", "exploration.batch_size=64")  # rows, from which on a CPU's kernels take them
     eager, compiled = (Trainer(small.config(*words, *many, f"runtime={name}", f"out={tmp_path / name}")) for name in ("eager", "compile"))

@@ -50,7 +50,7 @@ def train(out: Path, *words: str) -> dict[str, Any]:
     "words",
     [
         ("task=maze", "steps=500", "agent.replay_capacity=300"),
-        ("task=block_push", "task.blocks=2", "steps=450", "agent.latent.prior=learned"),
+        pytest.param(("task=block_push", "task.blocks=2", "steps=450", "agent.latent.prior=learned"), marks=pytest.mark.slow),
     ],
     ids=["maze", "block_push"],
 )
@@ -108,7 +108,7 @@ def test_where_an_environment_cannot_be_saved_its_episode_is_dropped_and_counted
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("task=gym", "task.id=Pendulum-v1")
-    kill_after_first_checkpoint(tmp_path, *words, "steps=2000")
+    train(tmp_path, *words, "steps=150")
     summary = train(tmp_path, *words, "steps=400", "resume=true")
     output = capsys.readouterr()
     assert "5 running episodes could not be saved and were dropped" in output.out + output.err

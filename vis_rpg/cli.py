@@ -155,7 +155,7 @@ def _check(overrides: list[str], config_name: str, config_dir: Path) -> DictConf
             cfg = hydra.compose(config_name, overrides, return_hydra_config=True)
             groups = set(cfg.hydra.runtime.choices)
             choices = [str(o.input_line) for o in parsed if _key(o) in groups or o.is_hydra_override()]
-            defaults = _defaults(config_name, config_dir, tuple(choices))
+            defaults = _defaults(config_name, config_dir, tuple(choices)) if len(choices) < len(parsed) else cfg
         except COMPOSE_ERRORS as error:
             raise UserError(_explain(error, parsed, config_name)) from error
     del cfg.hydra
