@@ -29,6 +29,9 @@ from vis_rpg.replay import Replay, Request, Tables, bytes_needed, choose_device,
 from vis_rpg.run import Run, may_begin
 
 SHOWN = ("coverage", "success", "return", "updates_per_s")
+REPORTS = 10
+"""Lines of progress in a whole run."""
+REPORTED = {"success": "success of the last episodes", "return": "return", "coverage": "coverage"}
 
 
 class Trainer:
@@ -147,12 +150,25 @@ class Trainer:
                 if self._passed(config.logger.log_every, before):
                     lines = self.log()
                     bar.set_postfix({key: f"{np.mean([line[key] for line in lines]):.3g}" for key in SHOWN})
+                if self._passed(max(1, config.steps // REPORTS), before):
+                    tqdm.write(self._report(), file=sys.stderr)
                 if self._passed(config.logger.checkpoint_every, before) or self.step >= config.steps:
                     self.save()
         summaries = [run.finish(self.learner.updates, self._wall(run)) for run in self.going]
         self.thread.shutdown()
         self._report_failures()
         return summaries
+
+    def _report(self) -> str:
+        """How far training is and what it has reached, in words."""
+        standing = [run.standing() for run in self.going]
+
+        def mean(key: str) -> str:
+            return f"{np.mean([one[key] for one in standing]):.2f}"
+
+        reached = [f"{name} {mean(key)}" for key, name in REPORTED.items() if np.isfinite(standing[0][key])]
+        minutes = (time.perf_counter() - self.began) / 60
+        return f"{self.step:,} of {self.config.steps:,} interactions after {minutes:.1f} min: {', '.join(reached)}"
 
     def advance(self) -> None:
         """One step of every environment into replay, and one update beside it, on what replay held before."""

@@ -12,9 +12,9 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from tests.vulkan import needs_vulkan
 
 from tests.fake_envs import in_workers
-from tests.vulkan import needs_vulkan
 from vis_rpg.envs import mujoco_task, rendering
 from vis_rpg.envs.factory import make_env
 from vis_rpg.envs.group import EnvGroup, Group
