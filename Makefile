@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt scripts/setup.sh
 setup: $(READY) ## Create .venv and install, after naming what the system lacks
 
 train: $(READY) ## Train from pixels on the one-block BlockPush (CPU preset), evaluate, draw slots and explored states
-	bash scripts/demo.sh
+	bash scripts/demo.sh $(ARGS)
 
 test: $(READY) ## Run the tests, without the slow ones
 	$(PYTEST) -m "not slow"
