@@ -29,10 +29,25 @@ SMEARED = 4.0
 """Mean squared distance from the centroid, in that of a disc of equal area, above which a mask is no compact thing."""
 
 
-def alarms(model: SlotModel, frames: NDArray[np.uint8], actions: NDArray[np.float32] | None = None) -> list[str]:
-    """The known failures that show on episodes (E, T, H, W, 3), with what was done in each frame (E, T, A): nothing in the foreground; one
-    slot that takes all, though there are several things; slots dead while another holds several things; stripes or a shapeless smear in
-    place of compact objects; an object split in two."""
+def alarms(
+    model: SlotModel,
+    frames: NDArray[np.uint8],
+    actions: NDArray[np.float32] | None = None,
+    segmentation: NDArray[np.int64] | None = None,
+) -> list[str]:
+    """Find the known failures: nothing in the foreground; one slot that takes all, though there are several things; slots dead while
+    another holds several things; stripes or a shapeless smear in place of compact objects; an object split in two.
+
+    Args:
+        model: The slot model.
+        frames: (E, T, H, W, 3).
+        actions: (E, T, A), what was done in each frame.
+        segmentation: (E, T, H, W), true labels where they are known: slots of things that only lie within each other, as a nail in a
+            board, are then no split object.
+
+    Returns:
+        A line for each kind of failure.
+    """
     sights = see_episodes(model, frames, actions)
     masks = torch.cat([s.decoded.masks for s in sights])  # (B, K, H, W)
     masks = torch.where(masks > LEAK, masks, 0.0)
@@ -43,7 +58,8 @@ def alarms(model: SlotModel, frames: NDArray[np.uint8], actions: NDArray[np.floa
     found = []
     slots, smallest = masks.shape[1], SIZEABLE * float(model.sizes.median())
     shares = pixels.mean(dim=0) / pixels.mean(dim=0).sum()
-    parts = parts_apart(np.concatenate([label_map(s) for s in sights]), slots, smallest)
+    labels = np.concatenate([label_map(s) for s in sights])  # (T * E, H, W)
+    parts = parts_apart(labels, slots, smallest)
     crowded = [k for k in range(slots) if shares[k] > EMPTY and parts[k] > 0.5]
     present = coordinates[..., 3] > 0.5
     dead = [k for k in range(slots) if shares[k] < EMPTY and present[:, k].float().mean() < SELDOM]
@@ -55,18 +71,42 @@ def alarms(model: SlotModel, frames: NDArray[np.uint8], actions: NDArray[np.floa
     spread = (masks * offsets).sum(dim=(2, 3)) / pixels.clamp(min=1.0)  # mean squared distance from the centroid
     height, width = model.config.frame_size
     disc = pixels * (4 / (height * width)) / (2 * np.pi)  # the same for a disc of that area
-    if present.any() and (spread / disc.clamp(min=1e-6))[present].median() > SMEARED:
+    several = (shares > EMPTY).sum() > 1  # what one slot alone sees is of the foreground's own shape, and a thing may be long
+    if several and present.any() and (spread / disc.clamp(min=1e-6))[present].median() > SMEARED:
         found.append("slots are stripes or smears, not compact things")
+    things = np.full(slots, 0) if segmentation is None else main_labels(labels, segmentation, slots)
+    split = []
     for i in range(slots):
         for j in range(i):
+            if things[i] != things[j]:
+                continue
             both = (pixels[:, i] > smallest) & (pixels[:, j] > smallest)
             if both.float().mean() < 0.1:
                 continue
             apart = (coordinates[both, i, :2] - coordinates[both, j, :2]).square().sum(dim=1).sqrt()
             size = 2 * (spread[both, i] + spread[both, j]).sqrt()
             if (apart < TOUCHING * size).float().mean() > 0.8:
-                found.append(f"an object is split between slots {j} and {i}")
+                split.append((j, i))
+    if split:
+        more = f", and likewise between {len(split) - 1} more pairs" if len(split) > 1 else ""
+        found.append(f"an object is split between slots {split[0][0]} and {split[0][1]}{more}")
     return found
+
+
+ADVICE = {
+    "no foreground": "lower model.threshold, or check that something moves",
+    "one slot takes all": "raise frames or model.slots",
+    "dead slots": "raise frames, or try another seed",
+    "slots are stripes": "raise frames or training.steps; raise model.threshold if the frames are noisy",
+    "an object is split": "lower model.slots; raise model.threshold if the frames are noisy",
+}
+"""What to try, by how an alarm begins."""
+
+
+def main_labels(labels: NDArray[np.int64], segmentation: NDArray[np.int64], slots: int) -> NDArray[np.int64]:
+    """The true label that most pixels of each slot have, (K,): label maps (T * E, H, W) against (E, T, H, W)."""
+    truth = segmentation.swapaxes(0, 1).reshape(labels.shape)
+    return np.array([np.bincount(truth[labels == k + 1], minlength=1).argmax() for k in range(slots)])
 
 
 def parts_apart(labels: NDArray[np.int64], slots: int, smallest: float) -> NDArray[np.float64]:

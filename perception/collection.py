@@ -27,6 +27,8 @@ class Walks:
     """(E, T, A): what was done in each frame."""
     objects: int = 0
     """N, how many objects of interest there are."""
+    scattered: bool = False
+    """Whether walks began with what can move anywhere that it can be."""
 
 
 def wander(env: gymnasium.Env[Any, Any], walks: int, steps: int, seed: int, truth: bool = False, scatter: bool = False) -> Walks:
@@ -43,7 +45,8 @@ def wander(env: gymnasium.Env[Any, Any], walks: int, steps: int, seed: int, trut
     segmentation = np.zeros((walks, steps, *size[:2]), dtype=np.int64)
     actions = np.empty((walks, steps, *env.action_space.shape), dtype=np.float32)
     positions: list[NDArray[np.float64]] = []
-    options = {"scatter": True} if scatter else None
+    scattered = scatter and env.has_wrapper_attr("scatters") and env.get_wrapper_attr("scatters")
+    options = {"scatter": True} if scattered else None
     for walk in range(walks):
         obs, info = env.reset(seed=int(rng.integers(2**31)), options=options)
         held = 0
@@ -61,6 +64,6 @@ def wander(env: gymnasium.Env[Any, Any], walks: int, steps: int, seed: int, trut
             if terminated:
                 obs, info = env.reset(options=options)
     if not truth:
-        return Walks(frames, actions=actions)
+        return Walks(frames, actions=actions, scattered=scattered)
     objects = positions[0].shape
-    return Walks(frames, segmentation, np.stack(positions).reshape(walks, steps, *objects), actions, objects[0])
+    return Walks(frames, segmentation, np.stack(positions).reshape(walks, steps, *objects), actions, objects[0], scattered)

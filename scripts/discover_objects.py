@@ -1,5 +1,7 @@
 """Discover objects: python scripts/discover_objects.py task=block_push seed=0 out=assets/slots/block_push.safetensors
-Judge the method on several seeds: python scripts/discover_objects.py task=block_push seeds=5 out=runs/discovery/block_push.safetensors"""
+Judge the method on several seeds: python scripts/discover_objects.py task=block_push seeds=5 out=runs/discovery/block_push.safetensors
+
+A model that raises an alarm on held-out frames is written as *.rejected.safetensors, and the script exits with 3."""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from perception.alarms import alarms
+from perception.alarms import ADVICE, alarms
 from perception.collection import HOLD, Walks, wander
 from perception.discovery import DiscoveryConfig, discover
 from perception.encoding import frequencies_for
@@ -31,7 +33,7 @@ from vis_rpg.cli import require, run
 from vis_rpg.config import device, lacks_compiler
 from vis_rpg.envs.factory import make_env, task_of
 from vis_rpg.envs.rendering import FRAME
-from vis_rpg.errors import UserError
+from vis_rpg.errors import ModelRejected, UserError
 
 VARIANTS: dict[str, list[dict[str, int]]] = {"block_push": [{"blocks": 1}, {"blocks": 2}]}
 """Tasks whose one slot model serves several scenes."""
@@ -91,8 +93,10 @@ def collect_otherwise(config: DictConfig, frames: int, seed: int) -> dict[str, W
 
 def joined(parts: Sequence[Walks]) -> Walks:
     """Walks of the same length and objects as one."""
-    each = {name: np.concatenate([getattr(walks, name) for walks in parts]) for name in ("frames", "segmentation", "actions")}
-    return Walks(**each, objects=parts[0].objects)
+    frames, segmentation, actions = (
+        np.concatenate([getattr(walks, name) for walks in parts]) for name in ("frames", "segmentation", "actions")
+    )
+    return replace(parts[0], frames=frames, segmentation=segmentation, actions=actions, positions=None)
 
 
 def settings(config: DictConfig, seed: int, **others: Any) -> DiscoveryConfig:
@@ -115,8 +119,8 @@ def learn(
     return discover(frames, slots, training, progress, actions, where)
 
 
-def train(config: DictConfig, seed: int, held_out: dict[str, Walks], path: Path) -> dict[str, Any]:
-    """One model, written to `path`; its card."""
+def train(config: DictConfig, seed: int, held_out: dict[str, Walks], path: Path) -> tuple[dict[str, Any], Path]:
+    """Train and write one model; its card, and where it lies: at `path`, or beside it as *.rejected.* if held-out frames raise an alarm."""
     began = time.monotonic()
     collected = list(collect(config, config.frames, seed, truth=False).values())
     training = settings(config, seed)
@@ -128,11 +132,16 @@ def train(config: DictConfig, seed: int, held_out: dict[str, Walks], path: Path)
     jitter = max(resting_jitter(model, walks.frames, walks.actions) for walks in collected)
     model.config = replace(model.config, frequencies=frequencies_for(jitter))
     minutes = (time.monotonic() - began) / 60
-    for alarm in sorted({alarm for walks in collected for alarm in alarms(model, walks.frames, walks.actions)}):
-        print(f"alarm: {alarm}")
+    usual = [walks for name, walks in held_out.items() if not name.endswith(OTHERWISE)]
+    raised = sorted({alarm for walks in usual for alarm in alarms(model, walks.frames, walks.actions, walks.segmentation)})
+    for alarm in raised:
+        print(f"alarm: {alarm}; try: {next(advice for begins, advice in ADVICE.items() if alarm.startswith(begins))}")
+    if raised:
+        path = path.with_suffix(f".rejected{path.suffix}")
     scores = {}
     for name, held in held_out.items():
-        assert held.segmentation is not None
+        if held.segmentation is None:
+            continue
         scores[name] = score(model, held.frames, held.segmentation, held.objects, held.actions)
         if name.endswith(OTHERWISE):
             scores[name] |= dict.fromkeys(POSITIONS)
@@ -145,13 +154,14 @@ def train(config: DictConfig, seed: int, held_out: dict[str, Walks], path: Path)
         "minutes": round(minutes, 1),
         "hardware": hardware(),
         "torch": torch.__version__,
-        "data": described(config),
+        "data": described(config, collected[0].scattered),
         "jitter": jitter,
+        "alarms": raised,
         "scores": scores,
     }
     model.save(path, card)
     print(f"model: {path} ({path.stat().st_size / 1e3:.0f} kB)")
-    return card | {"bytes": path.stat().st_size, "frequencies": model.config.frequencies}
+    return card | {"bytes": path.stat().st_size, "frequencies": model.config.frequencies}, path
 
 
 def check(config: DictConfig) -> None:
@@ -191,20 +201,27 @@ def main(config: DictConfig) -> None:
     objects = {name: task_of(env).object_names for name, env in envs.items()}
     for env in envs.values():
         env.close()
-    held_out = collect(config, config.held_out, HELD_OUT, truth=True) | collect_otherwise(config, config.held_out, HELD_OUT) if told else {}
+    held_out = collect(config, config.held_out, HELD_OUT, truth=told)
+    if told:
+        held_out |= collect_otherwise(config, config.held_out, HELD_OUT)
     objects |= {name: objects[name.removesuffix(OTHERWISE)] for name in held_out}
     seeds, out = range(config.seed, config.seed + config.seeds), Path(config.out)
     cards: dict[int, dict[str, Any]] = {}
+    paths: list[Path] = []
     for seed in seeds:
-        cards[seed] = train(config, seed, held_out, out if config.seeds == 1 else out.with_name(f"{out.stem}-seed-{seed}{out.suffix}"))
+        own = out if config.seeds == 1 else out.with_name(f"{out.stem}-seed-{seed}{out.suffix}")
+        cards[seed], path = train(config, seed, held_out, own)
+        paths.append(path)
         if config.seeds == 1:
-            written = write(out.with_suffix(".json"), cards[seed])
+            written = write(path.with_suffix(".json"), cards[seed])
         else:  # after every seed, so that a run that is stopped leaves what it has
             written = write(out.with_name(f"{out.stem}-seeds.json"), results(cards, summaries(config, cards, objects)))
     if told:
         width = None if sys.stdout.isatty() else PAGE
         Console(width=width).print(draw_table(summaries(config, cards, objects), seeds, f"{config.task.name}: held-out episodes"))
     print(f"done: {written}")
+    if rejected := [path for path in paths if path.stem.endswith(".rejected")]:
+        raise ModelRejected(f"held-out frames raise alarms (above, with what to try): rejected {', '.join(map(str, rejected))}")
 
 
 def summaries(
@@ -223,7 +240,7 @@ def summaries(
 
 def results(cards: Mapping[int, dict[str, Any]], summary: Mapping[str, Any]) -> dict[str, Any]:
     """What one file says of all seeds: what they share, their summary, and what each has of its own."""
-    own = ("seed", "minutes", "jitter", "scores", "bytes", "frequencies")
+    own = ("seed", "minutes", "jitter", "alarms", "scores", "bytes", "frequencies")
     shared = {key: value for key, value in next(iter(cards.values())).items() if key not in own}
     return shared | {"summary": summary, "seeds": [{key: card[key] for key in own} for card in cards.values()]}
 
@@ -233,9 +250,9 @@ def write(path: Path, values: Mapping[str, Any]) -> Path:
     return path
 
 
-def described(config: DictConfig) -> str:
-    """How the frames came about, in words."""
-    start = "movable things anywhere that they can be" if config.scatter else "where episodes start"
+def described(config: DictConfig, scattered: bool) -> str:
+    """How the frames came about, in words; scattered: whether walks truly began so."""
+    start = "movable things anywhere that they can be" if scattered else "everything where episodes start"
     scenes = len(VARIANTS.get(config.task.name, [{}]))
     shared = f"; as many frames of each of {scenes} scenes of the task" if scenes > 1 else ""
     return (

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from vis_rpg.cli import compose, require, run
-from vis_rpg.errors import UserError
+from vis_rpg.errors import ModelRejected, UserError
 
 CONFIGS = {
     "train.yaml": """
@@ -176,6 +176,17 @@ def test_a_failing_job_of_a_sweep_does_not_stop_the_others(cli, capfd) -> None:
     code, got = cli("--multirun", "seed=0,1", raises=UserError("no such door"))
     assert (code, len(got)) == (2, 2)
     assert capfd.readouterr().err.splitlines() == ["error: no such door"] * 2
+
+
+def test_a_model_that_is_rejected_ends_with_3(cli, capfd) -> None:
+    code, got = cli("--multirun", "seed=0,1", raises=ModelRejected("model.rejected"))
+    assert (code, len(got)) == (3, 2)
+    assert capfd.readouterr().err.splitlines() == ["error: model.rejected"] * 2
+
+
+def test_a_path_that_cannot_be_written_is_one_line(cli, capfd) -> None:
+    assert cli(raises=PermissionError(errno.EACCES, "Permission denied", "runs/x"))[0] == 2
+    assert capfd.readouterr().err == "error: runs/x: Permission denied\n"
 
 
 def test_showing_the_config_or_the_help_runs_nothing(cli, capfd) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import runpy
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +15,19 @@ import pytest
 from perception.discovery import DiscoveryConfig
 from perception.slot_model import SlotConfig, SlotModel
 from tests.runs import ROOT, run_script
+from vis_rpg.cli import compose
 
 SMALL = ["task=maze", "frames=100", "held_out=100", "walk=25", "training.steps=2", "model.width=8"]
 
 
-def discover(out: Path, *words: str) -> int:
-    """Run discover_objects with these words, into model.safetensors of the folder `out`; its exit code."""
+def discover(out: Path, *words: str, raised: Iterable[list[str]] = ([],)) -> int:
+    """Run discover_objects with these words, into model.safetensors of the folder `out`; its exit code.
+
+    raised: the alarms of each model; two updates make none that would not raise one.
+    """
+    answers = itertools.cycle(raised)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("perception.alarms.alarms", lambda *of: next(answers))
         return run_script(patch, "discover_objects", *SMALL, f"out={out / 'model.safetensors'}", *words)
 
 
@@ -40,6 +48,24 @@ def test_one_seed_makes_one_model_and_its_card(alone: Path) -> None:
     assert "training.steps=2" in card["command"] and len(card["scores"]["all"]["iou"]) == 1
 
 
+def test_a_model_that_raises_an_alarm_is_written_aside_with_what_to_try(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert discover(tmp_path, raised=[["an object is split between slots 0 and 1"]]) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.rejected.json", "model.rejected.safetensors"]
+    card = json.loads((tmp_path / "model.rejected.json").read_text())
+    assert card["alarms"] == ["an object is split between slots 0 and 1"]
+    assert SlotModel.load(tmp_path / "model.rejected.safetensors")[1]["alarms"] == card["alarms"]
+    printed = capsys.readouterr()
+    assert "alarm: an object is split between slots 0 and 1; try: lower model.slots" in printed.out
+    last = printed.err.splitlines()[-1]
+    assert last.startswith("error: held-out frames raise alarms") and str(tmp_path / "model.rejected.safetensors") in last
+
+
+def test_the_card_says_how_walks_began(alone: Path) -> None:
+    assert "movable things anywhere" in json.loads((alone / "model.json").read_text())["data"]
+    described = runpy.run_path(str(ROOT / "scripts" / "discover_objects.py"))["described"]
+    assert "begin with everything where episodes start" in described(compose(["task=gym"], "discover"), False)
+
+
 def test_block_push_is_scored_in_looks_that_it_was_not_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert discover(tmp_path, "task=block_push", "walk=6") == 0
     scores = json.loads((tmp_path / "model.json").read_text())["scores"]
@@ -52,12 +78,14 @@ def test_block_push_is_scored_in_looks_that_it_was_not_trained_on(tmp_path: Path
 def test_several_seeds_make_a_model_each_and_one_file_that_judges_them(
     alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert discover(tmp_path, "seeds=2") == 0
-    names = ["model-seed-0.safetensors", "model-seed-1.safetensors", "model-seeds.json"]
+    split = "an object is split between slots 0 and 1"
+    assert discover(tmp_path, "seeds=2", raised=[[split], []]) == 3, "one that is rejected does not stop the others"
+    names = ["model-seed-0.rejected.safetensors", "model-seed-1.safetensors", "model-seeds.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     results = json.loads((tmp_path / "model-seeds.json").read_text())
     first, second = results["seeds"]
     assert (results["task"], results["frames"], first["seed"], second["seed"]) == ("maze", 100, 0, 1)
+    assert (first["alarms"], second["alarms"]) == ([split], [])
     row = results["summary"]["all"]["ari"]
     assert row["bar"] == 0.9 and row["each"] == {"0": first["scores"]["all"]["ari"], "1": second["scores"]["all"]["ari"]}
     files = [(tmp_path / name).read_bytes() for name in names[:2]]

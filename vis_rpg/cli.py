@@ -2,7 +2,8 @@
 
 A script ends in `if __name__ == "__main__": run(main)`. Settings are checked against the YAML defaults before any work starts: a key
 or an option that does not exist, a value of another kind than its default (null as a default takes any; a text may become null), a
-key that is required (`???`) and missing. Exit codes: 0 done, 1 a fault of ours (with its traceback), 2 the user's to mend, 130 Ctrl-C.
+key that is required (`???`) and missing. Exit codes: 0 done, 1 a fault of ours (with its traceback), 2 the user's to mend, 3 a model
+that was made and rejected, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -54,19 +55,20 @@ def require(condition: bool, message: str) -> None:
 def run(main: Callable[[DictConfig], None], config_name: str = "train", config_dir: Path = CONFIG_DIR) -> None:
     """Compose the config from the command line, check it, and call `main` with it, interpolations resolved.
 
-    Hydra's flags (--help, --cfg job, --multirun, ...) work as ever. Ends the process with 2 after a `UserError` or a full disk, and
-    with 130 after Ctrl-C, each with one line on stderr; in a sweep the other jobs still run.
+    Hydra's flags (--help, --cfg job, --multirun, ...) work as ever. Ends the process with 2 after a `UserError`, a full disk or a path
+    that cannot be written, with 3 after `ModelRejected`, and with 130 after Ctrl-C, each with one line on stderr; in a sweep the other
+    jobs still run.
     """
     try:
-        failed = _run(main, config_name, config_dir)
+        code = _run(main, config_name, config_dir)
     except UserError as error:
         _say(f"error: {error}")
-        failed = True
+        code = error.exit_code
     except KeyboardInterrupt:
         _say("stopped by Ctrl-C")
         sys.exit(130)
-    if failed:
-        sys.exit(2)
+    if code:
+        sys.exit(code)
 
 
 def compose(overrides: Sequence[str] = (), config_name: str = "train", config_dir: Path = CONFIG_DIR) -> DictConfig:
@@ -74,7 +76,7 @@ def compose(overrides: Sequence[str] = (), config_name: str = "train", config_di
     return _resolved(_check(list(overrides), config_name, config_dir))
 
 
-def _run(main: Callable[[DictConfig], None], config_name: str, config_dir: Path) -> bool:
+def _run(main: Callable[[DictConfig], None], config_name: str, config_dir: Path) -> int:
     args, unknown = get_args_parser().parse_known_intermixed_args()
     require(not unknown, f"{' '.join(unknown)}: no such flag; settings are written key=value, as in seed=0")
     if args.config_path:
@@ -85,22 +87,22 @@ def _run(main: Callable[[DictConfig], None], config_name: str, config_dir: Path)
         for job in _jobs(args.overrides, args.multirun):
             _check(searched + job, args.config_name or config_name, config_dir)
 
-    failed = False
+    code = 0
 
     def job_main(cfg: DictConfig) -> None:
-        nonlocal failed
+        nonlocal code
         try:
             main(_resolved(cfg))
         except UserError as error:
             _say(f"error: {error}")
-            failed = True
+            code = max(code, error.exit_code)
         except OSError as error:
             if error.errno not in (*FULL, *FORBIDDEN):
                 raise
             where = error.filename or cfg.get("out") or Path.cwd()
             full = f"no space left for {where}: free some, then run again"
             _say(f"error: {full}" if error.errno in FULL else f"error: {where}: {error.strerror}")
-            failed = True
+            code = max(code, UserError.exit_code)
 
     given = {word.partition("=")[0] for word in args.overrides}
     settings = {"hydra.job.name": Path(sys.argv[0]).stem, **HYDRA_SETTINGS}
@@ -109,7 +111,7 @@ def _run(main: Callable[[DictConfig], None], config_name: str, config_dir: Path)
     # Hydra wants all overrides in one place.
     sys.argv[1:] = [*ours, *args.overrides, *flags]
     hydra.main(config_path=str(config_dir), config_name=config_name, version_base=VERSION_BASE)(job_main)()
-    return failed
+    return code
 
 
 def _search(folder: Path) -> str:

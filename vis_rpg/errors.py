@@ -2,7 +2,15 @@
 
 
 class UserError(Exception):
-    """Names the thing, the value, and the way out; `vis_rpg.cli` prints it as one line and exits with 2."""
+    """Names the thing, the value, and the way out; `vis_rpg.cli` prints it as one line and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class ModelRejected(UserError):
+    """A model was made and written aside, because it is not good enough to use."""
+
+    exit_code = 3
 
 
 class RunStopped(UserError):

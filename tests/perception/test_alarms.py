@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perception.alarms import alarms
+from perception.alarms import ADVICE, alarms
 from tests.perception.painted import Painted, frames_for
 from tests.perception.scene import SIZE, roll_scene
 
@@ -78,6 +78,27 @@ def test_stripes_and_smears_are_named() -> None:
     assert any("stripes" in alarm for alarm in raised(stripes))
     blocks = foreground * (1 + np.arange(SIZE) // 8)
     assert not any("stripes" in alarm for alarm in raised(blocks))
+
+
+def test_slots_of_things_within_each_other_are_no_split_object_where_the_truth_is_known() -> None:
+    seen = halves(scene(1), vertical=True)
+    assert alarms(Painted(seen, SLOTS), frames_for(seen), segmentation=seen) == []
+    assert len(alarms(Painted(seen, SLOTS), frames_for(seen), segmentation=scene(1))) == 1
+
+
+def test_one_long_thing_is_no_smear() -> None:
+    labels = np.zeros((2, 3, SIZE, SIZE), int)
+    labels[..., 10:12, 1:31] = 1
+    assert raised(labels, slots=1) == [] == raised(labels, slots=3)
+
+
+def test_many_pairs_of_slots_that_share_an_object_are_one_line_and_every_alarm_has_advice() -> None:
+    [alarm] = [alarm for alarm in raised(scene(1), slots=3, leak=0.8) if "split" in alarm]
+    assert alarm == "an object is split between slots 0 and 1, and likewise between 2 more pairs"
+    merged = np.array([0, 1, 1, 2])[scene(3)]
+    nothing, striped = np.zeros((1, 3, SIZE, SIZE), int), np.broadcast_to(1 + np.arange(SIZE) // 2 % 4, (2, 3, SIZE, SIZE))
+    alarms_of = [raised(labels) for labels in (nothing, striped, merged, (scene(2) > 0).astype(int), halves(scene(2), True))]
+    assert all(found and all(sum(alarm.startswith(begins) for begins in ADVICE) == 1 for alarm in found) for found in alarms_of)
 
 
 def test_an_object_split_in_two_is_named_and_two_that_touch_are_not() -> None:

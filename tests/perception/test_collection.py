@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gymnasium
 import numpy as np
+import pytest
 
 import vis_rpg.envs  # noqa: F401  (registers the tasks)
 from perception.collection import wander
+from vis_rpg.envs.factory import make_env
 
 
 def make(name: str) -> gymnasium.Env:
@@ -45,3 +47,26 @@ def test_truth_tells_objects_of_interest_from_what_else_moves() -> None:
     assert walks.objects == walks.positions.shape[2] == 3
     assert walks.segmentation.max() > walks.objects
     assert wander(make("Maze"), walks=1, steps=2, seed=0).segmentation is None
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_walks_tell_whether_they_began_scattered(own: bool) -> None:
+    options = []
+
+    class Sees(gymnasium.Wrapper):
+        def reset(self, **kwargs):  # type: ignore[no-untyped-def]
+            options.append(kwargs.get("options"))
+            return super().reset(**kwargs)
+
+        def has_wrapper_attr(self, name: str) -> bool:
+            return own and super().has_wrapper_attr(name)  # an environment of another library has no such starts
+
+    walks = wander(Sees(make("Maze")), walks=1, steps=2, seed=0, scatter=True)
+    assert (walks.scattered, options) == ((True, [{"scatter": True}]) if own else (False, [None]))
+    assert not wander(make("Maze"), walks=1, steps=2, seed=0).scattered
+
+
+def test_tasks_in_which_nothing_can_be_scattered_say_so() -> None:
+    assert make("BlockPush").get_wrapper_attr("scatters")
+    assert not make("HalfCheetah").get_wrapper_attr("scatters")
+    assert not make_env({"name": "gym", "id": "Pendulum-v1"}, "state").has_wrapper_attr("scatters")

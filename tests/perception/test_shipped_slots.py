@@ -14,6 +14,7 @@ from perception.collection import Walks, wander
 from perception.encoding import frequencies_for
 from perception.scores import resting_jitter, score, see_episodes
 from perception.slot_model import SlotModel
+from vis_rpg.envs.factory import make_env
 from vis_rpg.errors import UserError
 
 FILE = Path(__file__).parents[2] / "assets" / "slots" / "block_push.safetensors"
@@ -49,7 +50,24 @@ def test_the_shipped_model_keeps_its_promise(walks: Walks) -> None:
 
 def test_the_shipped_model_raises_no_alarm(walks: Walks) -> None:
     model, _ = SlotModel.load(FILE)
-    assert alarms(model, walks.frames) == []
+    assert alarms(model, walks.frames[:, ::4]) == []
+
+
+ALONE = ("maze", "ant_push", "cheetah_back")
+"""Tasks that need no robotics packages and no Vulkan."""
+OTHERS = ("metaworld_basketball", "metaworld_stick_pull", "adroit_door", "adroit_hammer", "cabinet_sparse", "cabinet_dense")
+
+
+@pytest.mark.parametrize("task", [*ALONE, *(pytest.param(task, marks=pytest.mark.slow) for task in OTHERS)])
+def test_no_shipped_model_would_be_rejected(task: str) -> None:
+    try:
+        env = make_env({"name": task}, "pixels")
+    except UserError as error:
+        pytest.skip(str(error))
+    known = env.has_wrapper_attr("segmentation")
+    held_out = wander(env, walks=4 if task in ALONE else 20, steps=20, seed=10_000, truth=known, scatter=True)
+    model, _ = SlotModel.load(FILE.with_stem(task))
+    assert alarms(model, held_out.frames, held_out.actions, held_out.segmentation if known else None) == []
 
 
 def test_the_encoding_of_a_resting_object_is_quiet(walks: Walks) -> None:
@@ -57,14 +75,14 @@ def test_the_encoding_of_a_resting_object_is_quiet(walks: Walks) -> None:
     assert frequencies_for(resting_jitter(model, walks.frames)) >= model.config.frequencies
 
 
-@pytest.mark.parametrize("sigma", [0, 2, 5])
+@pytest.mark.parametrize("sigma", [2, 5])
 def test_under_noise_a_block_at_rest_turns_the_highest_frequency_by_less_than_the_limit(walks: Walks, sigma: int) -> None:
     model, _ = SlotModel.load(FILE)
-    clean, positions = walks.frames[:, :60], walks.positions[:, :60]
-    noise = np.random.default_rng(0).normal(0, sigma, clean.shape) if sigma else 0.0
+    clean, positions, truth = (of[:3, :40] for of in (walks.frames, walks.positions, walks.segmentation))
+    noise = np.random.default_rng(0).normal(0, sigma, clean.shape)
     frames = (clean + noise).round().clip(0, 255).astype(np.uint8)
     coordinates = np.stack([sight.coordinates.numpy() for sight in see_episodes(model, frames)], axis=1)
-    owners = score(model, clean, walks.segmentation[:, :60], walks.objects)["slots"][1 : walks.objects]
+    owners = score(model, clean, truth, walks.objects)["slots"][1 : walks.objects]
     moves = np.abs(np.diff(coordinates[:, :, owners, :2], axis=1)).max(axis=-1)
     resting = np.abs(np.diff(positions[:, :, 1:], axis=1)).max(axis=-1) < 1e-4
     jitter = max(np.quantile(moves[..., k][resting[..., k]], 0.99) for k in range(len(owners)))

@@ -70,6 +70,11 @@ class OwnTask(TaskEnv):
         """From where an episode starts, put what can move anywhere that it can be, drawn from the episode's generator; a task in which
         nothing can stays as it starts."""
 
+    @property
+    def scatters(self) -> bool:
+        """Whether the task has scattered starts (`reset(options={"scatter": True})`)."""
+        return type(self)._scatter is not OwnTask._scatter
+
     @abstractmethod
     def _move(self, action: np.ndarray) -> float:
         """Carry out one action in [-1, 1]; the reward, where it is not that of a sparse task."""
