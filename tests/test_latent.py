@@ -6,9 +6,18 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Categorical, Independent, Normal
+from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
-from vis_rpg.latent import CategoricalLatent, GaussianLatent, NoLatent, Posterior, make_latent
+from vis_rpg.latent import (
+    LOG_STD_MAX,
+    LOG_STD_MIN,
+    CategoricalLatent,
+    GaussianLatent,
+    NoLatent,
+    Posterior,
+    bounded_log_std,
+    make_latent,
+)
 
 
 @pytest.fixture
@@ -19,12 +28,25 @@ def draws() -> torch.Generator:
 def test_gaussian_densities_equal_torch_distributions() -> None:
     torch.manual_seed(0)
     space = GaussianLatent(4, posterior_std=0.38)
-    z, outputs, mean = torch.randn(7, 4), torch.randn(7, 8).clamp(max=2.0), torch.randn(7, 4)  # stds within their bounds
-    prior = Independent(Normal(outputs[:, :4], outputs[:, 4:].exp()), 1)
+    z, outputs, mean = torch.randn(7, 4), torch.randn(7, 8), torch.randn(7, 4)
+    prior = Independent(Normal(outputs[:, :4], bounded_log_std(outputs[:, 4:]).exp()), 1)
     torch.testing.assert_close(space.log_prior(z, outputs), prior.log_prob(z))
     torch.testing.assert_close(space.entropy(outputs), prior.entropy())
+    fixed = Independent(Normal(torch.zeros(7, 4), 1.0), 1)
+    torch.testing.assert_close(space.divergence(outputs), kl_divergence(prior, fixed))
     posterior = Independent(Normal(mean, 0.38), 1)
     torch.testing.assert_close(space.log_posterior(z, mean), posterior.log_prob(z))
+
+
+def test_a_log_std_is_bounded_and_finds_back_from_beyond_its_bounds() -> None:
+    raw = torch.tensor(
+        [LOG_STD_MIN - 2, LOG_STD_MIN - 0.1, -3.0, 0.0, 0.9, LOG_STD_MAX + 0.1, LOG_STD_MAX + 2, 1e9, -1e9], requires_grad=True
+    )
+    log_std = bounded_log_std(raw)
+    assert ((log_std >= LOG_STD_MIN) & (log_std <= LOG_STD_MAX)).all()
+    assert torch.equal(log_std[2:5], raw[2:5])
+    (slope,) = torch.autograd.grad(log_std.sum(), raw)
+    assert (slope[:7] > 0.005).all()
 
 
 def test_a_learned_gaussian_prior_stays_finite_whatever_its_network_says() -> None:
@@ -42,6 +64,7 @@ def test_categorical_densities_equal_torch_distributions() -> None:
     torch.testing.assert_close(space.log_prior(torch.eye(5), logits), expected.log_prob(torch.arange(5)))
     torch.testing.assert_close(space.log_posterior(torch.eye(5), logits), expected.log_prob(torch.arange(5)))
     torch.testing.assert_close(space.entropy(logits), expected.entropy())
+    torch.testing.assert_close(space.divergence(logits), kl_divergence(expected, Categorical(logits=torch.zeros(5))))
 
 
 def test_categories_are_drawn_as_often_as_they_are_likely(draws: torch.Generator) -> None:
@@ -63,10 +86,10 @@ def test_without_outputs_the_fixed_prior_is_drawn_from(draws: torch.Generator) -
 
 def test_a_learned_gaussian_is_drawn_with_its_mean_and_std(draws: torch.Generator) -> None:
     space = GaussianLatent(2, 0.38)
-    outputs = torch.tensor([1.0, -2.0, math.log(0.5), math.log(3.0)]).expand(40_000, -1)
+    outputs = torch.tensor([1.0, -2.0, math.log(0.5), math.log(2.5)]).expand(40_000, -1)
     z = space.sample(space.noise((40_000,), draws), outputs)
     torch.testing.assert_close(z.mean(0), torch.tensor([1.0, -2.0]), rtol=0, atol=0.06)
-    torch.testing.assert_close(z.std(0), torch.tensor([0.5, 3.0]), rtol=0.03, atol=0)
+    torch.testing.assert_close(z.std(0), torch.tensor([0.5, 2.5]), rtol=0.03, atol=0)
 
 
 @pytest.mark.parametrize("space", [GaussianLatent(1, 0.7), CategoricalLatent(3)])

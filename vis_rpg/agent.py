@@ -238,10 +238,11 @@ class Agent(nn.Module):
         s0 = self.model.encode(first)[0]
         s, r = self.model.unroll(s0, batch.action)
         q = self.model.q(torch.cat([s0[None], s[:-1]]), batch.action, batch.z)
+        q_error = (q - q_target) ** 2
         losses = {
             "state": ((s - state_target) ** 2).mean(-1),
             "reward": (r - reward) ** 2,
-            "q": ((q - q_target) ** 2).sum(0),
+            "q": q_error.mean(0) if self.config.q_reduce == "mean" else q_error.sum(0),
         }
         weights = self.config.loss_weights
         total = weights.state * losses["state"] + weights.reward * losses["reward"] + weights.q * losses["q"]
@@ -259,7 +260,11 @@ class Agent(nn.Module):
     # π(z|s₁) ---------------------------------------------------------------------------------------------------------------------------
 
     def latent_policy_loss(self, first: Window, noise: Tensor, z_noise: Tensor) -> tuple[Tensor, Metrics]:
-        """Policy gradient of V_est(s₁, z) - alpha_z log π(z|s₁) at episode starts, on fresh z."""
+        """Policy gradient of V_est(s₁, z) at episode starts, on fresh z, less alpha_z KL(π(z|s₁) ‖ fixed prior).
+
+        In Eq. 2 the consistency beta log p_φ is paid in every step, log π(z|s₁) once: an entropy bonus, which has no anchor, either loses
+        to it, so that π(z|s₁) narrows before any reward is known, or drives π(z|s₁) far beyond the z that all else was learned with.
+        """
         M = self.Z_DRAWS
         with torch.no_grad():
             s = self.model.encode(first)[0].repeat(M, 1)
@@ -269,9 +274,9 @@ class Agent(nn.Module):
         with torch.no_grad():
             value = self.imagine(self.model, s, z, noise.flatten(1, 2), critics=1).value[0].view(M, -1)
             advantage = (value - (value.sum(0) - value) / (M - 1)).flatten()  # leave-one-out baseline
-        entropy = self.space.entropy(outputs).mean()
-        loss = -(advantage * self.space.log_prior(z, outputs)).mean() - self.entropy_z * entropy
-        return loss, {"latent_policy_loss": loss, "latent_entropy": entropy}
+        divergence = self.space.divergence(outputs).mean()
+        loss = self.entropy_z * divergence - (advantage * self.space.log_prior(z, outputs)).mean()
+        return loss, {"latent_policy_loss": loss, "latent_entropy": self.space.entropy(outputs).mean()}
 
     # Bookkeeping ------------------------------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ CHOICES = {
     "precision": ("float32", "bfloat16"),
     "render.backend": ("auto", "egl", "warp"),
     "agent.replay_device": ("auto", "device", "host"),
+    "agent.q_reduce": ("sum", "mean"),
     "agent.latent.kind": ("gaussian", "categorical", "none"),
     "agent.latent.prior": ("fixed", "learned"),
     "perception.encoder": ("mlp", "transformer"),

@@ -18,6 +18,13 @@ from vis_rpg.networks import mlp
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
 
+def bounded_log_std(raw: Tensor) -> Tensor:
+    """A log std within (LOG_STD_MIN, LOG_STD_MAX) from any number: the number itself up to 1 from a bound, from there a tanh. Unlike a
+    clamp it lets a gradient through beyond its bounds, so that what has overshot finds back."""
+    linear = raw.clamp(LOG_STD_MIN + 1, LOG_STD_MAX - 1)
+    return linear + torch.tanh(raw - linear)
+
+
 class LatentSpace(Protocol):
     """What the agent asks of a space of z; B stands for any leading shape."""
 
@@ -40,6 +47,9 @@ class LatentSpace(Protocol):
     def entropy(self, outputs: Tensor) -> Tensor:
         """Entropy of π(z|s₁), (B,)."""
 
+    def divergence(self, outputs: Tensor) -> Tensor:
+        """KL(π(z|s₁) ‖ fixed prior), (B,)."""
+
     def log_posterior(self, z: Tensor, outputs: Tensor) -> Tensor:
         """log p_φ(z|s,a), (B,)."""
 
@@ -58,8 +68,8 @@ class GaussianLatent:
     @staticmethod
     def _prior(outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log std, bounded so that a learned prior neither explodes nor shrinks to a point."""
-        mean, log_std = outputs.chunk(2, -1)
-        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        mean, raw = outputs.chunk(2, -1)
+        return mean, bounded_log_std(raw)
 
     def sample(self, noise: Tensor, outputs: Tensor | None = None) -> Tensor:
         if outputs is None:
@@ -73,6 +83,10 @@ class GaussianLatent:
 
     def entropy(self, outputs: Tensor) -> Tensor:
         return self._prior(outputs)[1].sum(-1) + 0.5 * self.dim * math.log(2 * math.pi * math.e)
+
+    def divergence(self, outputs: Tensor) -> Tensor:
+        mean, log_std = self._prior(outputs)
+        return (0.5 * (mean**2 + (2 * log_std).exp() - 1) - log_std).sum(-1)
 
     def log_posterior(self, z: Tensor, outputs: Tensor) -> Tensor:
         constant = self.dim * (math.log(self.posterior_std) + 0.5 * math.log(2 * math.pi))
@@ -101,6 +115,9 @@ class CategoricalLatent:
         log_p = outputs.log_softmax(-1)
         return -(log_p.exp() * log_p).sum(-1)
 
+    def divergence(self, outputs: Tensor) -> Tensor:
+        return math.log(self.dim) - self.entropy(outputs)
+
     def log_posterior(self, z: Tensor, outputs: Tensor) -> Tensor:
         return self.log_prior(z, outputs)
 
@@ -120,6 +137,9 @@ class NoLatent:
         return z.sum(-1)
 
     def entropy(self, outputs: Tensor) -> Tensor:
+        return outputs.sum(-1)
+
+    def divergence(self, outputs: Tensor) -> Tensor:
         return outputs.sum(-1)
 
     def log_posterior(self, z: Tensor, outputs: Tensor) -> Tensor:

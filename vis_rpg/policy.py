@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vis_rpg.latent import LOG_STD_MAX, LOG_STD_MIN, LatentSpace
+from vis_rpg.latent import LatentSpace, bounded_log_std
 from vis_rpg.networks import mlp
 
 
@@ -22,8 +22,8 @@ class ActionPolicy(nn.Module):
 
     def distribution(self, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std, both (B, A), of the normal before the tanh."""
-        mean, log_std = self.net(s, z).chunk(2, -1)
-        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp() * self.std_scale
+        mean, raw = self.net(s, z).chunk(2, -1)
+        return mean, bounded_log_std(raw).exp() * self.std_scale
 
     def forward(self, s: Tensor, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """An action by the reparameterization a = tanh(mean + std * noise), (B, A), and log π(a|s,z), (B,)."""
