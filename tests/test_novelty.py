@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from perception.cnn import CnnPerception
 from perception.state import StatePerception
@@ -19,8 +19,8 @@ from vis_rpg.envs.block_push import LIMIT, make_task
 from vis_rpg.envs.factory import make_env
 from vis_rpg.envs.task import Task
 from vis_rpg.errors import UserError
-from vis_rpg.exploration import ObjectRND
-from vis_rpg.novelty import GlobalNovelty, TrueNovelty
+from vis_rpg.exploration import ObjectRND, make_rnd
+from vis_rpg.novelty import FrameNovelty, GlobalNovelty, TrueNovelty
 from vis_rpg.trainer import Trainer
 
 PUSH = ("task=block_push", "task.blocks=2", "obs=pixels")
@@ -54,6 +54,24 @@ def test_the_global_novelty_is_that_of_the_agent_that_sees_by_a_cnn() -> None:
     novelty = GlobalNovelty(seed=3)(frames, torch.zeros(3, 0, 2))
     torch.testing.assert_close(novelty, CnnPerception(seed=3).novelty({"frame": frames.transpose(0, 1)})[0])
     assert not torch.allclose(novelty, GlobalNovelty(seed=4)(frames, torch.zeros(3, 0, 2)))
+
+
+def test_the_networks_of_a_bonus_on_frames_are_convolutional_and_learn_what_pairs_have_been_seen() -> None:
+    torch.manual_seed(0)
+    settings = config("obs=pixels", "perception=cnn", "exploration.novelty=frames").exploration
+    rnd = make_rnd(FrameNovelty(), settings)
+    assert [layer.kernel_size for net in (rnd.predictor, rnd.target) for layer in net.cnn if isinstance(layer, nn.Conv2d)] == 8 * [(3, 3)]
+    seen, new = torch.zeros(2, 2, 3, 64, 64, 3, dtype=torch.uint8)
+    for i in range(3):  # a square beside the one that has been seen
+        seen[:, i, 8 + 16 * i : 20 + 16 * i, 8:20] = new[:, i, 8 + 16 * i : 20 + 16 * i, 40:52] = 255
+    optimizer = torch.optim.Adam(rnd.predictor.parameters(), 1e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        rnd.error(seen).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert float(rnd.error(seen).max()) < 0.9 * float(rnd.error(new).min())
+        assert rnd.error(torch.cat([seen, new])).shape == (3, 3), "one of each pair"
 
 
 def three_objects(per_object: int = 5) -> tuple[ObjectRND, Tensor]:
@@ -102,7 +120,7 @@ def test_the_bonus_of_an_absent_slot_is_that_of_no_slot() -> None:
 
 def test_runs_that_compare_novelties_differ_in_the_bonus_alone(tmp_path: Path) -> None:
     """While actions are random all runs see, do and store the same but the novelty, and begin from the same weights; then each learns."""
-    words = {kind: (f"exploration.novelty={kind}",) for kind in ("objects", "moving", "global", "truth")}
+    words = {kind: (f"exploration.novelty={kind}",) for kind in ("objects", "moving", "global", "frames", "truth")}
     words["sum"] = ("exploration.per_object=true",)
     trainers = {name: Trainer(config(*PUSH, *SMALL, *own, f"out={tmp_path / name}")) for name, own in words.items()}
     starts = {name: {key: value.clone() for key, value in t.runs[0].agent.state_dict().items()} for name, t in trainers.items()}
@@ -119,6 +137,7 @@ def test_runs_that_compare_novelties_differ_in_the_bonus_alone(tmp_path: Path) -
             assert torch.equal(run.replay.rows[key][before], objects.replay.rows[key][before])
         rows = run.replay.rows
         assert not rows["obs.novelty"][0].any() if name in ("global", "truth") else "obs.novelty" not in rows
+        assert rows["obs.frame"][0].any() if name == "frames" else "obs.frame" not in rows
     truth = trainers["truth"].runs[0]
     visits = truth.visits.read()["positions"][: 2 * 10]
     stored = truth.replay.rows["obs.novelty"][2 : 2 + 2 * 10]
@@ -129,9 +148,10 @@ def test_runs_that_compare_novelties_differ_in_the_bonus_alone(tmp_path: Path) -
     ("words", "says"),
     [
         (("exploration.novelty=global",), "exploration.novelty=global reads frames"),
+        (("exploration.novelty=frames",), "exploration.novelty=frames reads frames"),
         (("exploration.novelty=moving",), "exploration.novelty=moving reads slots, which perception=state does not see"),
         (("obs=pixels", "perception=cnn", "exploration.novelty=moving"), "which perception=cnn does not see"),
-        (("exploration.novelty=slots",), "exploration.novelty=slots: choose one of objects, moving, global, truth"),
+        (("exploration.novelty=slots",), "exploration.novelty=slots: choose one of objects, moving, global, frames, truth"),
     ],
 )
 def test_a_bonus_that_cannot_be_is_refused(words: tuple[str, ...], says: str) -> None:
@@ -139,7 +159,7 @@ def test_a_bonus_that_cannot_be_is_refused(words: tuple[str, ...], says: str) ->
         check(config(*words))
 
 
-@pytest.mark.parametrize("words", [("obs=pixels", "exploration.novelty=global"), ("obs=pixels", "perception=cnn")])
+@pytest.mark.parametrize("words", [("obs=pixels", "exploration.novelty=frames"), ("obs=pixels", "perception=cnn")])
 def test_without_objects_none_can_be_scored_alone(words: tuple[str, ...]) -> None:
     settings = config("task=block_push", *words, "exploration.per_object=true")
     env = make_env(settings.task, "state")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from perception.percept import Perception, Stored, Window
 from vis_rpg.exploration import make_rnd
 from vis_rpg.latent import Posterior, make_latent
-from vis_rpg.novelty import NOVELTY, Novelty
+from vis_rpg.novelty import Novelty
 from vis_rpg.policy import ActionPolicy, LatentPolicy
 from vis_rpg.world_model import WorldModel
 
@@ -122,10 +122,10 @@ class Agent(nn.Module):
     # What the bonus reads ---------------------------------------------------------------------------------------------------------------
 
     def novelty_of(self, window: Window) -> tuple[Tensor, Tensor | None]:
-        """(T, B, M), and where objects are scored alone their presence (T, B, N), None for 1."""
+        """What the RND reads, (T, B, M) or frames, and where objects are scored alone their presence (T, B, N), None for 1."""
         perception = self.model.perception
         if self.novelty is not None:
-            return window[NOVELTY][perception.history - 1 :].float(), None
+            return self.novelty.read(window, perception.history), None
         if self.rnd is None or not self.rnd.objects:
             return perception.novelty(window), None
         with torch.no_grad():
@@ -283,8 +283,8 @@ class Agent(nn.Module):
     @property
     def stored(self) -> Stored:
         """What replay keeps of one observation."""
-        beside: Stored = {NOVELTY: ((self.novelty.novelty_dim,), self.novelty.dtype)} if self.novelty is not None else {}
-        return self.model.perception.stored | beside
+        beside: Stored = {self.novelty.name: (self.novelty.shape, self.novelty.dtype)} if self.novelty is not None else {}
+        return beside | self.model.perception.stored
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The parameters of each part that has a step of its own."""

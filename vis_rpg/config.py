@@ -24,7 +24,7 @@ CHOICES = {
     "agent.latent.kind": ("gaussian", "categorical", "none"),
     "agent.latent.prior": ("fixed", "learned"),
     "perception.encoder": ("mlp", "transformer"),
-    "exploration.novelty": ("objects", "moving", "global", "truth"),
+    "exploration.novelty": ("objects", "moving", "global", "frames", "truth"),
 }
 POSITIVE = (
     "steps",
@@ -71,9 +71,10 @@ def check(config: DictConfig) -> None:
             f"exploration.novelty=moving reads slots, which perception={config.perception.name} does not see: use obs=pixels with "
             "perception=slots, or exploration.novelty=objects"
         )
-    if config.obs.kind == "state" and config.exploration.get("novelty") == "global":
+    if config.obs.kind == "state" and config.exploration.get("novelty") in ("global", "frames"):
         raise UserError(
-            "exploration.novelty=global reads frames, which obs=state does not give: use obs=pixels, or exploration.novelty=objects"
+            f"exploration.novelty={config.exploration.novelty} reads frames, which obs=state does not give: use obs=pixels, or "
+            "exploration.novelty=objects"
         )
     if config.task.name == "bandit":
         raise UserError("task=bandit has one step and an exact reward, and its own learner: run scripts/bandit.py")

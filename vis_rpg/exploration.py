@@ -5,12 +5,17 @@ M novelty width, N objects, each with M / N numbers of the novelty.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from perception.cnn import STACK, Conv4, encode_pairs
 from vis_rpg.networks import MLP
+from vis_rpg.novelty import FrameNovelty
 
 CLIP = 100.0
 
@@ -53,6 +58,22 @@ def rnd_network(inputs: int, width: int) -> MLP:
     return MLP(inputs, width, width, width, leaky=True)
 
 
+class FrameNetwork(nn.Module):
+    """The paper's convolutional RND network: frames (1 + T, B, H, W, 3) uint8 -> of pairs (T, B, D). It begins as all networks here do, by
+    orthogonal weights, which four layers of ReLU neither damp nor blow up, and no biases, which would say the same of all frames."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cnn = Conv4(3 * STACK)
+        for layer in self.cnn:
+            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                nn.init.orthogonal_(layer.weight, math.sqrt(2))
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return encode_pairs(self.cnn, frames)
+
+
 class ObjectRND(nn.Module):
     """g_θ distils a random network g'; its normalised error is the bonus, high where objects have seldom been.
 
@@ -62,13 +83,14 @@ class ObjectRND(nn.Module):
 
     updates: Tensor
 
-    def __init__(self, novelty_dim: int, width: int, warmup: int, objects: int = 0) -> None:
-        """objects: above 0, each is scored alone, by networks that all share and that are told which one it is, and errors are summed."""
+    def __init__(self, novelty_dim: int, width: int, warmup: int, objects: int = 0, network: Callable[[], nn.Module] | None = None) -> None:
+        """objects: above 0, each is scored alone, by networks that all share and that are told which one it is, and errors are summed;
+        network: makes one that reads something else than (..., M), such as frames."""
         super().__init__()
         self.objects = objects
-        inputs = novelty_dim // objects + objects if objects else novelty_dim
-        self.predictor = rnd_network(inputs, width)
-        self.target = rnd_network(inputs, width).requires_grad_(False)
+        make = network or partial(rnd_network, novelty_dim // objects + objects if objects else novelty_dim, width)
+        self.predictor = make()
+        self.target = make().requires_grad_(False)
         self.moments = RunningMoments()
         self.warmup = warmup
         self.register_buffer("updates", torch.zeros(()))
@@ -107,12 +129,16 @@ class ObjectRND(nn.Module):
 class HasNovelty(Protocol):
     """A perception, or what stands in for its novelty."""
 
-    novelty_dim: int
     object_count: int
+
+    @property
+    def novelty_dim(self) -> int: ...
 
 
 def make_rnd(of: HasNovelty, config: Any) -> ObjectRND:
     """By the group `exploration`; raises ValueError where objects are to be scored one by one and the novelty knows none."""
     if config.per_object and not of.object_count:
         raise ValueError("exploration.per_object=true: the novelty here knows no objects to score one by one; use per_object=false")
+    if isinstance(of, FrameNovelty):
+        return ObjectRND(0, 0, config.warmup_updates, network=FrameNetwork)
     return ObjectRND(of.novelty_dim, config.width, config.warmup_updates, of.object_count if config.per_object else 0)

@@ -11,8 +11,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from perception.cnn import FrozenCnn
+from perception.cnn import STACK, FrozenCnn
 from perception.encoding import MOST_FREQUENCIES, encoded_width, positional_encoding
+from perception.percept import Window
 from vis_rpg.envs.task import Task
 from vis_rpg.errors import UserError
 
@@ -27,12 +28,25 @@ class Novelty(nn.Module, ABC):
     """M."""
     object_count: int = 0
     """Parts of M / object_count numbers each, one an object; 0 where it knows no objects."""
+    name: str = NOVELTY
+    """In replay; where perception stores something of this name, that is read."""
     dtype: torch.dtype = torch.float32
     """In replay."""
+    needs_positions: bool = True
+    """Otherwise it is stored of an episode's first observation too."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one, in replay."""
+        return (self.novelty_dim,)
 
     @abstractmethod
     def forward(self, obs: Tensor, positions: Tensor) -> Tensor:
-        """(B, M) of observations (B, ...) as the environment gives them, and of true positions (B, N, 2 or 3)."""
+        """(B, *shape) of observations (B, ...) as the environment gives them, and of true positions (B, N, 2 or 3)."""
+
+    def read(self, window: Window, history: int) -> Tensor:
+        """What the RND reads in a window of history - 1 + T stored observations: (T, B, M)."""
+        return window[self.name][history - 1 :].float()
 
 
 class GlobalNovelty(Novelty):
@@ -48,6 +62,29 @@ class GlobalNovelty(Novelty):
     @torch.no_grad()
     def forward(self, obs: Tensor, positions: Tensor) -> Tensor:
         return self.frozen.embed(obs.transpose(0, 1))[0]
+
+
+class FrameNovelty(Novelty):
+    """The frames themselves, for a random network distillation whose networks are convolutional: the paper's, from pixels."""
+
+    name = "frame"
+    dtype = torch.uint8
+    needs_positions = False
+
+    def __init__(self, frame_size: tuple[int, int] = (64, 64)) -> None:
+        super().__init__()
+        self.frame_size = frame_size
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.frame_size, 3)
+
+    def forward(self, obs: Tensor, positions: Tensor) -> Tensor:
+        return obs[:, -1]
+
+    def read(self, window: Window, history: int) -> Tensor:
+        """(1 + T, B, H, W, 3): of each pair the second is what is new."""
+        return window[self.name][history - STACK :]
 
 
 class TrueNovelty(Novelty):
@@ -74,7 +111,9 @@ class TrueNovelty(Novelty):
 
 
 def make_novelty(kind: str, task: Task, seed: int) -> Novelty | None:
-    """Of `exploration.novelty`: global | truth, or None for objects and moving, which is what perception itself calls novel."""
+    """Of `exploration.novelty`: global | frames | truth, or None for objects and moving, which is what perception itself calls novel."""
+    if kind == "frames":
+        return FrameNovelty()
     if kind == "global":
         return GlobalNovelty(seed=seed)
     return TrueNovelty(task) if kind == "truth" else None

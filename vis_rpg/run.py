@@ -29,7 +29,6 @@ from vis_rpg.envs.group import Group, StepResult
 from vis_rpg.envs.vector import make_groups
 from vis_rpg.errors import RunStopped, UserError
 from vis_rpg.logger import Logger
-from vis_rpg.novelty import NOVELTY
 from vis_rpg.replay import Replay
 
 EPISODES_KEPT = 100  # over which return and success of training episodes are averaged
@@ -151,14 +150,14 @@ class Run:
         return self._see(np.stack(list(obs.values())), None, rows)
 
     def _see(self, obs: np.ndarray, positions: np.ndarray | None, rows: np.ndarray | None = None) -> Window:
-        """What replay stores of observations; without true positions a novelty of another kind is left zero: no bonus is ever given for,
+        """What replay stores of observations; without true positions a novelty that needs them is left zero: no bonus is ever given for,
         nor the density estimator trained on, an episode's first observation."""
         seen, novelty = self.actor.see(obs, rows), self.agent.novelty
-        if novelty is not None:
-            seen[NOVELTY] = torch.zeros(len(obs), novelty.novelty_dim, dtype=novelty.dtype)
-            if positions is not None:
-                given = (torch.as_tensor(value, device=self.device) for value in (obs, positions))
-                seen[NOVELTY] = novelty(*given).to(novelty.dtype)
+        if novelty is not None and novelty.name not in seen:
+            seen[novelty.name] = torch.zeros(len(obs), *novelty.shape, dtype=novelty.dtype)
+            if positions is not None or not novelty.needs_positions:
+                given = (torch.as_tensor(value, device=self.device) for value in (obs, positions if positions is not None else 0.0))
+                seen[novelty.name] = novelty(*given).to(novelty.dtype)
         return seen
 
     def standing(self) -> dict[str, float]:
