@@ -31,7 +31,11 @@ def test_perception_is_the_one_that_the_config_names() -> None:
     maze = config("task=maze")
     seen = make_perception(maze, make_env(maze.task, "state"))
     assert isinstance(seen, StatePerception)
-    assert seen.novelty_dim == 2 * 13
+    assert (seen.novelty_dim, seen.state_scale) == (2 * 13, 0.2)
+    bare = config("task=maze", "perception.frequencies=0", "perception.state_scale=1")
+    seen = make_perception(bare, make_env(bare.task, "state"))
+    assert torch.equal(seen.features({"state": torch.tensor([[[3.0, -2.0]]])})[..., :2], torch.tensor([[[3.0, -2.0]]]))
+    assert seen.novelty_dim == 2
     pixels = config("task=maze", "obs=pixels", "perception=cnn")
     env = make_env(pixels.task, "pixels")
     seen = make_perception(pixels, env)

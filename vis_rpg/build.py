@@ -36,7 +36,10 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
     if seeing.name == "state":
         task = task_of(env)
         assert env.observation_space.shape is not None
-        return StatePerception(env.observation_space.shape[0], task.locate, task.state_scale, seeing.frequencies)
+        scale = seeing.get("state_scale")  # runs of earlier versions have none
+        return StatePerception(
+            env.observation_space.shape[0], task.locate, task.state_scale if scale is None else scale, seeing.frequencies
+        )
     try:
         if seeing.name == "cnn":
             return CnnPerception(backbone=seeing.backbone, weights=seeing.weights, seed=config.seed)

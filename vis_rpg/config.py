@@ -31,7 +31,14 @@ POSITIVE = (
     "seeds",
     *(f"agent.{key}" for key in ("horizon", "batch_size", "state_dim", "hidden_dim", "lr", "grad_clip", "alpha", "target_every")),
     *(f"agent.{key}" for key in ("policy_every", "std_scale", "latent.posterior_std", "replay_capacity", "envs")),
-    *("exploration.width", "exploration.batch_size", "logger.log_every", "logger.checkpoint_every", "perception.learn_every"),
+    *(
+        "exploration.width",
+        "exploration.batch_size",
+        "logger.log_every",
+        "logger.checkpoint_every",
+        "perception.learn_every",
+        "perception.state_scale",
+    ),
 )
 FREE_ON_RESUME = ("steps", "device", "runtime", "render", "resume", "out", "logger", "preset", "agent.replay_device", "task.processes")
 
