@@ -76,7 +76,7 @@ def test_seeds_draw_different_z_actions_batches_and_noise(tmp_path: Path) -> Non
 
 def test_every_seed_leaves_a_whole_run_behind_as_a_lone_run_does(whole: Path) -> None:
     assert {path.name for path in whole.iterdir()} == {"seed-0", "seed-1", "seed-2"}
-    expected = {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "replay", "visits", "summary.json"}
+    expected = {"config.yaml", "runtime.json", "metrics.jsonl", "tensorboard", "checkpoints", "replay", "visits", "summary.json", ".lock"}
     for seed in range(3):
         run = whole / f"seed-{seed}"
         assert {path.name for path in run.iterdir()} == expected

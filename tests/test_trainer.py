@@ -77,6 +77,7 @@ def test_a_run_folder_holds_what_is_promised(finished: tuple[Run, dict[str, Any]
     out = run.out
     assert {path.name for path in out.iterdir()} == {
         "config.yaml",
+        "runtime.json",
         "metrics.jsonl",
         "tensorboard",
         "checkpoints",

@@ -7,6 +7,7 @@ Shapes: M agents, P numbers of a part, others as in `vis_rpg.agent`.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -77,6 +78,8 @@ class Learner:
         self.precision = precision
         self.autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=precision == "bfloat16")
         self.updates = 0
+        # What `functional_call` lends each agent's tensors to for a while: none of the agents, which may be acting meanwhile.
+        self.stateless = copy.deepcopy(self.agent) if len(agents) > 1 else self.agent
         names = {id(p): name for name, p in self.agent.named_parameters()}
         parts = [agent.parts() for agent in agents]
         self.rows = {part: Rows([own[part] for own in parts]) for part in parts[0]}
@@ -165,7 +168,7 @@ class Learner:
         if len(self.agents) == 1:
             return getattr(self.agent, method)(*inputs)
         axes = pytree.tree_map(lambda x: 0 if isinstance(x, Tensor) else None, inputs)
-        return torch.vmap(lambda state, given: functional_call(self.agent, state, (method, *given)), (0, axes))(self.state, inputs)
+        return torch.vmap(lambda state, given: functional_call(self.stateless, state, (method, *given)), (0, axes))(self.state, inputs)
 
     # How it runs ------------------------------------------------------------------------------------------------------------------------
 
@@ -187,7 +190,7 @@ class Learner:
         self.call, self.gradients = self._call, self._gradients
 
     def _use_kernels(self, use: bool) -> None:
-        for agent in self.agents:
+        for agent in [*self.agents, self.stateless]:
             for module in agent.modules():
                 if isinstance(module, FUSED):
                     module.fused = use
