@@ -53,6 +53,8 @@ def test_presets_and_overrides_reach_the_agent() -> None:
     assert compose(["preset=cpu"]).agent.batch_size < compose(["preset=paper"]).agent.batch_size
     assert compose(["override=authors"]).agent.entropy_in_target != compose([]).agent.entropy_in_target
     assert compose(["preset=cpu", "agent.batch_size=7"]).agent.batch_size == 7
+    dense = compose(["task=ant_push", "override=authors_dense"]).agent
+    assert (dense.latent.kind, dense.latent.prior, dense.q_reduce, dense.reward_scale) == ("categorical", "learned", "mean", 5.0)
 
 
 @pytest.mark.parametrize(

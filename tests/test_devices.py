@@ -44,8 +44,8 @@ def trainer(out: Path, *words: str, steps: int = 12) -> Trainer:
         (PIXELS, "agent.latent.kind=categorical", "exploration.novelty=moving", "seeds=2"),
         (PIXELS, "perception.global_token=true", "perception.encoder=transformer", "exploration.per_object=true", HOST),
         (PIXELS, "perception.train=true", LEARNED, "exploration.novelty=global"),
-        (PIXELS, "perception=cnn", "exploration.novelty=frames", HOST),
-        (PIXELS, "perception=cnn", "agent=mbsac", "exploration=none", "seeds=2"),
+        (PIXELS, "perception=cnn", "exploration.novelty=frames", "seeds=2", HOST),
+        (PIXELS, "perception=cnn", "agent=mbsac", "exploration=none"),
     ],
     ids=" ".join,
 )
