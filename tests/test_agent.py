@@ -429,7 +429,7 @@ def test_where_all_z_are_worth_the_same_the_divergence_alone_moves_the_prior(mon
 
 @pytest.mark.parametrize(("words", "holds"), [((), True), (("agent.latent.entropy=0.01",), False)], ids=["default", "too little"])
 def test_without_rewards_a_learned_prior_stays_wide_though_consistency_would_narrow_it(words: tuple[str, ...], holds: bool) -> None:
-    """On `ant_push` as well: 16.7 nats after 350 updates, 3.1 with so little, of 17.03 at the start."""
+    """On `ant_push` as well: 16.7 nats after 350 updates, 2.5 with so little, of 17.03 at the start."""
     quick = ("agent.lr=5e-3", "agent.policy_every=1", "agent.horizon=1", "exploration=none")
     of = agent("agent.latent.prior=learned", *quick, *words)
     data, learned = batch(of, 16), learner(of)
