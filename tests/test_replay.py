@@ -200,7 +200,7 @@ def test_a_saved_replay_draws_the_same_segments_and_goes_on_the_same(tmp_path: P
         assert same(loaded.sample(Request(64, 3, 16, 16), generator), world.draw(64, seed=part))
         world.replay = loaded  # and on from what was loaded
         chunks = Chunks(tmp_path / "chunks", "replay")
-        chunks.spans = [(start, end) for start, end in saved["spans"]]
+        chunks.load_state(saved)
     world.run(30)
     world.check(world.draw(500))
 

@@ -7,6 +7,7 @@ of what has been seen so far) stays on its last row, masked.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -291,8 +292,8 @@ def choose_device(
     Raises:
         UserError: It does not fit into nine tenths of what is free; the message names the capacity that does.
     """
-    on_gpu = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-    gpu_fits = device.type == "cuda" and (wanted == "device" or (wanted == "auto" and needed <= 0.8 * on_gpu))
+    on_gpu = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+    gpu_fits = device.type != "cpu" and (wanted == "device" or (wanted == "auto" and needed <= 0.8 * on_gpu))
     chosen = device if gpu_fits else torch.device("cpu")
     limits = [(needed, on_gpu, "free there")] if gpu_fits else [(filled * needed, free_on_host(), "free there")]
     addresses = free_addresses()
@@ -300,7 +301,7 @@ def choose_device(
         limits.append((needed, addresses, "left under `ulimit -v`"))
     for taken, free, where in limits:
         if taken > 0.9 * free:
-            fits = int(max(0.9 * free, 0.8 * on_gpu if wanted == "auto" else 0) / needed * capacity)
+            fits = int(max(0.9 * free, 0.8 * on_gpu if wanted == "auto" and device.type == "cuda" else 0) / needed * capacity)
             raise UserError(
                 f"agent.replay_capacity={capacity}: {what} would take {taken / 2**30:.2f} GiB on {chosen}, with "
                 f"{free / 2**30:.2f} GiB {where}: give agent.replay_capacity={fits // 1000 * 1000 or fits} or less"
