@@ -16,7 +16,10 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", metavar="task", help="words of task=...; all that can be seen unless given")
     parser.add_argument("--out", type=Path, default=Path("assets/tasks"), help="folder of the pictures")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"error: --out {arguments.out}: {error.strerror}")
     for name in arguments.tasks or [name for name in IDS if name != "bandit"]:
         try:
             env = make_env({"name": name}, "pixels")

@@ -97,6 +97,8 @@ def cli(configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (["agent.latent=3"], "agent.latent=3: expected a section"),
         (["seed=0,1"], "seed=0,1: several values; write seed=[...] for a list, or add --multirun"),
         (["--multirun", "seed=0,1", "steps=5,x"], "steps=x: expected a whole number"),
+        (["seed=-1"], "seed=-1: must lie between 0 and 4294967295"),
+        (["seed=4294967296"], "seed=4294967296: must lie between"),
         (["seed"], "seed: not a setting that can be read; write key=value"),
         (["out=a(b"], "out=a(b: not a setting that can be read; quote"),
         (["--seed", "1"], "--seed: no such flag; settings are written key=value"),

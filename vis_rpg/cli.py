@@ -194,6 +194,8 @@ def _resolved(cfg: DictConfig) -> DictConfig:
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
         raise UserError(str(error)) from error
+    seed = cfg.get("seed", 0)
+    require(not isinstance(seed, int) or 0 <= seed < 2**32, f"seed={seed}: must lie between 0 and {2**32 - 1}")
     return cfg
 
 
