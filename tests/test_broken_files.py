@@ -17,6 +17,7 @@ from tests.runs import trained
 from tests.small import config
 from vis_rpg import checkpoint
 from vis_rpg.build import load as load_run
+from vis_rpg.drawing import read_metrics
 from vis_rpg.errors import UserError
 from vis_rpg.trainer import Trainer
 
@@ -163,3 +164,10 @@ def test_a_log_that_is_no_log_is_begun_anew(run: Path) -> None:
     (run / "metrics.jsonl").write_bytes(b'7\n[1]\n\xff\xfe\n{"step": 100}\n')
     resume(run)
     assert (run / "metrics.jsonl").read_text() == '{"step": 100}\n'
+
+
+@pytest.mark.parametrize("content", [b"7\n", b"[1]\n", b"\xff\xfe\n", b'{"coverage": 1}\n'])
+def test_a_log_that_cannot_be_drawn_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=r"metrics.jsonl: a line is not JSON, or no metrics; the file is broken"):
+        read_metrics(tmp_path)

@@ -120,8 +120,9 @@ def restore(agent: Agent, state: Mapping[str, Any], run: Path) -> None:
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{run}: the checkpoint does not fit its config.yaml: {str(error).splitlines()[-1].strip()}") from None
     if broken := [name for name, value in agent.state_dict().items() if not value.isfinite().all()]:
+        more = f" and {len(broken) - 1} others" if len(broken) > 1 else ""
         raise UserError(
-            f"{run}: the newest checkpoint has weights that are not finite (NaN or infinity in {broken[0]}, {len(broken)} tensors in all): "
+            f"{run}: the newest checkpoint has weights that are not finite (NaN or infinity in {broken[0]}{more}): "
             "delete its folder to use the one before"
         )
 

@@ -73,15 +73,17 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; a last line that is still being written is left out. Raises UserError where there are none."""
     path = run / "metrics.jsonl"
     try:
-        text = path.read_text()
+        text = path.read_text(errors="replace")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: give the folder of a run (scripts/train.py out=...)") from None
     lines = text.splitlines()
     complete = lines if text.endswith("\n") else lines[:-1]
     try:
         metrics = [json.loads(line) for line in complete]
+        if not all(isinstance(line, dict) and "step" in line for line in metrics):
+            raise ValueError
     except ValueError:
-        raise UserError(f"{path}: a line is not JSON; the file is broken") from None
+        raise UserError(f"{path}: a line is not JSON, or no metrics; the file is broken") from None
     if not metrics:
         raise UserError(f"{path}: nothing is logged there yet (logger.log_every interactions lie between lines)")
     return metrics
