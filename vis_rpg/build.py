@@ -84,6 +84,12 @@ def load_config(run: Path) -> DictConfig:
         raise UserError(f"{run}/config.yaml cannot be read: {one_line(error)}") from None
     if not isinstance(config, DictConfig) or "agent" not in config:
         raise UserError(f"{run}/config.yaml is not that of a run: give the folder that scripts/train.py wrote (out=...)")
+    return config
+
+
+def load_whole_config(run: Path) -> DictConfig:
+    """config.yaml of a run that is to act or to go on; raises UserError where anything in it is missing or of another kind."""
+    config = load_config(run)
     try:
         OmegaConf.resolve(config)
         _check_sections(config)
@@ -131,7 +137,7 @@ def load(run: str | Path, device: str = "cpu", seed: int = 0) -> tuple[Actor, gy
     """A trained agent and its environment: `agent, env = vis_rpg.load("runs/x")`, then the usual Gymnasium loop with `agent.reset()` at
     each episode and `agent.act(obs)` at each step. Raises UserError where the run or its checkpoint is missing or broken."""
     run = Path(run)
-    config = load_config(run)
+    config = load_whole_config(run)
     try:
         check(DictConfig({**config, "device": "cpu", "runtime": "eager"}))  # The machine may be another one.
     except UserError as error:

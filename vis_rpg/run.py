@@ -21,7 +21,7 @@ from perception.percept import Window
 from vis_rpg import checkpoint, runtime
 from vis_rpg.acting import Actor
 from vis_rpg.adaptation import Adaptation
-from vis_rpg.build import load_config, make_agent, restore
+from vis_rpg.build import load_whole_config, make_agent, restore
 from vis_rpg.chunks import Chunks
 from vis_rpg.config import check_resumable
 from vis_rpg.coverage import CoverageCounter, VisitRecord
@@ -285,7 +285,7 @@ class Run:
 def may_begin(config: DictConfig, found: list[Path]) -> None:
     """Raise UserError where a run would overwrite another, or go on with other settings than those it was begun with."""
     if config.resume and found:
-        check_resumable(config, load_config(Path(config.out)))
+        check_resumable(config, load_whole_config(Path(config.out)))
     elif found:
         raise UserError(f"out={config.out}: a run with checkpoints is there already; add resume=true to continue it, or give another out")
 
