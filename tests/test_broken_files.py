@@ -17,7 +17,8 @@ from tests.runs import trained
 from tests.small import config
 from vis_rpg import checkpoint
 from vis_rpg.build import load as load_run
-from vis_rpg.drawing import read_metrics
+from vis_rpg.curves import write_csv
+from vis_rpg.drawing import read_metrics, states_figure
 from vis_rpg.errors import UserError
 from vis_rpg.trainer import Trainer
 
@@ -171,3 +172,12 @@ def test_a_log_that_cannot_be_drawn_is_one_line(tmp_path: Path, content: bytes) 
     (tmp_path / "metrics.jsonl").write_bytes(content)
     with pytest.raises(UserError, match=r"metrics.jsonl: a line is not JSON, or no metrics; the file is broken"):
         read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize(("harm", "says"), [(replaced("seed: 0\n", ""), "seed"), (replaced("seed: 0\n", "seed: many\n"), "many")])
+def test_curves_and_states_of_a_run_with_a_damaged_config_are_one_line(run: Path, harm: Callable[[Path], None], says: str) -> None:
+    harm(settings(run))
+    for draw in (lambda: write_csv(run / "curves.csv", [run], "coverage"), lambda: states_figure(run)):
+        with pytest.raises(UserError, match=f"config.yaml is damaged: .*{says}") as error:
+            draw()
+        assert "\n" not in str(error.value)

@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import EngFormatter
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from vis_rpg.build import load_config
 from vis_rpg.drawing import read_metrics
@@ -53,7 +54,10 @@ def write_csv(path: Path, runs: Sequence[Path], key: str, labels: Sequence[str] 
     known: dict[tuple[str, int], Path] = {}
     for i, run in enumerate(runs):
         config, metrics = load_config(run), read_metrics(run)
-        agent, seed = labels[i] if labels else label(config), int(config.seed)
+        try:
+            agent, seed = labels[i] if labels else label(config), int(config.seed)
+        except (OmegaConfBaseException, TypeError, ValueError) as error:
+            raise UserError(f"{run}/config.yaml is damaged: {str(error).splitlines()[0]}: restore it from a copy of the run") from None
         if (agent, seed) in known:
             raise UserError(
                 f"runs: {known[agent, seed]} and {run} are both agent={agent} seed={seed}: give each seed once, or labels=[...]"

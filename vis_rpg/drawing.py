@@ -19,7 +19,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import EngFormatter
 
 from vis_rpg import checkpoint
-from vis_rpg.build import load_config
+from vis_rpg.build import load_whole_config
 from vis_rpg.coverage import VisitRecord
 from vis_rpg.envs.factory import make_env, task_of
 from vis_rpg.envs.task import Task
@@ -62,7 +62,7 @@ class Hue:
 
 def read_visits(run: Path) -> Visits:
     """The visits that a run's newest checkpoint refers to. Raises UserError where the checkpoint or a chunk is missing or broken."""
-    load_config(run)
+    load_whole_config(run)
     record = VisitRecord(run / "visits")
     record.load(checkpoint.load(checkpoint.latest(run))["visits"])
     rows = record.read()
@@ -91,7 +91,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 def states_figure(run: Path) -> Figure:
     """A row of panels for each object of interest, and the run's coverage below. Raises UserError where there is nothing to draw."""
-    visits, metrics, config = read_visits(run), read_metrics(run), load_config(run)
+    visits, metrics, config = read_visits(run), read_metrics(run), load_whole_config(run)
     env = make_env(config.task, "state")
     task = task_of(env)
     env.close()
