@@ -113,19 +113,21 @@ def resident() -> int:
 
 @pytest.fixture(autouse=True, scope="module")
 def kept_by_a_file(renderers: list[Any]) -> Iterator[list[int]]:
-    """MB resident before its tests; what they made is freed before those of the next file begin."""
+    """MB resident before its tests, and after garbage was last collected; what they made is freed before the next file begins."""
     gc.freeze()  # modules and what else stays: looking at them again takes longer than a test
-    yield [resident()]
+    yield [resident()] * 2
     free(renderers)
 
 
 @pytest.fixture(autouse=True)
-def garbage_is_collected(kept_by_a_file: list[int]) -> Iterator[None]:
-    """Environments and agents refer to themselves, and Python counts objects, not the arrays in them."""
+def garbage_is_collected(kept_by_a_file: list[int], renderers: list[Any]) -> Iterator[None]:
+    """Environments and agents refer to themselves, and Python counts objects, not the arrays in them. Renderers are made anew if needed."""
     yield
-    if resident() > kept_by_a_file[0] + 100:
+    if resident() > kept_by_a_file[1] + 100:
         collect()
-        kept_by_a_file[0] = resident()
+        if resident() > kept_by_a_file[0] + 300:
+            free(renderers)
+        kept_by_a_file[1] = resident()
 
 
 @pytest.fixture
