@@ -12,7 +12,6 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from tests.vulkan import needs_vulkan
 
 from tests.fake_envs import in_workers
 from vis_rpg.envs import mujoco_task, rendering
@@ -57,7 +56,7 @@ def test_frames_of_a_group_are_those_of_a_lone_environment(id: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["block_push", "ant_push", "cheetah_back", "humanoid", "maze", "metaworld_basketball", "adroit_hammer"]
-    + [pytest.param("cabinet_sparse", marks=needs_vulkan)],
+    + [pytest.param("cabinet_sparse", marks=pytest.mark.vulkan)],
 )
 def test_our_cameras_hold_beside_others_that_come_and_go(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     task = {"name": name}
