@@ -85,7 +85,6 @@ def test_a_run_folder_holds_what_is_promised(finished: tuple[Run, dict[str, Any]
         "visits",
         "summary.json",
         ".lock",
-        "runtime.json",
     }
     assert OmegaConf.load(out / "config.yaml") == run.config
     assert [path.name for path in checkpoint.complete(out / "checkpoints")] == ["step-0000000150", "step-0000000300"]
