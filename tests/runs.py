@@ -57,6 +57,15 @@ def final(out: Path) -> dict[str, Any]:
     return checkpoint.load(checkpoint.latest(out))
 
 
+def comparable(out: Path) -> dict[str, Any]:
+    """The newest checkpoint of a run without what a run killed on the way may have otherwise: times, and where files are cut."""
+    state = final(out)
+    del state["wall_s"]
+    for name in ("replay", "visits"):
+        del state[name]["spans"], state[name]["digests"]
+    return state
+
+
 def differences(first: Any, second: Any, where: str = "") -> list[str]:
     """Where two states differ, to the last bit."""
     if isinstance(first, torch.Tensor):

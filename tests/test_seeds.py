@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 import vis_rpg
-from tests.runs import differences, facts, final, run_script, trained
+from tests.runs import comparable, differences, facts, final, run_script, trained
 from tests.small import changed, config, weights
 from tests.test_trainer import SLOTS
 from vis_rpg import checkpoint
@@ -50,10 +50,7 @@ def visited(out: Path) -> torch.Tensor:
 
 def unequal(first: Path, second: Path) -> list[str]:
     """Where two runs that have come equally far are not the same to the last bit."""
-    states = [final(first), final(second)]
-    for state in states:
-        del state["wall_s"], state["replay"]["spans"], state["visits"]["spans"]
-    found = differences(*states)
+    found = differences(comparable(first), comparable(second))
     return found + differences(facts(first), facts(second), "metrics") + differences(visited(first), visited(second), "visits")
 
 
