@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
 import vis_rpg
@@ -17,6 +18,7 @@ from vis_rpg.video import film
 
 def main(config: DictConfig) -> None:
     folder = Path(config.run)
+    torch.set_num_threads(1)  # one observation at a time: more threads only wait for each other, for long on a busy machine
     actor, env = vis_rpg.load(folder, str(device(config)), config.seed)
     step = int(checkpoint.latest(folder).name.removeprefix("step-"))
     evaluation = evaluate(actor, env, config.episodes, config.seed)
