@@ -36,8 +36,7 @@ print(
     f"{summary['steps'] + summary['pretraining_frames']:,} (with the frames that the slot model was trained on): {summary['random_coverage']:.2f}"
 )
 solved = round(evaluation["eval_success"] * evaluation["episodes"])
-print(
-    f"{summary['wall_s'] / 60:.1f} minutes of training; by mean actions {solved} of {evaluation['episodes']} episodes succeed.\n"
-    f"Watch {run}/rollouts.mp4: each row is one z, and the red pusher goes round the green block and pushes it into the green square, upper left."
-)
+print(f"{summary['wall_s'] / 60:.1f} minutes of training; by mean actions {solved} of {evaluation['episodes']} episodes succeed.")
+wanted = "the red pusher goes round the green block and pushes it into the green square, upper left"
+print(f"Watch {run}/rollouts.mp4: each row is one z, and {wanted}" + ("." if solved else ", which it has not learned yet."))
 PYTHON
