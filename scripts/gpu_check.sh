@@ -13,8 +13,6 @@ python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo pyth
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 MUJOCO_GL=${MUJOCO_GL:-egl} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export TORCHINDUCTOR_FX_GRAPH_CACHE=1 TORCHINDUCTOR_AUTOGRAD_CACHE=1 TORCHINDUCTOR_COMPILE_THREADS=4  # what one stage compiles another takes
 
-python_says() { "$python" -c "$1"; }
-
 stage() { # name, limit in seconds
     if [ "$only" != "  " ] && [[ $only != *" $1 "* ]]; then return; fi
     local begin=$SECONDS code=0
@@ -28,7 +26,7 @@ stage() { # name, limit in seconds
 }
 
 stage imports 60
-if python_says 'import os, torch; exit(not torch.cuda.is_available() or (os.cpu_count() or 1) < 8)'; then
+if "$python" -c 'import os, torch; exit(not torch.cuda.is_available() or (os.cpu_count() or 1) < 8)'; then
     # Side by side: none of these measures what others disturb, and compiling takes most of their time.
     for name in updates-float32 updates-float64 seeds replay resume ready-seeds ready-bfloat16 ready-slots ready-cnn ready-learn; do
         stage "$name" 170 &

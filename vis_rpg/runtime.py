@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -43,9 +44,8 @@ def start(learning: Learning, wanted: str, updates: int, lacking: str | None = N
     cuda = learning.learner.device.type == "cuda"
     if wanted == "graph" and not cuda:
         wanted = "auto"
-    automatic = wanted == "auto"
     cache = TimingCache(learning)
-    if automatic:
+    if wanted == "auto":
         wanted = "graph" if cuda else "eager" if lacking else _choose(learning, updates, cache)
     for runtime in FASTEST_FIRST[FASTEST_FIRST.index(wanted) : -1]:
         try:
@@ -108,11 +108,8 @@ class TimingCache:
     def write(self, **figures: Any) -> dict[str, Any]:
         """Add figures; returns everything that is known."""
         known = self.read() | figures
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):
             part = self.path.with_suffix(f".{os.getpid()}")
             part.write_text(json.dumps(known, indent=2) + "\n")
             part.replace(self.path)
-        except OSError:
-            pass
         return known
