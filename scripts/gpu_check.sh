@@ -19,6 +19,7 @@ stage() { # name, limit in seconds
     timeout -k 5 "$2" "$python" scripts/gpu_check.py "$1" "$out" >"$out/$1.log" 2>&1 || code=$?
     case $code in
         0) local ended=passed ;;
+        77) local ended="needs CUDA" ;;
         124 | 137) local ended="cut off after $2 s" ;;
         *) local ended="failed: $(tail -n 1 "$out/$1.log" | tr -d '"\\' | cut -c 1-300)" ;;
     esac
@@ -26,17 +27,12 @@ stage() { # name, limit in seconds
 }
 
 stage imports 60
-if "$python" -c 'import os, torch; exit(not torch.cuda.is_available() or (os.cpu_count() or 1) < 8)'; then
-    # Side by side: none of these measures what others disturb, and compiling takes most of their time.
-    for name in updates-float32 updates-float64 seeds replay resume ready-seeds ready-bfloat16 ready-slots ready-cnn ready-learn; do
-        stage "$name" 170 &
-    done
-    wait
-else
-    for name in updates-float32 updates-float64 seeds replay resume ready-seeds; do
-        stage "$name" 170
-    done
-fi
+beside=false # where none of these measures what others disturb, as compiling takes most of their time
+if "$python" -c 'import os, torch; exit(not torch.cuda.is_available() or (os.cpu_count() or 1) < 8)'; then beside=true; fi
+for name in updates-float32 updates-float64 seeds replay resume ready-seeds ready-bfloat16 ready-slots ready-cnn ready-learn; do
+    if $beside; then stage "$name" 170 & else stage "$name" 170; fi
+done
+wait
 stage suite 140
 stage render 40
 stage learn 200

@@ -58,6 +58,13 @@ def test_updates_are_compiled_if_what_is_left_to_do_gains_more_than_compiling_ta
     assert runtime.start(timed, "auto", updates, lacking) == timed.used == chosen
 
 
+def test_compiling_has_to_save_more_where_a_step_waits_for_seeing_too() -> None:
+    costs = {"eager": (0.1, 0.060), "compile": (60.0, 0.030)}
+    assert runtime.start(Timed(costs), "auto", 5000) == "compile", "it saves 150 s and is expected to take 120 s"
+    assert runtime.start(Timed(costs), "auto", 3000, beside_seeing=True) == "eager", "it saves 90 s, a step 45 s of them, and takes 60 s"
+    assert runtime.start(Timed(costs), "auto", 3001) == "compile", "it saves 90 s and takes 60 s"
+
+
 def test_what_was_measured_decides_later_runs_and_the_same_run_is_decided_alike() -> None:
     def choose(updates: int, eager: float, compiled: float) -> tuple[str, list[str]]:
         timed = Timed({"eager": (0.1, eager), "compile": (30.0, compiled)})
@@ -146,7 +153,7 @@ def test_a_failure_while_getting_ready_leaves_no_trace_either(monkeypatch: pytes
 def test_a_run_keeps_its_runtime_and_goes_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted: list[str] = []
 
-    def start(learning: Learning, words: str, updates: int, lacking: str | None = None) -> str:
+    def start(learning: Learning, words: str, updates: int, *_: Any) -> str:
         wanted.append(words)
         return "eager"
 

@@ -18,14 +18,16 @@ from vis_rpg.learning import Learning
 
 FASTEST_FIRST = ("graph", "compile", "eager")
 TIMED_CYCLES = 2
-EXPECTED_SAVING = 0.35
-"""Share of an eager update's time that compiling is expected to save in a run where it has not been measured. Alone, an update takes 0.5
-to 0.6 less on AMD and Intel; beside seeing in another thread, a step from slots took 0.24 of it less on two cores of a Zen 4."""
+EXPECTED_SAVING = 0.5
+"""Share of an eager update's time that compiling is expected to save where it has not been measured: 0.5 to 0.6 on AMD and Intel."""
+SAVING_BESIDE_SEEING = 0.5
+"""Share of what an update saves that a step saves too where frames are seen beside the update, in another thread, which then has to be
+waited for: an update from slots saved 31 of 63 ms on two cores of a Zen 4, a whole step 15 of 57."""
 EXPECTED_COMPILE_S = 120.0
 """Seconds that compiling is expected to take where it has not been measured, half of them for the kernels, which are kept."""
 
 
-def start(learning: Learning, wanted: str, updates: int, lacking: str | None = None) -> str:
+def start(learning: Learning, wanted: str, updates: int, lacking: str | None = None, beside_seeing: bool = False) -> str:
     """Prepare updates as `wanted` says, falling back to the next slower runtime with one line wherever that fails.
 
     Everything that is run to compile, capture or time is undone: the run that follows does not depend on it.
@@ -37,6 +39,7 @@ def start(learning: Learning, wanted: str, updates: int, lacking: str | None = N
             the choice, so that the same command runs the same way again.
         updates: how many are left to do.
         lacking: what compiling for a CPU lacks here, None if nothing.
+        beside_seeing: whether frames are seen on another core while an update runs.
 
     Returns:
         The runtime in use.
@@ -46,7 +49,8 @@ def start(learning: Learning, wanted: str, updates: int, lacking: str | None = N
         wanted = "auto"
     cache = TimingCache(learning)
     if wanted == "auto":
-        wanted = "graph" if cuda else "eager" if lacking else _choose(learning, updates, cache)
+        kept = SAVING_BESIDE_SEEING if beside_seeing else 1.0
+        wanted = "graph" if cuda else "eager" if lacking else _choose(learning, updates, cache, kept)
     for runtime in FASTEST_FIRST[FASTEST_FIRST.index(wanted) : -1]:
         try:
             seconds, each = learning.warm_up(runtime, TIMED_CYCLES)
@@ -60,8 +64,8 @@ def start(learning: Learning, wanted: str, updates: int, lacking: str | None = N
     return "eager"
 
 
-def _choose(learning: Learning, updates: int, cache: TimingCache) -> str:
-    """compile or eager on a CPU, for so many updates."""
+def _choose(learning: Learning, updates: int, cache: TimingCache, kept: float) -> str:
+    """compile or eager on a CPU, for so many updates, of whose saving a step keeps this share."""
     known = cache.read()
     choice = known.get("choices", {}).get(str(updates))
     if choice in FASTEST_FIRST:
@@ -70,7 +74,7 @@ def _choose(learning: Learning, updates: int, cache: TimingCache) -> str:
         known = cache.write(eager_ms=1e3 * learning.warm_up("eager", TIMED_CYCLES)[1])
     eager = known["eager_ms"] / 1e3
     compiled = known["compile_ms"] / 1e3 if "compile_ms" in known else (1 - EXPECTED_SAVING) * eager
-    pays = updates * (eager - compiled) > known.get("compile_s", EXPECTED_COMPILE_S)
+    pays = updates * kept * (eager - compiled) > known.get("compile_s", EXPECTED_COMPILE_S)
     choice = "compile" if pays else "eager"
     cache.write(choices={**known.get("choices", {}), str(updates): choice})
     return choice
