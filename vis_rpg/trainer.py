@@ -258,7 +258,7 @@ class Trainer:
         lacking = lacks_compiler(config)
         left = (config.steps - self.step) // len(first.envs)
         tqdm.write(f"updates{self._times()} on {self.device}: runtime={config.runtime}, getting ready", file=sys.stderr)
-        beside_seeing = config.obs == "pixels" and first.sees_ahead and self.threads > 1
+        beside_seeing = config.obs.kind == "pixels" and first.sees_ahead and self.threads > 1
         self.runtime = runtime.start(self.learning, wanted, left, lacking, beside_seeing)
         hint = f" (slower than need be: compiling needs {lacking})" if lacking and self.runtime == "eager" else ""
         tqdm.write(f"updates{self._times()} on {self.device}: runtime={self.runtime}{hint}", file=sys.stderr)
