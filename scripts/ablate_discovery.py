@@ -21,13 +21,19 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from perception import background, discovery, finding, slot_attention, slot_model, things
-from perception.collection import Walks
-from perception.decoder import Decoded
-from perception.scores import score
-from perception.slot_model import Sight, SlotConfig, SlotModel
-from perception.summary import WORDS
-from vis_rpg.cli import require, run
+from perception.discovery import common_fate as finding
+from perception.discovery import train as discovery
+from perception.discovery.collect import Walks
+from perception.evaluation.evaluate import score
+from perception.evaluation.summary import WORDS
+from perception.slots import attention as slot_attention
+from perception.slots import background
+from perception.slots import model as slot_model
+from perception.slots import segments as things
+from perception.slots.decoder import Decoded
+from perception.slots.model import Sight, SlotConfig, SlotModel
+from vis_rpg.cli import run
+from vis_rpg.compose import require
 from vis_rpg.config import device
 
 FIGURES = ("fg_ari", "ari", "worst_iou", "mean_position_r2", "video_fg_ari")

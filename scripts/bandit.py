@@ -18,10 +18,11 @@ import torch
 from matplotlib.axes import Axes
 from omegaconf import DictConfig
 
-from vis_rpg.bandit import BanditRPG, Learner, Modes, density, mean_reward, train
-from vis_rpg.baselines.reinforce import GaussianReinforce
-from vis_rpg.cli import require, run
-from vis_rpg.envs.bandit import REACH, bandit_reward
+from vis_rpg.bandit.reinforce import GaussianReinforce
+from vis_rpg.bandit.rpg import BanditRPG, Learner, Modes, density, mean_reward, train
+from vis_rpg.cli import run
+from vis_rpg.compose import require
+from vis_rpg.envs.tasks.bandit import REACH, bandit_reward
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from vis_rpg import env_benchmark
-from vis_rpg.benchmark import LOOPS, counts, goals, grown, loop_profile, machine, read_counts, suite
+from vis_rpg.benchmarks import envs as env_benchmark
+from vis_rpg.benchmarks.updates import LOOPS, counts, goals, grown, loop_profile, machine, read_counts, suite
 from vis_rpg.config import device as device_of
 from vis_rpg.config import lacks_compiler
 from vis_rpg.errors import UserError

@@ -22,17 +22,18 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from perception.alarms import ADVICE, alarms
-from perception.collection import HOLD, Walks, wander
-from perception.discovery import DiscoveryConfig, discover
+from perception.discovery.collect import HOLD, Walks, wander
+from perception.discovery.train import DiscoveryConfig, discover
 from perception.encoding import frequencies_for
-from perception.scores import resting_jitter, score
-from perception.slot_model import SlotConfig, SlotModel
-from perception.summary import draw_table, summarise
-from vis_rpg.cli import require, run
+from perception.evaluation.diagnostics import ADVICE, alarms
+from perception.evaluation.evaluate import resting_jitter, score
+from perception.evaluation.summary import draw_table, summarise
+from perception.slots.model import SlotConfig, SlotModel
+from vis_rpg.cli import run
+from vis_rpg.compose import require
 from vis_rpg.config import device, lacks_compiler
-from vis_rpg.envs.factory import make_env, task_of
-from vis_rpg.envs.rendering import FRAME
+from vis_rpg.envs.make import make_env, task_of
+from vis_rpg.envs.rendering.frames import FRAME
 from vis_rpg.errors import ModelRejected, UserError
 
 VARIANTS: dict[str, list[dict[str, int]]] = {"block_push": [{"blocks": 1}, {"blocks": 2}]}
@@ -178,7 +179,7 @@ def check(config: DictConfig) -> None:
     training = config.training
     require((training.backbone is None) == (not training.features), "give training.backbone and training.features together, or neither")
     if training.backbone is not None:
-        from perception.backbones import FrozenFeatures  # timm is slow to import
+        from perception.encoders.timm import FrozenFeatures  # timm is slow to import
 
         try:
             FrozenFeatures(training.backbone, (FRAME, FRAME), training.weights)

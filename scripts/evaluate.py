@@ -8,12 +8,12 @@ import torch
 from omegaconf import DictConfig
 
 import vis_rpg
-from vis_rpg import checkpoint
+from vis_rpg.analysis.evaluation import Evaluation, Interval, evaluate
+from vis_rpg.analysis.video import film
 from vis_rpg.cli import run
 from vis_rpg.config import device
 from vis_rpg.errors import UserError
-from vis_rpg.evaluation import Evaluation, Interval, evaluate
-from vis_rpg.video import film
+from vis_rpg.training import checkpoint
 
 
 def main(config: DictConfig) -> None:

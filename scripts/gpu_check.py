@@ -21,12 +21,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._triton import has_triton
 
-from vis_rpg import benchmark, checkpoint
-from vis_rpg.cli import compose
-from vis_rpg.env_benchmark import envs
-from vis_rpg.envs.factory import make_env
-from vis_rpg.learner import Learner
-from vis_rpg.trainer import Trainer
+from vis_rpg.benchmarks import updates as benchmark
+from vis_rpg.benchmarks.envs import envs
+from vis_rpg.compose import compose
+from vis_rpg.envs.make import make_env
+from vis_rpg.training import checkpoint
+from vis_rpg.training.learner import Learner
+from vis_rpg.training.trainer import Trainer
 
 Line = dict[str, Any]
 CUDA = torch.cuda.is_available()

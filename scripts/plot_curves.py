@@ -5,8 +5,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from vis_rpg.cli import require, run
-from vis_rpg.curves import draw_curves, each_seed, read_curves, write_csv
+from vis_rpg.analysis.curves import draw_curves, each_seed, read_curves, write_csv
+from vis_rpg.cli import run
+from vis_rpg.compose import require
 
 
 def main(config: DictConfig) -> None:

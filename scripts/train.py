@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from vis_rpg.cli import run
-from vis_rpg.trainer import Trainer
+from vis_rpg.training.trainer import Trainer
 
 
 def main(config: DictConfig) -> None:

@@ -12,18 +12,19 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from perception.background import nearest_background
-from perception.collection import wander
-from perception.drawing import draw_paths, enlarge, grid, overlay, reconstruction, sheet, spotlight
-from perception.scores import compare, label_map, see_episodes, worst_frames
-from perception.slot_model import Sight, SlotModel
-from perception.slots import SlotPerception
-from vis_rpg.build import load
-from vis_rpg.cli import require, run
-from vis_rpg.envs.factory import make_env, task_of
-from vis_rpg.envs.rendering import FRAME
+from perception.discovery.collect import wander
+from perception.evaluation.evaluate import compare, label_map, see_episodes, worst_frames
+from perception.evaluation.visualise import draw_paths, enlarge, grid, overlay, reconstruction, sheet, spotlight
+from perception.slots.background import nearest_background
+from perception.slots.model import Sight, SlotModel
+from perception.slots.perception import SlotPerception
+from vis_rpg.analysis.video import captioned, write_mp4
+from vis_rpg.cli import run
+from vis_rpg.compose import require
+from vis_rpg.envs.make import make_env, task_of
+from vis_rpg.envs.rendering.frames import FRAME
 from vis_rpg.errors import UserError
-from vis_rpg.video import captioned, write_mp4
+from vis_rpg.training.load import load
 
 ROWS, COLUMNS = 5, 2
 """Of the page of failures."""

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from vis_rpg.analysis.explored_states import save_states
 from vis_rpg.cli import run
-from vis_rpg.drawing import save_states
 
 
 def main(config: DictConfig) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 
 from vis_rpg.envs import IDS
-from vis_rpg.envs.factory import make_env
+from vis_rpg.envs.make import make_env
 from vis_rpg.errors import UserError
 
 

@@ -59,7 +59,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def memory_is_given_back() -> Iterator[None]:
     """Runs ask glibc to keep what is freed; a process that makes hundreds of runs would keep it all."""
-    from vis_rpg import memory
+    from vis_rpg.training import memory
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "keep_freed_memory", lambda: False)
@@ -85,8 +85,8 @@ def renderers() -> Iterator[list[Any]]:
 
 def free(renderers: list[Any]) -> None:
     """Close renderers, collect garbage, and give what is free back to the system."""
-    if "vis_rpg.envs.mujoco_task" in sys.modules:
-        sys.modules["vis_rpg.envs.mujoco_task"]._cameras.clear()
+    if "vis_rpg.envs.tasks.mujoco_task" in sys.modules:
+        sys.modules["vis_rpg.envs.tasks.mujoco_task"]._cameras.clear()
     for renderer in renderers:
         atexit.unregister(renderer.close)
         renderer.close()

@@ -106,8 +106,8 @@ def elsewhere() -> Iterator[Elsewhere]:
         mock.patch("torch.autocast", lambda *_, **__: nullcontext()),
         mock.patch("torch.optim.optimizer._get_fused_kernels_supported_devices", lambda: fused),
         mock.patch("torch.fx.experimental._config.meta_nonzero_assume_all_nonzero", True),
-        mock.patch("vis_rpg.trainer.device", lambda _: DEVICE),
-        mock.patch("vis_rpg.trainer.ThreadPoolExecutor", lambda *_: InThisThread()),
+        mock.patch("vis_rpg.training.trainer.device", lambda _: DEVICE),
+        mock.patch("vis_rpg.training.trainer.ThreadPoolExecutor", lambda *_: InThisThread()),
         Elsewhere() as mode,
     ):
         yield mode

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from vis_rpg import checkpoint
-from vis_rpg.cli import compose
-from vis_rpg.trainer import Trainer
+from vis_rpg.compose import compose
+from vis_rpg.training import checkpoint
+from vis_rpg.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 WALL_CLOCK = ("wall_s", "updates_per_s", "steps_per_s", "wait_env_s", "wait_device_s")

@@ -10,10 +10,11 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from perception.percept import Memory, Perception, Window
-from vis_rpg.agent import Agent, Batch, Noise
-from vis_rpg.cli import compose
-from vis_rpg.learner import Learner
+from perception.base import Memory, Perception, Window
+from vis_rpg.agent.batch import Batch, Noise
+from vis_rpg.agent.rpg import Agent
+from vis_rpg.compose import compose
+from vis_rpg.training.learner import Learner
 
 
 @cache

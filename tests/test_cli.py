@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from vis_rpg.cli import compose, require, run
+from vis_rpg.cli import run
+from vis_rpg.compose import compose, require
 from vis_rpg.errors import ModelRejected, UserError
 
 CONFIGS = {

@@ -7,9 +7,10 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.small import config
-from vis_rpg.cli import CONFIG_DIR, compose
+from vis_rpg.compose import compose
 from vis_rpg.config import check, check_resumable, device
 from vis_rpg.errors import UserError
+from vis_rpg.resources import CONFIG_DIR
 
 
 @pytest.mark.parametrize(

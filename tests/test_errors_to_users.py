@@ -15,10 +15,10 @@ import torch
 
 from tests.fake_envs import FAULTY
 from tests.small import config
-from vis_rpg import checkpoint
-from vis_rpg.build import load
 from vis_rpg.errors import RunStopped, UserError
-from vis_rpg.trainer import Trainer
+from vis_rpg.training import checkpoint
+from vis_rpg.training.load import load
+from vis_rpg.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 EARLY = ("agent.seed_steps=50", "logger.log_every=25", "logger.checkpoint_every=50")

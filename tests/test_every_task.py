@@ -11,9 +11,9 @@ import pytest
 
 import vis_rpg
 from tests.runs import lines, trained
-from vis_rpg import video
+from vis_rpg.analysis import video
+from vis_rpg.analysis.evaluation import evaluate
 from vis_rpg.envs import IDS
-from vis_rpg.evaluation import evaluate
 
 OBS = {"state": ("obs=state",), "pixels": ("obs=pixels", "perception=cnn", "agent.batch_size=4")}
 QUICK = {

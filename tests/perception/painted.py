@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perception.decoder import Decoded
-from perception.slot_model import Sight, SlotConfig, SlotModel
+from perception.slots.decoder import Decoded
+from perception.slots.model import Sight, SlotConfig, SlotModel
 
 
 class Painted(SlotModel):

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from perception.cnn import CnnPerception
-from perception.percept import Memory, Perception
-from perception.slot_model import SlotConfig, SlotModel
-from perception.slots import MOVED, SlotPerception
-from perception.state import StatePerception
+from perception.base import Memory, Perception
+from perception.encoders.cnn import CnnPerception
+from perception.encoders.state import StatePerception
+from perception.slots.model import SlotConfig, SlotModel
+from perception.slots.perception import MOVED, SlotPerception
 
 BATCH, STEPS = 3, 4
 Make = Callable[[], Perception]

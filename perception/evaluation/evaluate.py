@@ -1,0 +1,182 @@
+"""What a slot model is worth on episodes whose truth is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from perception.evaluation import metrics
+from perception.slots.model import Sight, SlotModel
+
+Score = float | None | list[float | None] | list[int]
+
+APART = 5
+"""Frames within which cases of one object look alike."""
+TYPICAL_CHANGE = 1.26
+"""Median of the largest of three channels' changes, in their standard deviation, if they are normal."""
+CERTAIN_CHANGE = 5.0
+"""Standard deviations above which a change is no noise: one of a thing's hundred pixels hardly ever exceeds it."""
+
+
+@torch.no_grad()
+def see_episodes(model: SlotModel, frames: NDArray[np.uint8], actions: NDArray[np.float32] | None = None) -> list[Sight]:
+    """Filter episodes (E, T, H, W, 3) from their first frames on: T sights of batch E. actions: (E, T, A), what was done in each frame."""
+    device = model.backgrounds.device
+    done = None if actions is None else torch.from_numpy(actions).transpose(0, 1).to(device)
+    return model.see_sequence(torch.from_numpy(frames).transpose(0, 1).to(device), done)
+
+
+def label_map(sight: Sight) -> NDArray[np.int64]:
+    """The likeliest slot of each pixel, (B, H, W): 0 for background, 1 .. K for slots."""
+    shares = torch.cat([1 - sight.alpha.unsqueeze(1), sight.decoded.masks], dim=1)
+    return shares.argmax(dim=1).cpu().numpy()
+
+
+def score(
+    model: SlotModel,
+    frames: NDArray[np.uint8],
+    segmentation: NDArray[np.int64],
+    objects: int,
+    actions: NDArray[np.float32] | None = None,
+) -> dict[str, Score]:
+    """Scores on episodes: frames (E, T, H, W, 3), segmentation (E, T, H, W) with labels 1 .. `objects` for the objects of interest,
+    objects + 1 for the rest of the robot and higher ones for other things that are no part of the static background, 0; actions
+    (E, T, A), what was done in each frame, for slots that are predicted by it.
+
+    The foreground (`fg_ari`, `video_fg_ari`, `mbo`, `miou`) is the objects of interest and the robot; `ari` counts every pixel and label.
+    None stands where there is nothing to measure: an object never in sight, one that never moves, FG-ARI of a single thing.
+    """
+    sights = see_episodes(model, frames, actions)
+    labels = np.stack([label_map(s) for s in sights], axis=1)  # (E, T, H, W)
+    coordinates = np.stack([s.coordinates.double().cpu().numpy() for s in sights], axis=1)  # (E, T, K, 4)
+    slots = coordinates.shape[2]
+    presence = coordinates[..., 3].mean(axis=(0, 1))
+    truth, guess = (maps.reshape(-1, *maps.shape[2:]) for maps in (segmentation, labels))
+    found = compare(truth, guess, objects, slots)
+    owners = metrics.match_slots(found.iou)
+    centres = metrics.mask_centres(segmentation, objects)
+    # An object without a slot has nothing that could tell where it is.
+    centroids = np.stack([coordinates[:, :, k, :2] if k >= 0 else np.zeros_like(centres[:, :, 0]) for k in owners[:objects]], axis=2)
+    position_r2 = metrics.position_r2(centres, centroids)
+    iou = _mean(found.matched)
+    foreground = found.table[:, 1 : objects + 2]
+    episodes = foreground.reshape(*segmentation.shape[:2], *foreground.shape[1:]).sum(axis=1)
+    several = (foreground.sum(axis=(0, 2)) > 0).sum() > 1
+    figures = {
+        "fg_ari": _mean(metrics.adjusted_rand_index(foreground)) if several else np.nan,
+        "ari": metrics.adjusted_rand_index(found.table).mean(),
+        "worst_iou": _least(iou[:objects]),
+        "mean_position_r2": _mean(position_r2),
+        "worst_position_r2": _least(position_r2),
+        "mbo": _mean(metrics.best_overlaps(found.iou).ravel()),
+        "miou": _mean(found.matched.ravel()),
+        "robot_iou": iou[objects],
+        "video_fg_ari": _mean(metrics.adjusted_rand_index(episodes)) if several else np.nan,
+        "switch_rate": metrics.switch_rate(found.slots.reshape(*segmentation.shape[:2], -1)),
+    }
+    spare = np.setdiff1d(np.arange(slots), owners)
+    return {name: _number(value) for name, value in figures.items()} | {
+        "iou": [_number(value) for value in iou[:objects]],
+        "position_r2": [_number(value) for value in position_r2],
+        "slots": owners.tolist(),
+        "presence": presence[owners[owners >= 0]].tolist(),
+        "spare_presence": presence[spare].tolist(),
+    }
+
+
+@dataclass
+class Comparison:
+    """True and predicted masks of B images, compared; N is the objects of interest and the robot."""
+
+    table: NDArray[np.int64]
+    """(B, labels, K + 1): pixels of each true label in each slot."""
+    iou: NDArray[np.float64]
+    """(B, N, K), NaN for what is out of sight."""
+    matched: NDArray[np.float64]
+    """(B, N): IoU under the best matching of the image, in which the robot takes part: a large arm cannot stand in for a lost cube."""
+    slots: NDArray[np.int64]
+    """(B, N): the slot under that matching, -1 for none."""
+
+
+def compare(segmentation: NDArray[np.int64], labels: NDArray[np.int64], objects: int, slots: int) -> Comparison:
+    """Compare true and predicted label maps (B, H, W) image by image."""
+    table = metrics.contingency(segmentation, labels, max(int(segmentation.max()), objects + 1), slots)
+    iou = metrics.overlaps(table, objects + 1)
+    return Comparison(table, iou, *metrics.matched_overlaps(iou))
+
+
+def worst_frames(matched: NDArray[np.float64], count: int) -> list[tuple[int, int]]:
+    """The `count` worst cases (frame, thing) of one episode by the matched IoU (T, N), the worst first; of those of one thing within APART
+    frames, which look alike, only the worst, and none that is perfect."""
+    chosen: list[tuple[int, int]] = []
+    for cell in np.argsort(matched, axis=None)[: (matched < 1).sum()]:
+        frame, thing = divmod(int(cell), matched.shape[1])
+        if all(thing != other or abs(frame - at) > APART for at, other in chosen):
+            chosen.append((frame, thing))
+    return chosen[:count]
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the first axis of what is there; NaN where nothing is."""
+    seen = ~np.isnan(values)
+    return np.where(seen.any(axis=0), np.where(seen, values, 0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1), np.nan)
+
+
+def _least(values: NDArray[np.float64]) -> float:
+    """The least of what is there; NaN where nothing is."""
+    return float(np.fmin.reduce(values))
+
+
+def _number(value: float | np.floating | NDArray[np.float64]) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+@torch.no_grad()
+def resting_jitter(model: SlotModel, frames: NDArray[np.uint8], actions: NDArray[np.float32] | None = None) -> float:
+    """Measure how far the centroid of an object at rest moves from frame to frame; no truth is needed.
+
+    A slot is at rest where no pixel under its mask changes by more than the frames' noise. If no slot ever is, the frames are seen again
+    with as much noise added, and the difference of the centroids counts, which is rather too much than too little.
+
+    Args:
+        model: The slot model.
+        frames: (E, T, H, W, 3).
+        actions: (E, T, A), what was done in each frame.
+
+    Returns:
+        The largest 99% quantile over slots, in the unit of centroids ([-1, 1]).
+    """
+    sights = see_episodes(model, frames, actions)
+    jitter: list[list[float]] = [[] for _ in range(sights[0].coordinates.shape[1])]
+    levels = []
+    for t in range(1, len(sights)):
+        before, now = sights[t - 1], sights[t]
+        change = np.abs(frames[:, t].astype(np.int16) - frames[:, t - 1]).max(axis=-1)
+        noise = np.median(change, axis=(1, 2)) / TYPICAL_CHANGE  # (E,) standard deviation of the change that is only noise
+        levels.append(noise.mean())
+        changed = torch.from_numpy(change > CERTAIN_CHANGE * noise[:, None, None]).to(now.alpha)
+        touched = torch.einsum("bkhw,bhw->bk", now.decoded.masks + before.decoded.masks, changed)
+        resting = (touched < 0.5) & _present(now) & _present(before)
+        for k, moves in enumerate(_moves(before, now).T):
+            jitter[k] += moves[resting[:, k]].tolist()
+    sigma = float(np.mean(levels)) / 2**0.5 if levels else 0.0
+    if sigma > 0 and not any(jitter):
+        noisy = frames + np.random.default_rng(0).normal(0, sigma, frames.shape)
+        others = see_episodes(model, noisy.round().clip(0, 255).astype(np.uint8), actions)
+        for sight, other in zip(sights, others, strict=True):
+            both = _present(sight) & _present(other)
+            for k, moves in enumerate(_moves(sight, other).T):
+                jitter[k] += moves[both[:, k]].tolist()
+    return max((float(np.quantile(j, 0.99)) for j in jitter if j), default=0.0)
+
+
+def _present(sight: Sight) -> torch.Tensor:
+    return sight.coordinates[..., 3] > 0.5
+
+
+def _moves(before: Sight, now: Sight) -> torch.Tensor:
+    """(B, K): how far centroids moved, in x or y."""
+    return (now.coordinates - before.coordinates)[..., :2].abs().amax(dim=-1)

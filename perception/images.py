@@ -1,0 +1,10 @@
+"""Frames as the networks read them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def as_images(frames: Tensor) -> Tensor:
+    """Frames (B, H, W, 3) uint8 as (B, 3, H, W) in [0, 1]."""
+    return frames.permute(0, 3, 1, 2).float() / 255

@@ -1,0 +1,352 @@
+"""Replay: every segment drawn is one that happened, compared with a plain record of what happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.small import config
+from vis_rpg.agent.batch import Batch
+from vis_rpg.errors import UserError
+from vis_rpg.training import checkpoint
+from vis_rpg.training.chunks import Chunks
+from vis_rpg.training.replay_buffer import Replay, Request, Tables, bytes_needed, choose_device, make_tables
+from vis_rpg.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Episode:
+    obs: list[int] = field(default_factory=list)
+    acts: list[tuple[float, float, float, float]] = field(default_factory=list)
+    """(action, reward, terminated, z) of each step."""
+
+
+class World:
+    """Fills a replay with episodes of random length, and remembers all in plain lists. Every observation is a number of its own."""
+
+    def __init__(
+        self,
+        envs: int = 3,
+        capacity: int = 100_000,
+        history: int = 1,
+        longest: int = 9,
+        seed: int = 0,
+        tables: Tables | None = None,
+        lost: float = 0.0,
+    ) -> None:
+        """lost: chance that an environment is lost in a step: its episode is cut, and what it did there is never known."""
+        self.lost = lost
+        self.rng = np.random.default_rng(seed)
+        self.longest, self.envs = longest, envs
+        self.replay = Replay(capacity, {"id": ((), torch.int64)}, 1, 1, history, envs, CPU, tables)
+        self.episodes = [Episode() for _ in range(envs)]
+        self.where: dict[int, tuple[Episode, int]] = {}
+        """Observation -> its episode and place there."""
+        self.order: list[int] = []
+        """Observations in the order of arrival, which is that of rows."""
+        self.begin(list(range(envs)))
+
+    def see(self, episode: Episode) -> int:
+        name = len(self.order)
+        self.where[name] = (episode, len(episode.obs))
+        episode.obs.append(name)
+        self.order.append(name)
+        return name
+
+    def begin(self, rows: list[int]) -> None:
+        for row in rows:
+            self.episodes[row] = Episode()
+        obs = torch.tensor([self.see(self.episodes[row]) for row in rows])
+        self.replay.begin({"id": obs}, torch.tensor(rows))
+
+    def step(self) -> None:
+        ends = self.rng.random(self.envs) < 1 / self.longest
+        action, reward, z = self.rng.normal(size=(3, self.envs)).astype(np.float32)
+        terminated = ends & (self.rng.random(self.envs) < 0.5)
+        kept = np.flatnonzero(self.rng.random(self.envs) >= self.lost)
+        for row in kept:
+            episode = self.episodes[row]
+            z[row] = episode.acts[0][3] if episode.acts else z[row]
+            episode.acts.append((action[row], reward[row], float(terminated[row]), z[row]))
+        following = torch.tensor([self.see(self.episodes[row]) for row in kept], dtype=torch.int64)
+        given = [torch.from_numpy(value[kept]) for value in (action[:, None], reward, terminated, z[:, None])]
+        which = torch.from_numpy(kept) if self.lost else None
+        self.replay.add(*given, {"id": following}, which)
+        begun = np.union1d(np.flatnonzero(ends), np.setdiff1d(np.arange(self.envs), kept))
+        if len(begun):
+            self.begin(begun.tolist())
+
+    def run(self, steps: int) -> World:
+        for _ in range(steps):
+            self.step()
+        return self
+
+    def check(self, batch: Batch) -> set[int]:
+        """Every column of the batch happened so; returns the observations that segments start at."""
+        history, (H, B) = self.replay.history, batch.reward.shape
+        window, mask, z = batch.window["id"].T.tolist(), batch.mask.T.tolist(), batch.z[:, 0].tolist()
+        given = torch.stack([batch.action[..., 0], batch.reward, batch.terminated], -1).transpose(0, 1).tolist()
+        starts = set()
+        for b in range(B):
+            episode, t = self.where[window[b][history - 1]]
+            starts.add(window[b][history - 1])
+            last, acts = len(episode.obs) - 1, episode.acts[t : t + H]
+            assert window[b] == [episode.obs[min(max(i, 0), last)] for i in range(t - history + 1, t + H + 1)]
+            assert acts
+            assert mask[b] == [1.0] * len(acts) + [0.0] * (H - len(acts))
+            assert given[b] == [[float(x) for x in act[:3]] for act in acts] + [[0.0] * 3] * (H - len(acts))
+            assert all(float(act[3]) == z[b] for act in acts)
+        for b in range(batch.familiar["id"].shape[1]):
+            ids = batch.familiar["id"][:, b].tolist()
+            episode, t = self.where[ids[-1]]
+            assert t > 0, "the RND learns from observations that followed an action"
+            assert ids == [episode.obs[max(i, 0)] for i in range(t - history + 1, t + 1)]
+        if batch.first is not None:
+            for ids in batch.first["id"].T.tolist():
+                assert ids == [ids[-1]] * history
+                assert self.where[ids[-1]][1] == 0
+        return starts
+
+    def draw(self, size: int = 256, horizon: int = 3, seed: int = 0) -> Batch:
+        first = 16 if self.replay.firsts else 0
+        return self.replay.sample(Request(size, horizon, 16, first), torch.Generator().manual_seed(seed))
+
+
+def same(first: Batch, second: Batch) -> bool:
+    def flat(batch: Batch) -> list[Tensor]:
+        parts: list[Tensor] = []
+        for value in vars(batch).values():
+            parts += list(value.values()) if isinstance(value, dict) else [value]
+        return parts
+
+    return all(torch.equal(a, b) for a, b in zip(flat(first), flat(second), strict=True))
+
+
+@pytest.mark.parametrize("history", [1, 2, 3])
+@pytest.mark.parametrize("horizon", [1, 3, 12])
+def test_segments_are_what_happened_and_never_cross_episodes(history: int, horizon: int) -> None:
+    world = World(history=history).run(60)
+    starts = world.check(world.draw(1200, horizon))
+    acted = {name for name, (episode, t) in world.where.items() if t < len(episode.acts)}
+    assert starts == acted, "every transition can be drawn, the newest included"
+
+
+@pytest.mark.parametrize("capacity", [100_000, 40])
+@pytest.mark.parametrize("lost", [0.1, 0.7])
+def test_an_episode_that_is_cut_ends_where_it_was_last_seen(capacity: int, lost: float) -> None:
+    world = World(capacity=capacity, history=2, lost=lost)
+    for _ in range(20):
+        world.check(world.run(4).draw(60))
+    starts = world.check(world.draw(4000))
+    acted = {name for name in world.order if world.where[name][1] < len(world.where[name][0].acts)}
+    oldest = len(world.order) - capacity + world.replay.margin
+    assert starts == {name for name in acted if name >= oldest}
+
+
+@pytest.mark.parametrize("history", [1, 2])
+@pytest.mark.parametrize("envs", [1, 3, 5])
+@pytest.mark.parametrize("seed", range(2))
+def test_overwriting_leaves_valid_segments_alone(history: int, envs: int, seed: int) -> None:
+    capacity = 8 * envs + 8 + 11 * seed
+    world = World(envs, capacity, history, longest=2 + 3 * seed, seed=seed)
+    for step in range(30):
+        world.run(3)
+        starts = world.check(world.draw(24, seed=step))
+        assert all(name >= len(world.order) - capacity for name in starts)
+    oldest = len(world.order) - capacity + world.replay.margin
+    held = {name for name in world.order[oldest:] if world.where[name][1] < len(world.where[name][0].acts)}
+    assert len(world.replay) == len(held)
+    assert world.check(world.draw(20 * len(held))) == held
+
+
+def test_starts_are_drawn_uniformly() -> None:
+    world = World(envs=3, capacity=150).run(120)
+    batch = world.draw(60_000, horizon=1)
+    counts = torch.bincount(batch.window["id"][0])
+    counts = counts[counts > 0].double()
+    assert len(counts) == len(world.replay)
+    expected = counts.mean()
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    assert chi_square < len(counts) + 5 * (2 * len(counts)) ** 0.5
+
+
+def test_the_final_observation_is_the_one_bootstrapped_from() -> None:
+    world = World(longest=4).run(40)
+    batch = world.draw(2000, horizon=1)
+    for start, following in batch.window["id"].T.tolist():
+        episode, t = world.where[start]
+        assert following == episode.obs[t + 1]
+
+
+@pytest.mark.parametrize("capacity", [100_000, 90, 160])
+def test_a_saved_replay_draws_the_same_segments_and_goes_on_the_same(tmp_path: Path, capacity: int) -> None:
+    world, chunks = World(envs=3, capacity=capacity, history=2), Chunks(tmp_path / "chunks", "replay")
+    for part in range(5):
+        world.run(17 if part else 3)
+        saved = world.replay.save(chunks)
+        path = checkpoint.save(tmp_path / "checkpoints", part, {"replay": saved})
+        chunks.keep({(start, end) for start, end in saved["spans"]})
+        loaded = Replay(capacity, {"id": ((), torch.int64)}, 1, 1, 2, 3, CPU)
+        loaded.load(checkpoint.load(path)["replay"], Chunks(tmp_path / "chunks", "replay"))
+        assert len(loaded) == len(world.replay)
+        generator = torch.Generator().manual_seed(part)
+        assert same(loaded.sample(Request(64, 3, 16, 16), generator), world.draw(64, seed=part))
+        world.replay = loaded  # and on from what was loaded
+        chunks = Chunks(tmp_path / "chunks", "replay")
+        chunks.load_state(saved)
+    world.run(30)
+    world.check(world.draw(500))
+
+
+def test_saving_changes_nothing(tmp_path: Path) -> None:
+    quiet, saving = World(capacity=120), World(capacity=120)
+    chunks = Chunks(tmp_path, "replay")
+    for step in range(100):
+        quiet.step()
+        saving.step()
+        if step % 7 == 0:
+            saving.replay.save(chunks)
+        assert same(quiet.draw(8, seed=step), saving.draw(8, seed=step))
+
+
+def test_a_checkpoint_costs_what_is_new(tmp_path: Path) -> None:
+    world, chunks = World().run(50), Chunks(tmp_path, "replay")
+    world.replay.save(chunks)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    world.run(4)
+    saved = world.replay.save(chunks)
+    new = [path for path in tmp_path.iterdir() if path not in before]
+    assert len(new) == 1
+    rows = chunks.read(tuple(saved["spans"][-1]))["acted"]
+    assert len(rows) <= 4 * 2 * world.envs + world.envs
+    assert len(saved["tail"]["acted"]) <= 2 * world.envs
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_an_episode_that_is_dropped_ends_masked_and_the_next_begins_clean(tmp_path: Path) -> None:
+    world, chunks = World(envs=2, history=2, longest=1000).run(5), Chunks(tmp_path, "replay")
+    state = world.replay.save(chunks)
+    world.replay = Replay(100_000, {"id": ((), torch.int64)}, 1, 1, 2, 2, CPU)
+    world.replay.load(state, chunks)
+    world.begin([0, 1])
+    world.run(5)
+    world.check(world.draw(300))
+    world.replay.save(chunks)
+    assert list(world.replay.firsts) == [0, 1, 12, 13]
+
+
+def test_z_stays_that_of_the_start_within_a_segment() -> None:
+    world = World(envs=2, longest=3).run(40)
+    batch = world.draw(500, horizon=5)
+    for b, start in enumerate(batch.window["id"][0].tolist()):
+        assert float(batch.z[b, 0]) == pytest.approx(world.where[start][0].acts[0][3])
+
+
+def test_the_memory_that_is_told_is_the_memory_that_is_taken() -> None:
+    stored = {"frame": ((8, 8, 3), torch.uint8), "slots": ((4, 6), torch.float16)}
+    replay = Replay(500, stored, 2, 12, 2, 5, CPU)
+    taken = sum(table.nbytes for table in replay.tables.values())
+    assert bytes_needed(500, stored, 2, 12) == pytest.approx(taken, rel=0.01)
+
+
+@pytest.fixture
+def four_gib(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host with 4 GiB free and a GPU with 10 GiB free."""
+    monkeypatch.setattr("vis_rpg.training.replay_buffer.free_on_host", lambda: 4 * 2**30)
+    monkeypatch.setattr("vis_rpg.training.replay_buffer.free_addresses", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * 2**30, 16 * 2**30))
+
+
+def test_the_line_says_how_much_replay_takes_of_what_is_free(four_gib: None) -> None:
+    chosen, line = choose_device(3 * 2**29, CPU, "auto", 1000)
+    assert chosen == CPU
+    assert line == "1.50 GiB when full on cpu, 4.0 GiB free there"
+
+
+@pytest.mark.parametrize(
+    ("needed", "wanted", "chosen", "free"),
+    [(7, "auto", "cuda", "10.0"), (3, "host", "cpu", "4.0"), (9, "device", "cuda", "10.0"), (1, "host", "cpu", "4.0")],
+)
+def test_replay_lies_on_the_gpu_where_it_leaves_a_fifth_of_it_free(
+    four_gib: None, needed: int, wanted: str, chosen: str, free: str
+) -> None:
+    where, line = choose_device(needed * 2**30, torch.device("cuda"), wanted, 1000)
+    assert where.type == chosen
+    assert line == f"{needed}.00 GiB when full on {chosen}, {free} GiB free there"
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "says"),
+    [
+        ("cpu", "auto", r"12.00 GiB on cpu, with 4.00 GiB free there: give agent.replay_capacity=30000 or less"),
+        ("cuda", "auto", r"12.00 GiB on cpu, with 4.00 GiB free there: give agent.replay_capacity=66000 or less"),
+        ("cuda", "device", r"12.00 GiB on cuda, with 10.00 GiB free there: give agent.replay_capacity=75000 or less"),
+    ],
+)
+def test_replay_that_does_not_fit_is_refused_with_the_capacity_that_would(four_gib: None, device: str, wanted: str, says: str) -> None:
+    with pytest.raises(UserError, match=f"agent.replay_capacity=100000: replay x 2 seeds would take {says}"):
+        choose_device(12 * 2**30, torch.device(device), wanted, 100_000, what="replay x 2 seeds")
+    capacity = int(says.split("capacity=")[1].split()[0])
+    assert choose_device(12 * 2**30 * capacity // 100_000, torch.device(device), wanted, capacity)[0].type == device
+
+
+def test_replay_that_a_run_is_too_short_to_fill_may_be_larger_than_memory_but_not_than_addresses(
+    four_gib: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose_device(12 * 2**30, CPU, "auto", 100_000, filled=0.2)
+    monkeypatch.setattr("vis_rpg.training.replay_buffer.free_addresses", lambda: 6 * 2**30)
+    with pytest.raises(UserError, match="with 6.00 GiB left under `ulimit -v`: give agent.replay_capacity=45000 or less"):
+        choose_device(12 * 2**30, CPU, "auto", 100_000, filled=0.2)
+
+
+def test_a_run_is_refused_only_if_it_is_long_enough_to_fill_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vis_rpg.training.replay_buffer.free_on_host", lambda: 2**26)
+    words = ("task=maze", "agent.replay_capacity=1000000", f"out={tmp_path}")
+    with pytest.raises(UserError, match=r"agent.replay_capacity=1000000: replay would take .* on cpu, with 0.06 GiB free there"):
+        Trainer(config(*words, "steps=1000000"))
+    assert not (tmp_path / "metrics.jsonl").exists()
+    Trainer(config(*words, "steps=1000"))
+
+
+def test_replays_side_by_side_know_nothing_of_each_other() -> None:
+    worlds = [World(envs=2, capacity=60, history=2, longest=3 + seed, seed=seed) for seed in range(3)]
+    tables = make_tables(60, {"id": ((), torch.int64)}, 1, 1, CPU, count=3)
+    for index, world in enumerate(worlds):
+        beside = World(
+            envs=2, capacity=60, history=2, longest=3 + index, seed=index, tables={k: table[index] for k, table in tables.items()}
+        )
+        for world_or_twin in (world, beside):
+            world_or_twin.run(70)
+        beside.check(beside.draw(200))
+    for index, world in enumerate(worlds):
+        for name, table in world.replay.tables.items():
+            assert torch.equal(tables[name][index], table), name
+
+
+def test_observations_keep_their_type() -> None:
+    replay = Replay(100, {"frame": ((2, 2), torch.uint8), "slots": ((3,), torch.float16)}, 1, 0, 1, 1, CPU)
+    obs = {"frame": torch.full((1, 2, 2), 200, dtype=torch.uint8), "slots": torch.ones(1, 3).half()}
+    replay.begin(obs, torch.tensor([0]))
+    replay.add(torch.zeros(1, 1), torch.zeros(1), torch.zeros(1), torch.zeros(1, 0), obs)
+    window = replay.sample(Request(4, 1, 1), torch.Generator()).window
+    assert (window["frame"].dtype, window["slots"].dtype) == (torch.uint8, torch.float16)
+    assert int(window["frame"].max()) == 200
+
+
+def test_a_replay_that_is_too_small_is_refused_with_the_key_to_change() -> None:
+    with pytest.raises(UserError, match=r"agent.replay_capacity=20: too small for agent.envs=5; give at least 48"):
+        Replay(20, {"id": ((), torch.int64)}, 1, 1, 1, 5, CPU)
+    Replay(48, {"id": ((), torch.int64)}, 1, 1, 1, 5, CPU)
+
+
+def test_episodes_longer_than_replay_are_named_where_beginnings_are_asked_for() -> None:
+    world = World(envs=1, capacity=40, longest=10**9).run(100)
+    with pytest.raises(UserError, match="agent.replay_capacity=40: holds no episode's beginning"):
+        world.replay.sample(Request(4, 3, 4, 4), torch.Generator())

@@ -1,0 +1,168 @@
+"""Latent spaces of z, and p_φ(z|s,a), the learned posterior that keeps trajectories consistent with their z.
+
+A space is static: it knows how to draw z from noise and how to score z under the outputs of a network. Noise is passed in, so that
+everything that uses it is a pure function.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vis_rpg.agent.networks import mlp
+
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+
+
+def bounded_log_std(raw: Tensor) -> Tensor:
+    """A log std within (LOG_STD_MIN, LOG_STD_MAX) from any number: the number itself up to 1 from a bound, from there a tanh. Unlike a
+    clamp it lets a gradient through beyond its bounds, so that what has overshot finds back."""
+    linear = raw.clamp(LOG_STD_MIN + 1, LOG_STD_MAX - 1)
+    return linear + torch.tanh(raw - linear)
+
+
+class LatentSpace(Protocol):
+    """What the agent asks of a space of z; B stands for any leading shape."""
+
+    dim: int
+    """Width of z as networks see it; 0 for no latent."""
+    posterior_outputs: int
+    """Outputs of the network of p_φ."""
+    prior_outputs: int
+    """Outputs of the network of a learned π(z|s₁)."""
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Noise that `sample` turns into z: (*shape, dim)."""
+
+    def sample(self, noise: Tensor, outputs: Tensor | None = None) -> Tensor:
+        """z (B, dim) from π(z|s₁) with these outputs; from the fixed prior where there are none."""
+
+    def log_prior(self, z: Tensor, outputs: Tensor) -> Tensor:
+        """log π(z|s₁), (B,)."""
+
+    def entropy(self, outputs: Tensor) -> Tensor:
+        """Entropy of π(z|s₁), (B,)."""
+
+    def divergence(self, outputs: Tensor) -> Tensor:
+        """KL(π(z|s₁) ‖ fixed prior), (B,)."""
+
+    def log_posterior(self, z: Tensor, outputs: Tensor) -> Tensor:
+        """log p_φ(z|s,a), (B,)."""
+
+
+class GaussianLatent:
+    """z in R^dim; prior N(0, I), or a diagonal normal where it is learned; p_φ normal with a fixed std (Table 1: 0.38)."""
+
+    def __init__(self, dim: int, posterior_std: float) -> None:
+        self.dim = self.posterior_outputs = dim
+        self.prior_outputs = 2 * dim
+        self.posterior_std = posterior_std
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.randn(*shape, self.dim, generator=generator, device=generator.device)
+
+    @staticmethod
+    def _prior(outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log std, bounded so that a learned prior neither explodes nor shrinks to a point."""
+        mean, raw = outputs.chunk(2, -1)
+        return mean, bounded_log_std(raw)
+
+    def sample(self, noise: Tensor, outputs: Tensor | None = None) -> Tensor:
+        if outputs is None:
+            return noise
+        mean, log_std = self._prior(outputs)
+        return mean + log_std.exp() * noise
+
+    def log_prior(self, z: Tensor, outputs: Tensor) -> Tensor:
+        mean, log_std = self._prior(outputs)
+        return (-0.5 * ((z - mean) / log_std.exp()) ** 2 - log_std).sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
+
+    def entropy(self, outputs: Tensor) -> Tensor:
+        return self._prior(outputs)[1].sum(-1) + 0.5 * self.dim * math.log(2 * math.pi * math.e)
+
+    def divergence(self, outputs: Tensor) -> Tensor:
+        mean, log_std = self._prior(outputs)
+        return (0.5 * (mean**2 + (2 * log_std).exp() - 1) - log_std).sum(-1)
+
+    def log_posterior(self, z: Tensor, outputs: Tensor) -> Tensor:
+        constant = self.dim * (math.log(self.posterior_std) + 0.5 * math.log(2 * math.pi))
+        return (-0.5 / self.posterior_std**2) * ((z - outputs) ** 2).sum(-1) - constant
+
+
+class CategoricalLatent:
+    """z a one-hot vector of `dim` categories; prior uniform, or a softmax where it is learned; p_φ a softmax."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = self.posterior_outputs = self.prior_outputs = dim
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Gumbel noise, so that sampling is an arg max."""
+        uniform = torch.rand(*shape, self.dim, generator=generator, device=generator.device)
+        return -torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))
+
+    def sample(self, noise: Tensor, outputs: Tensor | None = None) -> Tensor:
+        logits = noise if outputs is None else noise + outputs
+        return F.one_hot(logits.argmax(-1), self.dim).to(noise.dtype)
+
+    def log_prior(self, z: Tensor, outputs: Tensor) -> Tensor:
+        return (z * outputs.log_softmax(-1)).sum(-1)
+
+    def entropy(self, outputs: Tensor) -> Tensor:
+        log_p = outputs.log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1)
+
+    def divergence(self, outputs: Tensor) -> Tensor:
+        return math.log(self.dim) - self.entropy(outputs)
+
+    def log_posterior(self, z: Tensor, outputs: Tensor) -> Tensor:
+        return self.log_prior(z, outputs)
+
+
+class NoLatent:
+    """The empty space: with it the agent is MBSAC, the same model-based updates with one Gaussian mode."""
+
+    dim = posterior_outputs = prior_outputs = 0
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.zeros(*shape, 0, device=generator.device)
+
+    def sample(self, noise: Tensor, outputs: Tensor | None = None) -> Tensor:
+        return noise
+
+    def log_prior(self, z: Tensor, outputs: Tensor) -> Tensor:
+        return z.sum(-1)
+
+    def entropy(self, outputs: Tensor) -> Tensor:
+        return outputs.sum(-1)
+
+    def divergence(self, outputs: Tensor) -> Tensor:
+        return outputs.sum(-1)
+
+    def log_posterior(self, z: Tensor, outputs: Tensor) -> Tensor:
+        return z.sum(-1)
+
+
+def make_latent(kind: str, dim: int, posterior_std: float) -> LatentSpace:
+    """The space named by the config: gaussian, categorical, or none (MBSAC)."""
+    if kind == "gaussian":
+        return GaussianLatent(dim, posterior_std)
+    return CategoricalLatent(dim) if kind == "categorical" else NoLatent()
+
+
+class Posterior(nn.Module):
+    """p_φ(z|s,a): which z would have acted so here. Its log is the consistency reward of Eq. 2."""
+
+    def __init__(self, space: LatentSpace, state_dim: int, action_dim: int, hidden: int) -> None:
+        super().__init__()
+        self.space = space
+        self.net = mlp(state_dim + action_dim, space.posterior_outputs, hidden) if space.dim else None
+
+    def log_prob(self, z: Tensor, s: Tensor, a: Tensor) -> Tensor:
+        """log p_φ(z|s,a), (B,); zero where there is no latent."""
+        if self.net is None:
+            return s.new_zeros(s.shape[:-1])
+        return self.space.log_posterior(z, self.net(s, a))

@@ -1,0 +1,55 @@
+"""The world model ψ of Section 4.3.1: encoder f, dynamics h, reward R, twin critics Q.
+
+Shapes: B batch, T time, H horizon, S latent state, A action, Z latent variable, E action embedding.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from perception.base import Perception, Window
+from vis_rpg.agent.encoder import make_encoder
+from vis_rpg.agent.networks import GRU, EnsembleMLP, mlp
+
+
+class WorldModel(nn.Module):
+    """s = f(o); s', r = h(s, a), R(s', a); Q(s, a, z). The dynamics carry a GRU state that is initialised from s."""
+
+    def __init__(
+        self, perception: Perception, encoder: str, action_dim: int, z_dim: int, state_dim: int, hidden: int, terminates: bool
+    ) -> None:
+        super().__init__()
+        self.perception = perception
+        self.f = make_encoder(encoder, perception.feature_shape, state_dim, hidden)
+        self.embed = mlp(action_dim, hidden, hidden)
+        self.initial = mlp(state_dim, hidden, hidden)
+        self.cell = GRU(hidden, hidden)
+        self.decode = mlp(hidden, state_dim, hidden)
+        self.R = mlp(state_dim + hidden, 1, hidden)
+        self.Q = EnsembleMLP(2, state_dim + action_dim + z_dim, hidden)
+        self.continues = mlp(state_dim, 1, hidden) if terminates else None
+
+    def encode(self, window: Window) -> Tensor:
+        """f(o): stored observations (history - 1 + T, B, ...) -> s (T, B, S)."""
+        return self.f(self.perception.features(window))
+
+    def unroll(self, s: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Known actions (H, B, A) from s (B, S): next states (H, B, S) and rewards (H, B). Products over time are taken at once."""
+        embedding = self.embed(actions)
+        states = self.decode(self.cell.unroll(embedding, self.initial(s)))
+        return states, self.reward(states, embedding)
+
+    def step(self, h: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One imagined step: h (B, hidden), a (B, A) -> next h, next state (B, S), action embedding (B, E)."""
+        embedding = self.embed(a)
+        h = self.cell.step(embedding, h)
+        return h, self.decode(h), embedding
+
+    def reward(self, next_state: Tensor, embedding: Tensor) -> Tensor:
+        """R: (..., S), (..., E) -> (...)."""
+        return self.R(next_state, embedding).squeeze(-1)
+
+    def q(self, s: Tensor, a: Tensor, z: Tensor, critics: int = 2) -> Tensor:
+        """The first one or both critics: (T, B, S), (T, B, A), (B, Z) -> (critics, T, B)."""
+        x = (s, a, z.expand(*s.shape[:-1], -1))
+        return self.Q(*(t.flatten(0, -2) for t in x), members=critics).view(critics, *s.shape[:-1])

@@ -1,0 +1,131 @@
+"""Curves over seeds: metrics of several runs in one CSV a task (step, value, seed, agent), and the figure that is drawn from it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import EngFormatter
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from vis_rpg.analysis.evaluation import bootstrap
+from vis_rpg.analysis.explored_states import read_metrics
+from vis_rpg.errors import UserError
+from vis_rpg.training.load import load_config
+
+FIELDS = ("step", "value", "seed", "agent")
+
+
+@dataclass
+class Curve:
+    """One agent over its seeds, on steps that every seed has reached."""
+
+    agent: str
+    seeds: int
+    step: np.ndarray
+    """(P,) interactions."""
+    mean: np.ndarray
+    """(P,)."""
+    interval: np.ndarray
+    """(2, P) 95% percentile bootstrap over seeds; NaN with one seed."""
+
+
+def each_seed(folder: Path) -> list[Path]:
+    """The runs in the folder of several seeds; of any other, the run itself."""
+    seeds = sorted(folder.glob("seed-*"), key=lambda path: (len(path.name), path.name))
+    return seeds if seeds and not (folder / "config.yaml").exists() else [folder]
+
+
+def write_csv(path: Path, runs: Sequence[Path], key: str, labels: Sequence[str] | None = None) -> None:
+    """Write `key` of every logged line of these runs; labels: what the agent of each is called, by default as `label` says.
+
+    Raises UserError for a run without it, or two runs of one agent and seed.
+    """
+    rows: list[tuple[int, float, int, str]] = []
+    known: dict[tuple[str, int], Path] = {}
+    for i, run in enumerate(runs):
+        config, metrics = load_config(run), read_metrics(run)
+        try:
+            agent, seed = labels[i] if labels else label(config), int(config.seed)
+        except (OmegaConfBaseException, TypeError, ValueError) as error:
+            raise UserError(f"{run}/config.yaml is damaged: {str(error).splitlines()[0]}: restore it from a copy of the run") from None
+        if (agent, seed) in known:
+            raise UserError(
+                f"runs: {known[agent, seed]} and {run} are both agent={agent} seed={seed}: give each seed once, or labels=[...]"
+            )
+        known[agent, seed] = run
+        found = [(line["step"], line[key], seed, agent) for line in metrics if line.get(key) is not None]
+        if not found:
+            raise UserError(f"key={key}: {run} has logged no such number; it has {', '.join(sorted(metrics[-1]))}")
+        rows += found
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(FIELDS)
+        writer.writerows(rows)
+
+
+def label(config: DictConfig) -> str:
+    """What a run's curve is called: its agent, how it sees pixels, and its bonus where it is not the usual one."""
+    name, bonus = str(config.agent.name), config.exploration
+    if config.perception.name != "state":
+        name += f" from {config.perception.name}"
+    if bonus.name == "none":
+        return f"{name} without bonus"
+    kind = bonus.get("novelty", "objects")
+    name += "" if kind == "objects" else f", {kind} bonus"
+    return f"{name}, summed over objects" if bonus.get("per_object") else name
+
+
+def read_curves(path: Path) -> list[Curve]:
+    """The curves of a CSV, agents in their order there; between its own lines a seed is interpolated. Raises UserError without a CSV."""
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}: give runs=[...] to write it") from None
+    if not rows or set(FIELDS) - set(rows[0]):
+        raise UserError(f"{path}: not a CSV of curves, which has the columns {', '.join(FIELDS)}")
+    agents: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for row in rows:
+        agents.setdefault(row["agent"], {}).setdefault(row["seed"], []).append((float(row["step"]), float(row["value"])))
+    return [_curve(agent, [np.array(sorted(points)).T for points in seeds.values()]) for agent, seeds in agents.items()]
+
+
+def _curve(agent: str, seeds: list[np.ndarray]) -> Curve:
+    """One agent's curve from its seeds' (2, P) steps and values."""
+    first, last = max(steps[0] for steps, _ in seeds), min(steps[-1] for steps, _ in seeds)
+    if first > last:
+        raise UserError(
+            f"agent={agent}: its seeds have no interactions in common (one ends at {last:,.0f}, another begins at {first:,.0f})"
+        )
+    grid = np.unique(np.concatenate([steps for steps, _ in seeds]))
+    grid = grid[(grid >= first) & (grid <= last)]
+    values = np.stack([np.interp(grid, steps, value) for steps, value in seeds])
+    return Curve(agent, len(seeds), grid, values.mean(0), bootstrap(values))
+
+
+def draw_curves(path: Path, curves: Sequence[Curve], title: str, label: str) -> None:
+    """Means with their 95% intervals, each agent named at its line in the legend."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained", dpi=150)
+    for curve in curves:
+        seeds = f"{curve.seeds} seed{'s' if curve.seeds > 1 else ''}"
+        (line,) = axes.plot(curve.step, curve.mean, linewidth=2, label=f"{curve.agent} ({seeds})")
+        axes.fill_between(curve.step, *curve.interval, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set(xlabel="interactions", ylabel=label, title=title)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, title="mean, 95% bootstrap interval" if any(curve.seeds > 1 for curve in curves) else None)
+    figure.savefig(path)
+    plt.close(figure)

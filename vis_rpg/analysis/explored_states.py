@@ -1,0 +1,251 @@
+"""Explored states of a run over training (as Fig. 5 A-C of the paper): where each object was, under which z, when, and how often."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, LogNorm, Normalize
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import EngFormatter
+
+from vis_rpg.envs.make import make_env, task_of
+from vis_rpg.envs.tasks.task import Task
+from vis_rpg.errors import UserError
+from vis_rpg.training import checkpoint
+from vis_rpg.training.coverage import VisitRecord
+from vis_rpg.training.load import load_whole_config
+
+STAGES = 4
+"""Equal parts of the training so far."""
+MOST_POINTS = 8000
+"""In one panel; of more visits a random share is drawn."""
+MAP_BINS = 50
+SEEN_BEFORE = "0.82"
+PANEL = 2.6
+"""Side of a panel, in inches."""
+
+
+@dataclass
+class Visits:
+    """What `VisitRecord` recorded, oldest first: V visits of N objects."""
+
+    step: np.ndarray
+    """(V,) interactions."""
+    positions: np.ndarray
+    """(V, N, 2 or 3), world units."""
+    z: np.ndarray
+    """(V, Z) the latent variable that was acting."""
+
+
+@dataclass
+class Hue:
+    """How z becomes a colour."""
+
+    values: np.ndarray
+    """(V,)."""
+    cmap: Colormap
+    norm: Normalize
+    label: str
+    ticks: list[float]
+    tick_labels: list[str]
+
+
+def read_visits(run: Path) -> Visits:
+    """The visits that a run's newest checkpoint refers to. Raises UserError where the checkpoint or a chunk is missing or broken."""
+    load_whole_config(run)
+    record = VisitRecord(run / "visits")
+    record.load(checkpoint.load(checkpoint.latest(run))["visits"])
+    rows = record.read()
+    return Visits(*(rows[name].numpy() for name in ("step", "positions", "z")))
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line that is still being written is left out. Raises UserError where there are none."""
+    path = run / "metrics.jsonl"
+    try:
+        text = path.read_text(errors="replace")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}: give the folder of a run (scripts/train.py out=...)") from None
+    lines = text.splitlines()
+    complete = lines if text.endswith("\n") else lines[:-1]
+    try:
+        metrics = [json.loads(line) for line in complete]
+        if not all(isinstance(line, dict) and "step" in line for line in metrics):
+            raise ValueError
+    except ValueError:
+        raise UserError(f"{path}: a line is not JSON, or no metrics; the file is broken") from None
+    if not metrics:
+        raise UserError(f"{path}: nothing is logged there yet (logger.log_every interactions lie between lines)")
+    return metrics
+
+
+def states_figure(run: Path) -> Figure:
+    """A row of panels for each object of interest, and the run's coverage below. Raises UserError where there is nothing to draw."""
+    visits, metrics, config = read_visits(run), read_metrics(run), load_whole_config(run)
+    env = make_env(config.task, "state")
+    task = task_of(env)
+    env.close()
+    objects = len(task.object_names)
+    if objects == 0:
+        raise UserError(f"{run}: task={config.task.name} names no objects of interest, so there are no visited states to draw")
+    hue = z_hue(visits.z, config.agent.latent.kind)
+    bounds = np.linspace(0, visits.step[-1], STAGES + 1)
+
+    figure = plt.figure(figsize=((STAGES + 2) * PANEL, objects * PANEL + 0.9 + 2.6), layout="constrained", dpi=130)
+    title = f"{config.task.name} from {config.obs.kind}, {config.agent.name}, seed {config.seed}: {visits.step[-1]:,} interactions"
+    figure.suptitle(f"Visited states, {title}", fontsize=13)
+    halves: Any = figure.subfigures(2, 1, height_ratios=[objects * PANEL + 0.9, 2.4])
+    upper, lower = halves
+    axes = upper.subplots(objects, STAGES + 2, squeeze=False)
+    for index, (row, name) in enumerate(zip(axes, task.object_names, strict=True)):
+        points = visits.positions[:, index][:, list(task.plane)]
+        row[0].set_ylabel(name, fontsize=12)
+        for stage, panel in enumerate(row[:STAGES]):
+            draw_stage(panel, visits.step, points, hue, bounds[stage], bounds[stage + 1])
+        by_step = draw_points(row[-2], points, visits.step, "viridis", Normalize(0, visits.step[-1]))
+        counts = draw_counts(row[-1], points, task)
+        for panel in row:
+            _frame(panel, points, task)
+    for stage, panel in enumerate(axes[0, :STAGES]):
+        panel.set_title(f"{_thousands(bounds[stage])} to {_thousands(bounds[stage + 1])}", fontsize=11)
+    axes[0, -2].set_title("all, by interaction", fontsize=11)
+    axes[0, -1].set_title("number of visits", fontsize=11)
+    _key(upper, axes[:, :STAGES], _mappable(hue.cmap, hue.norm), hue.label, aspect=60, ticks=hue.ticks, labels=hue.tick_labels)
+    _key(upper, axes[:, -2], by_step, "interactions", formatter=EngFormatter(sep=""))
+    _key(upper, axes[:, -1], counts, "visits of a cell")
+    draw_coverage(lower.subplots(), metrics, _summary(run), task)
+    return figure
+
+
+def z_hue(z: np.ndarray, kind: str) -> Hue:
+    """Colours for z (V, Z): the category of a categorical z, the direction of a Gaussian one's first two numbers, one colour for none."""
+    if kind == "categorical":
+        categories = z.shape[1]
+        cmap = plt.get_cmap("tab10" if categories <= 10 else "tab20")
+        colours = ListedColormap([cmap(k % cmap.N) for k in range(categories)])
+        norm = BoundaryNorm(np.arange(categories + 1) - 0.5, categories)
+        return Hue(z.argmax(1), colours, norm, "category of z", list(range(categories)), [str(k + 1) for k in range(categories)])
+    if kind == "gaussian":
+        second = z[:, 1] if z.shape[1] > 1 else np.zeros(len(z))
+        ticks = [-np.pi, -np.pi / 2, 0.0, np.pi / 2, np.pi]
+        labels = ["-180°", "-90°", "0°", "90°", "180°"]
+        return Hue(np.arctan2(second, z[:, 0]), plt.get_cmap("hsv"), Normalize(-np.pi, np.pi), "direction of $(z_1, z_2)$", ticks, labels)
+    return Hue(np.zeros(len(z)), ListedColormap(["tab:blue"]), Normalize(-0.5, 0.5), "this agent has no z", [], [])
+
+
+def draw_stage(axes: Axes, step: np.ndarray, points: np.ndarray, hue: Hue, start: float, end: float) -> None:
+    """Points (V, 2) visited after `start` and until `end` in the colour of their z, over those before, in grey."""
+    before, now = step <= start, (step > start) & (step <= end)
+    draw_points(axes, points[before], np.zeros(before.sum()), ListedColormap([SEEN_BEFORE]), Normalize())
+    draw_points(axes, points[now], hue.values[now], hue.cmap, hue.norm)
+
+
+def draw_points(axes: Axes, points: np.ndarray, values: np.ndarray, cmap: str | Colormap, norm: Normalize) -> Any:
+    """Dots (V, 2) coloured by values (V,), in random order, so that late ones do not hide early ones."""
+    order = np.random.default_rng(0).permutation(len(points))[:MOST_POINTS]
+    size = 5 if len(order) > 2000 else 9
+    x, y = points[order].T
+    return axes.scatter(x, y, c=values[order], s=size, linewidths=0, cmap=cmap, norm=norm)
+
+
+def draw_counts(axes: Axes, points: np.ndarray, task: Task) -> Any:
+    """Visits of each cell of a fine grid, on a log scale."""
+    low, high = _limits(points, task)
+    edges = [np.linspace(low[axis], high[axis], MAP_BINS + 1) for axis in range(2)]
+    counts, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=edges)
+    counts[counts == 0] = np.nan
+    cmap = ListedColormap(plt.get_cmap("magma_r")(np.linspace(0.15, 1, 256)))  # the palest would not stand out from paper
+    return axes.pcolormesh(*edges, counts.T, cmap=cmap, norm=LogNorm(1, max(2.0, np.nanmax(counts))))
+
+
+def draw_coverage(axes: Axes, metrics: list[dict[str, Any]], summary: dict[str, Any], task: Task) -> None:
+    """Coverage over interactions; dashed, what summary.json says that a random policy covered in as many as the whole run, those of its
+    slot model's training counted in."""
+    random_coverage = summary.get("random_coverage")
+    known = [(line["step"], line["coverage"]) for line in metrics if line.get("coverage") is not None]
+    if not known:
+        axes.text(0.5, 0.5, "this task counts no coverage", ha="center", va="center", transform=axes.transAxes)
+        axes.axis("off")
+        return
+    steps, values = np.array([(0, 0.0), *known]).T
+    axes.plot(steps, values, color="tab:blue", linewidth=2, label="this run")
+    top = values.max()
+    if random_coverage is not None:
+        label = f"random policy at {summary['steps'] + summary.get('pretraining_frames', 0):,} interactions"
+        axes.axhline(random_coverage, color="0.35", linestyle="--", linewidth=1.3, label=label)
+        top = max(top, random_coverage)
+    counted = task.coverage.objects if task.coverage else ()
+    axes.set(xlabel="interactions", ylabel=f"coverage of\n{', '.join(counted)}", xlim=(0, steps[-1]), ylim=(0, min(1.0, 1.15 * top) or 1.0))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
+
+
+def save_states(run: Path) -> Path:
+    """Draw run/states.png."""
+    figure = states_figure(run)
+    figure.savefig(run / "states.png")
+    plt.close(figure)
+    return run / "states.png"
+
+
+def _limits(points: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """The corners of what is mapped: those of the coverage grid, or of the data."""
+    if task.coverage is not None:
+        return np.array(task.coverage.low), np.array(task.coverage.high)
+    return points.min(0) - 1e-3, points.max(0) + 1e-3
+
+
+def _frame(axes: Axes, points: np.ndarray, task: Task) -> None:
+    """Walls, goals and limits; no ticks."""
+    low, high = _limits(points, task)
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+    if task.draw is not None:
+        task.draw(axes)
+        axes.spines[:].set_visible(False)  # it draws walls of its own
+    axes.set(xticks=[], yticks=[])
+
+
+def _mappable(cmap: Colormap, norm: Normalize) -> Any:
+    return matplotlib.cm.ScalarMappable(norm, cmap)
+
+
+def _key(
+    figure: SubFigure,
+    axes: np.ndarray,
+    mappable: Any,
+    label: str,
+    aspect: int = 15,
+    ticks: list[float] | None = None,
+    labels: list[str] | None = None,
+    formatter: EngFormatter | None = None,
+) -> None:
+    """A thin colour scale under a block of panels."""
+    bar = figure.colorbar(mappable, ax=axes.ravel().tolist(), location="bottom", aspect=aspect, pad=0.02, shrink=0.9, format=formatter)
+    bar.set_label(label)
+    if ticks is not None:
+        bar.set_ticks(ticks, labels=labels)
+    bar.outline.set_visible(False)
+
+
+def _thousands(number: float) -> str:
+    return f"{round(number):,}"
+
+
+def _summary(run: Path) -> dict[str, Any]:
+    """summary.json, which is there once a run has ended."""
+    try:
+        return json.loads((run / "summary.json").read_text())
+    except OSError:
+        return {}

@@ -1,0 +1,46 @@
+"""REINFORCE (Williams, 1992) with one Gaussian on the bandit of Fig. 4: the single mode that gets stuck (Sec. 5.1)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vis_rpg.bandit.rpg import Modes
+from vis_rpg.envs.tasks.bandit import REACH, bandit_reward
+
+
+class GaussianReinforce(nn.Module):
+    """A tanh-normal on [-1, 1] with a mean that starts at 0 and a free std, moved by the score function alone."""
+
+    def __init__(self, config: Any) -> None:
+        """config: the group `reinforce` of configs/bandit.yaml."""
+        super().__init__()
+        self.config = config
+        self.mean = nn.Parameter(torch.zeros(()))
+        self.log_std = nn.Parameter(torch.tensor(math.log(config.std)))
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=config.lr)
+
+    def loss(self, noise: Tensor) -> Tensor:
+        """Minus the policy gradient's surrogate, for actions tanh(mean + std * noise), noise (B,).
+
+        The slope of the tanh does not depend on the parameters once an action is drawn, so log π is that of the normal before it.
+        """
+        u = (self.mean + self.log_std.exp() * noise).detach()
+        reward = bandit_reward(REACH * u.tanh())
+        advantage = reward - (reward.sum() - reward) / (len(reward) - 1)  # each one's baseline is the mean of the others
+        log_pi = -0.5 * ((u - self.mean) / self.log_std.exp()) ** 2 - self.log_std
+        return -(advantage * log_pi).mean()
+
+    def update(self, generator: torch.Generator) -> None:
+        """One Adam step on fresh actions."""
+        self.optimizer.zero_grad()
+        self.loss(torch.randn(self.config.batch_size, generator=generator)).backward()
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def modes(self) -> Modes:
+        """The one tanh-normal."""
+        return Modes(torch.ones(1), self.mean.reshape(1).clone(), self.log_std.exp().reshape(1))

@@ -1,0 +1,125 @@
+"""Reparameterized policy learning on the bandit of Fig. 4: Equation 2 with the exact reward in place of the learned model.
+
+One step, so γ = 0 and H = 1: no critic, no replay, no world model. π(z|s), π(a|s,z) and p_φ(z|s,a) are the modules of the full agent. The
+reward is known and differentiable, so π(a|s,z) follows its pathwise gradient, while π(z|s) learns by the score function.
+Symbols and shapes as in `vis_rpg.agent`; x = REACH * a is the action in the units of the reward. s is a constant one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vis_rpg.agent.latent import Posterior, make_latent
+from vis_rpg.agent.policy import ActionPolicy, LatentPolicy
+from vis_rpg.envs.tasks.bandit import REACH, bandit_reward
+
+
+@dataclass
+class Modes:
+    """A policy as a mixture of tanh-normals on [-1, 1], one for each z; a Gaussian policy is a mixture of one."""
+
+    probability: Tensor
+    """(Z,)."""
+    mean: Tensor
+    """(Z,), before the tanh."""
+    std: Tensor
+    """(Z,), before the tanh."""
+
+
+class Learner(Protocol):
+    """What learns the bandit: `BanditRPG`, or a Gaussian with REINFORCE."""
+
+    def update(self, generator: torch.Generator) -> None:
+        """One gradient step on fresh actions."""
+
+    def modes(self) -> Modes:
+        """The policy as it stands."""
+
+
+class BanditRPG(nn.Module):
+    """RPG with a categorical z on a known reward; the weights of the terms of Eq. 2 beside the reward decay towards zero.
+
+    The entropy of π(z|s) must weigh as much as the consistency: only then do the two add up to the information that actions carry about z,
+    which is largest for many z with actions of their own. With less, one wide z that always acts is at least as good, and π(z|s)
+    collapses on one before the rewards of the others are known.
+    """
+
+    def __init__(self, config: Any) -> None:
+        """config: the group `rpg` of configs/bandit.yaml."""
+        super().__init__()
+        self.config = config
+        self.space = make_latent("categorical", config.categories, 0.0)
+        self.pi = ActionPolicy(1, 1, self.space.dim, config.hidden_dim, config.std_scale)
+        self.pi_z = LatentPolicy(self.space, 1, config.hidden_dim, learned=True)
+        self.p_phi = Posterior(self.space, 1, 1, config.hidden_dim)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=config.lr, fused=True)
+        self.weight = 1.0  # of consistency and entropies; falls by `decay` an update
+
+    def losses(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses of π(a|s,z), of π(z|s) and of p_φ for z (B, Z) drawn from π(z|s) and standard normal noise (B, 1).
+
+        Each is meant for the parameters of its own network alone. The first is minus the terms of Eq. 2 that depend on the action.
+        """
+        s = torch.ones_like(noise)
+        a, log_pi = self.pi(s, z, noise)
+        log_p_z = self.p_phi.log_prob(z, s, a)
+        reward = self.config.reward_weight * bandit_reward(REACH * a).squeeze(-1)
+        value = reward + self.weight * (self.config.consistency * log_p_z - self.config.entropy_a * log_pi)
+
+        outputs = self.pi_z.outputs(s[:1])
+        assert outputs is not None
+        fixed = value.detach()
+        advantage = fixed - (fixed.sum() - fixed) / (len(fixed) - 1)  # each one's baseline is the mean of the others
+        entropy = self.weight * self.config.entropy_z * self.space.entropy(outputs)
+        latent_loss = -(advantage * self.space.log_prior(z, outputs)).mean() - entropy.mean()
+        return -value.mean(), latent_loss, -log_p_z.mean()
+
+    def update(self, generator: torch.Generator) -> None:
+        """One Adam step of all three networks on fresh draws of z and a."""
+        batch = self.config.batch_size
+        noise = torch.randn(batch, 1, generator=generator)
+        z = self.pi_z(torch.ones(1, 1), self.space.noise((batch,), generator))
+        for part, loss in zip((self.pi, self.pi_z, self.p_phi), self.losses(z, noise), strict=True):
+            parameters = list(part.parameters())
+            for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters, retain_graph=True), strict=True):
+                p.grad = gradient
+        self.optimizer.step()
+        self.weight *= self.config.decay
+
+    @torch.no_grad()
+    def modes(self) -> Modes:
+        """One tanh-normal for each category."""
+        z = torch.eye(self.space.dim)
+        s = torch.ones(self.space.dim, 1)
+        outputs = self.pi_z.outputs(s[:1])
+        assert outputs is not None
+        mean, std = self.pi.distribution(s, z)
+        return Modes(outputs.softmax(-1).squeeze(0), mean.squeeze(-1), std.squeeze(-1))
+
+
+def mean_reward(modes: Modes, actions: int, generator: torch.Generator) -> float:
+    """Mean reward of this many sampled actions."""
+    z = torch.multinomial(modes.probability, actions, replacement=True, generator=generator)
+    u = modes.mean[z] + modes.std[z] * torch.randn(actions, generator=generator)
+    return bandit_reward(REACH * u.tanh()).mean().item()
+
+
+def density(modes: Modes, x: Tensor) -> Tensor:
+    """Density of each z's share at x (X,), strictly within (-REACH, REACH): (Z, X); the shares sum to the density of the policy."""
+    a = x / REACH
+    normal = torch.distributions.Normal(modes.mean[:, None], modes.std[:, None])
+    return modes.probability[:, None] * normal.log_prob(a.atanh()).exp() / (REACH * (1 - a**2))
+
+
+def train(learner: Learner, updates: int, every: int, generator: torch.Generator) -> Iterator[tuple[int, Modes]]:
+    """Train, yielding the number of updates done and the policy: before the first, after each `every`, and after the last."""
+    yield 0, learner.modes()
+    for done in range(1, updates + 1):
+        learner.update(generator)
+        if done % every == 0 or done == updates:
+            yield done, learner.modes()

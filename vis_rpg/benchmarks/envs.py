@@ -1,0 +1,71 @@
+"""Speed of the environments, measured: steps/s and frames/s of each task, as a run steps it and in one process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from vis_rpg.compose import compose
+from vis_rpg.envs import IDS
+from vis_rpg.envs.make import make_env
+from vis_rpg.envs.rendering.batch import choose_pictures
+from vis_rpg.envs.vector.make import make_groups
+from vis_rpg.envs.vector.sync import EnvGroup, Group
+from vis_rpg.errors import UserError
+
+Line = dict[str, Any]
+ENVS = 5
+"""Environments of a group, as in Table 1."""
+
+
+def envs(only: str | None = None, seconds: float = 1.0, backend: str = "auto") -> Iterator[Line]:
+    """For each task from state and from pixels: interactions/s of a group as a run steps it, and in one process, each the median of three
+    spans of so many seconds; what cannot be made here says why. Raises UserError for a task that does not exist."""
+    if only is not None and only not in IDS:
+        raise UserError(f"--task {only}: choose one of {', '.join(IDS)}")
+    for name in [only] if only else IDS:
+        for obs in ("state", "pixels"):
+            yield {"name": f"{name}, {obs}", **_measured(name, obs, seconds, backend)}
+
+
+def _measured(name: str, obs: str, seconds: float, backend: str) -> Line:
+    try:
+        task = compose([f"task={name}"]).task
+        [group] = make_groups(task, obs, ENVS, [0], backend)
+        try:
+            line: Line = {"frames_by": group.frames_by, "stepped_in": group.stepped_in, "envs": ENVS}
+            line["steps_per_s"] = _speed(group, seconds)
+        finally:
+            group.close()
+        if isinstance(group, EnvGroup):
+            return {**line, "one_process_steps_per_s": line["steps_per_s"]}
+        pictures = choose_pictures(make_env(task, "state"), ENVS, backend)[0] if obs == "pixels" else None
+        alone = EnvGroup(lambda _: make_env(task, "state" if pictures else obs), ENVS, 0, pictures)
+        try:
+            return {**line, "one_process_steps_per_s": _speed(alone, seconds)}
+        finally:
+            alone.close()
+    except Exception as error:  # a library that is missing or a renderer that cannot be had says so in its own way
+        return {"not_measured": " ".join(str(error).split()) or type(error).__name__}
+
+
+def _speed(group: Group, seconds: float) -> float:
+    """Interactions/s with random actions, resets included; with obs=pixels these are frames/s."""
+    shape = group.action_space.shape
+    assert shape is not None
+    actions = np.random.default_rng(0).uniform(-1, 1, (64, len(group), *shape)).astype(np.float32)
+    group.reset()
+    for action in actions[:3]:
+        group.step(action)
+    rates = []
+    for _ in range(3):
+        begin, steps = time.perf_counter(), 0
+        while time.perf_counter() - begin < seconds:
+            group.step(actions[steps % len(actions)])
+            steps += 1
+        rates.append(steps * len(group) / (time.perf_counter() - begin))
+    return round(statistics.median(rates), 1)

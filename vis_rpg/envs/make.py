@@ -1,0 +1,57 @@
+"""From the `task` and `obs` of a configuration to an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from vis_rpg.envs import IDS
+from vis_rpg.envs.tasks.base import nearest
+from vis_rpg.envs.tasks.gym_task import make_gym
+from vis_rpg.envs.tasks.task import Declared, Task
+from vis_rpg.errors import UserError
+
+TASKS = (*IDS, "gym")
+NOT_GIVEN = ("name", "family", "terminates", "kwargs")
+"""Keys of a task's configuration that its environment's constructor does not take."""
+
+
+def make_env(task: Mapping[str, Any], obs: str, seed: int | None = None) -> gymnasium.Env[np.ndarray, np.ndarray]:
+    """The environment of a task.
+
+    task: `name` (one of TASKS), and what the constructor of its environment takes beside `obs`: for block_push `blocks`, for gym `id` and
+    what `gymnasium.make` takes, in `kwargs`. Where there is a `family` (one of TASKS), that is made, and `name` says which of it.
+    obs: state | pixels; seed: of its action space and of a first reset, so that later unseeded ones follow from it.
+    Raises UserError, one line, for a name, id, observation kind or argument that is not to be had.
+    """
+    name, kwargs = task["name"], {key: value for key, value in task.items() if key not in NOT_GIVEN} | dict(task.get("kwargs") or {})
+    if "family" in task:
+        name, kwargs["name"] = task["family"], name
+    if name not in TASKS:
+        raise UserError(f"task={name} is not one of {', '.join(TASKS)}{nearest(name, list(TASKS))}")
+    if name == "gym":
+        if not kwargs.get("id"):
+            raise UserError("task=gym needs an id, for example task.id=Pusher-v5")
+        env: gymnasium.Env[np.ndarray, np.ndarray] = make_gym(obs=obs, **kwargs)
+    else:
+        try:
+            env = gymnasium.make(IDS[name], disable_env_checker=True, obs=obs, **kwargs)
+        except TypeError as error:
+            raise UserError(f"task={name}: {' '.join(str(error).split())}") from error
+    if seed is not None:
+        env.action_space.seed(seed)
+        env.reset(seed=seed)
+    return env
+
+
+def task_of(env: gymnasium.Env[Any, Any] | Declared) -> Task:
+    """The declaration that an environment carries, whatever wraps it, or a group of them."""
+    return env.get_wrapper_attr("task") if isinstance(env, gymnasium.Env) else env.task
+
+
+def object_positions(info: Mapping[str, Any]) -> np.ndarray:
+    """True positions (N, 2 or 3) float64 of the objects of interest, world units, from the info of `reset` or `step`."""
+    return np.asarray(info["objects"], np.float64)

@@ -1,0 +1,150 @@
+"""What the project's own tasks share: observation kinds, the episode's clock, seeding, and saving of the whole state."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from difflib import get_close_matches
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from vis_rpg.envs.rendering.frames import FRAME, STACK, VIDEO, FrameStack
+from vis_rpg.envs.tasks.task import Task, TaskEnv
+from vis_rpg.errors import UserError
+
+TRIES = 1000
+"""Scattered scenes that are drawn, at most, until one is seen and has nothing inside another thing."""
+DEEP = 0.005
+"""Metres by which things may be inside each other in one: contacts are soft."""
+OBSERVATIONS = ("state", "pixels")
+
+
+def nearest(word: object, known: list[str]) -> str:
+    """A hint for an error message: ' (nearest: ...)' or nothing."""
+    match = get_close_matches(str(word), known, n=1, cutoff=0.3)
+    return f" (nearest: {match[0]})" if match else ""
+
+
+def check_obs(obs: str) -> None:
+    """Raise UserError unless `obs` names an observation kind."""
+    if obs not in OBSERVATIONS:
+        raise UserError(f"obs={obs} is not one of {', '.join(OBSERVATIONS)}{nearest(obs, list(OBSERVATIONS))}")
+
+
+def frames_space() -> gymnasium.spaces.Box:
+    """Two stacked RGB frames, oldest first: (2, 64, 64, 3) uint8."""
+    return gymnasium.spaces.Box(0, 255, (STACK, FRAME, FRAME, 3), np.uint8)
+
+
+class OwnTask(TaskEnv):
+    """A task of this project, from state (S,) float32 or pixels (2, 64, 64, 3) uint8; actions (A,) in [-1, 1].
+
+    A task says how it starts, moves, is seen and succeeds; this class keeps the clock, the frame stack and the saved state.
+    Raises UserError for an unknown `obs`.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
+    threads_from: float = float("inf")
+    """How many environments must step together for threads to be faster than one: `advance` must leave Python's lock for long."""
+
+    def __init__(self, task: Task, actions: int, state_limits: np.ndarray, obs: str = "state", render_mode: str | None = None) -> None:
+        """`state_limits`: (S,) the largest absolute value of each number of the state, in world units; infinite where none is known."""
+        check_obs(obs)
+        self.task = task
+        self.render_mode = render_mode
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (actions,), np.float32)
+        limits = state_limits.astype(np.float32)
+        self.observation_space = frames_space() if obs == "pixels" else gymnasium.spaces.Box(-limits, limits, dtype=np.float32)
+        self._stack = FrameStack() if obs == "pixels" else None
+        self._steps = 0
+        self._reward = 0.0
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Put everything where an episode starts."""
+
+    def _scatter(self) -> None:
+        """From where an episode starts, put what can move anywhere that it can be, drawn from the episode's generator; a task in which
+        nothing can stays as it starts."""
+
+    @property
+    def scatters(self) -> bool:
+        """Whether the task has scattered starts (`reset(options={"scatter": True})`)."""
+        return type(self)._scatter is not OwnTask._scatter
+
+    @abstractmethod
+    def _move(self, action: np.ndarray) -> float:
+        """Carry out one action in [-1, 1]; the reward, where it is not that of a sparse task."""
+
+    @abstractmethod
+    def _state(self) -> np.ndarray:
+        """(S,) in world units."""
+
+    @abstractmethod
+    def _objects(self) -> np.ndarray:
+        """(N, 2 or 3) float64 true positions in world units."""
+
+    @abstractmethod
+    def _frame(self, size: int) -> np.ndarray:
+        """(size, size, 3) uint8."""
+
+    @abstractmethod
+    def _save(self) -> dict[str, Any]:
+        """The physical state, for `_load`."""
+
+    @abstractmethod
+    def _load(self, saved: dict[str, Any]) -> None:
+        """Continue from `_save`."""
+
+    def _success(self) -> bool:
+        return False
+
+    def _terminated(self) -> bool:
+        """Whether the episode has truly ended; most tasks never do."""
+        return False
+
+    def _info(self) -> dict[str, Any]:
+        return {"success": self._success(), "objects": self._objects()}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode. options: {"scatter": True} puts what can move anywhere that it can be, so that frames show every object in many
+        places: for discovering objects and for measuring, never for an agent's training."""
+        super().reset(seed=seed)
+        self._steps = 0
+        self._start()
+        if options and options.get("scatter"):
+            self._scatter()
+        obs = self._stack.start(self._frame(FRAME)) if self._stack else self._state().astype(np.float32)
+        return obs, self._info()
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.advance(action)
+        return self.outcome()
+
+    def advance(self, action: np.ndarray) -> None:
+        """The physics of one step. It draws nothing, so that environments may advance in threads, side by side."""
+        self._reward = self._move(np.clip(np.asarray(action, np.float64), -1.0, 1.0))
+        self._steps += 1
+
+    def outcome(self) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """What `step` returns, of the step that `advance` has made."""
+        obs = self._stack.push(self._frame(FRAME)) if self._stack else self._state().astype(np.float32)
+        info = self._info()
+        reward = float(info["success"]) if self.task.sparse else self._reward
+        return obs, reward, self._terminated(), self._steps >= self.task.episode_length, info
+
+    def render(self) -> np.ndarray:
+        """A picture for videos: (256, 256, 3) uint8."""
+        return self._frame(VIDEO)
+
+    def get_state(self) -> dict[str, Any]:
+        state = {"steps": self._steps, "rng": self.np_random.bit_generator.state, **self._save()}
+        return state | {"frames": self._stack.frames.copy()} if self._stack else state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._steps = int(state["steps"])
+        self.np_random.bit_generator.state = state["rng"]
+        if self._stack:
+            self._stack.frames = np.array(state["frames"], np.uint8)
+        self._load(state)

@@ -1,0 +1,148 @@
+"""BlockPush: push two blocks (or one) to their goals; the reward is 1 only while all of them are there."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from vis_rpg.envs.tasks.mujoco_task import MujocoTask
+from vis_rpg.envs.tasks.task import Coverage, Task
+from vis_rpg.errors import UserError
+from vis_rpg.resources import ASSETS
+
+import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
+
+LIMIT = 1.8
+"""Centres move within +-1.8; the walls' inner faces are at +-2."""
+SPEED = 4.0
+"""Speed of the pusher along an axis at action 1, in units per second."""
+STEP = 0.08
+"""Seconds of one control step: 8 substeps of 0.01 s."""
+NEAR = 0.2
+"""A block is at its goal if its centre is strictly closer than this."""
+NAMES = ("pusher", "green", "blue")
+STARTS = np.array([[0.0, -1.4], [-1.2, 0.0], [0.0, 0.0]])
+GOALS = np.array([[-1.4, 1.4], [0.0, 1.4]])
+COLOURS = ("tab:red", "tab:green", "tab:blue")
+SIDES, UNLIKE = (0.3, 0.6), 0.35
+"""Of blocks with other looks: what their sides are drawn from, and how far their colours are at least from any other in the RGB cube."""
+
+
+@cache
+def load_model(blocks: int, looks: int = 0) -> Any:
+    """The compiled MJCF; with one block, the blue block and its goal are left out. Stepping leaves it as it is: environments share it.
+
+    looks: 0 for green and blue blocks, otherwise the seed of colours and sizes of other blocks.
+    """
+    spec = mujoco.MjSpec.from_file(str(ASSETS / "block_push.xml"))
+    for name in NAMES[1 + blocks :]:
+        spec.delete(spec.body(name))
+        spec.delete(spec.body(f"{name}_goal"))
+    if looks:
+        rng, taken = np.random.default_rng(looks), [geom.rgba[:3].copy() for geom in spec.geoms]
+        for name in NAMES[1 : 1 + blocks]:
+            geom, colour = spec.geom(name), rng.uniform(0, 1, 3)
+            while min(np.linalg.norm(colour - other) for other in taken) < UNLIKE:
+                colour = rng.uniform(0, 1, 3)
+            taken.append(colour)
+            geom.rgba[:3], geom.size[:2] = colour, rng.uniform(*SIDES) / 2
+    return spec.compile()
+
+
+def locate(state: Tensor) -> Tensor:
+    """State (..., 2 N) -> coordinates (..., N, 2) of pusher and blocks, scaled to [-1, 1]."""
+    return state.unflatten(-1, (-1, 2)) / LIMIT
+
+
+def make_task(blocks: int) -> Task:
+    """The declaration for one block (the left, green one) or two."""
+
+    def draw(axes: Any) -> None:
+        for name_start, colour in zip(STARTS[: 1 + blocks], COLOURS, strict=False):
+            axes.plot(*name_start, marker="x", color=colour)
+        for goal, colour in zip(GOALS[:blocks], COLOURS[1:], strict=False):
+            axes.add_patch(_square(goal, 0.2, colour))
+        axes.add_patch(_square(np.zeros(2), 2.0, "black"))
+        axes.set(xlim=(-2.05, 2.05), ylim=(-2.05, 2.05), aspect="equal")
+
+    coverage = Coverage(NAMES[1 : 1 + blocks], (-LIMIT, -LIMIT), (LIMIT, LIMIT), (20, 20))
+    names = NAMES[: 1 + blocks]
+    return Task("block_push", names, locate, state_scale=0.5, episode_length=60, sparse=True, coverage=coverage, draw=draw)
+
+
+def _square(centre: np.ndarray, half: float, colour: str) -> Any:
+    from matplotlib.patches import Rectangle  # only drawings need matplotlib
+
+    return Rectangle((centre[0] - half, centre[1] - half), 2 * half, 2 * half, fill=False, edgecolor=colour)
+
+
+class BlockPush(MujocoTask):
+    """The pusher's velocity is held at 4 x action for 0.08 s; blocks stop when they are not pushed.
+
+    State: x and y of pusher, green block (, blue block). Every step starts from rest, so positions are the whole state.
+    looks: 0, or the seed of other colours and sizes of the blocks, to test perception on what it was not trained on.
+    Raises UserError for an unknown `obs`, for `blocks` other than 1 or 2, for a negative `looks`, and where pictures cannot be rendered.
+    """
+
+    def __init__(self, obs: str = "state", blocks: int = 2, render_mode: str | None = None, looks: int = 0) -> None:
+        if blocks not in (1, 2):
+            raise UserError(f"blocks={blocks} for vis_rpg/BlockPush-v0: it is played with 1 or 2 blocks")
+        if looks < 0:
+            raise UserError(f"looks={looks} for vis_rpg/BlockPush-v0: 0 for green and blue, or the seed of other looks, from 1")
+        self._blocks = blocks
+        task, model = make_task(blocks), load_model(blocks, looks)
+        parts = {name: (name,) for name in task.object_names}
+        limits = np.full(2 + 2 * blocks, LIMIT)
+        super().__init__(task, model, mujoco.MjData(model), f"block_push {blocks} {looks}", "top", parts, limits, obs, render_mode)
+        self._substeps = round(STEP / model.opt.timestep)
+        self._side = 2 * max(model.geom(name).size[0] for name in task.object_names)
+
+    def _start(self) -> None:
+        self._place(STARTS[: 1 + self._blocks].ravel())
+
+    def _scatter(self) -> None:
+        while True:
+            places = self.np_random.uniform(-LIMIT, LIMIT, (1 + self._blocks, 2))
+            apart = [np.abs(one - other).max() for one, other in combinations(places, 2)]
+            if min(apart) > self._side:
+                return self._place(places.ravel())
+
+    def _place(self, positions: np.ndarray) -> None:
+        mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[:] = positions
+        self._expose()
+
+    def _expose(self) -> None:
+        """Bring all that a picture shows in line with the positions."""
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+
+    def _move(self, action: np.ndarray) -> float:
+        data = self.data
+        data.ctrl[:] = SPEED * action
+        data.qvel[:] = 0.0
+        data.qvel[:2] = SPEED * action
+        mujoco.mj_step(self.model, data, self._substeps)
+        np.clip(data.qpos, -LIMIT, LIMIT, out=data.qpos)  # walls are slightly soft
+        self._expose()
+        return 0.0
+
+    def _success(self) -> bool:
+        distance = np.linalg.norm(self._objects()[1:] - GOALS[: self._blocks], axis=1)
+        return bool((distance < NEAR - 1e-9).all())  # strictly: rounding may not let exactly 0.2 in
+
+    def _state(self) -> np.ndarray:
+        return self.data.qpos
+
+    def _objects(self) -> np.ndarray:
+        return self.data.qpos.reshape(-1, 2).copy()
+
+    def _save(self) -> dict[str, Any]:
+        return {"positions": self.data.qpos.copy()}
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        self._place(np.array(saved["positions"], np.float64))

@@ -1,0 +1,381 @@
+"""A group of environments in worker processes: they write what they see into shared memory, and may die without taking the run along."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import gymnasium
+import numpy as np
+from tqdm import tqdm
+
+from vis_rpg.envs.make import make_env, task_of
+from vis_rpg.envs.rendering.batch import Pictures, View, ray_cast
+from vis_rpg.envs.tasks.base import frames_space
+from vis_rpg.envs.vector.sync import First, Group, StepResult, cores, first_of, poses_of, saved_state, stack_step
+from vis_rpg.errors import RunStopped, UserError, WorkersFailed, one_line
+
+DEATHS = 3
+"""Of one worker in a row, without a good step between them: they stop the run."""
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""What tells numerical libraries, when they are imported, to leave the other cores to the other workers."""
+GPU = "MUJOCO_EGL_DEVICE_ID"
+"""What tells EGL, when its first context is made, on which GPU to render."""
+OUTCOME = ("obs", "reward", "terminated", "truncated", "success", "objects", "criteria")
+"""What a worker writes of a step, as `StepResult` has it."""
+
+Envs = dict[int, gymnasium.Env[Any, Any]]
+"""A worker's environments, by their row in the group."""
+Fields = dict[str, tuple[tuple[int, ...], str]]
+"""Name -> (shape of one environment's entry, dtype) of what lies in shared memory."""
+
+
+class _Died(Exception):
+    """A worker is gone, or what it steps has raised; the text says how."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker is given: it makes the environments `rows` of a group and keeps their part of its shared memory."""
+
+    task: Mapping[str, Any]
+    obs: str
+    rows: range
+    fields: Fields
+    memory: Any
+    """ctypes array: it belongs to no name, so that nothing is left behind however the processes end."""
+    cast: bool
+    """Whether frames are ray-cast."""
+    gpu: str | None
+    """MUJOCO_EGL_DEVICE_ID of the parent: processes inherit what it was when the first of them was started."""
+
+    def arrays(self, count: int) -> dict[str, np.ndarray]:
+        """The shared memory of `count` environments, by name: (count, ...)."""
+        arrays, offset = {}, 0
+        for name, (shape, dtype) in self.fields.items():
+            array = np.frombuffer(self.memory, dtype, count * int(np.prod(shape)), offset).reshape(count, *shape)
+            arrays[name], offset = array, offset + array.nbytes
+        return arrays
+
+
+class _Worker:
+    """The parent's end of one worker process."""
+
+    def __init__(self, name: str, job: _Job, count: int) -> None:
+        self.name, self.job, self.count = name, job, count
+        self.deaths = 0
+        self.launch()
+
+    def launch(self) -> None:
+        """Start the process; its first answer says whether it could make its environments."""
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["__main__", __name__])
+        kept = {name: os.environ.get(name) for name in ONE_THREAD}
+        os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+        try:
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(target=_work, args=(theirs, self.job, self.count), name=self.name, daemon=True)
+            self._process.start()
+            theirs.close()
+        finally:
+            for name, value in kept.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def send(self, command: str, *what: Any) -> None:
+        """Ask for something; a worker that is gone is noticed where the answer is awaited."""
+        with contextlib.suppress(OSError):
+            self._pipe.send((command, *what))
+
+    def answer(self) -> Any:
+        """What it answers; raises _Died where it never will, and the user's errors as they are."""
+        try:
+            kind, content = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join(5.0)
+            raise _Died(_how(self._process.exitcode)) from None
+        if kind == "user":
+            raise UserError(content)
+        if kind == "stopped":
+            raise RunStopped(content)
+        if kind == "raised":
+            raise _Died(content)
+        return content
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join(1.0)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join(5.0)
+
+
+class WorkerGroup(Group):
+    """Environments of one task in up to `workers` processes, one a core unless given.
+
+    A worker that dies, or whose environment raises, is named and restarted with new episodes in all its environments, and the step's
+    result says which were dropped. Raises WorkersFailed for a third death in a row.
+    """
+
+    def __init__(
+        self,
+        example: gymnasium.Env[Any, Any],
+        task: Mapping[str, Any],
+        obs: str,
+        count: int,
+        seed: int,
+        workers: int | None = None,
+        pictures: Pictures | None = None,
+        cast: bool = False,
+    ) -> None:
+        """example: an environment of this task, of any observation kind, so that none need be rendered in this process; task, obs: as for
+        `make_env`; cast: with obs=pixels, whether the workers' frames are ray-cast. `ready` waits until the workers have made theirs."""
+        super().__init__(example, count, seed, pictures)
+        if obs == "pixels":
+            self.observation_space = frames_space()
+        try:
+            _, info = example.reset(seed=0)
+        except UserError:
+            raise
+        except Exception as error:  # whatever an environment raises ends the run, with its name
+            self._stop(0, "at reset", error)
+        space = frames_space() if obs == "pixels" else example.observation_space
+        fields = _fields(example, space, np.shape(info["objects"]), pictures is not None)
+        size = sum(count * int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in fields.values())
+        memory = multiprocessing.get_context("forkserver").RawArray(ctypes.c_byte, size)
+        shares = np.array_split(np.arange(count), min(count, workers or cores()))
+        jobs = [_Job(_plain(task), obs, range(share[0], share[-1] + 1), fields, memory, cast, os.environ.get(GPU)) for share in shares]
+        self._shared = jobs[0].arrays(count)
+        self.workers = [_Worker(f"worker {number}", job, count) for number, job in enumerate(jobs)]
+        self.stepped_in = f"{len(jobs)} worker processes"
+        self._starting, self._failed = True, False
+
+    def ready(self) -> None:
+        """Wait until all environments are made; raises UserError where one cannot be."""
+        if self._starting:
+            self._starting = False
+            for worker in self.workers:
+                try:
+                    worker.answer()
+                except _Died as death:
+                    self._restart(worker, str(death))
+
+    # What a group does ------------------------------------------------------------------------------------------------------------------
+
+    def _send(self, actions: np.ndarray) -> None:
+        self.ready()
+        self._shared["action"][:] = actions
+        for worker in self.workers:
+            worker.send("step")
+
+    def _receive(self) -> tuple[StepResult, dict[int, First]]:
+        lost: dict[int, First] = {}
+        for worker in self.workers:
+            try:
+                worker.answer()
+                worker.deaths = 0
+            except _Died as death:
+                lost |= self._revive(worker, str(death))
+        outcome: Any = {name: self._shared[name].copy() for name in OUTCOME}
+        return StepResult(**outcome), lost
+
+    def _start(self, seeds: Mapping[int, int | None]) -> dict[int, First]:
+        return self._ask("reset", seeds)
+
+    def _restore(self, states: Mapping[int, dict[str, Any]]) -> dict[int, First]:
+        return self._ask("restore", states)
+
+    def _ask(self, command: str, about: Mapping[int, Any]) -> dict[int, First]:
+        """Let the workers concerned do something at the same time; returns how episodes have begun that it began, or that died."""
+        self.ready()
+        asked = []
+        for worker in self.workers:
+            mine = {row: about[row] for row in worker.job.rows if row in about}
+            if mine:
+                worker.send(command, mine)
+                asked.append(worker)
+        firsts: dict[int, First] = {}
+        for worker in asked:
+            try:
+                firsts |= worker.answer()
+            except _Died as death:
+                firsts |= self._revive(worker, str(death))
+        return firsts
+
+    def _save(self) -> list[dict[str, Any] | None]:
+        states: list[dict[str, Any] | None] = [None] * len(self)
+        if self._failed:  # the others have gone on: nothing is as it was before the step
+            return states
+        for worker in self.workers:
+            worker.send("save")
+        for worker in self.workers:
+            try:
+                states[worker.job.rows.start : worker.job.rows.stop] = worker.answer()
+            except _Died:  # the next step finds it dead and restarts it
+                worker.close()
+        return states
+
+    def _poses(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._shared["positions"], self._shared["rotations"]
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.close()
+
+    # Deaths -----------------------------------------------------------------------------------------------------------------------------
+
+    def _revive(self, worker: _Worker, how: str) -> dict[int, First]:
+        """Restart a worker that has died, with a new episode in each of its environments."""
+        while True:
+            self._restart(worker, how)
+            worker.send("reset", {row: self._fresh(row) for row in worker.job.rows})
+            try:
+                firsts: dict[int, First] = worker.answer()
+                return firsts
+            except _Died as death:
+                how = str(death)
+
+    def _restart(self, worker: _Worker, how: str) -> None:
+        while True:
+            worker.close()
+            worker.deaths += 1
+            rows = worker.job.rows
+            which = f"environment {rows[0]}" if len(rows) == 1 else f"environments {rows[0]} to {rows[-1]}"
+            who = f"{self.id}, {worker.name} ({which} of seed {self.seed})"
+            if worker.deaths == DEATHS:
+                self._failed = True
+                raise WorkersFailed(f"{who} died {DEATHS} times in a row: {how}")
+            tqdm.write(f"{who} died: {how}; it is restarted and its running episodes are dropped", file=sys.stderr)
+            worker.launch()
+            try:
+                worker.answer()
+                return
+            except _Died as death:
+                how = str(death)
+
+
+def _plain(task: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's configuration as a worker can be given it."""
+    return {key: _plain(value) if isinstance(value, Mapping) else value for key, value in task.items()}
+
+
+def _fields(example: gymnasium.Env[Any, Any], space: gymnasium.Space[Any], objects: tuple[int, ...], poses: bool) -> Fields:
+    assert example.action_space.shape is not None and space.shape is not None
+    fields: Fields = {
+        "objects": (objects, "float64"),
+        "action": (example.action_space.shape, "float32"),
+        "reward": ((), "float32"),
+        "obs": (space.shape, str(space.dtype)),
+        "terminated": ((), "bool"),
+        "truncated": ((), "bool"),
+        "success": ((), "bool"),
+        "criteria": ((len(task_of(example).criteria),), "bool"),
+    }
+    if poses:  # eight-byte numbers come first, so that all lie where their kind must
+        positions, rotations = example.get_wrapper_attr("poses")()
+        fields = {"positions": (positions.shape, "float64"), "rotations": (rotations.shape, "float64")} | fields
+    return fields
+
+
+def _how(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        return f"killed by {signal.Signals(-exitcode).name}"
+    return f"exit code {exitcode}"
+
+
+# In the worker ----------------------------------------------------------------------------------------------------------------------------
+
+
+def _work(pipe: Connection, job: _Job, count: int) -> None:
+    """A worker's life: make the environments, then do what the parent asks until it closes the pipe or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    os.environ.pop(GPU, None)
+    if job.gpu is not None:
+        os.environ[GPU] = job.gpu
+    try:
+        try:
+            envs = {row: make_env(job.task, "state" if job.cast else job.obs) for row in job.rows}
+            shared = job.arrays(count)
+            view = ray_cast(envs[job.rows[0]].unwrapped, len(envs)).view(len(envs)) if job.cast else None
+            pipe.send(("done", None))
+            while True:
+                command, *what = pipe.recv()
+                pipe.send(("done", _do(command, what, envs, shared, view)))
+        except UserError as error:
+            pipe.send(("stopped" if isinstance(error, RunStopped) else "user", str(error)))
+        except (EOFError, ConnectionError):
+            raise
+        except Exception as error:  # whatever is raised is told before the worker ends
+            pipe.send(("raised", str(error) if isinstance(error, _Died) else one_line(error)))
+    except (EOFError, ConnectionError):  # the parent has closed the pipe, or is gone
+        pass
+
+
+def _do(command: str, what: list[Any], envs: Envs, shared: dict[str, np.ndarray], view: View | None) -> Any:
+    start = min(envs)  # a view counts from 0
+    if command == "save":
+        states = [saved_state(env) for env in envs.values()]
+        return [state and state | {"frames": view.stack(index)} for index, state in enumerate(states)] if view else states
+    if command == "restore":
+        for row, state in what[0].items():
+            envs[row].get_wrapper_attr("set_state")(state)
+        if view:
+            view.restore({row - start: state["frames"] for row, state in what[0].items()})
+        return {}
+    if command == "reset":
+        firsts = {}
+        for row, seed in what[0].items():
+            with _named(row, "at reset"):
+                firsts[row] = first_of(*envs[row].reset(seed=seed))
+        if view:
+            view.put(*poses_of(envs.values()))
+            firsts = {
+                row: (obs, *firsts[row][1:]) for row, obs in zip(firsts, view.start([row - start for row in firsts]).values(), strict=True)
+            }
+        _show_poses(envs, shared)
+        return firsts
+    told = []
+    for row, env in envs.items():
+        action = shared["action"][row].copy()
+        with _named(row, f"at action {action.tolist()}"):
+            told.append(env.step(action))
+    obs, reward, terminated, truncated, infos = zip(*told, strict=True)
+    step, rows = stack_step(obs, reward, terminated, truncated, infos, task_of(envs[start]).criteria), slice(start, max(envs) + 1)
+    if view:
+        view.put(*poses_of(envs.values()))
+        step.obs = view.push()
+    for name in OUTCOME:
+        shared[name][rows] = getattr(step, name)
+    _show_poses(envs, shared)
+    return None
+
+
+@contextlib.contextmanager
+def _named(row: int, when: str) -> Iterator[None]:
+    """Whatever an environment raises ends its worker, with its name; the user's errors pass as they are."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise _Died(f"environment {row} raised {one_line(error)} {when}") from error
+
+
+def _show_poses(envs: Envs, shared: dict[str, np.ndarray]) -> None:
+    if "positions" in shared:
+        rows = slice(min(envs), max(envs) + 1)
+        shared["positions"][rows], shared["rotations"][rows] = poses_of(envs.values())

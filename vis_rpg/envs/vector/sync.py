@@ -1,0 +1,373 @@
+"""Several environments of one task, stepped side by side: what every kind of group shares, and the group that lives in this process."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NoReturn
+
+import gymnasium
+import numpy as np
+
+from vis_rpg.envs.make import object_positions, task_of
+from vis_rpg.envs.rendering.batch import Pictures
+from vis_rpg.envs.tasks.base import OwnTask
+from vis_rpg.envs.tasks.task import Task
+from vis_rpg.errors import RunStopped, UserError
+
+SEED_STRIDE = 1000
+"""Environment i of a group with seed s starts from seed s * 1000 + i."""
+
+First = tuple[np.ndarray, bool, np.ndarray]
+"""How an episode begins: observation (...), success, true positions (n, 2 or 3)."""
+
+
+@dataclass
+class StepResult:
+    """One step of N environments."""
+
+    obs: np.ndarray
+    """(N, ...) after the step; of a finished episode its final observation, not the next one's first."""
+    reward: np.ndarray
+    """(N,) float32."""
+    terminated: np.ndarray
+    """(N,) bool."""
+    truncated: np.ndarray
+    """(N,) bool."""
+    success: np.ndarray
+    """(N,) bool."""
+    objects: np.ndarray
+    """(N, n, 2 or 3) float64, true positions in world units."""
+    criteria: np.ndarray
+    """(N, C) bool, success by each of the task's criteria."""
+    first_obs: dict[int, np.ndarray] = field(default_factory=dict)
+    """For each environment whose episode is over: the first observation (...) of its next one, which has begun."""
+    dropped: list[int] = field(default_factory=list)
+    """Environments whose episode was cut: they were lost with their worker, their rows of this step mean nothing."""
+
+    @property
+    def kept(self) -> np.ndarray:
+        """The environments (N',) whose rows tell what happened."""
+        return np.setdiff1d(np.arange(len(self.obs)), self.dropped)
+
+
+class Group(ABC):
+    """`count` environments of one task. Each is seeded at its first reset only; its own generator carries on from there.
+
+    A step is `begin`, `wait`, `finish`, so that several groups can move at the same time; `step` is all three.
+    pictures: where given, observations are taken from it, of all environments in one call; they step from state.
+    Raises RunStopped for an environment that raises, for an action, observation or reward that is not finite.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], count: int, seed: int, pictures: Pictures | None = None) -> None:
+        """env: one like those of the group."""
+        self.seed = seed
+        self.task: Task = task_of(env)
+        self.id = env.spec.id if env.spec else self.task.name
+        self.action_space = env.action_space
+        self.observation_space = pictures.space if pictures else env.observation_space
+        self.obs: list[np.ndarray] = [np.zeros(0)] * count
+        """(...) the observation that each environment's next action answers to."""
+        self._success, self._objects = [False] * count, [np.zeros((0, 2))] * count
+        self._episodes = [0] * count
+        self._view = pictures.view(count) if pictures else None
+        self.stepped_in = "one thread"
+        """Where the environments move: threads or processes, and how many."""
+        self.frames_by: str | None = None
+        """Whose frames observations are, where they are frames."""
+
+    # What a kind of group does ----------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _send(self, actions: np.ndarray) -> None:
+        """Let all environments begin to carry out actions (N, A)."""
+
+    @abstractmethod
+    def _receive(self) -> tuple[StepResult, dict[int, First]]:
+        """What these led to, and how the next episodes of environments that were lost have begun."""
+
+    @abstractmethod
+    def _start(self, seeds: Mapping[int, int | None]) -> dict[int, First]:
+        """Reset these environments; returns how their episodes begin, and those of others that were lost."""
+
+    @abstractmethod
+    def _save(self) -> list[dict[str, Any] | None]:
+        """The state of each environment, None where it cannot be saved."""
+
+    @abstractmethod
+    def _restore(self, states: Mapping[int, dict[str, Any]]) -> dict[int, First]:
+        """Continue from saved states; returns how the next episodes of environments that were lost have begun."""
+
+    @abstractmethod
+    def _poses(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the geoms and sites of each environment are now: positions (N, P, 3) and rotations (N, P, 9), of `MujocoTask.poses`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close every environment."""
+
+    # Steps ------------------------------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.obs)
+
+    def reset(self) -> np.ndarray:
+        """Begin an episode everywhere: first observations (N, ...)."""
+        self._enter(self._start({index: None if self._episodes[index] else self._seed(index) for index in range(len(self))}))
+        return np.stack(self.obs)
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        """Carry out actions (N, A) in [-1, 1]; environments whose episode ends are reset at once."""
+        self.begin(actions)
+        self.wait()
+        return self.finish()
+
+    def begin(self, actions: np.ndarray) -> None:
+        """Let all environments begin to move."""
+        self._send(self._finite("action", np.asarray(actions, np.float32)))
+
+    def wait(self) -> None:
+        """Wait until all have moved."""
+        self._outcome = self._receive()
+        if self._view:
+            self._view.put(*self._poses())
+
+    def finish(self) -> StepResult:
+        """What the step led to; environments whose episode has ended begin their next one."""
+        step, lost = self._outcome
+        if self._view:
+            step.obs = self._view.push()
+        for index in lost:
+            step.obs[index], step.reward[index] = self.obs[index], 0.0
+            step.terminated[index] = step.truncated[index] = step.success[index] = False
+        self._finite("observation", step.obs)
+        self._finite("reward", step.reward)
+        self.obs, self._success, self._objects = list(step.obs), step.success.tolist(), list(step.objects)
+        ended = {int(index): None for index in np.flatnonzero(step.terminated | step.truncated)}
+        firsts = lost | (self._start(ended) if ended else {})
+        self._enter(firsts)
+        step.dropped = sorted(firsts.keys() - ended.keys())
+        step.first_obs = {index: self.obs[index] for index in sorted(firsts)}
+        return step
+
+    def _enter(self, firsts: dict[int, First]) -> None:
+        """Episodes have begun in these environments."""
+        if not firsts:
+            return
+        for index, (obs, success, objects) in firsts.items():
+            self._episodes[index] += 1
+            self.obs[index], self._success[index], self._objects[index] = obs, success, objects
+        if self._view:
+            self._view.put(*self._poses())
+            for index, stack in self._view.start(list(firsts)).items():
+                self.obs[index] = stack
+        self._finite("observation", self.obs)
+
+    # Checkpoints ------------------------------------------------------------------------------------------------------------------------
+
+    def get_state(self) -> list[dict[str, Any]]:
+        """Of each environment: NumPy arrays and JSON values; its "env" is None where it cannot be saved."""
+        saved = self._save()
+        if self._view:  # as it is where environments stack their own frames
+            saved = [None if state is None else state | {"frames": obs} for state, obs in zip(saved, self.obs, strict=True)]
+        return [
+            {
+                "env": saved[index],
+                "episodes": self._episodes[index],
+                "obs": self.obs[index].copy(),
+                "success": self._success[index],
+                "objects": self._objects[index].copy(),
+            }
+            for index in range(len(self))
+        ]
+
+    def set_state(self, states: list[dict[str, Any]]) -> list[int]:
+        """Continue from `get_state`; `obs` then holds what the next actions answer to.
+
+        Returns the environments that could not be restored: their episodes are dropped, and new ones, freshly seeded, have begun.
+        """
+        self._episodes = [int(state["episodes"]) for state in states]
+        firsts = self._restore({index: state["env"] for index, state in enumerate(states) if state["env"] is not None})
+        unsaved = {index: self._fresh(index) for index, state in enumerate(states) if state["env"] is None and index not in firsts}
+        firsts |= self._start(unsaved) if unsaved else {}
+        self.obs = [np.array(state["obs"]) for state in states]
+        self._success = [bool(state["success"]) for state in states]
+        self._objects = [np.array(state["objects"]) for state in states]
+        if self._view:
+            self._view.restore(dict(enumerate(self.obs)))
+        self._enter(firsts)
+        return sorted(firsts)
+
+    # Names and errors -------------------------------------------------------------------------------------------------------------------
+
+    def _seed(self, index: int) -> int:
+        return self.seed * SEED_STRIDE + index
+
+    def _fresh(self, index: int) -> int:
+        """The seed of the episode that follows one that was dropped."""
+        return int(np.random.SeedSequence([self._seed(index), self._episodes[index]]).generate_state(1)[0])
+
+    def _name(self, index: int) -> str:
+        return f"{self.id}, environment {index} (seed {self._seed(index)}, episode {self._episodes[index]})"
+
+    def _stop(self, index: int, when: str, error: Exception) -> NoReturn:
+        what = " ".join(str(error).split())
+        raise RunStopped(f"{self._name(index)} raised {type(error).__name__} {when}: {what}") from error
+
+    def _finite(self, quantity: str, values: Any) -> Any:
+        """`values` (N, ...), or RunStopped with the first environment where they are not finite."""
+        if not np.isfinite(values).all():
+            bad = next(index for index, value in enumerate(values) if not np.isfinite(value).all())
+            raise RunStopped(f"{quantity} of {self._name(bad)} is not finite")
+        return values
+
+
+class EnvGroup(Group):
+    """Environments in this process; make: index -> environment; together: how many all groups that step together have, `count` by default.
+
+    Where it is faster (`OwnTask.threads_from`) physics moves in threads, which all groups share; pictures are taken afterwards, in one
+    thread, since a GL context belongs to one. Otherwise environments are stepped in turn.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], gymnasium.Env[np.ndarray, np.ndarray]],
+        count: int,
+        seed: int,
+        pictures: Pictures | None = None,
+        together: int | None = None,
+    ) -> None:
+        self.envs = [make(index) for index in range(count)]
+        super().__init__(self.envs[0], count, seed, pictures)
+        own = [env for env in self.envs if isinstance(env, OwnTask) and env.threads_from <= (together or count)]
+        self._own = own if len(own) == count and cores() > 1 else []
+        if self._own:
+            self.stepped_in = f"{min(count, cores())} threads"
+        self._moves: list[Future[None]] = []
+        self._raised: dict[int, Exception] = {}
+
+    def _send(self, actions: np.ndarray) -> None:
+        self._actions = actions
+        if self._own:
+            shares = np.array_split(np.arange(len(self)), min(len(self), cores()))
+            self._moves = [threads().submit(self._advance, share.tolist()) for share in shares]
+
+    def _advance(self, indices: list[int]) -> None:
+        for index in indices:
+            try:
+                self._own[index].advance(self._actions[index])
+            except Exception as error:  # told where the step is waited for
+                self._raised[index] = error
+
+    def _receive(self) -> tuple[StepResult, dict[int, First]]:
+        for move in self._moves:
+            move.result()
+        obs, reward, terminated, truncated, infos = zip(*[self._step(index) for index in range(len(self))], strict=True)
+        return stack_step(obs, reward, terminated, truncated, infos, self.task.criteria), {}
+
+    def _step(self, index: int) -> tuple[Any, ...]:
+        try:
+            if not self._own:
+                return self.envs[index].step(self._actions[index])
+            if index in self._raised:
+                raise self._raised[index]
+            return self._own[index].outcome()
+        except UserError:
+            raise
+        except Exception as error:  # whatever an environment raises ends the run, with its name
+            self._stop(index, f"at action {self._actions[index].tolist()}", error)
+
+    def _start(self, seeds: Mapping[int, int | None]) -> dict[int, First]:
+        return {index: self._reset(index, seed) for index, seed in seeds.items()}
+
+    def _reset(self, index: int, seed: int | None) -> First:
+        try:
+            return first_of(*self.envs[index].reset(seed=seed))
+        except UserError:
+            raise
+        except Exception as error:  # whatever an environment raises ends the run, with its name
+            self._stop(index, "at reset", error)
+
+    def _save(self) -> list[dict[str, Any] | None]:
+        return [saved_state(env) for env in self.envs]
+
+    def _restore(self, states: Mapping[int, dict[str, Any]]) -> dict[int, First]:
+        for index, state in states.items():
+            self.envs[index].get_wrapper_attr("set_state")(state)
+        return {}
+
+    def _poses(self) -> tuple[np.ndarray, np.ndarray]:
+        return poses_of(self.envs)
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+
+def step_together(groups: Sequence[Group], actions: Sequence[np.ndarray]) -> list[StepResult | RunStopped]:
+    """One step of several groups, all of whose environments move at the same time; why it failed where it did."""
+    results: list[Any] = [None] * len(groups)
+    for phase in ("begin", "wait", "finish"):
+        for index, group in enumerate(groups):
+            if not isinstance(results[index], RunStopped):
+                try:
+                    results[index] = getattr(group, phase)(*([actions[index]] if phase == "begin" else []))
+                except RunStopped as error:
+                    results[index] = error
+    return results
+
+
+def stack_step(
+    obs: Sequence[np.ndarray],
+    reward: Sequence[float],
+    terminated: Sequence[bool],
+    truncated: Sequence[bool],
+    infos: Sequence[Mapping[str, Any]],
+    criteria: tuple[str, ...],
+) -> StepResult:
+    """What N environments returned, as arrays."""
+    return StepResult(
+        obs=np.stack(obs),
+        reward=np.array(reward, np.float32),
+        terminated=np.array(terminated, bool),
+        truncated=np.array(truncated, bool),
+        success=np.array([info["success"] for info in infos], bool),
+        objects=np.stack([object_positions(info) for info in infos]),
+        criteria=np.array([[info[f"success_{name}"] for name in criteria] for info in infos], bool),
+    )
+
+
+def first_of(obs: np.ndarray, info: Mapping[str, Any]) -> First:
+    """What `reset` returned, without what the group has no use for."""
+    return obs, bool(info["success"]), object_positions(info)
+
+
+def saved_state(env: gymnasium.Env[Any, Any]) -> dict[str, Any] | None:
+    """Of one environment; None where it cannot be saved."""
+    if not env.has_wrapper_attr("get_state"):
+        return None
+    try:
+        return env.get_wrapper_attr("get_state")()
+    except NotImplementedError:
+        return None
+
+
+def poses_of(envs: Iterable[gymnasium.Env[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Where the geoms and sites of each environment are: positions (N, P, 3) and rotations (N, P, 9), of `MujocoTask.poses`."""
+    positions, rotations = zip(*[env.get_wrapper_attr("poses")() for env in envs], strict=True)
+    return np.stack(positions), np.stack(rotations)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def threads() -> ThreadPoolExecutor:
+    """The threads in which physics moves, one a core; all groups of a process share them."""
+    return ThreadPoolExecutor(cores(), "physics")

@@ -1,0 +1,136 @@
+"""Checkpoints: a folder of safetensors and JSON, written whole or not at all, the last two kept. No pickle is ever written or read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from vis_rpg.errors import UserError
+from vis_rpg.training.chunks import digest, write_tensors
+
+FORMAT = "vis-rpg checkpoint 6"
+KEPT = 2
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write `state` (nested dicts and lists of tensors, arrays and JSON values) as folder/step-N; returns its path.
+
+    Raises OSError where the disk is full; the checkpoints before it are not touched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, temporary = folder / f"step-{step:010d}", folder / f".writing-{step}"
+    tensors: dict[str, Tensor] = {}
+    tree = _split(state, "", tensors)
+    try:
+        for left in folder.glob(".writing-*"):  # by a run that was killed
+            shutil.rmtree(left)
+        temporary.mkdir()
+        tensor_file = temporary / "state.safetensors"
+        write_tensors(tensor_file, tensors)
+        written = {"tensor_bytes": tensor_file.stat().st_size, "tensor_digest": digest(tensor_file)}
+        document = {"format": FORMAT, "step": step, **written, "state": tree}
+        with open(temporary / "state.json", "w") as file:
+            json.dump(document | {"digest": _document_digest(document)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    kept = complete(folder)[-KEPT:]
+    for old in _numbered(folder):
+        if old not in kept:
+            shutil.rmtree(old)
+    return path
+
+
+def complete(folder: Path) -> list[Path]:
+    """Checkpoints in a folder, oldest first."""
+    return [path for path in _numbered(folder) if (path / "state.json").exists()]
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """Folders of checkpoints, oldest first, half-made ones included; one that a user has renamed is left alone."""
+    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal() and path.is_dir())
+
+
+def latest(run: Path) -> Path:
+    """The newest checkpoint of a run; raises UserError where there is none."""
+    found = complete(run / "checkpoints")
+    if not found:
+        raise UserError(f"{run}: no checkpoint there (looked for {run / 'checkpoints'}/step-*): give the folder of a run that was trained")
+    return found[-1]
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read the state of a checkpoint. Raises UserError where a file is missing, damaged, or not one of ours."""
+    way_out = "delete this folder to use the one before"
+    try:
+        document = json.loads((path / "state.json").read_text())
+    except OSError as error:
+        raise UserError(f"{path}: not a checkpoint (state.json: {error.strerror})") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: broken checkpoint, state.json is cut short: {way_out}") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of this version (state.json does not say {FORMAT!r})")
+    if document.pop("digest", None) != _document_digest(document):
+        raise UserError(f"{path}: broken checkpoint, state.json is not as it was saved (its checksum differs): {way_out}")
+    file_path = path / "state.safetensors"
+    try:
+        if file_path.stat().st_size != document["tensor_bytes"]:
+            raise UserError(f"{path}: broken checkpoint, state.safetensors is cut short or another file: {way_out}")
+        with safe_open(file_path, "pt") as file:
+            # Copies, because the file is mapped: a run that goes on must not depend on a file that may be replaced.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        if digest(file_path) != document["tensor_digest"]:
+            broken = (f"NaN or infinity in {key}" for key, value in tensors.items() if not value.isfinite().all())
+            why = next(broken, "its checksum differs")
+            raise UserError(f"{path}: broken checkpoint, state.safetensors is not as it was saved ({why}): {way_out}")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: broken checkpoint, state.safetensors cannot be read ({error}): {way_out}") from None
+    state = _join(document["state"], tensors)
+    assert isinstance(state, dict)
+    return state
+
+
+def _document_digest(document: dict[str, Any]) -> str:
+    """Checksum of everything that state.json says; the same before it is written and after it is read."""
+    return hashlib.sha256(json.dumps(document).encode()).hexdigest()
+
+
+def _split(node: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """JSON in which tensors and arrays are references into `tensors`."""
+    if isinstance(node, Tensor):
+        tensors[name] = node
+        return {"$tensor": name}
+    if isinstance(node, np.ndarray):
+        tensors[name] = torch.from_numpy(np.ascontiguousarray(node)).reshape(node.shape)
+        return {"$array": name}
+    if isinstance(node, np.generic):
+        return node.item()
+    if isinstance(node, dict):
+        return {str(key): _split(value, f"{name}/{key}", tensors) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_split(value, f"{name}/{index}", tensors) for index, value in enumerate(node)]
+    return node
+
+
+def _join(node: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(node, list):
+        return [_join(value, tensors) for value in node]
+    if isinstance(node, dict):
+        if "$tensor" in node:
+            return tensors[node["$tensor"]]
+        if "$array" in node:
+            return tensors[node["$array"]].numpy()
+        return {key: _join(value, tensors) for key, value in node.items()}
+    return node

@@ -1,0 +1,71 @@
+"""Where objects have been: coverage of a grid by their true positions, and the record of positions that drawings use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vis_rpg.envs.tasks.task import Task
+from vis_rpg.training.chunks import Chunks
+
+
+class CoverageCounter:
+    """Object displacement coverage: the share of a grid's cells that each object's true position has ever visited, averaged over the
+    objects that the task counts. NaN for a task that declares none."""
+
+    def __init__(self, task: Task) -> None:
+        self.grid = task.coverage
+        if self.grid is not None:
+            self.objects = [task.object_names.index(name) for name in self.grid.objects]
+            self.plane = list(task.plane)
+            self.visited = np.zeros((len(self.objects), *self.grid.bins), bool)
+
+    def add(self, positions: np.ndarray) -> None:
+        """Count positions (..., N, 2 or 3), world units, of all objects of interest."""
+        if self.grid is None:
+            return
+        low, high = np.array(self.grid.low), np.array(self.grid.high)
+        seen = positions[..., self.objects, :][..., self.plane]
+        cells = ((seen - low) / (high - low) * self.grid.bins).astype(int)
+        cells = np.clip(cells, 0, np.array(self.grid.bins) - 1).reshape(-1, len(self.objects), 2)
+        for index in range(len(self.objects)):
+            self.visited[index, cells[:, index, 0], cells[:, index, 1]] = True
+
+    @property
+    def value(self) -> float:
+        """Coverage in [0, 1]."""
+        return float(self.visited.mean()) if self.grid is not None else float("nan")
+
+
+class VisitRecord:
+    """Every visited configuration with the interaction it came at and the z that was acting, on disk in append-only chunks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.chunks = Chunks(folder, "visits")
+        self.waiting: list[dict[str, Tensor]] = []
+
+    def add(self, step: int, positions: np.ndarray, z: Tensor) -> None:
+        """Positions (envs, N, 2) after the vector step that brought the interactions to `step`."""
+        steps = torch.full((len(positions),), step, dtype=torch.int64)
+        self.waiting.append({"step": steps, "positions": torch.as_tensor(positions, dtype=torch.float32), "z": z.detach().cpu().clone()})
+
+    def save(self) -> dict[str, Any]:
+        """Write what waits; returns what `load` needs."""
+        if self.waiting:
+            rows = {key: torch.cat([visit[key] for visit in self.waiting]) for key in self.waiting[0]}
+            self.chunks.append(rows, self.chunks.end, self.chunks.end + len(rows["step"]))
+            self.waiting.clear()
+        return self.chunks.state()
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from `save`."""
+        self.chunks.load_state(state)
+
+    def read(self) -> dict[str, Tensor]:
+        """All that was written: step (V,), positions (V, N, 2 or 3), z (V, Z)."""
+        parts = [self.chunks.read(span) for span in self.chunks.spans]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
