@@ -1,5 +1,6 @@
-"""What each ingredient is worth: python scripts/ablate_discovery.py task=block_push seeds=3 out=runs/ablation/block_push.json
-What things are found by alone, which is quick: python scripts/ablate_discovery.py task=adroit_hammer kind=things seeds=5"""
+"""What each ingredient is worth: python scripts/ablate_discovery.py task=block_push seeds=3
+out=runs/ablation/block_push.json What things are found by alone, which is quick: python
+scripts/ablate_discovery.py task=adroit_hammer kind=things seeds=5"""
 
 from __future__ import annotations
 
@@ -13,7 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from discover_objects import HELD_OUT, LOOKS, OTHERWISE, PAGE, check, collect, collect_otherwise, hardware, learn, settings
+from discover_objects import (
+    HELD_OUT,
+    LOOKS,
+    OTHERWISE,
+    PAGE,
+    check,
+    collect,
+    collect_otherwise,
+    hardware,
+    learn,
+    settings,
+)
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from rich.console import Console
@@ -40,7 +52,8 @@ FIGURES = ("fg_ari", "ari", "worst_iou", "mean_position_r2", "video_fg_ari")
 
 
 def median(clips: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What most background subtraction begins with: the median over time, (E, T, H, W, 3) -> (H, W, 3)."""
+    """What most background subtraction begins with: the median over time, (E, T, H, W, 3) -> (H, W,
+    3)."""
     return np.median(clips.reshape(-1, *clips.shape[2:]), axis=0).astype(np.uint8)
 
 
@@ -51,7 +64,8 @@ def everywhere(frames: Tensor, background: Tensor, threshold: float, softness: f
 
 @dataclass(frozen=True)
 class Without:
-    """How one ingredient is left out, or added: settings of the model and of its training, and constants of modules, with other values."""
+    """How one ingredient is left out, or added: settings of the model and of its training, and
+    constants of modules, with other values."""
 
     model: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -61,12 +75,17 @@ class Without:
     """Whether slots go from frame to frame by a predictor that knows the action."""
 
 
-MODULES = {module.__name__.split(".")[-1]: module for module in (background, discovery, finding, slot_attention, slot_model, things)}
+MODULES = {
+    module.__name__.split(".")[-1]: module
+    for module in (background, discovery, finding, slot_attention, slot_model, things)
+}
 NO_LIMBS, NO_ADOPTION = "no limbs", "no adoption of strange colours"
 SLOTS = {
     "everything": Without(),
     "one iteration on first frames": Without(model={"iterations": 1}),
-    "no gradient to queries through iterations": Without(constants={"slot_attention.straight_through": lambda start, queries: start}),
+    "no gradient to queries through iterations": Without(
+        constants={"slot_attention.straight_through": lambda start, queries: start}
+    ),
     "slots never carried in training": Without(constants={"discovery.CARRIED": 1}),
     "masks as coarse as tokens": Without(model={"fine": 0}),
     "tokens of 4 x 4 pixels instead of 2 x 2": Without(model={"stride": 4}),
@@ -87,13 +106,25 @@ OTHERS = {
     "everything": Without(),
     **{f"everything, and {name}": with_it for name, with_it in ADDED.items()},
     "reconstruction alone": Without(training={"taught": False}),
-    **{f"reconstruction, and {name}": replace(with_it, training={**with_it.training, "taught": False}) for name, with_it in ADDED.items()},
-    "reconstruction, and all of these": Without(training={"taught": False, "resting": 0.2, "contrast": 0.1, **RANDOM}, predict=True),
+    **{
+        f"reconstruction, and {name}": replace(
+            with_it, training={**with_it.training, "taught": False}
+        )
+        for name, with_it in ADDED.items()
+    },
+    "reconstruction, and all of these": Without(
+        training={"taught": False, "resting": 0.2, "contrast": 0.1, **RANDOM}, predict=True
+    ),
 }
-"""What a trained model is worth with them, and without the things that were found, as slot models usually learn."""
+"""What a trained model is worth with them, and without the things that were found, as slot models
+usually learn."""
 THINGS = {
     "everything": Without(),
-    "no static background": Without(constants={f"{module}.foreground_alpha": everywhere for module in ("slot_model", "discovery")}),
+    "no static background": Without(
+        constants={
+            f"{module}.foreground_alpha": everywhere for module in ("slot_model", "discovery")
+        }
+    ),
     "median as background": Without(constants={"discovery.estimate_background": median}),
     "nothing painted in": Without(constants={"background.RINGS": 0}),
     "one palette": Without(constants={"finding.PALETTES": 1}),
@@ -105,7 +136,8 @@ THINGS = {
     "specks stay": Without(constants={"things.SUCH": 0.0}),
     NO_LIMBS: Without(model={"joints": 0}),
 }
-"""What things are found by, and what they alone are worth without it, before any slot learns to see them."""
+"""What things are found by, and what they alone are worth without it, before any slot learns to see
+them."""
 TRAINED = ("slots", "others")
 KINDS = {"things": THINGS, "slots": SLOTS, "others": OTHERS}
 
@@ -145,19 +177,29 @@ def constants(values: Mapping[str, Any]) -> Iterator[None]:
 
 
 def figures(
-    config: DictConfig, kind: str, without: Without, seed: int, frames: Mapping[str, Walks], held_out: Mapping[str, Walks]
+    config: DictConfig,
+    kind: str,
+    without: Without,
+    seed: int,
+    frames: Mapping[str, Walks],
+    held_out: Mapping[str, Walks],
 ) -> dict[str, Any]:
-    """Scores by scene without an ingredient, of things alone or of a trained model; None where nothing is found at all."""
+    """Scores by scene without an ingredient, of things alone or of a trained model; None where
+    nothing is found at all."""
     model_settings = {**config.model, **without.model}
     with constants(without.constants):
         try:
             if kind == "things":
                 scenes = [walks.frames for walks in frames.values()]
                 slots = SlotConfig(**model_settings, frame_size=scenes[0].shape[2:4])
-                model: SlotModel = ThingsAlone(discovery.untrained(scenes, slots, np.random.default_rng(seed)))
+                model: SlotModel = ThingsAlone(
+                    discovery.untrained(scenes, slots, np.random.default_rng(seed))
+                )
             else:
                 training = settings(config, seed, **without.training)
-                model = learn(list(frames.values()), model_settings, training, without.predict, device(config))
+                model = learn(
+                    list(frames.values()), model_settings, training, without.predict, device(config)
+                )
         except ValueError:
             return dict.fromkeys(held_out)
         scores = {}
@@ -169,7 +211,8 @@ def figures(
 
 
 def draw(results: Mapping[str, Mapping[int, Any]], title: str) -> Table:
-    """Means over seeds and scenes, with the worst beside each; scenes with other looks in a column of their own."""
+    """Means over seeds and scenes, with the worst beside each; scenes with other looks in a column
+    of their own."""
     table = Table(title=title)
     table.add_column("left out or added", no_wrap=True)
     for heading in (*(WORDS[figure] for figure in FIGURES), WORDS["fg_ari"] + OTHERWISE):
@@ -190,7 +233,9 @@ def cell(scores: Sequence[Mapping[str, Any] | None], figure: str) -> str:
 
 def main(config: DictConfig) -> None:
     check(config)
-    require(config.kind in (*KINDS, "all"), f"kind={config.kind}: choose one of {', '.join(KINDS)}, all")
+    require(
+        config.kind in (*KINDS, "all"), f"kind={config.kind}: choose one of {', '.join(KINDS)}, all"
+    )
     torch.set_num_threads(1)
     out = Path(config.out).with_suffix(".json")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -203,17 +248,31 @@ def main(config: DictConfig) -> None:
     }
     held_out = {"things": known}
     if kinds.keys() & TRAINED:
-        held_out |= dict.fromkeys(TRAINED, known | collect_otherwise(config, config.held_out, HELD_OUT))
-    results: dict[str, dict[str, dict[int, Any]]] = {kind: {name: {} for name in ablations} for kind, ablations in kinds.items()}
+        held_out |= dict.fromkeys(
+            TRAINED, known | collect_otherwise(config, config.held_out, HELD_OUT)
+        )
+    results: dict[str, dict[str, dict[int, Any]]] = {
+        kind: {name: {} for name in ablations} for kind, ablations in kinds.items()
+    }
     for seed in range(config.seed, config.seed + config.seeds):
         frames = collect(config, config.frames, seed, truth=False)
         for kind, ablations in kinds.items():
             for name, without in track(ablations.items(), f"ablating, seed {seed}, {kind}"):
-                results[kind][name][seed] = figures(config, kind, without, seed, frames, held_out[kind])
-                out.write_text(json.dumps({"task": config.task.name, "hardware": hardware(), "results": results}, indent=2) + "\n")
+                results[kind][name][seed] = figures(
+                    config, kind, without, seed, frames, held_out[kind]
+                )
+                out.write_text(
+                    json.dumps(
+                        {"task": config.task.name, "hardware": hardware(), "results": results},
+                        indent=2,
+                    )
+                    + "\n"
+                )
     console = Console(width=None if sys.stdout.isatty() else PAGE)
     for kind, found in results.items():
-        console.print(draw(found, f"{config.task.name}, {kind}: means (worst) of {config.seeds} seeds"))
+        console.print(
+            draw(found, f"{config.task.name}, {kind}: means (worst) of {config.seeds} seeds")
+        )
     print(f"done: {out}")
 
 

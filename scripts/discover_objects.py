@@ -1,7 +1,9 @@
-"""Discover objects: python scripts/discover_objects.py task=block_push seed=0 out=assets/slots/block_push.safetensors
-Judge the method on several seeds: python scripts/discover_objects.py task=block_push seeds=5 out=runs/discovery/block_push.safetensors
+"""Discover objects: python scripts/discover_objects.py task=block_push seed=0
+out=assets/slots/block_push.safetensors Judge the method on several seeds: python
+scripts/discover_objects.py task=block_push seeds=5 out=runs/discovery/block_push.safetensors
 
-A model that raises an alarm on held-out frames is written as *.rejected.safetensors, and the script exits with 3."""
+A model that raises an alarm on held-out frames is written as *.rejected.safetensors, and the script
+exits with 3."""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ from vis_rpg.errors import ModelRejected, UserError
 VARIANTS: dict[str, list[dict[str, int]]] = {"block_push": [{"blocks": 1}, {"blocks": 2}]}
 """Tasks whose one slot model serves several scenes."""
 LOOKS = {"block_push": range(1, 9)}
-"""Tasks whose things can look otherwise: seeds of looks on which models are tested and never trained."""
+"""Tasks whose things can look otherwise: seeds of looks on which models are tested and never
+trained."""
 OTHERWISE = ", other looks"
 """Ends the names of scenes in which things look so."""
 BARS = {
@@ -52,12 +55,22 @@ BARS = {
 }
 """What a model is to reach in the scenes of each family, by how the names of its tasks begin."""
 OTHERWISE_BARS = {"fg_ari": 0.90}
-DERIVED = {"frame_size", "backgrounds", "parts", "actions", "frequencies", "seed", "compiled", "precision"}
+DERIVED = {
+    "frame_size",
+    "backgrounds",
+    "parts",
+    "actions",
+    "frequencies",
+    "seed",
+    "compiled",
+    "precision",
+}
 """Settings that follow from the frames and from others."""
 HELD_OUT = 10_000
 """Seed of the frames that models are scored on; far from those of training."""
 POSITIONS = ("position_r2", "mean_position_r2", "worst_position_r2")
-"""Figures that say nothing of many looks together: each look is free to choose its slots, so no one map of positions is for all."""
+"""Figures that say nothing of many looks together: each look is free to choose its slots, so no one
+map of positions is for all."""
 PAGE = 150
 """Columns of the table where the output is no terminal."""
 
@@ -65,12 +78,19 @@ PAGE = 150
 def scenes_of(config: DictConfig) -> dict[str, gymnasium.Env[Any, Any]]:
     """The environments that the task's slot model serves, by name."""
     variants = VARIANTS.get(config.task.name, [{}])
-    names = [" ".join(f"{key}={value}" for key, value in variant.items()) or "all" for variant in variants]
-    return {name: make_env({**config.task, **variant}, "pixels") for name, variant in zip(names, variants, strict=True)}
+    names = [
+        " ".join(f"{key}={value}" for key, value in variant.items()) or "all"
+        for variant in variants
+    ]
+    return {
+        name: make_env({**config.task, **variant}, "pixels")
+        for name, variant in zip(names, variants, strict=True)
+    }
 
 
 def collect(config: DictConfig, frames: int, seed: int, truth: bool) -> dict[str, Walks]:
-    """`frames` frames in all, shared among the scenes of the task; every seed and scene has random numbers of its own."""
+    """`frames` frames in all, shared among the scenes of the task; every seed and scene has random
+    numbers of its own."""
     envs = scenes_of(config)
     walks = max(2, round(frames / config.walk / len(envs)))
     steps = frames // (walks * len(envs))
@@ -82,7 +102,8 @@ def collect(config: DictConfig, frames: int, seed: int, truth: bool) -> dict[str
 
 
 def collect_otherwise(config: DictConfig, frames: int, seed: int) -> dict[str, Walks]:
-    """`frames` frames in all of the task's scenes with other looks, where it has such; looks follow each other in the walks of a scene."""
+    """`frames` frames in all of the task's scenes with other looks, where it has such; looks follow
+    each other in the walks of a scene."""
     looks = LOOKS.get(config.task.name, ())
     collected: dict[str, list[Walks]] = {}
     for look in looks:
@@ -95,14 +116,22 @@ def collect_otherwise(config: DictConfig, frames: int, seed: int) -> dict[str, W
 def joined(parts: Sequence[Walks]) -> Walks:
     """Walks of the same length and objects as one."""
     frames, segmentation, actions = (
-        np.concatenate([getattr(walks, name) for walks in parts]) for name in ("frames", "segmentation", "actions")
+        np.concatenate([getattr(walks, name) for walks in parts])
+        for name in ("frames", "segmentation", "actions")
     )
-    return replace(parts[0], frames=frames, segmentation=segmentation, actions=actions, positions=None)
+    return replace(
+        parts[0], frames=frames, segmentation=segmentation, actions=actions, positions=None
+    )
 
 
 def settings(config: DictConfig, seed: int, **others: Any) -> DiscoveryConfig:
     """How a model is trained; others: values in place of the config's."""
-    values = {**config.training, "precision": config.precision, "compiled": config.runtime == "compile", "seed": seed}
+    values = {
+        **config.training,
+        "precision": config.precision,
+        "compiled": config.runtime == "compile",
+        "seed": seed,
+    }
     return DiscoveryConfig(**values | others)
 
 
@@ -114,14 +143,23 @@ def learn(
     where: torch.device,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> SlotModel:
-    """A slot model from walks of each scene. model: settings of SlotConfig; predict: whether slots go on by what was done."""
-    frames, actions = [walk.frames for walk in walks], [walk.actions for walk in walks if walk.actions is not None]
-    slots = SlotConfig(**model, frame_size=frames[0].shape[2:4], actions=actions[0].shape[2] if predict else 0)
+    """A slot model from walks of each scene. model: settings of SlotConfig; predict: whether slots
+    go on by what was done."""
+    frames, actions = (
+        [walk.frames for walk in walks],
+        [walk.actions for walk in walks if walk.actions is not None],
+    )
+    slots = SlotConfig(
+        **model, frame_size=frames[0].shape[2:4], actions=actions[0].shape[2] if predict else 0
+    )
     return discover(frames, slots, training, progress, actions, where)
 
 
-def train(config: DictConfig, seed: int, held_out: dict[str, Walks], path: Path) -> tuple[dict[str, Any], Path]:
-    """Train and write one model; its card, and where it lies: at `path`, or beside it as *.rejected.* if held-out frames raise an alarm."""
+def train(
+    config: DictConfig, seed: int, held_out: dict[str, Walks], path: Path
+) -> tuple[dict[str, Any], Path]:
+    """Train and write one model; its card, and where it lies: at `path`, or beside it as
+    *.rejected.* if held-out frames raise an alarm."""
     began = time.monotonic()
     collected = list(collect(config, config.frames, seed, truth=False).values())
     training = settings(config, seed)
@@ -134,9 +172,18 @@ def train(config: DictConfig, seed: int, held_out: dict[str, Walks], path: Path)
     model.config = replace(model.config, frequencies=frequencies_for(jitter))
     minutes = (time.monotonic() - began) / 60
     usual = [walks for name, walks in held_out.items() if not name.endswith(OTHERWISE)]
-    raised = sorted({alarm for walks in usual for alarm in alarms(model, walks.frames, walks.actions, walks.segmentation)})
+    raised = sorted(
+        {
+            alarm
+            for walks in usual
+            for alarm in alarms(model, walks.frames, walks.actions, walks.segmentation)
+        }
+    )
     for alarm in raised:
-        print(f"alarm: {alarm}; try: {next(advice for begins, advice in ADVICE.items() if alarm.startswith(begins))}")
+        print(
+            f"alarm: {alarm}; try: "
+            f"{next(advice for begins, advice in ADVICE.items() if alarm.startswith(begins))}"
+        )
     if raised:
         path = path.with_suffix(f".rejected{path.suffix}")
     scores = {}
@@ -177,7 +224,10 @@ def check(config: DictConfig) -> None:
     lacking = lacks_compiler(config) if config.runtime == "compile" else None
     require(lacking is None, f"runtime=compile needs {lacking}, or use runtime=eager")
     training = config.training
-    require((training.backbone is None) == (not training.features), "give training.backbone and training.features together, or neither")
+    require(
+        (training.backbone is None) == (not training.features),
+        "give training.backbone and training.features together, or neither",
+    )
     if training.backbone is not None:
         from perception.encoders.timm import FrozenFeatures  # timm is slow to import
 
@@ -188,7 +238,9 @@ def check(config: DictConfig) -> None:
     for section, kind in (("model", SlotConfig), ("training", DiscoveryConfig)):
         known = {field.name for field in fields(kind)} - DERIVED
         for key in set(config[section]) - known:
-            raise UserError(f"{section}.{key}: no such setting; there are {', '.join(sorted(known))}")
+            raise UserError(
+                f"{section}.{key}: no such setting; there are {', '.join(sorted(known))}"
+            )
 
 
 def main(config: DictConfig) -> None:
@@ -197,7 +249,9 @@ def main(config: DictConfig) -> None:
     envs = scenes_of(config)
     told = all(env.has_wrapper_attr("segmentation") for env in envs.values())
     require(
-        told or config.seeds == 1, f"seeds={config.seeds}: {config.task.name} does not tell what its pixels show, so nothing can be scored"
+        told or config.seeds == 1,
+        f"seeds={config.seeds}: {config.task.name} does not tell what its pixels show, so "
+        "nothing can be scored",
     )
     objects = {name: task_of(env).object_names for name, env in envs.items()}
     for env in envs.values():
@@ -216,34 +270,59 @@ def main(config: DictConfig) -> None:
         if config.seeds == 1:
             written = write(path.with_suffix(".json"), cards[seed])
         else:  # after every seed, so that a run that is stopped leaves what it has
-            written = write(out.with_name(f"{out.stem}-seeds.json"), results(cards, summaries(config, cards, objects)))
+            written = write(
+                out.with_name(f"{out.stem}-seeds.json"),
+                results(cards, summaries(config, cards, objects)),
+            )
     if told:
         width = None if sys.stdout.isatty() else PAGE
-        Console(width=width).print(draw_table(summaries(config, cards, objects), seeds, f"{config.task.name}: held-out episodes"))
+        Console(width=width).print(
+            draw_table(
+                summaries(config, cards, objects), seeds, f"{config.task.name}: held-out episodes"
+            )
+        )
     print(f"done: {written}")
     if rejected := [path for path in paths if path.stem.endswith(".rejected")]:
-        raise ModelRejected(f"held-out frames raise alarms (above, with what to try): rejected {', '.join(map(str, rejected))}")
+        raise ModelRejected(
+            "held-out frames raise alarms (above, with what to try): rejected "
+            f"{', '.join(map(str, rejected))}"
+        )
 
 
 def summaries(
     config: DictConfig, cards: Mapping[int, Mapping[str, Any]], objects: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, Any]]:
-    """By scene what `summarise` makes of the seeds' scores, with the IoU of each object under its name."""
-    bars = next((bars for family, bars in BARS.items() if config.task.get("family", config.task.name).startswith(family)), {})
+    """By scene what `summarise` makes of the seeds' scores, with the IoU of each object under its
+    name."""
+    bars = next(
+        (
+            bars
+            for family, bars in BARS.items()
+            if config.task.get("family", config.task.name).startswith(family)
+        ),
+        {},
+    )
     summary = {}
     for scene, names in objects.items():
         scores = {seed: card["scores"][scene] for seed, card in cards.items()}
-        each = {seed: {f"IoU: {name}": iou for name, iou in zip(names, score["iou"], strict=True)} for seed, score in scores.items()}
+        each = {
+            seed: {f"IoU: {name}": iou for name, iou in zip(names, score["iou"], strict=True)}
+            for seed, score in scores.items()
+        }
         wanted = OTHERWISE_BARS if scene.endswith(OTHERWISE) else bars
         summary[scene] = summarise({seed: scores[seed] | each[seed] for seed in scores}, wanted)
     return summary
 
 
 def results(cards: Mapping[int, dict[str, Any]], summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What one file says of all seeds: what they share, their summary, and what each has of its own."""
+    """What one file says of all seeds: what they share, their summary, and what each has of its
+    own."""
     own = ("seed", "minutes", "jitter", "alarms", "scores", "bytes", "frequencies")
     shared = {key: value for key, value in next(iter(cards.values())).items() if key not in own}
-    return shared | {"summary": summary, "seeds": [{key: card[key] for key in own} for card in cards.values()]}
+    return shared | {
+        "summary": summary,
+        "seeds": [{key: card[key] for key in own} for card in cards.values()],
+    }
 
 
 def write(path: Path, values: Mapping[str, Any]) -> Path:
@@ -253,11 +332,16 @@ def write(path: Path, values: Mapping[str, Any]) -> Path:
 
 def described(config: DictConfig, scattered: bool) -> str:
     """How the frames came about, in words; scattered: whether walks truly began so."""
-    start = "movable things anywhere that they can be" if scattered else "everything where episodes start"
+    start = (
+        "movable things anywhere that they can be"
+        if scattered
+        else "everything where episodes start"
+    )
     scenes = len(VARIANTS.get(config.task.name, [{}]))
     shared = f"; as many frames of each of {scenes} scenes of the task" if scenes > 1 else ""
     return (
-        f"walks of {config.walk} frames that begin with {start}, random actions held for 1 to {HOLD} steps, no reset at the time limit, so "
+        f"walks of {config.walk} frames that begin with {start}, random actions held for 1 to "
+        f"{HOLD} steps, no reset at the time limit, so "
         f"that things get away from their start{shared}; no labels"
     )
 
@@ -269,7 +353,13 @@ def hardware() -> str:
 def command() -> str:
     """What was typed, without the settings that the command line adds for itself."""
     script = Path(sys.argv[0])
-    return " ".join(["python", f"{script.parent.name}/{script.name}", *(w for w in sys.argv[1:] if "=" in w and not w.startswith("hydra"))])
+    return " ".join(
+        [
+            "python",
+            f"{script.parent.name}/{script.name}",
+            *(w for w in sys.argv[1:] if "=" in w and not w.startswith("hydra")),
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Evaluate a run and film it: python scripts/evaluate.py run=runs/x episodes=50 videos=true seed=0"""
+"""Evaluate a run and film it: python scripts/evaluate.py run=runs/x episodes=50
+videos=true seed=0"""
 
 from __future__ import annotations
 
@@ -18,12 +19,22 @@ from vis_rpg.training import checkpoint
 
 def main(config: DictConfig) -> None:
     folder = Path(config.run)
-    torch.set_num_threads(1)  # one observation at a time: more threads only wait for each other, for long on a busy machine
+    torch.set_num_threads(
+        1
+        # one observation at a time: more threads only wait for each other, for long on a busy
+        # machine
+    )
     actor, env = vis_rpg.load(folder, str(device(config)), config.seed)
     step = int(checkpoint.latest(folder).name.removeprefix("step-"))
     evaluation = evaluate(actor, env, config.episodes, config.seed)
     evaluation.write(folder / "evaluation.json", step=step)
-    print(table(evaluation, f"{folder} at {step:,} interactions: {config.episodes} episodes, mean actions, seed {config.seed}"))
+    print(
+        table(
+            evaluation,
+            f"{folder} at {step:,} interactions: {config.episodes} episodes, mean actions, "
+            f"seed {config.seed}",
+        )
+    )
     print(f"figures: {folder / 'evaluation.json'}")
     if config.videos:
         try:
@@ -44,8 +55,15 @@ def table(evaluation: Evaluation, title: str) -> str:
         [
             title,
             line("success in last step", evaluation.eval_success, evaluation.eval_success_interval),
-            line("success in any step", evaluation.eval_success_any, evaluation.eval_success_any_interval),
-            *(line(f"by the {name}'s criterion", share) for name, share in evaluation.eval_criteria.items()),
+            line(
+                "success in any step",
+                evaluation.eval_success_any,
+                evaluation.eval_success_any_interval,
+            ),
+            *(
+                line(f"by the {name}'s criterion", share)
+                for name, share in evaluation.eval_criteria.items()
+            ),
             line("return", evaluation.eval_return, evaluation.eval_return_interval),
             line("coverage of these", evaluation.eval_coverage),
         ]

@@ -33,7 +33,12 @@ Line = dict[str, Any]
 CUDA = torch.cuda.is_available()
 SIZE = [] if CUDA else ["preset=debug"]
 STATE = ["task=block_push", *SIZE]
-PIXELS = ["task=block_push", "task.blocks=1", "obs=pixels", "preset=cpu" if CUDA else "preset=debug"]
+PIXELS = [
+    "task=block_push",
+    "task.blocks=1",
+    "obs=pixels",
+    "preset=cpu" if CUDA else "preset=debug",
+]
 RUNTIMES = ("eager", "compile", "graph") if CUDA else ("eager", "compile")
 UPDATES = 20
 NEEDS_CUDA = 77  # the exit status by which scripts/gpu_check.sh knows it
@@ -44,11 +49,23 @@ def imports() -> Iterator[Line]:
     import gymnasium
     import mujoco
 
-    yield {**benchmark.machine(torch.device("cuda" if CUDA else "cpu")), "mujoco": mujoco.__version__, "gymnasium": gymnasium.__version__}
+    yield {
+        **benchmark.machine(torch.device("cuda" if CUDA else "cpu")),
+        "mujoco": mujoco.__version__,
+        "gymnasium": gymnasium.__version__,
+    }
     if CUDA:
         free, total = torch.cuda.mem_get_info()
-        yield {"capability": torch.cuda.get_device_capability(), "cuda": torch.version.cuda, "free_gib": round(free / 2**30, 1)}
-        yield {"triton": has_triton(), "total_gib": round(total / 2**30, 1), "cores": os.cpu_count()}
+        yield {
+            "capability": torch.cuda.get_device_capability(),
+            "cuda": torch.version.cuda,
+            "free_gib": round(free / 2**30, 1),
+        }
+        yield {
+            "triton": has_triton(),
+            "total_gib": round(total / 2**30, 1),
+            "cores": os.cpu_count(),
+        }
     env = make_env(compose(PIXELS).task, "pixels")
     obs, _ = env.reset(seed=0)
     check(obs.std() > 1, f"frames are blank: standard deviation {obs.std():.3f}")
@@ -65,12 +82,18 @@ READY = {
 
 
 def ready(words: list[str]) -> Iterator[Line]:
-    """How long the first updates take, until all is compiled and captured; the stages that follow find it in the cache."""
+    """How long the first updates take, until all is compiled and captured; the stages that follow
+    find it in the cache."""
     if not CUDA:
         sys.exit(NEEDS_CUDA)
     trainer = filled([*words, f"runtime={RUNTIMES[-1]}"])
     seconds, each = trainer.learning.warm_up(RUNTIMES[-1], 10)
-    yield {"setting": " ".join(words), "runtime": RUNTIMES[-1], "seconds_to_ready": round(seconds, 1), "ms_each": round(1e3 * each, 3)}
+    yield {
+        "setting": " ".join(words),
+        "runtime": RUNTIMES[-1],
+        "seconds_to_ready": round(seconds, 1),
+        "ms_each": round(1e3 * each, 3),
+    }
 
 
 def updates(dtype: torch.dtype) -> Iterator[Line]:
@@ -87,12 +110,17 @@ def updates(dtype: torch.dtype) -> Iterator[Line]:
         if runtime != "eager":
             line |= {"difference_over_movement": difference(ends[runtime], ends["eager"], start)}
         yield line
-        wrong = {part: value for part, value in line.get("difference_over_movement", {}).items() if not value < LIMIT[dtype]}
+        wrong = {
+            part: value
+            for part, value in line.get("difference_over_movement", {}).items()
+            if not value < LIMIT[dtype]
+        }
         check(not wrong, f"runtime={runtime} differs from eager in {dtype}: {wrong}")
 
 
 LIMIT = {torch.float32: 0.1, torch.float64: 1e-6}
-"""Of the distance between two runs' parameters, over how far they have moved: Adam turns rounding (TF32 on a GPU) into steps."""
+"""Of the distance between two runs' parameters, over how far they have moved: Adam turns rounding
+(TF32 on a GPU) into steps."""
 
 
 def seeds() -> Iterator[Line]:
@@ -106,22 +134,32 @@ def seeds() -> Iterator[Line]:
         alone = filled([*STATE, "runtime=eager", f"seed={seed}"], torch.float64)
         for _ in range(UPDATES):
             alone.learning.step()
-        apart = difference(parameters(together.learner, seed), parameters(alone.learner), starts[seed])
+        apart = difference(
+            parameters(together.learner, seed), parameters(alone.learner), starts[seed]
+        )
         yield {"seeds": count, "runtime": runtime, "seed": seed, "difference_over_movement": apart}
-        check(max(apart.values()) < LIMIT[torch.float64], f"seed {seed} learns otherwise beside others: {apart}")
+        check(
+            max(apart.values()) < LIMIT[torch.float64],
+            f"seed {seed} learns otherwise beside others: {apart}",
+        )
 
 
 def replay() -> Iterator[Line]:
-    """Replay on the device, and in pinned memory: the same batches for the same random numbers, and how long updates take."""
+    """Replay on the device, and in pinned memory: the same batches for the same random numbers, and
+    how long updates take."""
     batches = {}
     for where in ("device", "host"):
         trainer = filled([*PIXELS, f"runtime={RUNTIMES[-1]}", f"agent.replay_device={where}"])
         learning, own = trainer.learning, trainer.runs[0].replay
         count = learning.request.batch_size + learning.request.familiar
         uniform = torch.from_numpy(np.random.default_rng(0).random(count)).to(own.device)
-        batches[where] = pytree.tree_map(lambda x: None if x is None else x.cpu(), own.gather(own.tables, uniform, learning.request))
+        batches[where] = pytree.tree_map(
+            lambda x: None if x is None else x.cpu(),
+            own.gather(own.tables, uniform, learning.request),
+        )
         check(
-            (learning.staging is None) == (where == "device" or not CUDA), f"agent.replay_device={where}: batches are staged the wrong way"
+            (learning.staging is None) == (where == "device" or not CUDA),
+            f"agent.replay_device={where}: batches are staged the wrong way",
         )
         for _ in range(2 * UPDATES):
             learning.step()
@@ -131,8 +169,13 @@ def replay() -> Iterator[Line]:
         synchronise()
         finite = all(bool(torch.isfinite(value).all()) for value in learning.sums.values())
         check(finite, f"agent.replay_device={where}: a loss is not finite")
-        yield {"replay": where, "updates_per_s": round(2 * UPDATES / (time.perf_counter() - begin), 1)}
-    pairs = zip(pytree.tree_leaves(batches["device"]), pytree.tree_leaves(batches["host"]), strict=True)
+        yield {
+            "replay": where,
+            "updates_per_s": round(2 * UPDATES / (time.perf_counter() - begin), 1),
+        }
+    pairs = zip(
+        pytree.tree_leaves(batches["device"]), pytree.tree_leaves(batches["host"]), strict=True
+    )
     same = all(a is b is None or torch.equal(a, b) for a, b in pairs)
     yield {"same_batches": same}
     check(same, "device and host gather different batches")
@@ -143,15 +186,29 @@ def resume() -> Iterator[Line]:
     with tempfile.TemporaryDirectory() as folder:
         words = ["task=maze", "preset=debug", f"out={folder}/run"]
         for index, device in enumerate(("cpu", "cuda", "cpu", "cuda") if CUDA else ("cpu", "cpu")):
-            config = compose([*words, f"device={device}", f"steps={300 * (index + 1)}", f"resume={'true' if index else 'false'}"])
+            config = compose(
+                [
+                    *words,
+                    f"device={device}",
+                    f"steps={300 * (index + 1)}",
+                    f"resume={'true' if index else 'false'}",
+                ]
+            )
             trainer = Trainer(config)
             if index:
                 saved = checkpoint.load(checkpoint.latest(Path(folder, "run")))
                 loaded = trainer.runs[0].agent.state_dict()
-                same = all(torch.equal(loaded[name].cpu(), value) for name, value in saved["agent"].items())
+                same = all(
+                    torch.equal(loaded[name].cpu(), value) for name, value in saved["agent"].items()
+                )
                 check(same, f"weights change on the way to {device}")
             [summary] = trainer.run()
-            yield {"device": device, "steps": summary["steps"], "updates": summary["updates"], "runtime": trainer.runtime}
+            yield {
+                "device": device,
+                "steps": summary["steps"],
+                "updates": summary["updates"],
+                "runtime": trainer.runtime,
+            }
             check(summary["steps"] == 300 * (index + 1), f"{device}: ended at {summary['steps']}")
 
 
@@ -164,7 +221,11 @@ def render() -> Iterator[Line]:
     """Frames by EGL and by the ray-caster."""
     for backend in ("egl", "warp"):
         for task in ("block_push", "ant_push"):
-            yield from ({"backend": backend, **line} for line in envs(task, 0.5, backend) if "pixels" in line["name"])
+            yield from (
+                {"backend": backend, **line}
+                for line in envs(task, 0.5, backend)
+                if "pixels" in line["name"]
+            )
 
 
 def learn(out: Path) -> Iterator[Line]:
@@ -178,7 +239,15 @@ def learn(out: Path) -> Iterator[Line]:
     for path in sorted(Path(out, "run").glob("seed-*/metrics.jsonl")):
         for text in path.read_text().splitlines():
             line = json.loads(text)
-            rows.append([line["step"], line["success"], line["coverage"], line["updates_per_s"], path.parent.name.removeprefix("seed-")])
+            rows.append(
+                [
+                    line["step"],
+                    line["success"],
+                    line["coverage"],
+                    line["updates_per_s"],
+                    path.parent.name.removeprefix("seed-"),
+                ]
+            )
     with open(out / "learn.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "success", "coverage", "updates_per_s", "seed"])
@@ -186,11 +255,16 @@ def learn(out: Path) -> Iterator[Line]:
     check(bool(rows), "nothing was learned in time")
     last = max(row[0] for row in rows)
     ends = [row for row in rows if row[0] == last]
-    yield {"steps": last, "seeds": len(ends), "success": [row[1] for row in ends], "coverage": [row[2] for row in ends]}
+    yield {
+        "steps": last,
+        "seeds": len(ends),
+        "success": [row[1] for row in ends],
+        "coverage": [row[2] for row in ends],
+    }
     yield {"updates_per_s": ends[0][3], "command": " ".join(command[1:])}
 
 
-# What stages share ----------------------------------------------------------------------------------------------------------------------
+# What stages share --------------------------------------------------------------------------------
 
 
 def filled(words: list[str], dtype: torch.dtype = torch.float32) -> Trainer:
@@ -205,7 +279,9 @@ def filled(words: list[str], dtype: torch.dtype = torch.float32) -> Trainer:
     turn = trainer.learner.turn
 
     def cast(part: Any) -> Any:
-        return pytree.tree_map(lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, part)
+        return pytree.tree_map(
+            lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, part
+        )
 
     trainer.learner.turn = lambda batch, noise, *phase: turn(cast(batch), cast(noise), *phase)  # type: ignore[method-assign]
     return trainer
@@ -216,9 +292,14 @@ def parameters(learner: Learner, row: int = 0) -> dict[str, Tensor]:
     return {part: rows.flat[row].detach().clone() for part, rows in learner.rows.items()}
 
 
-def difference(first: dict[str, Tensor], second: dict[str, Tensor], start: dict[str, Tensor]) -> dict[str, float]:
+def difference(
+    first: dict[str, Tensor], second: dict[str, Tensor], start: dict[str, Tensor]
+) -> dict[str, float]:
     """How far two runs are apart, over how far they have come."""
-    return {part: float((first[part] - second[part]).norm() / (second[part] - start[part]).norm()) for part in first}
+    return {
+        part: float((first[part] - second[part]).norm() / (second[part] - start[part]).norm())
+        for part in first
+    }
 
 
 def synchronise() -> None:

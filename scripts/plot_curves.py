@@ -1,5 +1,6 @@
-"""Curves over seeds: python scripts/plot_curves.py name=maze key=coverage 'runs=[runs/maze-rpg-0,runs/maze-rpg-1]'
-What differs in other settings is named by hand: 'runs=[runs/maze,runs/beta]' 'labels=[beta 0.005,beta 0.05]'"""
+"""Curves over seeds: python scripts/plot_curves.py name=maze key=coverage
+'runs=[runs/maze-rpg-0,runs/maze-rpg-1]' What differs in other settings is named by hand:
+'runs=[runs/maze,runs/beta]' 'labels=[beta 0.005,beta 0.05]'"""
 
 from pathlib import Path
 
@@ -15,7 +16,8 @@ def main(config: DictConfig) -> None:
     table, picture = folder / "curves.csv", folder / "curves.png"
     if config.runs:
         require(
-            len(config.labels) in (0, len(config.runs)), f"labels: {len(config.labels)} for {len(config.runs)} of runs: give one for each"
+            len(config.labels) in (0, len(config.runs)),
+            f"labels: {len(config.labels)} for {len(config.runs)} of runs: give one for each",
         )
         seeds = [each_seed(Path(path)) for path in config.runs]
         named = [str(label) for label, own in zip(config.labels, seeds, strict=False) for _ in own]
@@ -24,8 +26,15 @@ def main(config: DictConfig) -> None:
     draw_curves(picture, curves, config.name, config.key)
     for curve in curves:
         low, high = curve.interval[:, -1]
-        spread = f"95% interval {low:.3f} to {high:.3f}, {curve.seeds} seeds" if curve.seeds > 1 else "1 seed"
-        print(f"{curve.agent}: {config.key} {curve.mean[-1]:.3f} at {curve.step[-1]:,.0f} interactions ({spread})")
+        spread = (
+            f"95% interval {low:.3f} to {high:.3f}, {curve.seeds} seeds"
+            if curve.seeds > 1
+            else "1 seed"
+        )
+        print(
+            f"{curve.agent}: {config.key} {curve.mean[-1]:.3f} at {curve.step[-1]:,.0f} "
+            f"interactions ({spread})"
+        )
     print(f"figures: {table}\ndrawing: {picture}")
 
 

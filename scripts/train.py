@@ -1,4 +1,5 @@
-"""Train: python scripts/train.py task=block_push obs=pixels seed=0 steps=20000 preset=cpu out=runs/x device=auto"""
+"""Train: python scripts/train.py task=block_push obs=pixels seed=0 steps=20000 preset=cpu
+out=runs/x device=auto"""
 
 from omegaconf import DictConfig
 

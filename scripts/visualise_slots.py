@@ -1,4 +1,5 @@
-"""See the slots: python scripts/visualise_slots.py run=runs/x, or model=assets/slots/block_push.safetensors task=block_push"""
+"""See the slots: python scripts/visualise_slots.py run=runs/x, or
+model=assets/slots/block_push.safetensors task=block_push"""
 
 from __future__ import annotations
 
@@ -14,7 +15,15 @@ from omegaconf import DictConfig
 
 from perception.discovery.collect import wander
 from perception.evaluation.evaluate import compare, label_map, see_episodes, worst_frames
-from perception.evaluation.visualise import draw_paths, enlarge, grid, overlay, reconstruction, sheet, spotlight
+from perception.evaluation.visualise import (
+    draw_paths,
+    enlarge,
+    grid,
+    overlay,
+    reconstruction,
+    sheet,
+    spotlight,
+)
 from perception.slots.background import nearest_background
 from perception.slots.model import Sight, SlotModel
 from perception.slots.perception import SlotPerception
@@ -42,7 +51,8 @@ class Episode:
     actions: np.ndarray
     """(T, A): what was done in each frame."""
     segmentation: np.ndarray | None
-    """(T, H, W) true labels: the objects of interest from 1 on, then the robot; None where the task cannot tell."""
+    """(T, H, W) true labels: the objects of interest from 1 on, then the robot; None where the task
+    cannot tell."""
     names: tuple[str, ...]
     """Of the objects of interest."""
 
@@ -64,7 +74,13 @@ def episode_of_run(folder: Path, seed: int) -> Episode:
         segmentation += [truth(whole=True)] if truth else []
         done = terminated or truncated
     labels = np.stack(segmentation) if truth else None
-    return Episode(perception.model, np.stack(frames), np.stack([*actions, np.zeros_like(actions[0])]), labels, task_of(env).object_names)
+    return Episode(
+        perception.model,
+        np.stack(frames),
+        np.stack([*actions, np.zeros_like(actions[0])]),
+        labels,
+        task_of(env).object_names,
+    )
 
 
 def episode_of_task(path: Path, env: gymnasium.Env, seed: int) -> Episode:
@@ -81,12 +97,15 @@ def episode_of_task(path: Path, env: gymnasium.Env, seed: int) -> Episode:
 
 
 def failures(episode: Episode, sights: Sequence[Sight]) -> np.ndarray | None:
-    """A page of the worst cases by the IoU of an object under the best matching of its frame: the frame, the object's true mask, the
-    slots. None where every mask is perfect, or the task cannot tell."""
+    """A page of the worst cases by the IoU of an object under the best matching of its frame: the
+    frame, the object's true mask, the slots. None where every mask is perfect, or the task cannot
+    tell."""
     if episode.segmentation is None:
         return None
     labels = np.concatenate([label_map(sight) for sight in sights])
-    found = compare(episode.segmentation, labels, len(episode.names), sights[0].decoded.masks.shape[1])
+    found = compare(
+        episode.segmentation, labels, len(episode.names), sights[0].decoded.masks.shape[1]
+    )
     names = (*episode.names, "robot")
     tiles = []
     for t, n in worst_frames(found.matched, ROWS * COLUMNS):
@@ -94,7 +113,9 @@ def failures(episode: Episode, sights: Sequence[Sight]) -> np.ndarray | None:
         views = [frame, spotlight(frame, episode.segmentation[t] == n + 1), overlay(frame, masks)]
         slot = f"slot {found.slots[t, n]}" if found.slots[t, n] >= 0 else "no slot"
         caption = f"{names[n]}  IoU {found.matched[t, n]:.2f}  {slot}  step {t}"
-        tiles.append(captioned(grid([[enlarge(view, FACTOR) for view in views]], gap=2), caption, False))
+        tiles.append(
+            captioned(grid([[enlarge(view, FACTOR) for view in views]], gap=2), caption, False)
+        )
     if not tiles:
         return None
     blank = [np.full_like(tiles[0], 255)] * (-len(tiles) % COLUMNS)
@@ -102,12 +123,17 @@ def failures(episode: Episode, sights: Sequence[Sight]) -> np.ndarray | None:
 
 
 def main(config: DictConfig) -> None:
-    require((config.run is None) != (config.model is None), "give one of run=<folder of a run> and model=<slot model>")
+    require(
+        (config.run is None) != (config.model is None),
+        "give one of run=<folder of a run> and model=<slot model>",
+    )
     require(config.columns >= 2, f"columns={config.columns}: at least 2")
     if config.run is not None:
         episode = episode_of_run(Path(config.run), config.seed)
     else:
-        episode = episode_of_task(Path(config.model), make_env(config.task, "pixels", config.seed), config.seed)
+        episode = episode_of_task(
+            Path(config.model), make_env(config.task, "pixels", config.seed), config.seed
+        )
     model, frames = episode.model, episode.frames
     folder = Path(config.out or config.run or "runs/slots")
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,16 +142,32 @@ def main(config: DictConfig) -> None:
     shown = np.linspace(0, len(frames) - 1, config.columns).round().astype(int)
     save(folder / "slots.png", sheet([frames[t] for t in shown], [sights[t] for t in shown]))
     coordinates = torch.cat([s.coordinates for s in sights]).numpy()
-    images = [torch.as_tensor(x).permute(0, 3, 1, 2).float() for x in (frames[:1], model.backgrounds)]
+    images = [
+        torch.as_tensor(x).permute(0, 3, 1, 2).float() for x in (frames[:1], model.backgrounds)
+    ]
     floor = nearest_background(*images)[0].permute(1, 2, 0).byte().numpy()
     save(folder / "slot_paths.png", draw_paths(floor, coordinates))
-    print(f"frames, masks, reconstruction: {folder / 'slots.png'}\nslot paths: {folder / 'slot_paths.png'}")
+    print(
+        f"frames, masks, reconstruction: {folder / 'slots.png'}\nslot paths: "
+        f"{folder / 'slot_paths.png'}"
+    )
     if (page := failures(episode, sights)) is not None:
         save(folder / "slot_failures.png", page)
         print(f"worst frames by IoU; frame, true mask, slots: {folder / 'slot_failures.png'}")
     if config.video:
         pictures = [
-            grid([[enlarge(image, 4) for image in (frame, overlay(frame, sight.decoded.masks[0].numpy()), reconstruction(sight))]])
+            grid(
+                [
+                    [
+                        enlarge(image, 4)
+                        for image in (
+                            frame,
+                            overlay(frame, sight.decoded.masks[0].numpy()),
+                            reconstruction(sight),
+                        )
+                    ]
+                ]
+            )
             for frame, sight in zip(frames, sights, strict=True)
         ]
         write_mp4(folder / "slots.mp4", pictures)

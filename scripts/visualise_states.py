@@ -1,4 +1,5 @@
-"""Draw the states that a run visited over training, by z and by interaction: python scripts/visualise_states.py run=runs/x"""
+"""Draw the states that a run visited over training, by z and by interaction: python
+scripts/visualise_states.py run=runs/x"""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""Draw what the agent sees of every task when an episode begins: python scripts/visualise_tasks.py [--out assets/tasks] [task ...]"""
+"""Draw what the agent sees of every task when an episode begins: python scripts/visualise_tasks.py
+[--out assets/tasks] [task ...]"""
 
 import argparse
 import sys
@@ -13,8 +14,15 @@ from vis_rpg.errors import UserError
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tasks", nargs="*", metavar="task", help="words of task=...; all that can be seen unless given")
-    parser.add_argument("--out", type=Path, default=Path("assets/tasks"), help="folder of the pictures")
+    parser.add_argument(
+        "tasks",
+        nargs="*",
+        metavar="task",
+        help="words of task=...; all that can be seen unless given",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("assets/tasks"), help="folder of the pictures"
+    )
     arguments = parser.parse_args()
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""What every test runs under: one thread, rendering without a screen, whole tracebacks; and what a machine may lack."""
+"""What every test runs under: one thread, rendering without a screen, whole tracebacks; and what a
+machine may lack."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def memory_is_given_back() -> Iterator[None]:
-    """Runs ask glibc to keep what is freed; a process that makes hundreds of runs would keep it all."""
+    """Runs ask glibc to keep what is freed; a process that makes hundreds of runs would keep it
+    all."""
     from vis_rpg.training import memory
 
     with pytest.MonkeyPatch.context() as patch:
@@ -68,7 +70,8 @@ def memory_is_given_back() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def renderers() -> Iterator[list[Any]]:
-    """Every MuJoCo renderer that was made since the last was closed: tasks keep them, a GL context each, until the process ends."""
+    """Every MuJoCo renderer that was made since the last was closed: tasks keep them, a GL context
+    each, until the process ends."""
     import mujoco
 
     made: list[Any] = []
@@ -113,7 +116,8 @@ def resident() -> int:
 
 @pytest.fixture(autouse=True, scope="module")
 def kept_by_a_file(renderers: list[Any]) -> Iterator[list[int]]:
-    """MB resident before its tests, and after garbage was last collected; what they made is freed before the next file begins."""
+    """MB resident before its tests, and after garbage was last collected; what they made is freed
+    before the next file begins."""
     gc.freeze()  # modules and what else stays: looking at them again takes longer than a test
     yield [resident()] * 2
     free(renderers)
@@ -121,7 +125,8 @@ def kept_by_a_file(renderers: list[Any]) -> Iterator[list[int]]:
 
 @pytest.fixture(autouse=True)
 def garbage_is_collected(kept_by_a_file: list[int], renderers: list[Any]) -> Iterator[None]:
-    """Environments and agents refer to themselves, and Python counts objects, not the arrays in them. Renderers are made anew if needed."""
+    """Environments and agents refer to themselves, and Python counts objects, not the arrays in
+    them. Renderers are made anew if needed."""
     yield
     if resident() > kept_by_a_file[1] + 100:
         collect()
@@ -137,7 +142,7 @@ def nothing_is_left_of_a_test(renderers: list[Any]) -> Iterator[None]:
     free(renderers)
 
 
-# The peak of memory of each process, in a line of the summary ---------------------------------------------------------------------------
+# The peak of memory of each process, in a line of the summary -------------------------------------
 
 PEAKS: dict[str, int] = {}
 """MB resident at most, by process."""
@@ -162,4 +167,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    terminalreporter.write_line("peak memory: " + ", ".join(f"{name} {megabytes} MB" for name, megabytes in sorted(PEAKS.items())))
+    terminalreporter.write_line(
+        "peak memory: "
+        + ", ".join(f"{name} {megabytes} MB" for name, megabytes in sorted(PEAKS.items()))
+    )

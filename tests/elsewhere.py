@@ -26,7 +26,8 @@ class Generator(torch._C.Generator):
     """A generator that says it lies on `DEVICE` where that is asked for."""
 
     there: dict[int, Generator] = {}
-    """All that lie there, by what an operator's argument, another object for the same generator, has in common with them."""
+    """All that lie there, by what an operator's argument, another object for the same generator,
+    has in common with them."""
 
     def __new__(cls, device: Any = "cpu") -> Generator:
         made = super().__new__(cls, "cpu")
@@ -43,14 +44,21 @@ class Generator(torch._C.Generator):
 
 
 class Elsewhere(TorchDispatchMode):
-    """Raises `Mixed` where CUDA would: meta kernels themselves seldom look. What comes back to the host is zero, or one where a single
-    value is asked for; `waits` counts how often. Tensors on the CPU are real, so that environments and files are too."""
+    """Raises `Mixed` where CUDA would: meta kernels themselves seldom look. What comes back to the
+    host is zero, or one where a single value is asked for; `waits` counts how often. Tensors on the
+    CPU are real, so that environments and files are too."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waits = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         name = func._overloadpacket.__name__
         leaves = pytree.arg_tree_leaves(*args, **kwargs)
@@ -58,7 +66,9 @@ class Elsewhere(TorchDispatchMode):
         here = [x for x in leaves if isinstance(x, Tensor) and not x.is_meta]
         target = kwargs.get("device") or (there or here or [torch.empty(0)])[0].device
         for x in leaves:
-            if isinstance(x, torch._C.Generator) and (x._cdata in Generator.there) != (target == DEVICE):
+            if isinstance(x, torch._C.Generator) and (x._cdata in Generator.there) != (
+                target == DEVICE
+            ):
                 raise Mixed(f"{func}: a generator that does not lie on {target}")
         if name == "_local_scalar_dense" and there:
             self.waits += 1
@@ -67,17 +77,22 @@ class Elsewhere(TorchDispatchMode):
             self.waits += 1
             return torch.zeros(there[0].shape, dtype=kwargs.get("dtype") or there[0].dtype)
         if name == "copy_":
-            return args[0].zero_() if there and here and not args[0].is_meta else func(*args, **kwargs)
+            return (
+                args[0].zero_() if there and here and not args[0].is_meta else func(*args, **kwargs)
+            )
         if there and any(_refused(x, func, name, args) for x in here):
-            raise Mixed(f"{func}: {[(tuple(x.shape), str(x.device)) for x in leaves if isinstance(x, Tensor)]}")
+            raise Mixed(
+                f"{func}: "
+                f"{[(tuple(x.shape), str(x.device)) for x in leaves if isinstance(x, Tensor)]}"
+            )
         if name == "_fused_adam_" and there:
             return None  # there is no such kernel
         return func(*args, **kwargs)
 
 
 def _refused(x: Tensor, func: Any, name: str, args: tuple[Any, ...]) -> bool:
-    """Whether CUDA refuses a tensor on the CPU beside others on the GPU: it takes rows to choose, and a single number for what is done to
-    each number, but writes to no tensor there."""
+    """Whether CUDA refuses a tensor on the CPU beside others on the GPU: it takes rows to choose,
+    and a single number for what is done to each number, but writes to no tensor there."""
     if x is args[0] and func._schema.is_mutable:
         return True
     if name in INDEXING and args[0].is_meta:

@@ -22,7 +22,9 @@ class Faulty(gymnasium.Env[np.ndarray, np.ndarray]):
     def __init__(self, fault: str = "none", after: int = 45) -> None:
         self.fault, self.after, self.steps = fault, after, 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         if self.fault == "reset" and self.steps > self.after:
             raise OSError("the simulator is gone")
@@ -31,7 +33,9 @@ class Faulty(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.steps += 1
-        self.position = self.position + 0.1 * float(action[0]) + 0.01 * self.np_random.normal(size=3)
+        self.position = (
+            self.position + 0.1 * float(action[0]) + 0.01 * self.np_random.normal(size=3)
+        )
         obs, reward = self.position.copy(), float(-abs(self.position[0]))
         if self.steps > self.after:
             if self.fault == "observation":
@@ -46,7 +50,8 @@ class Faulty(gymnasium.Env[np.ndarray, np.ndarray]):
 
 
 class Mortal(Faulty):
-    """A walk that takes its process along at its step number `at`; a file for each death in `marks`, and none after so many `deaths`."""
+    """A walk that takes its process along at its step number `at`; a file for each death in
+    `marks`, and none after so many `deaths`."""
 
     def __init__(self, way: str = "kill", at: int = 5, deaths: int = 1, marks: str = "") -> None:
         super().__init__()
@@ -56,7 +61,9 @@ class Mortal(Faulty):
         if way == "making":
             self._die()
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         if self.way == "reset" and self.steps >= self.at:
             self._die()
         return super().reset(seed=seed)
@@ -100,4 +107,9 @@ FAULTY = ("task=gym", "task.id=vis_rpg_tests/Faulty-v0")
 
 def in_workers(id: str, **kwargs: Any) -> dict[str, Any]:
     """The configuration of a task whose environments, registered here, live in worker processes."""
-    return {"name": "gym", "id": f"tests.fake_envs:vis_rpg_tests/{id}", "processes": True, "kwargs": kwargs}
+    return {
+        "name": "gym",
+        "id": f"tests.fake_envs:vis_rpg_tests/{id}",
+        "processes": True,
+        "kwargs": kwargs,
+    }

@@ -25,7 +25,8 @@ WALL_CLOCK = ("wall_s", "updates_per_s", "steps_per_s", "wait_env_s", "wait_devi
 
 @cache
 def trained(*overrides: str) -> Path:
-    """The folder of a run with these overrides of preset=debug, trained once in a test session. Copy it before breaking it."""
+    """The folder of a run with these overrides of preset=debug, trained once in a test session.
+    Copy it before breaking it."""
     parent = Path(tempfile.mkdtemp(prefix="vis-rpg-test-"))
     atexit.register(shutil.rmtree, parent, ignore_errors=True)
     Trainer(compose([*overrides, "preset=debug", "device=cpu", f"out={parent / 'run'}"])).run()
@@ -38,7 +39,9 @@ def run_script(monkeypatch: pytest.MonkeyPatch, name: str, *words: str) -> int:
     try:
         runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)  # a message is an exit code of 1
+        return (
+            end.code if isinstance(end.code, int) else int(end.code is not None)
+        )  # a message is an exit code of 1
     return 0
 
 
@@ -49,7 +52,9 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 def facts(out: Path) -> list[dict[str, Any]]:
     """What metrics.jsonl says that is no matter of the clock."""
-    return [{key: value for key, value in line.items() if key not in WALL_CLOCK} for line in lines(out)]
+    return [
+        {key: value for key, value in line.items() if key not in WALL_CLOCK} for line in lines(out)
+    ]
 
 
 def final(out: Path) -> dict[str, Any]:
@@ -58,7 +63,8 @@ def final(out: Path) -> dict[str, Any]:
 
 
 def comparable(out: Path) -> dict[str, Any]:
-    """The newest checkpoint of a run without what a run killed on the way may have otherwise: times, and where files are cut."""
+    """The newest checkpoint of a run without what a run killed on the way may have otherwise:
+    times, and where files are cut."""
     state = final(out)
     del state["wall_s"]
     for name in ("replay", "visits"):
@@ -74,9 +80,17 @@ def differences(first: Any, second: Any, where: str = "") -> list[str]:
         return [] if (first == second).all() else [where]
     if isinstance(first, dict):
         missing = [f"{where}.{key}" for key in first.keys() ^ second.keys()]
-        return missing + [found for key in first.keys() & second.keys() for found in differences(first[key], second[key], f"{where}.{key}")]
+        return missing + [
+            found
+            for key in first.keys() & second.keys()
+            for found in differences(first[key], second[key], f"{where}.{key}")
+        ]
     if isinstance(first, list):
         if len(first) != len(second):
             return [where]
-        return [found for index, (a, b) in enumerate(zip(first, second, strict=True)) for found in differences(a, b, f"{where}[{index}]")]
+        return [
+            found
+            for index, (a, b) in enumerate(zip(first, second, strict=True))
+            for found in differences(a, b, f"{where}[{index}]")
+        ]
     return [] if first == second or first != first and second != second else [where]

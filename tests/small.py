@@ -23,7 +23,8 @@ def _composed(words: tuple[str, ...]) -> DictConfig:
 
 
 def config(*words: str) -> DictConfig:
-    """The debug preset with these words of the command line; composed once whatever the folder `out`."""
+    """The debug preset with these words of the command line; composed once whatever the folder
+    `out`."""
     out = [word.removeprefix("out=") for word in words if word.startswith("out=")]
     made = copy.deepcopy(_composed(tuple(word for word in words if not word.startswith("out="))))
     if out:
@@ -32,16 +33,21 @@ def config(*words: str) -> DictConfig:
 
 
 class Seen(Perception):
-    """What is stored, times a weight, is what is seen: vectors (D,), or slots (2, K, D) of two frames. Novelty: its first three numbers."""
+    """What is stored, times a weight, is what is seen: vectors (D,), or slots (2, K, D) of two
+    frames. Novelty: its first three numbers."""
 
     def __init__(self, feature_shape: tuple[int, ...] = (5,), trained: bool = False) -> None:
         super().__init__()
         self.feature_shape, self.novelty_dim = feature_shape, 3
         self.history = 2 if len(feature_shape) == 3 else 1
-        self.stored = {"x": (feature_shape[-2:] if self.history == 2 else feature_shape, torch.float32)}
+        self.stored = {
+            "x": (feature_shape[-2:] if self.history == 2 else feature_shape, torch.float32)
+        }
         self.weight = nn.Parameter(torch.ones(()), requires_grad=trained)
 
-    def observe(self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory) -> tuple[Window, Memory]:
+    def observe(
+        self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory
+    ) -> tuple[Window, Memory]:
         return {"x": obs}, {}
 
     def features(self, window: Window) -> Tensor:
@@ -58,7 +64,12 @@ class Seen(Perception):
 
 
 def agent(
-    *words: str, perception: Perception | None = None, encoder: str = "mlp", terminates: bool = False, actions: int = 2, seed: int = 0
+    *words: str,
+    perception: Perception | None = None,
+    encoder: str = "mlp",
+    terminates: bool = False,
+    actions: int = 2,
+    seed: int = 0,
 ) -> Agent:
     """An agent of debug size."""
     settings = config(*words)
@@ -68,7 +79,8 @@ def agent(
 
 
 def learner(*of: Agent, precision: str = "float32", **rates: float) -> Learner:
-    """Of agents whose type will not change any more; rates: of parts that are to learn at another than the config's."""
+    """Of agents whose type will not change any more; rates: of parts that are to learn at another
+    than the config's."""
     made = Learner(of, precision)
     for part, rate in rates.items():
         made.optimizers[part].param_groups[0]["lr"] = rate
@@ -103,7 +115,9 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
 
 def changed(before: dict[str, Tensor], module: nn.Module) -> set[str]:
     """Names of the parameters and buffers that are no longer what they were."""
-    return {name for name, value in module.state_dict().items() if not torch.equal(before[name], value)}
+    return {
+        name for name, value in module.state_dict().items() if not torch.equal(before[name], value)
+    }
 
 
 def noise_of(of: Agent, data: Batch, seed: int = 2) -> Callable[[], Noise]:

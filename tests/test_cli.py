@@ -1,4 +1,5 @@
-"""The command line: a mistake is one line that names the way out; anything Hydra can do still works."""
+"""The command line: a mistake is one line that names the way out; anything Hydra can do still
+works."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def configs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cli(configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs a script with these words in an empty folder; returns (exit code, configs that main got)."""
+    """Runs a script with these words in an empty folder; returns (exit code, configs that main
+    got)."""
     folder = tmp_path / "cwd"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -82,7 +84,11 @@ def cli(configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (["horizon=5"], "did you mean agent.horizon?"),
         (["agnt=rpg"], "did you mean agent?"),
         (["xyzzy=1"], "xyzzy=1: no such setting; there are agent, agent/latent, limit,"),
-        (["task=blok_push"], "task=blok_push: no such option; did you mean block_push? (there are block_push, gym, maze)"),
+        (
+            ["task=blok_push"],
+            "task=blok_push: no such option; did you mean block_push? (there are block_push, "
+            "gym, maze)",
+        ),
         (["task=7"], "task=7: no such option (there are"),
         (["task=block_push", "task.size=3"], "task.size=3: no such setting"),
         (["steps=abc"], "steps=abc: expected a whole number"),
@@ -110,7 +116,9 @@ def cli(configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (["--config-name", "tarin"], "Cannot find primary config 'tarin'"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2_before_any_work(cli, capfd, words: list[str], says: str) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2_before_any_work(
+    cli, capfd, words: list[str], says: str
+) -> None:
     code, got = cli(*words)
     lines = capfd.readouterr().err.splitlines()
     assert (code, got) == (2, [])
@@ -224,7 +232,9 @@ def test_an_unexpected_error_keeps_its_traceback(configs: Path, tmp_path: Path) 
         "import sys\nfrom pathlib import Path\nfrom vis_rpg.cli import run\n\n\n"
         "def main(cfg):\n    open('absent')\n\n\nrun(main, config_dir=Path(sys.argv.pop()))\n"
     )
-    done = subprocess.run([sys.executable, str(script), str(configs)], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(script), str(configs)], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "FileNotFoundError" in done.stderr

@@ -1,4 +1,5 @@
-"""What a config must satisfy before any work starts: each mistake one line with its key, its value and the way out."""
+"""What a config must satisfy before any work starts: each mistake one line with its key, its value
+and the way out."""
 
 from __future__ import annotations
 
@@ -52,21 +53,42 @@ def test_a_gymnasium_id_is_a_dense_task_and_one_word_gives_it_a_bonus() -> None:
 
 def test_presets_and_overrides_reach_the_agent() -> None:
     assert compose(["preset=cpu"]).agent.batch_size < compose(["preset=paper"]).agent.batch_size
-    assert compose(["override=authors"]).agent.entropy_in_target != compose([]).agent.entropy_in_target
+    assert (
+        compose(["override=authors"]).agent.entropy_in_target != compose([]).agent.entropy_in_target
+    )
     assert compose(["preset=cpu", "agent.batch_size=7"]).agent.batch_size == 7
     dense = compose(["task=ant_push", "override=authors_dense"]).agent
-    assert (dense.latent.kind, dense.latent.prior, dense.q_reduce, dense.reward_scale) == ("categorical", "learned", "mean", 5.0)
+    assert (dense.latent.kind, dense.latent.prior, dense.q_reduce, dense.reward_scale) == (
+        "categorical",
+        "learned",
+        "mean",
+        5.0,
+    )
 
 
 @pytest.mark.parametrize(
     ("word", "says"),
     [
-        ("agent.latent.kind=gausian", r"agent.latent.kind=gausian: choose one of gaussian, categorical, none \(nearest: gaussian\)"),
+        (
+            "agent.latent.kind=gausian",
+            r"agent.latent.kind=gausian: choose one of gaussian, categorical, none \(nearest: "
+            r"gaussian\)",
+        ),
         ("agent.latent.prior=learnt", r"agent.latent.prior=learnt: .*nearest: learned"),
         ("perception.encoder=transfomer", r"perception.encoder=transfomer: .*nearest: transformer"),
-        ("runtime=graphs", r"runtime=graphs: choose one of auto, eager, compile, graph \(nearest: graph\)"),
-        ("runtime=graph", "runtime=graph: CUDA graphs need a CUDA device; on a CPU use runtime=compile or runtime=eager"),
-        ("precision=float16", "precision=float16: choose one of float32, bfloat16 .*nearest: bfloat16"),
+        (
+            "runtime=graphs",
+            r"runtime=graphs: choose one of auto, eager, compile, graph \(nearest: graph\)",
+        ),
+        (
+            "runtime=graph",
+            "runtime=graph: CUDA graphs need a CUDA device; on a CPU use runtime=compile or "
+            "runtime=eager",
+        ),
+        (
+            "precision=float16",
+            "precision=float16: choose one of float32, bfloat16 .*nearest: bfloat16",
+        ),
         ("agent.replay_device=cpu", "agent.replay_device=cpu: choose one of auto, device, host"),
         ("render.backend=vulkan", "render.backend=vulkan: choose one of auto, egl, warp"),
         ("seeds=0", "seeds=0: must be above 0"),
@@ -79,14 +101,29 @@ def test_presets_and_overrides_reach_the_agent() -> None:
         ("logger.log_every=0", "logger.log_every=0: must be above 0"),
         ("agent.gamma=1.5", "agent.gamma=1.5: must lie between 0 and 1"),
         ("agent.tau=-0.1", "agent.tau=-0.1: must lie between 0 and 1"),
-        ("agent.latent.dim=0", r"agent.latent.dim=0: must be at least 1 \(agent=mbsac is the agent without z\)"),
-        ("agent.latent.entropy_decay=[5,5]", r"agent.latent.entropy_decay=\[5, 5\]: give the interactions"),
-        ("agent.latent.entropy_decay=[5]", r"agent.latent.entropy_decay=\[5\]: give the interactions"),
-        ("perception=cnn", "perception=cnn does not see obs=state: use perception=state with obs=state"),
+        (
+            "agent.latent.dim=0",
+            r"agent.latent.dim=0: must be at least 1 \(agent=mbsac is the agent without z\)",
+        ),
+        (
+            "agent.latent.entropy_decay=[5,5]",
+            r"agent.latent.entropy_decay=\[5, 5\]: give the interactions",
+        ),
+        (
+            "agent.latent.entropy_decay=[5]",
+            r"agent.latent.entropy_decay=\[5\]: give the interactions",
+        ),
+        (
+            "perception=cnn",
+            "perception=cnn does not see obs=state: use perception=state with obs=state",
+        ),
         ("task=bandit", "task=bandit has one step and an exact reward"),
         ("device=quantum", "device=quantum: choose auto, cpu, cuda or cuda:N"),
         ("device=meta", "device=meta: choose auto, cpu, cuda or cuda:N"),
-        ("device=cuda:99", "device=cuda:99: this machine has .* CUDA devices; use device=auto or device=cpu"),
+        (
+            "device=cuda:99",
+            "device=cuda:99: this machine has .* CUDA devices; use device=auto or device=cpu",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_used_is_one_line(word: str, says: str) -> None:
@@ -113,11 +150,22 @@ def test_the_device_is_found_or_said_to_be_missing(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    "word", ["seed=3", "agent.lr=1e-3", "task.blocks=1", "agent.latent.dim=5", "agent=mbsac", "exploration=none", "precision=bfloat16"]
+    "word",
+    [
+        "seed=3",
+        "agent.lr=1e-3",
+        "task.blocks=1",
+        "agent.latent.dim=5",
+        "agent=mbsac",
+        "exploration=none",
+        "precision=bfloat16",
+    ],
 )
 def test_resuming_with_other_settings_names_the_key_and_both_values(word: str) -> None:
     saved = config("task=block_push")
-    with pytest.raises(UserError, match=r"resume=true: [a-z_.]+=.*, but the run in .* was begun with [a-z_.]+=") as error:
+    with pytest.raises(
+        UserError, match=r"resume=true: [a-z_.]+=.*, but the run in .* was begun with [a-z_.]+="
+    ) as error:
         check_resumable(config("task=block_push", word, f"out={saved.out}"), saved)
     key = word.partition("=")[0]
     assert key in ("agent", "exploration") or f"{key}=" in str(error.value)

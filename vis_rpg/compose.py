@@ -1,7 +1,9 @@
-"""Compose a config from YAML defaults and overrides, checked against the defaults before any work starts.
+"""Compose a config from YAML defaults and overrides, checked against the defaults before any work
+starts.
 
-A key or an option that does not exist, a value of another kind than its default (null as a default takes any; a text may become null), a
-key that is required (`???`) and missing: each is a `UserError` of one line, with the nearest name that exists.
+A key or an option that does not exist, a value of another kind than its default (null as a default
+takes any; a text may become null), a key that is required (`???`) and missing: each is a
+`UserError` of one line, with the nearest name that exists.
 """
 
 from __future__ import annotations
@@ -30,13 +32,17 @@ MISSING = "???"
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise `UserError(message)` unless the condition holds; the message names the thing, the value, and the way out."""
+    """Raise `UserError(message)` unless the condition holds; the message names the thing, the
+    value, and the way out."""
     if not condition:
         raise UserError(message)
 
 
-def compose(overrides: Sequence[str] = (), config_name: str = "train", config_dir: Path = CONFIG_DIR) -> DictConfig:
-    """The config that a script would get from these overrides, checked and resolved. Raises `UserError`."""
+def compose(
+    overrides: Sequence[str] = (), config_name: str = "train", config_dir: Path = CONFIG_DIR
+) -> DictConfig:
+    """The config that a script would get from these overrides, checked and resolved. Raises
+    `UserError`."""
     return resolve(compose_checked(list(overrides), config_name, config_dir))
 
 
@@ -44,29 +50,48 @@ def parse_override(word: str) -> Override:
     try:
         return OverridesParser.create().parse_override(word)
     except HydraException as error:
-        hint = "quote a value that has brackets, commas, spaces or equals signs: 'key=\"value\"'" if "=" in word else "write key=value"
+        hint = (
+            "quote a value that has brackets, commas, spaces or equals signs: 'key=\"value\"'"
+            if "=" in word
+            else "write key=value"
+        )
         raise UserError(f"{word}: not a setting that can be read; {hint}") from error
 
 
 def compose_checked(overrides: list[str], config_name: str, config_dir: Path) -> DictConfig:
-    """Compose and compare with the defaults of the chosen groups; raises `UserError` for the first mistake."""
+    """Compose and compare with the defaults of the chosen groups; raises `UserError` for the first
+    mistake."""
     parsed = [parse_override(word) for word in overrides]
-    require(config_dir.is_dir(), f"{config_dir}: no configs there; install vis-rpg from a clone with pip install -e .")
+    require(
+        config_dir.is_dir(),
+        f"{config_dir}: no configs there; install vis-rpg from a clone with pip install -e .",
+    )
     with hydra.initialize_config_dir(str(config_dir), version_base=VERSION_BASE):
         try:
             cfg = hydra.compose(config_name, overrides, return_hydra_config=True)
             groups = set(cfg.hydra.runtime.choices)
-            choices = [str(o.input_line) for o in parsed if _key(o) in groups or o.is_hydra_override()]
-            defaults = _defaults(config_name, config_dir, tuple(choices)) if len(choices) < len(parsed) else cfg
+            choices = [
+                str(o.input_line) for o in parsed if _key(o) in groups or o.is_hydra_override()
+            ]
+            defaults = (
+                _defaults(config_name, config_dir, tuple(choices))
+                if len(choices) < len(parsed)
+                else cfg
+            )
         except COMPOSE_ERRORS as error:
             raise UserError(_explain(error, parsed, config_name)) from error
     del cfg.hydra
-    check_kinds(cfg, defaults, lacking="~{key}: a setting that is needed; give it another value instead")
+    check_kinds(
+        cfg, defaults, lacking="~{key}: a setting that is needed; give it another value instead"
+    )
     return cfg
 
 
-def check_kinds(cfg: DictConfig, defaults: DictConfig, section: str = "", lacking: str = "{key} is missing") -> None:
-    """Raise `UserError` for the first key of `defaults` that `cfg` lacks, or whose value is of another kind.
+def check_kinds(
+    cfg: DictConfig, defaults: DictConfig, section: str = "", lacking: str = "{key} is missing"
+) -> None:
+    """Raise `UserError` for the first key of `defaults` that `cfg` lacks, or whose value is of
+    another kind.
 
     Args:
         cfg: The settings to check.
@@ -81,7 +106,8 @@ def check_kinds(cfg: DictConfig, defaults: DictConfig, section: str = "", lackin
         _check_kind(key, default, values[key])
 
 
-@functools.cache  # jobs of a sweep mostly choose the same groups, and composing takes a tenth of a second
+# jobs of a sweep mostly choose the same groups, and composing takes a tenth of a second
+@functools.cache
 def _defaults(config_name: str, config_dir: Path, choices: tuple[str, ...]) -> DictConfig:
     """The config of these choices of groups alone, where Hydra has been told of `config_dir`."""
     return hydra.compose(config_name, list(choices))
@@ -95,7 +121,10 @@ def resolve(cfg: DictConfig) -> DictConfig:
     except OmegaConfBaseException as error:
         raise UserError(str(error)) from error
     seed = cfg.get("seed", 0)
-    require(not isinstance(seed, int) or 0 <= seed < 2**32, f"seed={seed}: must lie between 0 and {2**32 - 1}")
+    require(
+        not isinstance(seed, int) or 0 <= seed < 2**32,
+        f"seed={seed}: must lie between 0 and {2**32 - 1}",
+    )
     return cfg
 
 
@@ -104,12 +133,17 @@ def _key(override: Override) -> str:
 
 
 def _entries(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys with their values: {} for a section, MISSING where one is required, ... where it does not resolve by itself."""
+    """Dotted keys with their values: {} for a section, MISSING where one is required, ... where it
+    does not resolve by itself."""
     for key in cfg:
         name = prefix + str(key)
         try:
             value = MISSING if OmegaConf.is_missing(cfg, key) else cfg[key]
-            value = OmegaConf.to_container(value, resolve=True) if isinstance(value, ListConfig) else value
+            value = (
+                OmegaConf.to_container(value, resolve=True)
+                if isinstance(value, ListConfig)
+                else value
+            )
         except InterpolationResolutionError:
             value = ...
         if isinstance(value, DictConfig):
@@ -131,7 +165,10 @@ def _check_kind(key: str, default: Any, value: Any) -> None:
         if not number:
             wanted = "a number" if isinstance(default, float) else "a whole number"
         elif isinstance(default, int) and isinstance(value, float):
-            wanted, hint = "a whole number", f"; write {key}={int(value)}" if value.is_integer() else ""
+            wanted, hint = (
+                "a whole number",
+                f"; write {key}={int(value)}" if value.is_integer() else "",
+            )
     elif isinstance(default, str):
         wanted = "" if isinstance(value, str | None) else "text"
         hint = f"; write '{key}=\"{value}\"' if it is meant as one"
@@ -146,7 +183,8 @@ def _check_kind(key: str, default: Any, value: Any) -> None:
 
 
 def _explain(error: Exception, parsed: Iterable[Override], config_name: str) -> str:
-    """One line for a config that does not compose: the first setting that names nothing, with the nearest name that exists."""
+    """One line for a config that does not compose: the first setting that names nothing, with the
+    nearest name that exists."""
     groups = _groups()
     good: list[str] = []
     others: list[Override] = []
@@ -158,7 +196,10 @@ def _explain(error: Exception, parsed: Iterable[Override], config_name: str) -> 
         chosen = override.value()
         for option in chosen if isinstance(chosen, list) else [chosen]:
             if str(option) not in options:
-                return f"{override.input_line}: no such option{_nearest(str(option), options)} (there are {', '.join(options)})"
+                return (
+                    f"{override.input_line}: no such option{_nearest(str(option), options)} "
+                    f"(there are {', '.join(options)})"
+                )
         good.append(str(override.input_line))
     try:
         cfg = hydra.compose(config_name, good)
@@ -166,9 +207,16 @@ def _explain(error: Exception, parsed: Iterable[Override], config_name: str) -> 
         return _short(deeper)
     keys = [key for key, _ in _entries(cfg)]
     for override in others:
-        if not override.is_hydra_override() and not override.is_add() and _key(override) not in keys:
+        if (
+            not override.is_hydra_override()
+            and not override.is_add()
+            and _key(override) not in keys
+        ):
             top = ", ".join(sorted({key.partition(".")[0] for key in keys} | set(groups)))
-            return f"{override.input_line}: no such setting{_nearest(_key(override), [*keys, *groups]) or f'; there are {top}'}"
+            return (
+                f"{override.input_line}: no such "
+                f"setting{_nearest(_key(override), [*keys, *groups]) or f'; there are {top}'}"
+            )
     return _short(error)
 
 
@@ -183,13 +231,18 @@ def _groups(parent: str = "") -> dict[str, list[str]]:
     for name in loader.list_groups(parent):
         path = f"{parent}/{name}".lstrip("/")
         if path != "hydra":
-            options = [option for option in loader.get_group_options(path) if f"{path}/{option}" not in loader.list_groups(path)]
+            options = [
+                option
+                for option in loader.get_group_options(path)
+                if f"{path}/{option}" not in loader.list_groups(path)
+            ]
             found |= ({path: options} if options else {}) | _groups(path)
     return found
 
 
 def _nearest(word: str, names: Iterable[str]) -> str:
-    """The nearest name as a question, or nothing. The last part of a dotted key counts nearly as much as the whole."""
+    """The nearest name as a question, or nothing. The last part of a dotted key counts nearly as
+    much as the whole."""
 
     def likeness(name: str) -> float:
         tail = SequenceMatcher(None, word.rpartition(".")[2], name.rpartition(".")[2]).ratio()

@@ -1,8 +1,10 @@
-"""Errors that are the user's to mend: each is one clear line and a non-zero exit, never a traceback."""
+"""Errors that are the user's to mend: each is one clear line and a non-zero exit, never a
+traceback."""
 
 
 class UserError(Exception):
-    """Names the thing, the value, and the way out; `vis_rpg.cli` prints it as one line and exits with `exit_code`."""
+    """Names the thing, the value, and the way out; `vis_rpg.cli` prints it as one line and exits
+    with `exit_code`."""
 
     exit_code = 2
 
@@ -14,11 +16,13 @@ class ModelRejected(UserError):
 
 
 class RunStopped(UserError):
-    """A run that had to stop midway (NaN, an environment that raises, a full disk); the last good checkpoint is kept."""
+    """A run that had to stop midway (NaN, an environment that raises, a full disk); the last good
+    checkpoint is kept."""
 
 
 class WorkersFailed(RunStopped):
-    """A worker process died again and again. The run can still be saved as it was before the step, its running episodes aside."""
+    """A worker process died again and again. The run can still be saved as it was before the step,
+    its running episodes aside."""
 
 
 def one_line(error: Exception) -> str:

@@ -1,4 +1,5 @@
-"""Folders of files that the packages read: beside them in a checkout, inside vis_rpg where it is installed."""
+"""Folders of files that the packages read: beside them in a checkout, inside vis_rpg where it is
+installed."""
 
 from __future__ import annotations
 

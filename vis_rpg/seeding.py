@@ -13,6 +13,7 @@ def stream(seed: int, use: int) -> int:
 
 
 def restore_generator(generator: torch.Generator, state: Tensor) -> None:
-    """Continue a stream of random numbers; one that another kind of device drew cannot go on here, and keeps its seed instead."""
+    """Continue a stream of random numbers; one that another kind of device drew cannot go on here,
+    and keeps its seed instead."""
     if len(state) == len(generator.get_state()):
         generator.set_state(state)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 HOLD = 8
-"""Most steps for which one random action is held: noise that changes at every step hardly leaves its place."""
+"""Most steps for which one random action is held: noise that changes at every step hardly leaves
+its place."""
 
 
 @dataclass
@@ -20,7 +21,8 @@ class Walks:
     frames: NDArray[np.uint8]
     """(E, T, H, W, 3)."""
     segmentation: NDArray[np.int64] | None = None
-    """(E, T, H, W), 0 for what never changes, 1..N for the objects of interest, more for what else moves (`segmentation(whole=True)`)."""
+    """(E, T, H, W), 0 for what never changes, 1..N for the objects of interest, more for what else
+    moves (`segmentation(whole=True)`)."""
     positions: NDArray[np.float64] | None = None
     """(E, T, N, 2 or 3), world units."""
     actions: NDArray[np.float32] | None = None
@@ -31,12 +33,20 @@ class Walks:
     """Whether walks began with what can move anywhere that it can be."""
 
 
-def wander(env: gymnasium.Env[Any, Any], walks: int, steps: int, seed: int, truth: bool = False, scatter: bool = False) -> Walks:
+def wander(
+    env: gymnasium.Env[Any, Any],
+    walks: int,
+    steps: int,
+    seed: int,
+    truth: bool = False,
+    scatter: bool = False,
+) -> Walks:
     """`walks` walks of `steps` frames under random actions, each held for 1 to HOLD steps.
 
-    env: observations (2, H, W, 3) uint8, actions in [-1, 1]. The episode's time limit is walked past, so that what can be moved gets
-    far from its start; only termination resets. truth: also note `segmentation(whole=True)` and `info["objects"]`, for metrics.
-    scatter: walks begin with everything anywhere that it can be, where the task has such starts.
+    env: observations (2, H, W, 3) uint8, actions in [-1, 1]. The episode's time limit is walked
+    past, so that what can be moved gets far from its start; only termination resets. truth: also
+    note `segmentation(whole=True)` and `info["objects"]`, for metrics. scatter: walks begin with
+    everything anywhere that it can be, where the task has such starts.
     """
     assert env.action_space.shape is not None and env.observation_space.shape is not None
     rng = np.random.default_rng(seed)
@@ -66,4 +76,11 @@ def wander(env: gymnasium.Env[Any, Any], walks: int, steps: int, seed: int, trut
     if not truth:
         return Walks(frames, actions=actions, scattered=scattered)
     objects = positions[0].shape
-    return Walks(frames, segmentation, np.stack(positions).reshape(walks, steps, *objects), actions, objects[0], scattered)
+    return Walks(
+        frames,
+        segmentation,
+        np.stack(positions).reshape(walks, steps, *objects),
+        actions,
+        objects[0],
+        scattered,
+    )

@@ -14,13 +14,17 @@ from perception.encoding import MOST_FREQUENCIES, encoded_width, positional_enco
 class StatePerception(Perception):
     """The scaled state beside the encoded coordinates of the task's objects of interest.
 
-    state_dim: S; locate: state (..., S) -> coordinates (..., N, C) of the objects, about [-1, 1], N may be 0;
-    state_scale: factor on the raw state. Features are (S + M,), or (S,) where the task names no objects; the novelty is the
-    encoding alone, or the scaled state where there is none.
+    state_dim: S; locate: state (..., S) -> coordinates (..., N, C) of the objects, about [-1, 1], N
+    may be 0; state_scale: factor on the raw state. Features are (S + M,), or (S,) where the task
+    names no objects; the novelty is the encoding alone, or the scaled state where there is none.
     """
 
     def __init__(
-        self, state_dim: int, locate: Callable[[Tensor], Tensor], state_scale: float = 1.0, frequencies: int = MOST_FREQUENCIES
+        self,
+        state_dim: int,
+        locate: Callable[[Tensor], Tensor],
+        state_scale: float = 1.0,
+        frequencies: int = MOST_FREQUENCIES,
     ) -> None:
         super().__init__()
         self.locate = locate
@@ -33,7 +37,9 @@ class StatePerception(Perception):
         self.object_count = count
         self.novelty_dim = encoded or state_dim
 
-    def observe(self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory) -> tuple[Window, Memory]:
+    def observe(
+        self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory
+    ) -> tuple[Window, Memory]:
         return {"state": obs.float()}, {}
 
     def features(self, window: Window) -> Tensor:

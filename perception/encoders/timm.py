@@ -20,31 +20,42 @@ HUB = "hub"
 
 
 def make_timm(name: str, weights: str | None, **settings: Any) -> nn.Module:
-    """A timm model in evaluation mode with the weights of a safetensors file, of the hub, or random ones where None.
+    """A timm model in evaluation mode with the weights of a safetensors file, of the hub, or random
+    ones where None.
 
-    ValueError where timm does not know the name, the file does not fit or the hub cannot be reached.
+    ValueError where timm does not know the name, the file does not fit or the hub cannot be
+    reached.
     """
     import timm
 
     if not timm.is_model(name):
-        raise ValueError(f"backbone=timm:{name} is unknown to timm {timm.__version__}; timm.list_models() names them")
+        raise ValueError(
+            f"backbone=timm:{name} is unknown to timm {timm.__version__}; timm.list_models() "
+            "names them"
+        )
     try:
         model: nn.Module = timm.create_model(name, pretrained=weights == HUB, **settings).eval()
     except (OSError, RuntimeError) as error:  # no network, no such weights
-        raise ValueError(f"weights={weights}: timm's weights of {name} cannot be had: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"weights={weights}: timm's weights of {name} cannot be had: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
     if weights not in (None, HUB):
         try:
             model.load_state_dict(load_file(Path(weights)))
         except (OSError, SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"weights={weights} do not fit timm:{name} with {settings}: {reason}") from error
+            raise ValueError(
+                f"weights={weights} do not fit timm:{name} with {settings}: {reason}"
+            ) from error
     return model
 
 
 class TimmEncoder(nn.Module):
     """Pooled features of a timm model: (B, C, H, W) -> (B, D). name, weights: as of `make_timm`.
 
-    Batch normalisation keeps its stored statistics: those of a batch would let the frames of one row change another's features.
+    Batch normalisation keeps its stored statistics: those of a batch would let the frames of one
+    row change another's features.
     """
 
     def __init__(self, name: str, in_channels: int, weights: str | None = None) -> None:
@@ -52,7 +63,8 @@ class TimmEncoder(nn.Module):
         self.model = make_timm(name, weights, in_chans=in_channels, num_classes=0)
 
     def train(self, mode: bool = True) -> TimmEncoder:
-        """Stays in evaluation mode, which fixes statistics and nothing else; parameters are trained all the same."""
+        """Stays in evaluation mode, which fixes statistics and nothing else; parameters are trained
+        all the same."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -61,10 +73,12 @@ class TimmEncoder(nn.Module):
 
 
 class FrozenFeatures(nn.Module):
-    """What a frozen timm model sees at each place: images (B, 3, H, W) in [0, 1] -> (B, C, h, w), normalised over channels.
+    """What a frozen timm model sees at each place: images (B, 3, H, W) in [0, 1] -> (B, C, h, w),
+    normalised over channels.
 
-    name, weights: as of `make_timm`; size: (H, W). Of the model's levels the deepest that has at least CELLS x CELLS places is taken, or
-    its finest. A file of weights is one of the model as it is built for these frames.
+    name, weights: as of `make_timm`; size: (H, W). Of the model's levels the deepest that has at
+    least CELLS x CELLS places is taken, or its finest. A file of weights is one of the model as it
+    is built for these frames.
     """
 
     def __init__(self, name: str, size: tuple[int, int], weights: str | None = None) -> None:
@@ -74,7 +88,10 @@ class FrozenFeatures(nn.Module):
         known = timm.is_model(name) and timm.get_pretrained_cfg(name)
         settings = {"img_size": size} if known and known.fixed_input_size else {}
         self.model = make_timm(name, weights, features_only=True, **settings).requires_grad_(False)
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ((known.mean, known.std) if known else ((0.5,) * 3,) * 2))
+        mean, std = (
+            torch.tensor(values).view(1, 3, 1, 1)
+            for values in ((known.mean, known.std) if known else ((0.5,) * 3,) * 2)
+        )
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
         self.mean: Tensor
@@ -82,7 +99,9 @@ class FrozenFeatures(nn.Module):
         with torch.no_grad():
             levels = [level.shape[1:] for level in self.model(torch.zeros(1, 3, *size))]
         fine = [i for i, level in enumerate(levels) if min(level[1:]) >= CELLS]
-        self.level = fine[-1] if fine else min(range(len(levels)), key=lambda i: (-levels[i][1], -i))
+        self.level = (
+            fine[-1] if fine else min(range(len(levels)), key=lambda i: (-levels[i][1], -i))
+        )
         self.channels, *grid = levels[self.level]
         self.grid: tuple[int, int] = (grid[0], grid[1])
 

@@ -16,14 +16,19 @@ Score = float | None | list[float | None] | list[int]
 APART = 5
 """Frames within which cases of one object look alike."""
 TYPICAL_CHANGE = 1.26
-"""Median of the largest of three channels' changes, in their standard deviation, if they are normal."""
+"""Median of the largest of three channels' changes, in their standard deviation, if they are
+normal."""
 CERTAIN_CHANGE = 5.0
-"""Standard deviations above which a change is no noise: one of a thing's hundred pixels hardly ever exceeds it."""
+"""Standard deviations above which a change is no noise: one of a thing's hundred pixels hardly ever
+exceeds it."""
 
 
 @torch.no_grad()
-def see_episodes(model: SlotModel, frames: NDArray[np.uint8], actions: NDArray[np.float32] | None = None) -> list[Sight]:
-    """Filter episodes (E, T, H, W, 3) from their first frames on: T sights of batch E. actions: (E, T, A), what was done in each frame."""
+def see_episodes(
+    model: SlotModel, frames: NDArray[np.uint8], actions: NDArray[np.float32] | None = None
+) -> list[Sight]:
+    """Filter episodes (E, T, H, W, 3) from their first frames on: T sights of batch E. actions: (E,
+    T, A), what was done in each frame."""
     device = model.backgrounds.device
     done = None if actions is None else torch.from_numpy(actions).transpose(0, 1).to(device)
     return model.see_sequence(torch.from_numpy(frames).transpose(0, 1).to(device), done)
@@ -42,16 +47,20 @@ def score(
     objects: int,
     actions: NDArray[np.float32] | None = None,
 ) -> dict[str, Score]:
-    """Scores on episodes: frames (E, T, H, W, 3), segmentation (E, T, H, W) with labels 1 .. `objects` for the objects of interest,
-    objects + 1 for the rest of the robot and higher ones for other things that are no part of the static background, 0; actions
-    (E, T, A), what was done in each frame, for slots that are predicted by it.
+    """Scores on episodes: frames (E, T, H, W, 3), segmentation (E, T, H, W) with labels 1 ..
+    `objects` for the objects of interest, objects + 1 for the rest of the robot and higher ones for
+    other things that are no part of the static background, 0; actions (E, T, A), what was done in
+    each frame, for slots that are predicted by it.
 
-    The foreground (`fg_ari`, `video_fg_ari`, `mbo`, `miou`) is the objects of interest and the robot; `ari` counts every pixel and label.
-    None stands where there is nothing to measure: an object never in sight, one that never moves, FG-ARI of a single thing.
+    The foreground (`fg_ari`, `video_fg_ari`, `mbo`, `miou`) is the objects of interest and the
+    robot; `ari` counts every pixel and label. None stands where there is nothing to measure: an
+    object never in sight, one that never moves, FG-ARI of a single thing.
     """
     sights = see_episodes(model, frames, actions)
     labels = np.stack([label_map(s) for s in sights], axis=1)  # (E, T, H, W)
-    coordinates = np.stack([s.coordinates.double().cpu().numpy() for s in sights], axis=1)  # (E, T, K, 4)
+    coordinates = np.stack(
+        [s.coordinates.double().cpu().numpy() for s in sights], axis=1
+    )  # (E, T, K, 4)
     slots = coordinates.shape[2]
     presence = coordinates[..., 3].mean(axis=(0, 1))
     truth, guess = (maps.reshape(-1, *maps.shape[2:]) for maps in (segmentation, labels))
@@ -59,7 +68,13 @@ def score(
     owners = metrics.match_slots(found.iou)
     centres = metrics.mask_centres(segmentation, objects)
     # An object without a slot has nothing that could tell where it is.
-    centroids = np.stack([coordinates[:, :, k, :2] if k >= 0 else np.zeros_like(centres[:, :, 0]) for k in owners[:objects]], axis=2)
+    centroids = np.stack(
+        [
+            coordinates[:, :, k, :2] if k >= 0 else np.zeros_like(centres[:, :, 0])
+            for k in owners[:objects]
+        ],
+        axis=2,
+    )
     position_r2 = metrics.position_r2(centres, centroids)
     iou = _mean(found.matched)
     foreground = found.table[:, 1 : objects + 2]
@@ -89,28 +104,35 @@ def score(
 
 @dataclass
 class Comparison:
-    """True and predicted masks of B images, compared; N is the objects of interest and the robot."""
+    """True and predicted masks of B images, compared; N is the objects of interest and
+    the robot."""
 
     table: NDArray[np.int64]
     """(B, labels, K + 1): pixels of each true label in each slot."""
     iou: NDArray[np.float64]
     """(B, N, K), NaN for what is out of sight."""
     matched: NDArray[np.float64]
-    """(B, N): IoU under the best matching of the image, in which the robot takes part: a large arm cannot stand in for a lost cube."""
+    """(B, N): IoU under the best matching of the image, in which the robot takes part: a large arm
+    cannot stand in for a lost cube."""
     slots: NDArray[np.int64]
     """(B, N): the slot under that matching, -1 for none."""
 
 
-def compare(segmentation: NDArray[np.int64], labels: NDArray[np.int64], objects: int, slots: int) -> Comparison:
+def compare(
+    segmentation: NDArray[np.int64], labels: NDArray[np.int64], objects: int, slots: int
+) -> Comparison:
     """Compare true and predicted label maps (B, H, W) image by image."""
-    table = metrics.contingency(segmentation, labels, max(int(segmentation.max()), objects + 1), slots)
+    table = metrics.contingency(
+        segmentation, labels, max(int(segmentation.max()), objects + 1), slots
+    )
     iou = metrics.overlaps(table, objects + 1)
     return Comparison(table, iou, *metrics.matched_overlaps(iou))
 
 
 def worst_frames(matched: NDArray[np.float64], count: int) -> list[tuple[int, int]]:
-    """The `count` worst cases (frame, thing) of one episode by the matched IoU (T, N), the worst first; of those of one thing within APART
-    frames, which look alike, only the worst, and none that is perfect."""
+    """The `count` worst cases (frame, thing) of one episode by the matched IoU (T, N), the worst
+    first; of those of one thing within APART frames, which look alike, only the worst, and none
+    that is perfect."""
     chosen: list[tuple[int, int]] = []
     for cell in np.argsort(matched, axis=None)[: (matched < 1).sum()]:
         frame, thing = divmod(int(cell), matched.shape[1])
@@ -122,7 +144,11 @@ def worst_frames(matched: NDArray[np.float64], count: int) -> list[tuple[int, in
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over the first axis of what is there; NaN where nothing is."""
     seen = ~np.isnan(values)
-    return np.where(seen.any(axis=0), np.where(seen, values, 0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1), np.nan)
+    return np.where(
+        seen.any(axis=0),
+        np.where(seen, values, 0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1),
+        np.nan,
+    )
 
 
 def _least(values: NDArray[np.float64]) -> float:
@@ -135,11 +161,15 @@ def _number(value: float | np.floating | NDArray[np.float64]) -> float | None:
 
 
 @torch.no_grad()
-def resting_jitter(model: SlotModel, frames: NDArray[np.uint8], actions: NDArray[np.float32] | None = None) -> float:
-    """Measure how far the centroid of an object at rest moves from frame to frame; no truth is needed.
+def resting_jitter(
+    model: SlotModel, frames: NDArray[np.uint8], actions: NDArray[np.float32] | None = None
+) -> float:
+    """Measure how far the centroid of an object at rest moves from frame to frame; no truth is
+    needed.
 
-    A slot is at rest where no pixel under its mask changes by more than the frames' noise. If no slot ever is, the frames are seen again
-    with as much noise added, and the difference of the centroids counts, which is rather too much than too little.
+    A slot is at rest where no pixel under its mask changes by more than the frames' noise. If no
+    slot ever is, the frames are seen again with as much noise added, and the difference of the
+    centroids counts, which is rather too much than too little.
 
     Args:
         model: The slot model.
@@ -155,7 +185,9 @@ def resting_jitter(model: SlotModel, frames: NDArray[np.uint8], actions: NDArray
     for t in range(1, len(sights)):
         before, now = sights[t - 1], sights[t]
         change = np.abs(frames[:, t].astype(np.int16) - frames[:, t - 1]).max(axis=-1)
-        noise = np.median(change, axis=(1, 2)) / TYPICAL_CHANGE  # (E,) standard deviation of the change that is only noise
+        noise = (
+            np.median(change, axis=(1, 2)) / TYPICAL_CHANGE
+        )  # (E,) standard deviation of the change that is only noise
         levels.append(noise.mean())
         changed = torch.from_numpy(change > CERTAIN_CHANGE * noise[:, None, None]).to(now.alpha)
         touched = torch.einsum("bkhw,bhw->bk", now.decoded.masks + before.decoded.masks, changed)

@@ -13,7 +13,16 @@ from perception.slots.model import Sight
 Image = NDArray[np.uint8]
 
 COLOURS = np.array(
-    [[230, 80, 70], [80, 200, 100], [80, 130, 240], [240, 190, 60], [190, 100, 220], [70, 210, 220], [240, 140, 180], [170, 170, 170]],
+    [
+        [230, 80, 70],
+        [80, 200, 100],
+        [80, 130, 240],
+        [240, 190, 60],
+        [190, 100, 220],
+        [70, 210, 220],
+        [240, 140, 180],
+        [170, 170, 170],
+    ],
     dtype=np.float64,
 )
 """Of the slots, in their order; they repeat after eight."""
@@ -49,8 +58,11 @@ def reconstruction(sight: Sight, row: int = 0) -> Image:
     return np.clip(image * 255, 0, 255).round().astype(np.uint8)
 
 
-def sheet(frames: Sequence[Image], sights: Sequence[Sight], row: int = 0, factor: int = 3, gap: int = 4) -> Image:
-    """Three rows over the given steps: frames, masks and reconstructions of one row of the batch."""
+def sheet(
+    frames: Sequence[Image], sights: Sequence[Sight], row: int = 0, factor: int = 3, gap: int = 4
+) -> Image:
+    """Three rows over the given steps: frames, masks and reconstructions of one row of
+    the batch."""
     columns = []
     for frame, sight in zip(frames, sights, strict=True):
         masks = sight.decoded.masks[row].detach().cpu().numpy()
@@ -61,7 +73,11 @@ def sheet(frames: Sequence[Image], sights: Sequence[Sight], row: int = 0, factor
 def grid(rows: Sequence[Sequence[Image]], gap: int = 4) -> Image:
     """Images of one size side by side, on white."""
     height, width, _ = rows[0][0].shape
-    page = np.full((len(rows) * (height + gap) + gap, len(rows[0]) * (width + gap) + gap, 3), 255, dtype=np.uint8)
+    page = np.full(
+        (len(rows) * (height + gap) + gap, len(rows[0]) * (width + gap) + gap, 3),
+        255,
+        dtype=np.uint8,
+    )
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
             top, left = gap + i * (height + gap), gap + j * (width + gap)
@@ -70,7 +86,8 @@ def grid(rows: Sequence[Sequence[Image]], gap: int = 4) -> Image:
 
 
 def draw_paths(background: Image, coordinates: NDArray[np.floating], factor: int = 8) -> Image:
-    """Where each slot went: a line per slot over the empty scene (H, W, 3), from coordinates (T, K, 4) of `Sight`.
+    """Where each slot went: a line per slot over the empty scene (H, W, 3), from coordinates (T, K,
+    4) of `Sight`.
 
     Drawn only while the slot is present; a ring marks the start, a dot the end.
     """

@@ -568,13 +568,13 @@ Tensors gru_gradients(const Tensor &gradient_, const Tensor &x_, const Tensor &h
 
 Tensors call_chain(TensorList x, TensorList weights, TensorList biases, int64_t activation, bool half, bool keep) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    static const auto op = operator_named<decltype(chain)>("vis_rpg::chain");
+    static const auto op = operator_named<decltype(chain)>("perception::chain");
     return op.call(x, weights, biases, activation, half, keep);
 }
 
 Tensors call_gru(const Tensor &x, const Tensor &h, TensorList weights, TensorList biases, bool half, bool keep) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    static const auto op = operator_named<decltype(gru)>("vis_rpg::gru");
+    static const auto op = operator_named<decltype(gru)>("perception::gru");
     return op.call(x, h, weights, biases, half, keep);
 }
 
@@ -598,7 +598,7 @@ struct ChainFunction : torch::autograd::Function<ChainFunction> {
         const size_t pieces = context->saved_data["pieces"].toInt(), n = (saved.size() + 1 - pieces) / 3; // n weights, n biases, n - 1 hidden layers
         const TensorList all(saved), x = all.slice(0, pieces);
         const bool of_x = any_needed(context, 0, pieces), of_weights = any_needed(context, pieces, 2 * n);
-        static const auto op = operator_named<decltype(chain_gradients)>("vis_rpg::chain_backward");
+        static const auto op = operator_named<decltype(chain_gradients)>("perception::chain_backward");
         Tensors found = op.call(gradients.back(), x, all.slice(pieces, n), all.slice(pieces + n, n), all.slice(pieces + 2 * n),
                                 context->saved_data["activation"].toInt(), context->saved_data["half"].toBool(), of_x, of_weights);
         variable_list out(pieces);
@@ -630,7 +630,7 @@ struct GruFunction : torch::autograd::Function<GruFunction> {
         const variable_list saved = context->get_saved_variables();
         const TensorList all(saved);
         const bool of_x = context->needs_input_grad(0), of_weights = any_needed(context, 2, 4);
-        static const auto op = operator_named<decltype(gru_gradients)>("vis_rpg::gru_backward");
+        static const auto op = operator_named<decltype(gru_gradients)>("perception::gru_backward");
         Tensors found = op.call(gradients[0], saved[0], saved[1], all.slice(2, 2), all.slice(4, 2), saved[6], saved[7],
                                 context->saved_data["half"].toBool(), of_x, of_weights);
         variable_list out{of_x ? found[1] : Tensor(), found[0]};
@@ -652,7 +652,7 @@ Tensors gru_autograd(const Tensor &x, const Tensor &h, TensorList weights, Tenso
 
 } // namespace
 
-TORCH_LIBRARY(vis_rpg, m) {
+TORCH_LIBRARY(perception, m) {
     m.def("chain(Tensor[] x, Tensor[] weights, Tensor[] biases, int activation, bool half, bool keep) -> Tensor[]");
     m.def("chain_backward(Tensor gradient, Tensor[] x, Tensor[] weights, Tensor[] biases, Tensor[] hidden, int activation, bool half, "
           "bool of_x, bool of_weights) -> Tensor[]");
@@ -663,7 +663,7 @@ TORCH_LIBRARY(vis_rpg, m) {
     m.def("encode_backward(Tensor gradient, Tensor frames, Tensor[] weights, Tensor[] biases, Tensor[] kept) -> Tensor[]");
 }
 
-TORCH_LIBRARY_IMPL(vis_rpg, CPU, m) {
+TORCH_LIBRARY_IMPL(perception, CPU, m) {
     m.impl("chain", chain);
     m.impl("chain_backward", chain_gradients);
     m.impl("gru", gru);
@@ -672,7 +672,7 @@ TORCH_LIBRARY_IMPL(vis_rpg, CPU, m) {
     m.impl("encode_backward", encode_gradients);
 }
 
-TORCH_LIBRARY_IMPL(vis_rpg, Autograd, m) {
+TORCH_LIBRARY_IMPL(perception, Autograd, m) {
     m.impl("chain", chain_autograd);
     m.impl("gru", gru_autograd);
     m.impl("encode", encode_autograd);

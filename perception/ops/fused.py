@@ -1,7 +1,9 @@
-"""Layers as single kernels on a CPU (fused.cpp), forward and backward: chains of linear layers, steps of a GRU, convolutions of frames.
+"""Layers as single kernels on a CPU (fused.cpp), forward and backward: chains of linear layers,
+steps of a GRU, convolutions of frames.
 
-Torch takes a product, a bias and an activation as three passes over memory, and their gradients as five; here what follows a product is
-done while its sums are still in registers, and blocks of rows go through all layers while they are in the cache.
+Torch takes a product, a bias and an activation as three passes over memory, and their gradients as
+five; here what follows a product is done while its sums are still in registers, and blocks of rows
+go through all layers while they are in the cache.
 """
 
 from __future__ import annotations
@@ -24,71 +26,108 @@ from torch.utils import cpp_extension
 
 ACTIVATIONS = ("none", "elu", "leaky_relu")
 SOURCE = Path(__file__).with_name("fused.cpp")
-FLAGS = ("-O3", "-w", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-std=c++20", "-shared", "-fPIC")
+FLAGS = (
+    "-O3",
+    "-w",
+    "-march=native",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fopenmp",
+    "-std=c++20",
+    "-shared",
+    "-fPIC",
+)
 ROWS = 64
 """From so many on the kernels are worth their call."""
 WIDTH = 32
-"""The input and the state of a GRU are as wide as a multiple of this, and images have a multiple of so many channels after each
-convolution."""
+"""The input and the state of a GRU are as wide as a multiple of this, and images have a multiple of
+so many channels after each convolution."""
 
 
 @functools.cache
 def load() -> None:
-    """Make the kernels known to torch: compiled for this processor when they are first asked for (half a minute), and kept in
-    `cache_folder()`. Raises OSError where there is no compiler or it fails."""
+    """Make the kernels known to torch: compiled for this processor when they are first asked for
+    (half a minute), and kept in `cache_folder()`. Raises OSError where there is no compiler or it
+    fails."""
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         raise OSError("no C++ compiler")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     sources = [SOURCE, *sorted(SOURCE.parent.glob("fused*.h"))]
-    made_of = "\n".join([*(source.read_text() for source in sources), *FLAGS, version, torch.__version__, _processor()])
+    made_of = "\n".join(
+        [
+            *(source.read_text() for source in sources),
+            *FLAGS,
+            version,
+            torch.__version__,
+            _processor(),
+        ]
+    )
     folder = cache_folder()
     path = folder / f"fused-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             made = Path(temporary, path.name)
             includes = [f"-I{place}" for place in cpp_extension.include_paths()]
-            libraries = [*(f"-L{place}" for place in cpp_extension.library_paths()), "-ltorch_cpu", "-lc10"]
+            libraries = [
+                *(f"-L{place}" for place in cpp_extension.library_paths()),
+                "-ltorch_cpu",
+                "-lc10",
+            ]
             command = [compiler, *FLAGS, *includes, str(SOURCE), *libraries, "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                why = next((line for line in done.stderr.splitlines() if "error" in line), f"it ended with {done.returncode}")
+                why = next(
+                    (line for line in done.stderr.splitlines() if "error" in line),
+                    f"it ended with {done.returncode}",
+                )
                 raise OSError(f"{compiler} cannot compile {SOURCE}: {why}")
             os.replace(made, path)
     torch.ops.load_library(path)
     _describe()
 
 
-def cache_folder() -> Path:
-    """Make the folder that keeps what was compiled or measured on this machine, and return it: the user's cache folder.
+def cache_folder(name: str = "perception") -> Path:
+    """Make the folder that keeps what was compiled or measured on this machine, and return it.
 
-    Where the user has no home, or none that can be written, it is a temporary one of their own, and a line says so.
+    It is a folder of this name in the user's cache folder.
+
+    Where the user has no home, or none that can be written, it is a temporary one of their own, and
+    a line says so.
     """
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "vis_rpg")
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), name)
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return folder
         why = f"{folder} cannot be written"
     except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home.
         why = str(error)
-    return _temporary_folder(why)
+    return _temporary_folder(name, why)
 
 
 @functools.cache
-def _temporary_folder(why: str) -> Path:
-    folder = Path(tempfile.gettempdir(), f"vis_rpg-{os.getuid()}")
+def _temporary_folder(name: str, why: str) -> Path:
+    folder = Path(tempfile.gettempdir(), f"{name}-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():  # What lies there is loaded as code.
-        folder = Path(tempfile.mkdtemp(prefix="vis_rpg-"))
-    print(f"no cache folder ({why}): compiled kernels are kept in {folder}; XDG_CACHE_HOME names another", file=sys.stderr)
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+    print(
+        f"no cache folder ({why}): compiled kernels are kept in {folder}; XDG_CACHE_HOME "
+        "names another",
+        file=sys.stderr,
+    )
     return folder
 
 
 def _processor() -> str:
     """What `-march=native` depends on."""
     try:
-        return next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+        return next(
+            line
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("flags")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -98,40 +137,55 @@ MULTIPLIES_BFLOAT16 = "avx512_bf16" in _processor().split()
 
 
 def usable(x: Sequence[Tensor], between: Iterable[int] = ()) -> bool:
-    """Whether the kernels take this input (..., K_i) beside each other, with layers of such widths between it and the last: enough float32
-    rows on a CPU, and no autocast, or one to bfloat16 which the processor can multiply, and widths that are even."""
-    fits = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in x) and x[0].numel() >= ROWS * x[0].shape[-1]
-    return fits and (not _half() or (MULTIPLIES_BFLOAT16 and not any(width % 2 for width in between)))
+    """Whether the kernels take this input (..., K_i) beside each other, with layers of such widths
+    between it and the last: enough float32 rows on a CPU, and no autocast, or one to bfloat16 which
+    the processor can multiply, and widths that are even."""
+    fits = (
+        all(t.device.type == "cpu" and t.dtype == torch.float32 for t in x)
+        and x[0].numel() >= ROWS * x[0].shape[-1]
+    )
+    return fits and (
+        not _half() or (MULTIPLIES_BFLOAT16 and not any(width % 2 for width in between))
+    )
 
 
 def _half() -> bool:
-    """Whether factors are to be bfloat16; autocast on a CPU knows float16 too, which nothing here asks for."""
+    """Whether factors are to be bfloat16; autocast on a CPU knows float16 too, which nothing here
+    asks for."""
     return torch.is_autocast_enabled("cpu")
 
 
-def chain(x: Sequence[Tensor], weights: list[Tensor], biases: list[Tensor], activation: str = "none") -> Tensor:
-    """Linear layers with an activation between them: x (..., K_i), which are read as if they were one tensor, weights (N_l, K_l), biases
-    (N_l,) -> (..., N of the last).
+def chain(
+    x: Sequence[Tensor], weights: list[Tensor], biases: list[Tensor], activation: str = "none"
+) -> Tensor:
+    """Linear layers with an activation between them: x (..., K_i), which are read as if they were
+    one tensor, weights (N_l, K_l), biases (N_l,) -> (..., N of the last).
 
-    After `load()`, where `usable(x, ...)`. Under `torch.vmap` all rows of the mapped axis are one call. Under autocast factors are rounded
-    to bfloat16, gradients' too, and what lies between layers; sums, what comes out and gradients are float32.
+    After `load()`, where `usable(x, ...)`. Under `torch.vmap` all rows of the mapped axis are one
+    call. Under autocast factors are rounded to bfloat16, gradients' too, and what lies between
+    layers; sums, what comes out and gradients are float32.
     """
-    rows = [t.reshape(-1, t.shape[-1]) for t in x if t.shape[-1]]  # an agent without z has one of width 0
-    out = torch.ops.vis_rpg.chain(rows, weights, biases, ACTIVATIONS.index(activation), _half(), False)
+    rows = [
+        t.reshape(-1, t.shape[-1]) for t in x if t.shape[-1]
+    ]  # an agent without z has one of width 0
+    out = torch.ops.perception.chain(
+        rows, weights, biases, ACTIVATIONS.index(activation), _half(), False
+    )
     return out[-1].view(*x[0].shape[:-1], -1)
 
 
 def gru(x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    """Steps of a GRU with known inputs: x (T, B, K), h (B, N) -> the state after each, (T, B, N); weights, biases: of the input (3N, K),
-    (3N,) and of the state (3N, N), (3N,), in PyTorch's order; K and N multiples of `WIDTH`. After `load()`, where `usable([x])`; under
-    `torch.vmap` and autocast as `chain`.
+    """Steps of a GRU with known inputs: x (T, B, K), h (B, N) -> the state after each, (T, B, N);
+    weights, biases: of the input (3N, K), (3N,) and of the state (3N, N), (3N,), in PyTorch's
+    order; K and N multiples of `WIDTH`. After `load()`, where `usable([x])`; under `torch.vmap` and
+    autocast as `chain`.
     """
-    return torch.ops.vis_rpg.gru(x, h, weights, biases, _half(), False)[0]
+    return torch.ops.perception.gru(x, h, weights, biases, _half(), False)[0]
 
 
 def encodable(frames: Tensor, weights: list[Tensor]) -> bool:
-    """Whether `encode` takes these: uint8 frames on a CPU, two or more in time, float32 weights of as many channels as `WIDTH` allows; no
-    autocast."""
+    """Whether `encode` takes these: uint8 frames on a CPU, two or more in time, float32 weights of
+    as many channels as `WIDTH` allows; no autocast."""
     return (
         frames.device.type == "cpu"
         and frames.dtype == torch.uint8
@@ -143,15 +197,17 @@ def encodable(frames: Tensor, weights: list[Tensor]) -> bool:
 
 
 def encode(frames: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    """Convolutions of 3 x 3 with stride 2 and padding 1, ReLU between them, of each frame in [-0.5, 0.5] beside the one before it: frames
-    (T + 1, B, H, W, C) uint8, weights (N_l, K_l, 3, 3) of which the first reads both frames' channels, biases (N_l,) -> (T, B, N * H' * W')
-    with channels first. After `load()`, where `encodable(frames, weights)`; under `torch.vmap` as `chain`.
+    """Convolutions of 3 x 3 with stride 2 and padding 1, ReLU between them, of each frame in [-0.5,
+    0.5] beside the one before it: frames (T + 1, B, H, W, C) uint8, weights (N_l, K_l, 3, 3) of
+    which the first reads both frames' channels, biases (N_l,) -> (T, B, N * H' * W') with channels
+    first. After `load()`, where `encodable(frames, weights)`; under `torch.vmap` as `chain`.
     """
-    return torch.ops.vis_rpg.encode(frames, weights, biases, False)[0]
+    return torch.ops.perception.encode(frames, weights, biases, False)[0]
 
 
 def _describe() -> None:
-    """What torch asks of operators: the shapes of their results, to trace them, and how they are mapped."""
+    """What torch asks of operators: the shapes of their results, to trace them, and how they are
+    mapped."""
 
     def front(groups: int, t: Tensor, dim: int | None) -> Tensor:
         return t.expand(groups, *t.shape) if dim is None else t.movedim(dim, 0)
@@ -159,13 +215,24 @@ def _describe() -> None:
     def empty(*like: Tensor) -> list[Tensor]:
         return [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in like]
 
-    @torch.library.register_fake("vis_rpg::chain")
-    def _(x: list[Tensor], weights: list[Tensor], biases: list[Tensor], activation: int, half: bool, keep: bool) -> list[Tensor]:
+    @torch.library.register_fake("perception::chain")
+    def _(
+        x: list[Tensor],
+        weights: list[Tensor],
+        biases: list[Tensor],
+        activation: int,
+        half: bool,
+        keep: bool,
+    ) -> list[Tensor]:
         between = torch.bfloat16 if half else torch.float32
-        hidden = [x[0].new_empty(*x[0].shape[:-1], w.shape[-2], dtype=between) for w in weights[:-1] if keep]
+        hidden = [
+            x[0].new_empty(*x[0].shape[:-1], w.shape[-2], dtype=between)
+            for w in weights[:-1]
+            if keep
+        ]
         return [*hidden, x[0].new_empty(*x[0].shape[:-1], weights[-1].shape[-2])]
 
-    @torch.library.register_fake("vis_rpg::chain_backward")
+    @torch.library.register_fake("perception::chain_backward")
     def _(
         gradient: Tensor,
         x: list[Tensor],
@@ -180,12 +247,14 @@ def _describe() -> None:
         whole = gradient.new_empty(*gradient.shape[:-1], sum(t.shape[-1] for t in x))
         return [*([whole] if of_x else []), *empty(*([*weights, *biases] if of_weights else []))]
 
-    @torch.library.register_fake("vis_rpg::gru")
-    def _(x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor], half: bool, keep: bool) -> list[Tensor]:
+    @torch.library.register_fake("perception::gru")
+    def _(
+        x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor], half: bool, keep: bool
+    ) -> list[Tensor]:
         (*steps, _), n = x.shape, h.shape[-1]
         return [h.new_empty(*steps, n), *([h.new_empty(*steps, 4, n)] if keep else [])]
 
-    @torch.library.register_fake("vis_rpg::gru_backward")
+    @torch.library.register_fake("perception::gru_backward")
     def _(
         gradient: Tensor,
         x: Tensor,
@@ -200,7 +269,7 @@ def _describe() -> None:
     ) -> list[Tensor]:
         return empty(h, *([x] if of_x else []), *([*weights, *biases] if of_weights else []))
 
-    @torch.library.register_fake("vis_rpg::encode")
+    @torch.library.register_fake("perception::encode")
     def _(frames: Tensor, weights: list[Tensor], biases: list[Tensor], keep: bool) -> list[Tensor]:
         *groups, steps, batch, h, w, _ = frames.shape
         kept = []
@@ -211,29 +280,71 @@ def _describe() -> None:
         shapes = [(weights[-1].shape[-4] * h * w,), *kept]
         return [weights[0].new_empty(*groups, steps - 1, batch, *shape) for shape in shapes]
 
-    @torch.library.register_fake("vis_rpg::encode_backward")
-    def _(gradient: Tensor, frames: Tensor, weights: list[Tensor], biases: list[Tensor], kept: list[Tensor]) -> list[Tensor]:
+    @torch.library.register_fake("perception::encode_backward")
+    def _(
+        gradient: Tensor,
+        frames: Tensor,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        kept: list[Tensor],
+    ) -> list[Tensor]:
         return empty(*weights, *biases)
 
-    @torch.library.register_vmap("vis_rpg::chain")
+    @torch.library.register_vmap("perception::chain")
     def _(
-        info: Any, dims: Any, x: list[Tensor], weights: list[Tensor], biases: list[Tensor], activation: int, half: bool, keep: bool
+        info: Any,
+        dims: Any,
+        x: list[Tensor],
+        weights: list[Tensor],
+        biases: list[Tensor],
+        activation: int,
+        half: bool,
+        keep: bool,
     ) -> Any:
         own = functools.partial(front, info.batch_size)
-        given = (list(map(own, tensors, places)) for tensors, places in zip((x, weights, biases), dims[:3], strict=True))
-        out = torch.ops.vis_rpg.chain(*given, activation, half, keep)
+        given = (
+            list(map(own, tensors, places))
+            for tensors, places in zip((x, weights, biases), dims[:3], strict=True)
+        )
+        out = torch.ops.perception.chain(*given, activation, half, keep)
         return out, [0] * len(out)
 
-    @torch.library.register_vmap("vis_rpg::gru")
-    def _(info: Any, dims: Any, x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor], half: bool, keep: bool) -> Any:
+    @torch.library.register_vmap("perception::gru")
+    def _(
+        info: Any,
+        dims: Any,
+        x: Tensor,
+        h: Tensor,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        half: bool,
+        keep: bool,
+    ) -> Any:
         own = functools.partial(front, info.batch_size)
-        out = torch.ops.vis_rpg.gru(
-            own(x, dims[0]), own(h, dims[1]), list(map(own, weights, dims[2])), list(map(own, biases, dims[3])), half, keep
+        out = torch.ops.perception.gru(
+            own(x, dims[0]),
+            own(h, dims[1]),
+            list(map(own, weights, dims[2])),
+            list(map(own, biases, dims[3])),
+            half,
+            keep,
         )
         return out, [0] * len(out)
 
-    @torch.library.register_vmap("vis_rpg::encode")
-    def _(info: Any, dims: Any, frames: Tensor, weights: list[Tensor], biases: list[Tensor], keep: bool) -> Any:
+    @torch.library.register_vmap("perception::encode")
+    def _(
+        info: Any,
+        dims: Any,
+        frames: Tensor,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        keep: bool,
+    ) -> Any:
         own = functools.partial(front, info.batch_size)
-        out = torch.ops.vis_rpg.encode(own(frames, dims[0]), list(map(own, weights, dims[1])), list(map(own, biases, dims[2])), keep)
+        out = torch.ops.perception.encode(
+            own(frames, dims[0]),
+            list(map(own, weights, dims[1])),
+            list(map(own, biases, dims[2])),
+            keep,
+        )
         return out, [0] * len(out)

@@ -341,7 +341,7 @@ Tensors encode_gradients(const Tensor &gradient_, const Tensor &frames_, TensorL
 
 Tensors call_encode(const Tensor &frames, TensorList weights, TensorList biases, bool keep) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    static const auto op = operator_named<decltype(encode)>("vis_rpg::encode");
+    static const auto op = operator_named<decltype(encode)>("perception::encode");
     return op.call(frames, weights, biases, keep);
 }
 
@@ -362,7 +362,7 @@ struct EncodeFunction : torch::autograd::Function<EncodeFunction> {
         const variable_list saved = context->get_saved_variables();
         const size_t n = context->saved_data["layers"].toInt(); // frames, n weights, n biases, what was kept
         const TensorList all(saved);
-        static const auto op = operator_named<decltype(encode_gradients)>("vis_rpg::encode_backward");
+        static const auto op = operator_named<decltype(encode_gradients)>("perception::encode_backward");
         variable_list out(1);
         append(out, op.call(gradients[0], saved[0], all.slice(1, n), all.slice(1 + n, n), all.slice(1 + 2 * n)), 2 * n, 0);
         return out;

@@ -1,4 +1,5 @@
-"""Slot attention (Locatello et al. 2020) with learned queries and the bi-level gradient of BO-QSA (Jia et al. 2023).
+"""Slot attention (Locatello et al. 2020) with learned queries and the bi-level gradient of BO-QSA
+(Jia et al. 2023).
 
 B batch, L tokens, K slots, D slot width.
 """
@@ -25,10 +26,11 @@ def straight_through(start: Tensor, queries: Tensor) -> Tensor:
 
 
 class SlotAttention(nn.Module):
-    """Slots compete for foreground tokens: attention is normalised over slots, then a mean over tokens weighted by foreground.
+    """Slots compete for foreground tokens: attention is normalised over slots, then a mean over
+    tokens weighted by foreground.
 
-    Every slot has its own learned query, so that slots keep their order; the last iteration starts from detached slots, with the
-    gradient passed straight through to the queries.
+    Every slot has its own learned query, so that slots keep their order; the last iteration starts
+    from detached slots, with the gradient passed straight through to the queries.
     """
 
     def __init__(self, slots: int, width: int, iterations: int) -> None:
@@ -42,7 +44,9 @@ class SlotAttention(nn.Module):
         self.to_value = nn.Linear(width, width, bias=False)
         self.cell = GRUCell(width, width)
         for projection in (self.to_query, self.to_key):
-            nn.init.orthogonal_(projection.weight, gain=2.0)  # logits of unit scale from the start: flat attention is slow to leave
+            nn.init.orthogonal_(
+                projection.weight, gain=2.0
+            )  # logits of unit scale from the start: flat attention is slow to leave
 
     def forward(
         self,
@@ -52,14 +56,16 @@ class SlotAttention(nn.Module):
         is_first: Tensor | None = None,
         strange: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Slots (B, K, D) and attention logits (B, K, L) of tokens (B, L, D) with foreground weight (B, L).
+        """Slots (B, K, D) and attention logits (B, K, L) of tokens (B, L, D) with foreground weight
+        (B, L).
 
-        previous: slots (B, K, D) of the frame before, None at a first frame; is_first: (B,) bool, rows that start anew although
-        `previous` is given. A first frame takes all iterations from the queries, a later one a single iteration from `previous`.
-        Where rows are mixed, all take all iterations, with static shapes: they cost little beside the encoder, and nothing has to wait
-        for the value of `is_first`.
-        strange: (B, L) the share of each token that has colours of no known thing, which `weight` leaves out, and (B, L, 3) these colours,
-        in [0, 1]; idle slots see such things.
+        previous: slots (B, K, D) of the frame before, None at a first frame; is_first: (B,) bool,
+        rows that start anew although `previous` is given. A first frame takes all iterations from
+        the queries, a later one a single iteration from `previous`. Where rows are mixed, all take
+        all iterations, with static shapes: they cost little beside the encoder, and nothing has to
+        wait for the value of `is_first`. strange: (B, L) the share of each token that has colours
+        of no known thing, which `weight` leaves out, and (B, L, 3) these colours, in [0, 1]; idle
+        slots see such things.
         """
         tokens = self.norm_tokens(tokens)
         keys, values = self.to_key(tokens), self.to_value(tokens)
@@ -71,28 +77,48 @@ class SlotAttention(nn.Module):
                     start = self._iterate(start, keys, values, weight)[0]
             start = start.detach()
         if previous is not None:
-            start = previous if is_first is None else torch.where(is_first.view(-1, 1, 1), start, previous)
+            start = (
+                previous
+                if is_first is None
+                else torch.where(is_first.view(-1, 1, 1), start, previous)
+            )
         slots, logits = self._iterate(straight_through(start, queries), keys, values, weight)
-        return (slots, logits) if strange is None else self._adopt(slots, logits, start, values, weight, *strange)
+        return (
+            (slots, logits)
+            if strange is None
+            else self._adopt(slots, logits, start, values, weight, *strange)
+        )
 
-    def _iterate(self, slots: Tensor, keys: Tensor, values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        # Slots share all weights: without its query beside it, a slot carried for long forgets which one it is.
+    def _iterate(
+        self, slots: Tensor, keys: Tensor, values: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        # Slots share all weights: without its query beside it, a slot carried for long forgets
+        # which one it is.
         q = self.to_query(self.norm_slots(slots + self.queries)) * slots.shape[-1] ** -0.5
         logits = q @ keys.transpose(1, 2)  # (B, K, L)
         attention = logits.softmax(dim=1) * weight.unsqueeze(1)
         return self._update(slots, attention, values), logits
 
     def _update(self, slots: Tensor, attention: Tensor, values: Tensor) -> Tensor:
-        # One token's worth of doubt: a slot that sees nothing takes in nothing, rather than the leavings of its neighbours. No residual MLP
-        # follows the GRU: what it adds at every frame adds up over an episode, while the state of a GRU is bounded.
+        # One token's worth of doubt: a slot that sees nothing takes in nothing, rather than the
+        # leavings of its neighbours. No residual MLP follows the GRU: what it adds at every frame
+        # adds up over an episode, while the state of a GRU is bounded.
         attention = attention / (attention.sum(dim=2, keepdim=True) + 1.0)
         return self.cell(self.cell.input(attention @ values), slots)
 
     def _adopt(
-        self, slots: Tensor, logits: Tensor, before: Tensor, values: Tensor, weight: Tensor, strange: Tensor, colours: Tensor
+        self,
+        slots: Tensor,
+        logits: Tensor,
+        before: Tensor,
+        values: Tensor,
+        weight: Tensor,
+        strange: Tensor,
+        colours: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Let idle slots see what is strange: slots and logits after the last iteration, which began from the slots `before`, as they
-        are then. Tokens of one strange colour are one thing, and go to the idle slot that they change least: the one that saw them before.
+        """Let idle slots see what is strange: slots and logits after the last iteration, which
+        began from the slots `before`, as they are then. Tokens of one strange colour are one thing,
+        and go to the idle slot that they change least: the one that saw them before.
         """
         idle = (logits.softmax(dim=1) * weight.unsqueeze(1)).sum(dim=2) < 1.0  # (B, K)
         left = strange
@@ -102,7 +128,11 @@ class SlotAttention(nn.Module):
             thing = left * alike  # (B, L)
             adopted = self._update(before, thing.unsqueeze(1).expand_as(logits), values)
             change = (adopted - before).square().sum(dim=2).masked_fill(~idle, torch.inf)
-            takes = (thing.sum(dim=1) >= WORTH).unsqueeze(1) & idle & (change == change.amin(dim=1, keepdim=True))
+            takes = (
+                (thing.sum(dim=1) >= WORTH).unsqueeze(1)
+                & idle
+                & (change == change.amin(dim=1, keepdim=True))
+            )
             slots = torch.where(takes.unsqueeze(2), adopted, slots)
             inside = (thing > weight).unsqueeze(1) & takes.any(dim=1).view(-1, 1, 1)
             logits = torch.where(inside, torch.where(takes.unsqueeze(2), CERTAIN, -CERTAIN), logits)

@@ -15,7 +15,9 @@ from vis_rpg.agent.actor import Actor
 class Counting(Seen):
     """Remembers how many observations of its episode it has seen."""
 
-    def observe(self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory) -> tuple[Window, Memory]:
+    def observe(
+        self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory
+    ) -> tuple[Window, Memory]:
         before = memory.get("count", torch.zeros(len(obs)))
         count = torch.where(is_first, 0.0, before) + 1
         self.previous_action = previous_action.clone()
@@ -131,7 +133,11 @@ def test_actions_and_observations_of_any_number_type_are_understood() -> None:
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 4)])
 def test_an_actor_goes_on_from_its_saved_state(shape: tuple[int, ...]) -> None:
     of = agent(perception=Seen(shape))
-    obs = np.random.default_rng(1).normal(size=(6, 3, *of.model.perception.stored["x"][0])).astype(np.float32)
+    obs = (
+        np.random.default_rng(1)
+        .normal(size=(6, 3, *of.model.perception.stored["x"][0]))
+        .astype(np.float32)
+    )
     first, second = Actor(of, 3, seed=0), Actor(of, 3, seed=1)
     for step in range(3):
         first.see(obs[step])
@@ -144,7 +150,8 @@ def test_an_actor_goes_on_from_its_saved_state(shape: tuple[int, ...]) -> None:
 
 
 def test_an_actor_goes_on_where_the_random_numbers_are_of_another_device() -> None:
-    """A CPU's generator has 5056 bytes of state, a GPU's 16: the noise then begins anew, everything else goes on."""
+    """A CPU's generator has 5056 bytes of state, a GPU's 16: the noise then begins anew, everything
+    else goes on."""
     of = agent()
     first = Actor(of, 3)
     first.see(OBS)

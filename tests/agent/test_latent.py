@@ -1,4 +1,5 @@
-"""Spaces of z: their densities are those of torch.distributions, and what they draw follows them."""
+"""Spaces of z: their densities are those of torch.distributions, and what they draw
+follows them."""
 
 from __future__ import annotations
 
@@ -40,7 +41,18 @@ def test_gaussian_densities_equal_torch_distributions() -> None:
 
 def test_a_log_std_is_bounded_and_finds_back_from_beyond_its_bounds() -> None:
     raw = torch.tensor(
-        [LOG_STD_MIN - 2, LOG_STD_MIN - 0.1, -3.0, 0.0, 0.9, LOG_STD_MAX + 0.1, LOG_STD_MAX + 2, 1e9, -1e9], requires_grad=True
+        [
+            LOG_STD_MIN - 2,
+            LOG_STD_MIN - 0.1,
+            -3.0,
+            0.0,
+            0.9,
+            LOG_STD_MAX + 0.1,
+            LOG_STD_MAX + 2,
+            1e9,
+            -1e9,
+        ],
+        requires_grad=True,
     )
     log_std = bounded_log_std(raw)
     assert ((log_std >= LOG_STD_MIN) & (log_std <= LOG_STD_MAX)).all()
@@ -54,21 +66,34 @@ def test_a_learned_gaussian_prior_stays_finite_whatever_its_network_says() -> No
     z = space.sample(torch.randn(3, 2), torch.full((3, 4), 1e3))
     for extreme in (-1e3, 1e3):
         outputs = torch.cat([torch.zeros(3, 2), torch.full((3, 2), extreme)], -1)
-        assert torch.isfinite(space.log_prior(z, outputs)).all() and torch.isfinite(space.entropy(outputs)).all()
+        assert (
+            torch.isfinite(space.log_prior(z, outputs)).all()
+            and torch.isfinite(space.entropy(outputs)).all()
+        )
 
 
 def test_categorical_densities_equal_torch_distributions() -> None:
     torch.manual_seed(0)
     space, logits = CategoricalLatent(5), torch.randn(5, 5)
     expected = Categorical(logits=logits)
-    torch.testing.assert_close(space.log_prior(torch.eye(5), logits), expected.log_prob(torch.arange(5)))
-    torch.testing.assert_close(space.log_posterior(torch.eye(5), logits), expected.log_prob(torch.arange(5)))
+    torch.testing.assert_close(
+        space.log_prior(torch.eye(5), logits), expected.log_prob(torch.arange(5))
+    )
+    torch.testing.assert_close(
+        space.log_posterior(torch.eye(5), logits), expected.log_prob(torch.arange(5))
+    )
     torch.testing.assert_close(space.entropy(logits), expected.entropy())
-    torch.testing.assert_close(space.divergence(logits), kl_divergence(expected, Categorical(logits=torch.zeros(5))))
+    torch.testing.assert_close(
+        space.divergence(logits), kl_divergence(expected, Categorical(logits=torch.zeros(5)))
+    )
 
 
 def test_categories_are_drawn_as_often_as_they_are_likely(draws: torch.Generator) -> None:
-    space, probabilities, count = CategoricalLatent(4), torch.tensor([0.05, 0.6, 0.25, 0.1]), 100_000
+    space, probabilities, count = (
+        CategoricalLatent(4),
+        torch.tensor([0.05, 0.6, 0.25, 0.1]),
+        100_000,
+    )
     z = space.sample(space.noise((count,), draws), probabilities.log().expand(count, -1))
     assert torch.equal(z.sum(-1), torch.ones(count)), "one category each"
     error = (4 * probabilities * (1 - probabilities) / count).sqrt() * 2
@@ -96,14 +121,20 @@ def test_a_learned_gaussian_is_drawn_with_its_mean_and_std(draws: torch.Generato
 def test_a_posterior_is_a_probability(space) -> None:
     if isinstance(space, GaussianLatent):
         z = torch.linspace(-8, 8, 16001).unsqueeze(-1)
-        assert float(space.log_posterior(z, torch.tensor([[0.3]])).exp().sum() * 1e-3) == pytest.approx(1, abs=1e-4)
+        assert float(
+            space.log_posterior(z, torch.tensor([[0.3]])).exp().sum() * 1e-3
+        ) == pytest.approx(1, abs=1e-4)
     else:
-        assert float(space.log_posterior(torch.eye(3), torch.randn(1, 3)).exp().sum()) == pytest.approx(1, abs=1e-5)
+        assert float(
+            space.log_posterior(torch.eye(3), torch.randn(1, 3)).exp().sum()
+        ) == pytest.approx(1, abs=1e-5)
 
 
 def test_categorical_noise_is_finite_at_both_ends_of_the_uniform(monkeypatch) -> None:
     for corner in (0.0, 1.0):
-        monkeypatch.setattr(torch, "rand", lambda *shape, corner=corner, **_: torch.full(shape, corner))
+        monkeypatch.setattr(
+            torch, "rand", lambda *shape, corner=corner, **_: torch.full(shape, corner)
+        )
         assert torch.isfinite(CategoricalLatent(3).noise((2,), torch.Generator())).all()
 
 
@@ -127,12 +158,18 @@ def test_the_empty_space_draws_nothing_and_scores_nothing(draws: torch.Generator
     assert space.sample(space.noise((5,), draws)).shape == (5, 0)
     posterior = Posterior(space, 2, 1, 16)
     assert list(posterior.parameters()) == []
-    assert torch.equal(posterior.log_prob(torch.zeros(4, 5, 0), torch.randn(4, 5, 2), torch.randn(4, 5, 1)), torch.zeros(4, 5))
+    assert torch.equal(
+        posterior.log_prob(torch.zeros(4, 5, 0), torch.randn(4, 5, 2), torch.randn(4, 5, 1)),
+        torch.zeros(4, 5),
+    )
     nothing = torch.zeros(5, 0)
     assert torch.equal(space.log_prior(nothing, nothing), torch.zeros(5))
     assert torch.equal(space.entropy(nothing), space.log_posterior(nothing, nothing))
 
 
-@pytest.mark.parametrize(("kind", "made"), [("gaussian", GaussianLatent), ("categorical", CategoricalLatent), ("none", NoLatent)])
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [("gaussian", GaussianLatent), ("categorical", CategoricalLatent), ("none", NoLatent)],
+)
 def test_a_space_is_made_by_its_name(kind: str, made: type) -> None:
     assert isinstance(make_latent(kind, 4, 0.38), made)

@@ -35,14 +35,19 @@ def test_perception_is_the_one_that_the_config_names() -> None:
     assert (seen.novelty_dim, seen.state_scale) == (2 * 13, 0.2)
     bare = config("task=maze", "perception.frequencies=0", "perception.state_scale=1")
     seen = make_perception(bare, make_env(bare.task, "state"))
-    assert torch.equal(seen.features({"state": torch.tensor([[[3.0, -2.0]]])})[..., :2], torch.tensor([[[3.0, -2.0]]]))
+    assert torch.equal(
+        seen.features({"state": torch.tensor([[[3.0, -2.0]]])})[..., :2],
+        torch.tensor([[[3.0, -2.0]]]),
+    )
     assert seen.novelty_dim == 2
     pixels = config("task=maze", "obs=pixels", "perception=cnn")
     env = make_env(pixels.task, "pixels")
     seen = make_perception(pixels, env)
     assert isinstance(seen, CnnPerception)
     obs, _ = env.reset(seed=0)
-    percept, _, _ = seen.perceive(torch.from_numpy(obs)[None], torch.zeros(1, 2), torch.ones(1, dtype=torch.bool), {})
+    percept, _, _ = seen.perceive(
+        torch.from_numpy(obs)[None], torch.zeros(1, 2), torch.ones(1, dtype=torch.bool), {}
+    )
     assert percept.features.shape == (1, *seen.feature_shape)
 
 
@@ -50,12 +55,18 @@ def test_perception_is_the_one_that_the_config_names() -> None:
     ("words", "says"),
     [
         (("perception=cnn", "perception.backbone=conv5"), "backbone=conv5 is unknown"),
-        (("perception=cnn", "perception.weights=x.safetensors"), "weights=x.safetensors belong to a timm backbone"),
+        (
+            ("perception=cnn", "perception.weights=x.safetensors"),
+            "weights=x.safetensors belong to a timm backbone",
+        ),
         (
             ("perception=slots", "perception.checkpoint=none.safetensors"),
             "perception.checkpoint=none.safetensors: no slot model there; train one",
         ),
-        (("perception=cnn", "perception.encoder=transformer"), "perception.encoder=transformer reads slots"),
+        (
+            ("perception=cnn", "perception.encoder=transformer"),
+            "perception.encoder=transformer reads slots",
+        ),
     ],
 )
 def test_a_perception_that_cannot_be_had_is_one_line(words: tuple[str, ...], says: str) -> None:
@@ -89,7 +100,9 @@ def test_what_is_loaded_is_the_trained_agent(run: Path) -> None:
     agent, env = load(str(run))
     fresh = make_agent(load_config(run), env)
     moved = changed(weights(fresh), agent.agent)
-    assert {"pi", "model", "target", "rnd", "p_phi", "log_alpha"} <= {name.split(".")[0] for name in moved}
+    assert {"pi", "model", "target", "rnd", "p_phi", "log_alpha"} <= {
+        name.split(".")[0] for name in moved
+    }
     again, _ = load(run)
     obs, _ = env.reset(seed=1)
     agent.reset()
@@ -104,7 +117,10 @@ def test_what_is_loaded_is_the_trained_agent(run: Path) -> None:
         (lambda run: (run / "config.yaml").write_text("a: [1"), "config.yaml cannot be read"),
         (lambda run: (run / "config.yaml").write_text(""), "config.yaml is not that of a run"),
         (lambda run: (run / "config.yaml").write_text("- 1\n"), "config.yaml is not that of a run"),
-        (lambda run: (run / "config.yaml").write_text("learning: true"), "config.yaml is not that of a run"),
+        (
+            lambda run: (run / "config.yaml").write_text("learning: true"),
+            "config.yaml is not that of a run",
+        ),
         (lambda run: shutil.rmtree(run / "checkpoints"), "no checkpoint there"),
     ],
 )
@@ -121,6 +137,8 @@ def test_weights_of_another_size_are_refused_in_one_line(run: Path, tmp_path: Pa
     settings = load_config(copy)
     settings.agent.state_dim = 20
     OmegaConf.save(settings, copy / "config.yaml")
-    with pytest.raises(UserError, match="the checkpoint does not fit its config.yaml: .*size mismatch") as error:
+    with pytest.raises(
+        UserError, match="the checkpoint does not fit its config.yaml: .*size mismatch"
+    ) as error:
         load(copy)
     assert "\n" not in str(error.value)

@@ -1,4 +1,5 @@
-"""Network parts: they equal what PyTorch computes by other means, and work for many sets of weights at once."""
+"""Network parts: they equal what PyTorch computes by other means, and work for many sets of weights
+at once."""
 
 from __future__ import annotations
 
@@ -22,7 +23,12 @@ def compiling(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("compiling")
 def test_the_elu_that_is_compiled_equals_that_of_pytorch_everywhere() -> None:
-    x = torch.cat([torch.linspace(-30, 30, 4001), torch.tensor([0.0, -0.0, -1e-8, 1e-8, -1e4, 1e4, math.inf, -math.inf])])
+    x = torch.cat(
+        [
+            torch.linspace(-30, 30, 4001),
+            torch.tensor([0.0, -0.0, -1e-8, 1e-8, -1e4, 1e4, math.inf, -math.inf]),
+        ]
+    )
     torch.testing.assert_close(ELU()(x.clone()), F.elu(x), rtol=1e-6, atol=1.5e-7)
 
 
@@ -76,15 +82,23 @@ def test_an_ensemble_equals_separate_mlps() -> None:
         alone[0].weight.data, alone[0].bias.data = (
             part.chunk(3)[member] for part in (ensemble.first.weight.data, ensemble.first.bias.data)
         )
-        alone[2].weight.data, alone[2].bias.data = ensemble.weight.data[member], ensemble.bias.data[member, 0]
-        alone[4].weight.data, alone[4].bias.data = ensemble.last_weight.data[member], ensemble.last_bias.data[member]
+        alone[2].weight.data, alone[2].bias.data = (
+            ensemble.weight.data[member],
+            ensemble.bias.data[member, 0],
+        )
+        alone[4].weight.data, alone[4].bias.data = (
+            ensemble.last_weight.data[member],
+            ensemble.last_bias.data[member],
+        )
         torch.testing.assert_close(together[member], alone(x).squeeze(-1))
 
 
 def test_a_gru_cell_starts_orthogonal_and_without_bias() -> None:
     cell = GRU(4, 6)
     for layer in (cell.input, cell.recurrent):
-        torch.testing.assert_close(layer.weight.T @ layer.weight, torch.eye(layer.in_features), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            layer.weight.T @ layer.weight, torch.eye(layer.in_features), rtol=0, atol=1e-5
+        )
         assert not layer.bias.any()
 
 
@@ -101,7 +115,9 @@ class _Cell(GRUCell):
         (lambda: _Cell(5, 8), [(11, 5), (11, 8)]),
     ],
 )
-def test_many_sets_of_weights_run_at_once_and_each_as_alone(make, inputs: list[tuple[int, ...]]) -> None:
+def test_many_sets_of_weights_run_at_once_and_each_as_alone(
+    make, inputs: list[tuple[int, ...]]
+) -> None:
     modules = [make() for _ in range(3)]
     parameters, buffers = stack_module_state(modules)
     x = [torch.randn(3, *shape) for shape in inputs]
@@ -114,4 +130,6 @@ def test_many_sets_of_weights_run_at_once_and_each_as_alone(make, inputs: list[t
         alone = (module(*(part[seed] for part in x)) ** 2).sum()
         torch.testing.assert_close(together[seed], alone)
         for name, parameter in module.named_parameters():
-            torch.testing.assert_close(gradients[name][seed], torch.autograd.grad(alone, parameter, retain_graph=True)[0])
+            torch.testing.assert_close(
+                gradients[name][seed], torch.autograd.grad(alone, parameter, retain_graph=True)[0]
+            )

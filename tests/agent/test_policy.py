@@ -18,7 +18,11 @@ def pi() -> ActionPolicy:
 
 
 def test_log_prob_equals_that_of_a_transformed_normal(pi: ActionPolicy) -> None:
-    s, z, noise = torch.randn(50, 3).double(), torch.randn(50, 4).double(), torch.randn(50, 2).double()
+    s, z, noise = (
+        torch.randn(50, 3).double(),
+        torch.randn(50, 4).double(),
+        torch.randn(50, 2).double(),
+    )
     a, log_pi = pi(s, z, noise)
     mean, std = pi.distribution(s, z)
     expected = Independent(TransformedDistribution(Normal(mean, std), [TanhTransform()]), 1)
@@ -69,7 +73,10 @@ def test_the_action_depends_on_z(pi: ActionPolicy) -> None:
 @pytest.mark.parametrize("space", [GaussianLatent(3, 0.38), CategoricalLatent(4)])
 def test_a_learned_prior_starts_as_the_fixed_one(space: LatentSpace) -> None:
     torch.manual_seed(0)
-    learned, fixed = LatentPolicy(space, 5, 16, learned=True), LatentPolicy(space, 5, 16, learned=False)
+    learned, fixed = (
+        LatentPolicy(space, 5, 16, learned=True),
+        LatentPolicy(space, 5, 16, learned=False),
+    )
     s = torch.randn(40, 5)
     noise = space.noise((40,), torch.Generator().manual_seed(0))
     assert torch.equal(learned(s, noise), fixed(s, noise))

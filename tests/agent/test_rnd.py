@@ -1,4 +1,5 @@
-"""The bonus: zero until it knows what is usual, then about 0 with spread 1 on what is familiar, and high where nothing has been."""
+"""The bonus: zero until it knows what is usual, then about 0 with spread 1 on what is familiar, and
+high where nothing has been."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ def test_moments_stay_exact_over_many_batches_far_from_zero() -> None:
     for batch in batches:
         moments.update(torch.from_numpy(batch), ONE)
     assert float(moments.mean) == pytest.approx(batches.mean(dtype=np.float64), abs=0.01)
-    assert float((moments.squares / moments.count).sqrt()) == pytest.approx(batches.std(dtype=np.float64), rel=0.01)
+    assert float((moments.squares / moments.count).sqrt()) == pytest.approx(
+        batches.std(dtype=np.float64), rel=0.01
+    )
 
 
 def test_a_batch_of_weight_zero_counts_for_nothing() -> None:

@@ -40,8 +40,16 @@ def test_true_positions_from_pixels_are_as_novel_as_the_coordinates_of_the_state
     state = torch.from_numpy(positions).float().flatten(1)
     of_state = StatePerception(6, task.locate)
     novelty = TrueNovelty(task)
-    assert (novelty.novelty_dim, novelty.object_count) == (of_state.novelty_dim, of_state.object_count)
-    torch.testing.assert_close(novelty(state, torch.from_numpy(positions)), of_state.novelty({"state": state[None]})[0], rtol=0, atol=1e-4)
+    assert (novelty.novelty_dim, novelty.object_count) == (
+        of_state.novelty_dim,
+        of_state.object_count,
+    )
+    torch.testing.assert_close(
+        novelty(state, torch.from_numpy(positions)),
+        of_state.novelty({"state": state[None]})[0],
+        rtol=0,
+        atol=1e-4,
+    )
 
 
 def test_a_task_without_a_plane_has_no_true_novelty() -> None:
@@ -50,20 +58,31 @@ def test_a_task_without_a_plane_has_no_true_novelty() -> None:
 
 
 def test_the_global_novelty_is_that_of_the_agent_that_sees_by_a_cnn() -> None:
-    frames = torch.randint(0, 256, (3, 2, 64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    frames = torch.randint(
+        0, 256, (3, 2, 64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     novelty = GlobalNovelty(seed=3)(frames, torch.zeros(3, 0, 2))
-    torch.testing.assert_close(novelty, CnnPerception(seed=3).novelty({"frame": frames.transpose(0, 1)})[0])
+    torch.testing.assert_close(
+        novelty, CnnPerception(seed=3).novelty({"frame": frames.transpose(0, 1)})[0]
+    )
     assert not torch.allclose(novelty, GlobalNovelty(seed=4)(frames, torch.zeros(3, 0, 2)))
 
 
-def test_the_networks_of_a_bonus_on_frames_are_convolutional_and_learn_what_pairs_have_been_seen() -> None:
+def test_a_bonus_on_frames_is_convolutional_and_learns_what_pairs_have_been_seen() -> None:
     torch.manual_seed(0)
     settings = config("obs=pixels", "perception=cnn", "exploration.novelty=frames").exploration
     rnd = make_rnd(FrameNovelty(), settings)
-    assert [layer.kernel_size for net in (rnd.predictor, rnd.target) for layer in net.cnn if isinstance(layer, nn.Conv2d)] == 8 * [(3, 3)]
+    assert [
+        layer.kernel_size
+        for net in (rnd.predictor, rnd.target)
+        for layer in net.cnn
+        if isinstance(layer, nn.Conv2d)
+    ] == 8 * [(3, 3)]
     seen, new = torch.zeros(2, 2, 3, 64, 64, 3, dtype=torch.uint8)
     for i in range(3):  # a square beside the one that has been seen
-        seen[:, i, 8 + 16 * i : 20 + 16 * i, 8:20] = new[:, i, 8 + 16 * i : 20 + 16 * i, 40:52] = 255
+        seen[:, i, 8 + 16 * i : 20 + 16 * i, 8:20] = new[:, i, 8 + 16 * i : 20 + 16 * i, 40:52] = (
+            255
+        )
     optimizer = torch.optim.Adam(rnd.predictor.parameters(), 1e-3)
     for _ in range(40):
         optimizer.zero_grad()
@@ -107,7 +126,9 @@ def test_the_bonus_of_an_absent_slot_is_that_of_no_slot() -> None:
         def objects(self, window: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             return window["x"][..., :3, None], window["x"][..., 3:6]
 
-    of = agent("exploration.per_object=true", "exploration.warmup_updates=0", perception=Slots((6,)))
+    of = agent(
+        "exploration.per_object=true", "exploration.warmup_updates=0", perception=Slots((6,))
+    )
     data = batch(of)
     data.window["x"][..., 3:6] = torch.tensor([1.0, 0.0, 1.0])
     novelty, presence = of.novelty_of(data.window)
@@ -119,11 +140,21 @@ def test_the_bonus_of_an_absent_slot_is_that_of_no_slot() -> None:
 
 
 def test_runs_that_compare_novelties_differ_in_the_bonus_alone(tmp_path: Path) -> None:
-    """While actions are random all runs see, do and store the same but the novelty, and begin from the same weights; then each learns."""
-    words = {kind: (f"exploration.novelty={kind}",) for kind in ("objects", "moving", "global", "frames", "truth")}
+    """While actions are random all runs see, do and store the same but the novelty, and begin from
+    the same weights; then each learns."""
+    words = {
+        kind: (f"exploration.novelty={kind}",)
+        for kind in ("objects", "moving", "global", "frames", "truth")
+    }
     words["sum"] = ("exploration.per_object=true",)
-    trainers = {name: Trainer(config(*PUSH, *SMALL, *own, f"out={tmp_path / name}")) for name, own in words.items()}
-    starts = {name: {key: value.clone() for key, value in t.runs[0].agent.state_dict().items()} for name, t in trainers.items()}
+    trainers = {
+        name: Trainer(config(*PUSH, *SMALL, *own, f"out={tmp_path / name}"))
+        for name, own in words.items()
+    }
+    starts = {
+        name: {key: value.clone() for key, value in t.runs[0].agent.state_dict().items()}
+        for name, t in trainers.items()
+    }
     for trainer in trainers.values():
         assert trainer.run()[0]["updates"] == 4
         assert trainer.learning.sums["rnd_loss"].isfinite().all()
@@ -132,11 +163,17 @@ def test_runs_that_compare_novelties_differ_in_the_bonus_alone(tmp_path: Path) -
     for name, trainer in trainers.items():
         run = trainer.runs[0]
         for key, start in starts[name].items():
-            assert key.startswith(("rnd.", "novelty.")) or torch.equal(start, starts["objects"][key]), key
+            assert key.startswith(("rnd.", "novelty.")) or torch.equal(
+                start, starts["objects"][key]
+            ), key
         for key in ("obs.slots", "obs.coordinates", "action"):
             assert torch.equal(run.replay.rows[key][before], objects.replay.rows[key][before])
         rows = run.replay.rows
-        assert not rows["obs.novelty"][0].any() if name in ("global", "truth") else "obs.novelty" not in rows
+        assert (
+            not rows["obs.novelty"][0].any()
+            if name in ("global", "truth")
+            else "obs.novelty" not in rows
+        )
         assert rows["obs.frame"][0].any() if name == "frames" else "obs.frame" not in rows
     truth = trainers["truth"].runs[0]
     visits = truth.visits.read()["positions"][: 2 * 10]
@@ -149,9 +186,18 @@ def test_runs_that_compare_novelties_differ_in_the_bonus_alone(tmp_path: Path) -
     [
         (("exploration.novelty=global",), "exploration.novelty=global reads frames"),
         (("exploration.novelty=frames",), "exploration.novelty=frames reads frames"),
-        (("exploration.novelty=moving",), "exploration.novelty=moving reads slots, which perception=state does not see"),
-        (("obs=pixels", "perception=cnn", "exploration.novelty=moving"), "which perception=cnn does not see"),
-        (("exploration.novelty=slots",), "exploration.novelty=slots: choose one of objects, moving, global, frames, truth"),
+        (
+            ("exploration.novelty=moving",),
+            "exploration.novelty=moving reads slots, which perception=state does not see",
+        ),
+        (
+            ("obs=pixels", "perception=cnn", "exploration.novelty=moving"),
+            "which perception=cnn does not see",
+        ),
+        (
+            ("exploration.novelty=slots",),
+            "exploration.novelty=slots: choose one of objects, moving, global, frames, truth",
+        ),
     ],
 )
 def test_a_bonus_that_cannot_be_is_refused(words: tuple[str, ...], says: str) -> None:
@@ -159,11 +205,15 @@ def test_a_bonus_that_cannot_be_is_refused(words: tuple[str, ...], says: str) ->
         check(config(*words))
 
 
-@pytest.mark.parametrize("words", [("obs=pixels", "exploration.novelty=frames"), ("obs=pixels", "perception=cnn")])
+@pytest.mark.parametrize(
+    "words", [("obs=pixels", "exploration.novelty=frames"), ("obs=pixels", "perception=cnn")]
+)
 def test_without_objects_none_can_be_scored_alone(words: tuple[str, ...]) -> None:
     settings = config("task=block_push", *words, "exploration.per_object=true")
     env = make_env(settings.task, "state")
-    with pytest.raises(UserError, match="exploration.per_object=true: the novelty here knows no objects"):
+    with pytest.raises(
+        UserError, match="exploration.per_object=true: the novelty here knows no objects"
+    ):
         make_agent(settings, env)
 
 
@@ -172,7 +222,9 @@ def test_a_run_with_another_novelty_resumes_exactly(tmp_path: Path) -> None:
     words = (*PUSH, *SMALL, "exploration.novelty=global", "logger.checkpoint_every=20")
     Trainer(config(*words, "steps=60", f"out={tmp_path / 'whole'}")).run()
     for steps, resume in ((46, "false"), (60, "true")):
-        Trainer(config(*words, f"steps={steps}", f"resume={resume}", f"out={tmp_path / 'parts'}")).run()
+        Trainer(
+            config(*words, f"steps={steps}", f"resume={resume}", f"out={tmp_path / 'parts'}")
+        ).run()
     first, second = comparable(tmp_path / "parts"), comparable(tmp_path / "whole")
     assert differences(first, second) == []
     assert second["replay"] and any("novelty" in name for name in second["agent"])

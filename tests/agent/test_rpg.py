@@ -1,4 +1,5 @@
-"""Algorithm 1: its values and losses equal those worked out term by term, and each step moves its own part alone."""
+"""Algorithm 1: its values and losses equal those worked out term by term, and each step moves its
+own part alone."""
 
 from __future__ import annotations
 
@@ -18,7 +19,14 @@ from vis_rpg.agent.world_model import WorldModel
 from vis_rpg.training.learner import Learner
 
 LARGE_CLIP = "agent.grad_clip=1e9"
-PARTS = {"rnd": "rnd.predictor", "model": "model", "policy": "pi", "posterior": "p_phi", "latent_policy": "pi_z", "alpha": "log_alpha"}
+PARTS = {
+    "rnd": "rnd.predictor",
+    "model": "model",
+    "policy": "pi",
+    "posterior": "p_phi",
+    "latent_policy": "pi_z",
+    "alpha": "log_alpha",
+}
 
 
 def slow_log_posterior(of: Agent, z: Tensor, s: Tensor, a: Tensor) -> Tensor:
@@ -28,14 +36,23 @@ def slow_log_posterior(of: Agent, z: Tensor, s: Tensor, a: Tensor) -> Tensor:
     return Independent(Normal(outputs, of.config.latent.posterior_std), 1).log_prob(z)
 
 
-def slow_value(of: Agent, model: WorldModel, s0: Tensor, z: Tensor, noise: Tensor, entropy: bool = True) -> Tensor:
+def slow_value(
+    of: Agent, model: WorldModel, s0: Tensor, z: Tensor, noise: Tensor, entropy: bool = True
+) -> Tensor:
     """Eq. 3 for each critic, (2, B), term by term."""
-    gamma, alpha, beta, H = of.config.gamma, of.log_alpha.exp().detach(), of.config.beta, len(noise) - 1
+    gamma, alpha, beta, H = (
+        of.config.gamma,
+        of.log_alpha.exp().detach(),
+        of.config.beta,
+        len(noise) - 1,
+    )
     s, h, r, extra, q, alive = s0, model.initial(s0), [], [], [], [torch.ones_like(s0[:, 0])]
     for k in range(H + 1):
         mean, std = of.pi.distribution(s, z)
         a = torch.tanh(mean + std * noise[k])
-        log_pi = Independent(TransformedDistribution(Normal(mean, std), [TanhTransform()]), 1).log_prob(a)
+        log_pi = Independent(
+            TransformedDistribution(Normal(mean, std), [TanhTransform()]), 1
+        ).log_prob(a)
         log_p = slow_log_posterior(of, z, s, a) if of.space.dim else 0.0
         extra.append(beta * log_p - (alpha * log_pi if entropy else 0.0))
         q.append(model.Q(torch.cat([s, a, z], -1)))
@@ -44,13 +61,22 @@ def slow_value(of: Agent, model: WorldModel, s0: Tensor, z: Tensor, noise: Tenso
             h = model.cell(model.cell.input(embedding), h)
             s = model.decode(h)
             r.append(model.R(torch.cat([s, embedding], -1)).squeeze(-1))
-            alive.append(alive[-1] * (torch.sigmoid(model.continues(s)).squeeze(-1) if model.continues is not None else 1.0))
+            alive.append(
+                alive[-1]
+                * (
+                    torch.sigmoid(model.continues(s)).squeeze(-1)
+                    if model.continues is not None
+                    else 1.0
+                )
+            )
     estimates = []
     for k in range(1, H + 1):
         steps = [gamma**i * alive[i] * (r[i] + extra[i]) for i in range(k)]
         estimates.append(sum(steps) + gamma**k * alive[k] * (q[k] + extra[k]))
     shares = [0.97**k for k in range(1, H + 1)]
-    return sum(share * estimate for share, estimate in zip(shares, estimates, strict=True)) / sum(shares)
+    return sum(share * estimate for share, estimate in zip(shares, estimates, strict=True)) / sum(
+        shares
+    )
 
 
 def slow_model_loss(of: Agent, data: Batch, reward: Tensor, noise: Tensor) -> Tensor:
@@ -72,13 +98,32 @@ def slow_model_loss(of: Agent, data: Batch, reward: Tensor, noise: Tensor) -> Te
             h, s, embedding = of.model.step(h, a)
             r = of.model.R(torch.cat([s, embedding], -1))
             with torch.no_grad():
-                s_next = of.target.encode({name: value[t + 1 : t + 1 + history] for name, value in window.items()})[0]
-                value = slow_value(of, of.target, s_next, z, noise[:, t, b : b + 1], of.config.entropy_in_target).min(0).values
+                s_next = of.target.encode(
+                    {name: value[t + 1 : t + 1 + history] for name, value in window.items()}
+                )[0]
+                value = (
+                    slow_value(
+                        of,
+                        of.target,
+                        s_next,
+                        z,
+                        noise[:, t, b : b + 1],
+                        of.config.entropy_in_target,
+                    )
+                    .min(0)
+                    .values
+                )
                 target = reward[t, b] + of.config.gamma * (1 - data.terminated[t, b]) * value
             weight = of.config.loss_weights
-            total = total + weight.state * ((s - s_next) ** 2).mean() + weight.reward * ((r - reward[t, b]) ** 2).sum()
+            total = (
+                total
+                + weight.state * ((s - s_next) ** 2).mean()
+                + weight.reward * ((r - reward[t, b]) ** 2).sum()
+            )
             q_error = (q - target) ** 2
-            total = total + weight.q * (q_error.mean() if of.config.q_reduce == "mean" else q_error.sum())
+            total = total + weight.q * (
+                q_error.mean() if of.config.q_reduce == "mean" else q_error.sum()
+            )
     return total / H / B
 
 
@@ -99,7 +144,12 @@ def test_v_est_is_equation_3(horizon: int, words: tuple[str, ...]) -> None:
     s, noise = torch.randn(6, 16).double(), torch.randn(horizon + 1, 6, 2).double()
     for entropy in (True, False):
         imagined = of.imagine(of.model, s, data.z, noise, entropy)
-        torch.testing.assert_close(imagined.value, slow_value(of, of.model, s, data.z, noise, entropy), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            imagined.value,
+            slow_value(of, of.model, s, data.z, noise, entropy),
+            rtol=1e-6,
+            atol=1e-6,
+        )
     assert imagined.s.shape == (horizon + 1, 6, 16)
     assert imagined.a.shape == (horizon + 1, 6, 2)
 
@@ -124,7 +174,10 @@ def test_leaving_entropy_out_drops_the_alpha_term_alone() -> None:
     without = of.imagine(of.model, s, data.z, noise, entropy=False).value
     of.log_alpha.data.fill_(-math.inf)  # alpha = 0
     torch.testing.assert_close(of.imagine(of.model, s, data.z, noise, entropy=True).value, without)
-    assert not torch.allclose(without, agent("agent.beta=0.0").double().imagine(of.model, s, data.z, noise, entropy=False).value)
+    assert not torch.allclose(
+        without,
+        agent("agent.beta=0.0").double().imagine(of.model, s, data.z, noise, entropy=False).value,
+    )
 
 
 def test_a_task_that_ends_discounts_by_the_chance_that_it_goes_on() -> None:
@@ -132,7 +185,9 @@ def test_a_task_that_ends_discounts_by_the_chance_that_it_goes_on() -> None:
     data = batch(of)
     s, noise = torch.randn(6, 16).double(), torch.randn(4, 6, 2).double()
     value = of.imagine(of.model, s, data.z, noise).value
-    torch.testing.assert_close(value, slow_value(of, of.model, s, data.z, noise), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        value, slow_value(of, of.model, s, data.z, noise), rtol=1e-6, atol=1e-6
+    )
     of.model.continues[-1].bias.data.fill_(-1e3)  # every step is the last: only r_0 and r'_0 count
     last = of.imagine(of.model, s, data.z, noise)
     extra = of.policy_reward(last.log_pi[0], slow_log_posterior(of, data.z, last.s[0], last.a[0]))
@@ -140,7 +195,9 @@ def test_a_task_that_ends_discounts_by_the_chance_that_it_goes_on() -> None:
     torch.testing.assert_close(last.value, (r + extra).expand(2, -1))
 
 
-@pytest.mark.parametrize("words", [(), ("agent.entropy_in_target=false",), ("agent=mbsac",), ("override=authors",)])
+@pytest.mark.parametrize(
+    "words", [(), ("agent.entropy_in_target=false",), ("agent=mbsac",), ("override=authors",)]
+)
 def test_the_loss_of_the_model_is_equation_4_and_so_is_its_gradient(words: tuple[str, ...]) -> None:
     of = agent(*words).double()
     of.target.load_state_dict(agent(*words, seed=9).target.double().state_dict())
@@ -168,7 +225,9 @@ def test_what_lies_behind_the_end_of_an_episode_changes_nothing() -> None:
     losses = [of.model_loss(d, d.reward, noise)[0] for d in (data, garbage)]
     torch.testing.assert_close(*losses)
     parameters = [p for p in of.model.parameters() if p.requires_grad]
-    for gradient, reference in zip(*(torch.autograd.grad(loss, parameters) for loss in losses), strict=True):
+    for gradient, reference in zip(
+        *(torch.autograd.grad(loss, parameters) for loss in losses), strict=True
+    ):
         torch.testing.assert_close(gradient, reference)
 
 
@@ -178,8 +237,12 @@ def test_the_target_averages_over_steps_before_it_takes_the_smaller_critic() -> 
     noise = noise_of(of, data)().target
     states, q = of.targets(data.window, data.reward, data.terminated, data.z, noise)
     torch.testing.assert_close(states, of.target.encode(data.window)[1:])
-    value = slow_value(of, of.target, states.flatten(0, 1), data.z.repeat(3, 1), noise.flatten(1, 2))
-    torch.testing.assert_close(q, data.reward + 0.99 * torch.minimum(*value).view(3, -1), rtol=1e-6, atol=1e-6)
+    value = slow_value(
+        of, of.target, states.flatten(0, 1), data.z.repeat(3, 1), noise.flatten(1, 2)
+    )
+    torch.testing.assert_close(
+        q, data.reward + 0.99 * torch.minimum(*value).view(3, -1), rtol=1e-6, atol=1e-6
+    )
     assert not states.requires_grad
     assert not q.requires_grad
 
@@ -188,11 +251,21 @@ def test_nothing_is_bootstrapped_through_a_true_end() -> None:
     of = agent()
     data = batch(of)
     data.terminated[:] = 1
-    torch.testing.assert_close(of.targets(data.window, data.reward, data.terminated, data.z, noise_of(of, data)().target)[1], data.reward)
+    torch.testing.assert_close(
+        of.targets(data.window, data.reward, data.terminated, data.z, noise_of(of, data)().target)[
+            1
+        ],
+        data.reward,
+    )
 
 
 def test_the_continuation_head_learns_when_episodes_end_and_moves_nothing_else() -> None:
-    of = agent("agent.loss_weights.state=0", "agent.loss_weights.reward=0", "agent.loss_weights.q=0", terminates=True)
+    of = agent(
+        "agent.loss_weights.state=0",
+        "agent.loss_weights.reward=0",
+        "agent.loss_weights.q=0",
+        terminates=True,
+    )
     data = batch(of)
     data.terminated[2, ::2] = 1
     before, learned = weights(of.model), learner(of, model=1e-2)
@@ -204,7 +277,7 @@ def test_the_continuation_head_learns_when_episodes_end_and_moves_nothing_else()
     assert float(goes_on[2, ::2].max()) < 0.5 < float(goes_on[2, 1::2].min())
 
 
-# What each step moves -------------------------------------------------------------------------------------------------------------------
+# What each step moves -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -212,8 +285,14 @@ def test_each_step_moves_its_own_part_alone(part: str) -> None:
     of = agent("agent.latent.prior=learned")
     data = batch(of)
     before = weights(of)
-    learner(of, **{name: 1e-3 if name == part else 0.0 for name in of.parts()}).update(data, noise_of(of, data)())
-    moved = {name for name in changed(before, of) if not name.startswith(("target.", "rnd.moments", "rnd.updates"))}
+    learner(of, **{name: 1e-3 if name == part else 0.0 for name in of.parts()}).update(
+        data, noise_of(of, data)()
+    )
+    moved = {
+        name
+        for name in changed(before, of)
+        if not name.startswith(("target.", "rnd.moments", "rnd.updates"))
+    }
     assert moved
     assert all(name == PARTS[part] or name.startswith(PARTS[part] + ".") for name in moved), moved
 
@@ -227,7 +306,9 @@ def descended(of: Agent, data: Batch, part: str) -> tuple[Learner, Tensor]:
 
 
 @pytest.mark.parametrize("words", [(), ("agent.latent.kind=categorical",), ("agent=mbsac",)])
-def test_the_policy_ascends_the_gradient_of_v_est_through_the_model_and_the_posterior(words: tuple[str, ...]) -> None:
+def test_the_policy_ascends_the_gradient_of_v_est_through_the_model_and_the_posterior(
+    words: tuple[str, ...],
+) -> None:
     of = agent(LARGE_CLIP, *([] if "agent=mbsac" in words else ["agent.beta=0.5"]), *words).double()
     data = batch(of)
     learned, gradient = descended(of, data, "policy")
@@ -239,12 +320,18 @@ def test_the_policy_ascends_the_gradient_of_v_est_through_the_model_and_the_post
 
 def test_consistency_sends_gradient_through_states_and_actions_but_not_into_alpha() -> None:
     of = agent("agent.beta=0.5")
-    s, a, z = torch.randn(3, 6, 16, requires_grad=True), torch.zeros(3, 6, 2, requires_grad=True), batch(of).z
+    s, a, z = (
+        torch.randn(3, 6, 16, requires_grad=True),
+        torch.zeros(3, 6, 2, requires_grad=True),
+        batch(of).z,
+    )
     log_pi = torch.zeros(3, 6, requires_grad=True)
     reward = of.policy_reward(log_pi, of.p_phi.log_prob(z.expand(3, -1, -1), s, a)).sum()
     for gradient in torch.autograd.grad(reward, [s, a], retain_graph=True):
         assert gradient.abs().max() > 0
-    torch.testing.assert_close(torch.autograd.grad(reward, log_pi, retain_graph=True)[0], torch.full((3, 6), -0.01))
+    torch.testing.assert_close(
+        torch.autograd.grad(reward, log_pi, retain_graph=True)[0], torch.full((3, 6), -0.01)
+    )
     assert torch.autograd.grad(reward, of.log_alpha, allow_unused=True) == (None,)
 
 
@@ -254,8 +341,12 @@ def test_the_posterior_descends_the_cross_entropy_of_imagined_steps() -> None:
     learned, gradient = descended(of, data, "posterior")
     s = of.model.encode({"x": data.window["x"][:1]})[0].detach()
     imagined = of.imagine(of.model, s, data.z, noise_of(of, data)().policy)
-    loss = -torch.stack([slow_log_posterior(of, data.z, s, a) for s, a in zip(imagined.s, imagined.a, strict=True)]).mean()
-    expected = learned.rows["posterior"].flatten(torch.autograd.grad(loss, list(of.p_phi.parameters())))
+    loss = -torch.stack(
+        [slow_log_posterior(of, data.z, s, a) for s, a in zip(imagined.s, imagined.a, strict=True)]
+    ).mean()
+    expected = learned.rows["posterior"].flatten(
+        torch.autograd.grad(loss, list(of.p_phi.parameters()))
+    )
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
 
 
@@ -278,7 +369,9 @@ def test_parts_of_the_policy_move_every_second_update_only() -> None:
         metrics = learned.update(data, noise_of(of, data, seed=update)())
         moved = {name.split(".")[0] for name in changed(before, of)}
         assert ("policy_loss" in metrics) == (update % 2 == 0)
-        assert moved == {"rnd", "model"} | ({"pi", "p_phi", "log_alpha", "target"} if update % 2 == 0 else set())
+        assert moved == {"rnd", "model"} | (
+            {"pi", "p_phi", "log_alpha", "target"} if update % 2 == 0 else set()
+        )
 
 
 def test_the_averaged_model_moves_by_tau_every_second_update() -> None:
@@ -289,7 +382,9 @@ def test_the_averaged_model_moves_by_tau_every_second_update() -> None:
         learned.update(data, noise_of(of, data)())
         for name, value in of.target.state_dict().items():
             online = of.model.state_dict()[name]
-            expected = before[name] + 0.25 * (online - before[name]) if update % 2 == 0 else before[name]
+            expected = (
+                before[name] + 0.25 * (online - before[name]) if update % 2 == 0 else before[name]
+            )
             torch.testing.assert_close(value, expected)
 
 
@@ -308,8 +403,12 @@ def test_a_frozen_perception_never_changes_and_a_trained_one_does(trained: bool)
     assert (float(of.target.perception.weight) != 1.0) == trained
 
 
-@pytest.mark.parametrize(("shape", "encoder"), [((5,), "mlp"), ((2, 3, 4), "mlp"), ((2, 3, 4), "transformer")])
-def test_the_same_agent_learns_from_vectors_and_from_slots(shape: tuple[int, ...], encoder: str) -> None:
+@pytest.mark.parametrize(
+    ("shape", "encoder"), [((5,), "mlp"), ((2, 3, 4), "mlp"), ((2, 3, 4), "transformer")]
+)
+def test_the_same_agent_learns_from_vectors_and_from_slots(
+    shape: tuple[int, ...], encoder: str
+) -> None:
     of = agent(perception=Seen(shape), encoder=encoder)
     data, learned = batch(of), learner(of, model=3e-3)
     losses = [float(learned.update(data, noise_of(of, data)())["state_loss"]) for _ in range(15)]
@@ -317,7 +416,13 @@ def test_the_same_agent_learns_from_vectors_and_from_slots(shape: tuple[int, ...
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("agent=mbsac",), ("exploration=none",), ("agent.latent.kind=categorical", "agent.latent.prior=learned")]
+    "words",
+    [
+        (),
+        ("agent=mbsac",),
+        ("exploration=none",),
+        ("agent.latent.kind=categorical", "agent.latent.prior=learned"),
+    ],
 )
 def test_an_update_is_a_function_of_batch_and_noise(words: tuple[str, ...]) -> None:
     first, second = agent(*words), agent(*words)
@@ -325,7 +430,9 @@ def test_an_update_is_a_function_of_batch_and_noise(words: tuple[str, ...]) -> N
     for seed in range(3):
         data = batch(first, seed=seed)
         for index, learned in enumerate(learners):
-            torch.manual_seed(seed * 1000 + index)  # what else is drawn elsewhere makes no difference
+            torch.manual_seed(
+                seed * 1000 + index
+            )  # what else is drawn elsewhere makes no difference
             learned.update(data, noise_of(first, data)())
     assert changed(weights(first), second) == set()
 
@@ -352,20 +459,33 @@ def test_mbsac_has_no_z_anywhere() -> None:
 def test_mbsac_differs_from_rpg_in_the_space_of_z_alone() -> None:
     mbsac, rpg = config("agent=mbsac"), config()
     assert mbsac.agent.latent.kind == "none"
-    mbsac.agent.name, mbsac.agent.latent.kind, mbsac.out = rpg.agent.name, rpg.agent.latent.kind, rpg.out
+    mbsac.agent.name, mbsac.agent.latent.kind, mbsac.out = (
+        rpg.agent.name,
+        rpg.agent.latent.kind,
+        rpg.out,
+    )
     assert mbsac == rpg
 
 
-# Rewards --------------------------------------------------------------------------------------------------------------------------------
+# Rewards ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 4)])
-def test_the_bonus_belongs_to_the_next_observation(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    of = agent("agent.reward_scale=5.0", "exploration.scale=0.1", "exploration.warmup_updates=0", perception=Seen(shape))
+def test_the_bonus_belongs_to_the_next_observation(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = agent(
+        "agent.reward_scale=5.0",
+        "exploration.scale=0.1",
+        "exploration.warmup_updates=0",
+        perception=Seen(shape),
+    )
     data = batch(of)
     seen: list[Tensor] = []
     compute = of.model_loss
-    monkeypatch.setattr(of, "model_loss", lambda d, reward, noise: seen.append(reward) or compute(d, reward, noise))
+    monkeypatch.setattr(
+        of, "model_loss", lambda d, reward, noise: seen.append(reward) or compute(d, reward, noise)
+    )
     learner(of).update(data, noise_of(of, data)())
     for t in range(3):
         for b in range(6):
@@ -381,16 +501,21 @@ def test_without_exploration_there_is_no_bonus(monkeypatch: pytest.MonkeyPatch) 
     data = batch(of)
     seen: list[Tensor] = []
     compute = of.model_loss
-    monkeypatch.setattr(of, "model_loss", lambda d, reward, noise: seen.append(reward) or compute(d, reward, noise))
+    monkeypatch.setattr(
+        of, "model_loss", lambda d, reward, noise: seen.append(reward) or compute(d, reward, noise)
+    )
     learner(of).update(data, noise_of(of, data)())
     assert torch.equal(seen[0], data.reward)
 
 
-# π(z|s₁), learned -----------------------------------------------------------------------------------------------------------------------
+# π(z|s₁), learned ---------------------------------------------------------------------------------
 
 
-def learn_prior(of: Agent, value_of_z, monkeypatch: pytest.MonkeyPatch, updates: int = 60) -> Tensor:
-    """Train π(z|s₁) where V_est is a given function of z; returns its outputs at one episode's start."""
+def learn_prior(
+    of: Agent, value_of_z, monkeypatch: pytest.MonkeyPatch, updates: int = 60
+) -> Tensor:
+    """Train π(z|s₁) where V_est is a given function of z; returns its outputs at one episode's
+    start."""
 
     def imagine(model: WorldModel, s: Tensor, z: Tensor, noise: Tensor, critics: int) -> Imagined:
         nothing = torch.zeros(0)
@@ -403,34 +528,67 @@ def learn_prior(of: Agent, value_of_z, monkeypatch: pytest.MonkeyPatch, updates:
     return of.pi_z.outputs(of.model.encode(data.first)[0])[0].detach()
 
 
-def test_a_learned_categorical_prior_prefers_the_z_of_higher_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    of = agent("agent.latent.prior=learned", "agent.latent.kind=categorical", "agent.latent.dim=4", "agent.latent.entropy=0.0")
-    probabilities = learn_prior(of, lambda z: z @ torch.tensor([0.0, 1.0, 3.0, 2.0]), monkeypatch).softmax(-1)
+def test_a_learned_categorical_prior_prefers_the_z_of_higher_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of = agent(
+        "agent.latent.prior=learned",
+        "agent.latent.kind=categorical",
+        "agent.latent.dim=4",
+        "agent.latent.entropy=0.0",
+    )
+    probabilities = learn_prior(
+        of, lambda z: z @ torch.tensor([0.0, 1.0, 3.0, 2.0]), monkeypatch
+    ).softmax(-1)
     assert int(probabilities.argmax()) == 2
     assert float(probabilities[2]) > 0.5
 
 
-def test_a_learned_gaussian_prior_moves_towards_higher_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_learned_gaussian_prior_moves_towards_higher_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     of = agent("agent.latent.prior=learned", "agent.latent.dim=2", "agent.latent.entropy=0.0")
     mean = learn_prior(of, lambda z: z[:, 0] - z[:, 1], monkeypatch)[:2]
     assert float(mean[0]) > 0.3
     assert float(mean[1]) < -0.3
 
 
-def test_where_all_z_are_worth_the_same_the_divergence_alone_moves_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
-    of = agent("agent.latent.prior=learned", "agent.latent.kind=categorical", "agent.latent.dim=4", "agent.latent.entropy=1.0")
+def test_where_all_z_are_worth_the_same_the_divergence_alone_moves_the_prior(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of = agent(
+        "agent.latent.prior=learned",
+        "agent.latent.kind=categorical",
+        "agent.latent.dim=4",
+        "agent.latent.entropy=1.0",
+    )
     of.pi_z.net[-1].bias.data.copy_(torch.tensor([2.0, 0.0, 0.0, 0.0]))
     before = of.space.entropy(of.pi_z.net[-1].bias.detach())
-    assert float(of.space.entropy(learn_prior(of, lambda z: torch.zeros(len(z)), monkeypatch, 30))) > float(before) + 0.1
-    still = agent("agent.latent.prior=learned", "agent.latent.kind=categorical", "agent.latent.dim=4", "agent.latent.entropy=0.0")
+    assert (
+        float(of.space.entropy(learn_prior(of, lambda z: torch.zeros(len(z)), monkeypatch, 30)))
+        > float(before) + 0.1
+    )
+    still = agent(
+        "agent.latent.prior=learned",
+        "agent.latent.kind=categorical",
+        "agent.latent.dim=4",
+        "agent.latent.entropy=0.0",
+    )
     unmoved = weights(still.pi_z)
     learn_prior(still, lambda z: torch.full((len(z),), 7.0), monkeypatch, 5)
     assert changed(unmoved, still.pi_z) == set(), "the baseline removes what z does not decide"
 
 
-@pytest.mark.parametrize(("words", "holds"), [((), True), (("agent.latent.entropy=0.01",), False)], ids=["default", "too little"])
-def test_without_rewards_a_learned_prior_stays_wide_though_consistency_would_narrow_it(words: tuple[str, ...], holds: bool) -> None:
-    """On `ant_push` as well: 16.7 nats after 350 updates, 2.5 with so little, of 17.03 at the start."""
+@pytest.mark.parametrize(
+    ("words", "holds"),
+    [((), True), (("agent.latent.entropy=0.01",), False)],
+    ids=["default", "too little"],
+)
+def test_without_rewards_a_learned_prior_stays_wide_though_consistency_would_narrow_it(
+    words: tuple[str, ...], holds: bool
+) -> None:
+    """On `ant_push` as well: 16.7 nats after 350 updates, 2.5 with so little, of 17.03 at the
+    start."""
     quick = ("agent.lr=5e-3", "agent.policy_every=1", "agent.horizon=1", "exploration=none")
     of = agent("agent.latent.prior=learned", *quick, *words)
     data, learned = batch(of, 16), learner(of)
@@ -447,6 +605,10 @@ def test_a_learned_prior_moves_at_episode_starts_on_fresh_z_and_moves_nothing_bu
     stored = copy.deepcopy(data)
     stored.z = torch.randn_like(data.z)
     noise = noise_of(of, data)()
-    parameters = [p for name, p in of.named_parameters() if p.requires_grad and not name.startswith("pi_z.")]
+    parameters = [
+        p for name, p in of.named_parameters() if p.requires_grad and not name.startswith("pi_z.")
+    ]
     loss, _ = of.latent_policy_loss(data.first, noise.first, noise.z_first)
-    assert all(gradient is None for gradient in torch.autograd.grad(loss, parameters, allow_unused=True))
+    assert all(
+        gradient is None for gradient in torch.autograd.grad(loss, parameters, allow_unused=True)
+    )

@@ -1,4 +1,5 @@
-"""The world model: known actions at once equal the same actions one by one, and nothing looks ahead."""
+"""The world model: known actions at once equal the same actions one by one, and nothing looks
+ahead."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def test_a_prediction_depends_on_no_later_action(model: WorldModel) -> None:
     s, actions = torch.randn(7, 6).double(), torch.randn(4, 7, 2).double().requires_grad_()
     states, rewards = model.unroll(s, actions)
     for t in range(3):
-        [gradient] = torch.autograd.grad(states[t].sum() + rewards[t].sum(), actions, retain_graph=True)
+        [gradient] = torch.autograd.grad(
+            states[t].sum() + rewards[t].sum(), actions, retain_graph=True
+        )
         assert (gradient[t] != 0).any()
         assert not gradient[t + 1 :].any()
 
@@ -44,7 +47,11 @@ def test_encoding_gives_one_state_per_observation_after_its_history() -> None:
 
 
 def test_both_critics_score_each_state_action_and_latent_by_itself(model: WorldModel) -> None:
-    s, a, z = torch.randn(4, 7, 6).double(), torch.randn(4, 7, 2).double(), torch.randn(7, 3).double()
+    s, a, z = (
+        torch.randn(4, 7, 6).double(),
+        torch.randn(4, 7, 2).double(),
+        torch.randn(7, 3).double(),
+    )
     q = model.q(s, a, z)
     assert q.shape == (2, 4, 7)
     assert not torch.allclose(q[0], q[1])
@@ -57,7 +64,9 @@ def test_only_a_task_that_ends_has_a_continuation_head(model: WorldModel) -> Non
 
 
 def test_many_world_models_run_at_once() -> None:
-    models = [WorldModel(Seen((5,), trained=True), "mlp", 2, 3, 6, 16, terminates=False) for _ in range(3)]
+    models = [
+        WorldModel(Seen((5,), trained=True), "mlp", 2, 3, 6, 16, terminates=False) for _ in range(3)
+    ]
     for seed, model in enumerate(models):
         model.perception.weight.data.fill_(seed + 1.0)
     parameters, buffers = stack_module_state(models)
@@ -71,10 +80,17 @@ def test_many_world_models_run_at_once() -> None:
         def forward(self, x, actions, z):
             s = self.model.encode({"x": x})
             states, rewards = self.model.unroll(s[0], actions)
-            return (states - s[1:].detach()).square().mean() + rewards.square().mean() + self.model.q(states, actions, z).square().mean()
+            return (
+                (states - s[1:].detach()).square().mean()
+                + rewards.square().mean()
+                + self.model.q(states, actions, z).square().mean()
+            )
 
     whole = Whole(models[0])
-    named = ({f"model.{k}": v for k, v in parameters.items()}, {f"model.{k}": v for k, v in buffers.items()})
+    named = (
+        {f"model.{k}": v for k, v in parameters.items()},
+        {f"model.{k}": v for k, v in buffers.items()},
+    )
     together = vmap(lambda p, b, *data: functional_call(whole, (p, b), data))(*named, x, actions, z)
     for seed, model in enumerate(models):
         torch.testing.assert_close(together[seed], Whole(model)(x[seed], actions[seed], z[seed]))

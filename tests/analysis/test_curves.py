@@ -1,4 +1,5 @@
-"""Curves over seeds: the CSV holds what runs logged, the figure's numbers follow from the CSV alone."""
+"""Curves over seeds: the CSV holds what runs logged, the figure's numbers follow from the CSV
+alone."""
 
 from __future__ import annotations
 
@@ -16,24 +17,44 @@ from vis_rpg.errors import UserError
 
 
 def make_run(
-    folder: Path, agent: str, seed: int, values: dict[int, float | None], exploration: str = "object_rnd", perception: str = "state"
+    folder: Path,
+    agent: str,
+    seed: int,
+    values: dict[int, float | None],
+    exploration: str = "object_rnd",
+    perception: str = "state",
 ) -> Path:
     """A run folder with a config and a log."""
     folder.mkdir(parents=True)
     names = {"agent": agent, "exploration": exploration, "perception": perception}
-    (folder / "config.yaml").write_text(f"seed: {seed}\n" + "".join(f"{group}:\n  name: {name}\n" for group, name in names.items()))
-    lines = [json.dumps({"step": step, "coverage": value, "updates": 1}) for step, value in values.items()]
+    (folder / "config.yaml").write_text(
+        f"seed: {seed}\n" + "".join(f"{group}:\n  name: {name}\n" for group, name in names.items())
+    )
+    lines = [
+        json.dumps({"step": step, "coverage": value, "updates": 1})
+        for step, value in values.items()
+    ]
     (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
     return folder
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Path]:
-    rpg = [make_run(tmp_path / f"rpg-{seed}", "rpg", seed, {step: step / 100 + seed for step in (100, 200, 300)}) for seed in range(3)]
+    rpg = [
+        make_run(
+            tmp_path / f"rpg-{seed}",
+            "rpg",
+            seed,
+            {step: step / 100 + seed for step in (100, 200, 300)},
+        )
+        for seed in range(3)
+    ]
     return [*rpg, make_run(tmp_path / "mbsac-0", "mbsac", 0, {100: 0.5, 200: None, 400: 0.9})]
 
 
-def test_the_csv_holds_every_logged_number_with_its_seed_and_agent(runs: list[Path], tmp_path: Path) -> None:
+def test_the_csv_holds_every_logged_number_with_its_seed_and_agent(
+    runs: list[Path], tmp_path: Path
+) -> None:
     write_csv(tmp_path / "deep" / "curves.csv", runs, "coverage")
     rows = list(csv.DictReader((tmp_path / "deep" / "curves.csv").read_text().splitlines()))
     assert list(rows[0]) == ["step", "value", "seed", "agent"]
@@ -42,7 +63,9 @@ def test_the_csv_holds_every_logged_number_with_its_seed_and_agent(runs: list[Pa
 
 
 def test_a_folder_of_several_seeds_stands_for_all_of_them(tmp_path: Path) -> None:
-    seeds = [make_run(tmp_path / "both" / f"seed-{seed}", "rpg", seed, {100: 0.5}) for seed in (2, 10)]
+    seeds = [
+        make_run(tmp_path / "both" / f"seed-{seed}", "rpg", seed, {100: 0.5}) for seed in (2, 10)
+    ]
     alone = make_run(tmp_path / "alone", "mbsac", 0, {100: 0.5})
     assert each_seed(tmp_path / "both") == seeds
     assert each_seed(alone) == [alone]
@@ -50,23 +73,38 @@ def test_a_folder_of_several_seeds_stands_for_all_of_them(tmp_path: Path) -> Non
 
 
 def test_an_agent_without_the_bonus_has_a_curve_of_its_own(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / kind, "mbsac", 0, {100: 0.5}, kind) for kind in ("object_rnd", "none")]
+    runs = [
+        make_run(tmp_path / kind, "mbsac", 0, {100: 0.5}, kind) for kind in ("object_rnd", "none")
+    ]
     write_csv(tmp_path / "curves.csv", runs, "coverage")
-    assert [curve.agent for curve in read_curves(tmp_path / "curves.csv")] == ["mbsac", "mbsac without bonus"]
+    assert [curve.agent for curve in read_curves(tmp_path / "curves.csv")] == [
+        "mbsac",
+        "mbsac without bonus",
+    ]
 
 
 def test_bonuses_that_are_compared_have_curves_of_their_own(tmp_path: Path) -> None:
     kinds = ("novelty: objects", "novelty: global", "novelty: truth", "per_object: true")
-    runs = [make_run(tmp_path / str(i), "rpg", 0, {100: 0.5}, f"object_rnd\n  {kind}") for i, kind in enumerate(kinds)]
+    runs = [
+        make_run(tmp_path / str(i), "rpg", 0, {100: 0.5}, f"object_rnd\n  {kind}")
+        for i, kind in enumerate(kinds)
+    ]
     write_csv(tmp_path / "curves.csv", runs, "coverage")
     names = [curve.agent for curve in read_curves(tmp_path / "curves.csv")]
     assert names == ["rpg", "rpg, global bonus", "rpg, truth bonus", "rpg, summed over objects"]
 
 
 def test_one_agent_from_state_and_from_pixels_has_two_curves(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / kind, "rpg", 0, {100: 0.5}, perception=kind) for kind in ("state", "slots", "cnn")]
+    runs = [
+        make_run(tmp_path / kind, "rpg", 0, {100: 0.5}, perception=kind)
+        for kind in ("state", "slots", "cnn")
+    ]
     write_csv(tmp_path / "curves.csv", runs, "coverage")
-    assert [curve.agent for curve in read_curves(tmp_path / "curves.csv")] == ["rpg", "rpg from slots", "rpg from cnn"]
+    assert [curve.agent for curve in read_curves(tmp_path / "curves.csv")] == [
+        "rpg",
+        "rpg from slots",
+        "rpg from cnn",
+    ]
 
 
 def test_curves_can_be_named_by_hand(tmp_path: Path, monkeypatch, capfd) -> None:
@@ -75,7 +113,9 @@ def test_curves_can_be_named_by_hand(tmp_path: Path, monkeypatch, capfd) -> None
             make_run(tmp_path / name / f"seed-{seed}", "rpg", seed, {100: 0.5})
     words = ["name=beta", f"out={tmp_path}", f"runs=[{tmp_path / 'little'},{tmp_path / 'much'}]"]
     assert run_script(monkeypatch, "plot_curves", *words) == 2
-    assert "are both agent=rpg seed=0: give each seed once, or labels=[...]" in capfd.readouterr().err
+    assert (
+        "are both agent=rpg seed=0: give each seed once, or labels=[...]" in capfd.readouterr().err
+    )
     assert run_script(monkeypatch, "plot_curves", *words, "labels=[beta 0.005]") == 2
     assert "labels: 1 for 2 of runs: give one for each" in capfd.readouterr().err
     assert run_script(monkeypatch, "plot_curves", *words, "labels=[beta 0.005,beta 0.05]") == 0
@@ -110,11 +150,16 @@ def test_the_figure_is_written(runs: list[Path], tmp_path: Path) -> None:
     assert cv2.imread(str(tmp_path / "curves.png")).std() > 5
 
 
-def test_the_script_draws_from_runs_and_again_from_the_csv_alone(runs: list[Path], tmp_path: Path, monkeypatch, capfd) -> None:
+def test_the_script_draws_from_runs_and_again_from_the_csv_alone(
+    runs: list[Path], tmp_path: Path, monkeypatch, capfd
+) -> None:
     words = ["name=maze", f"out={tmp_path / 'results'}"]
     assert run_script(monkeypatch, "plot_curves", *words, f"runs=[{','.join(map(str, runs))}]") == 0
     first = capfd.readouterr().out
-    assert "rpg: coverage 4.000 at 300 interactions (95% interval 3.000 to 5.000, 3 seeds)" in first and "1 seed" in first
+    assert (
+        "rpg: coverage 4.000 at 300 interactions (95% interval 3.000 to 5.000, 3 seeds)" in first
+        and "1 seed" in first
+    )
     (tmp_path / "results" / "curves.png").unlink()
     assert run_script(monkeypatch, "plot_curves", *words) == 0
     assert capfd.readouterr().out == first
@@ -122,7 +167,9 @@ def test_the_script_draws_from_runs_and_again_from_the_csv_alone(runs: list[Path
 
 
 @pytest.mark.parametrize(("key", "says"), [("covrage", "covrage"), ("success", "success")])
-def test_a_number_that_was_not_logged_is_named(runs: list[Path], tmp_path: Path, key: str, says: str) -> None:
+def test_a_number_that_was_not_logged_is_named(
+    runs: list[Path], tmp_path: Path, key: str, says: str
+) -> None:
     with pytest.raises(UserError, match=f"key={says}.*coverage, step, updates"):
         write_csv(tmp_path / "curves.csv", runs, key)
 
@@ -135,7 +182,10 @@ def test_the_same_seed_twice_is_an_error(runs: list[Path], tmp_path: Path) -> No
 def test_seeds_that_never_meet_are_an_error(tmp_path: Path) -> None:
     write_csv(
         tmp_path / "curves.csv",
-        [make_run(tmp_path / "a", "rpg", 0, {100: 0.0}), make_run(tmp_path / "b", "rpg", 1, {200: 0.0})],
+        [
+            make_run(tmp_path / "a", "rpg", 0, {100: 0.0}),
+            make_run(tmp_path / "b", "rpg", 1, {200: 0.0}),
+        ],
         "coverage",
     )
     with pytest.raises(UserError, match="no interactions in common"):

@@ -1,4 +1,5 @@
-"""Drawings of explored states: written for every kind of z, true to the record, clear about what is missing."""
+"""Drawings of explored states: written for every kind of z, true to the record, clear about what is
+missing."""
 
 from __future__ import annotations
 
@@ -19,12 +20,21 @@ from vis_rpg.envs.tasks.maze import TASK as MAZE
 from vis_rpg.errors import UserError
 
 GAUSSIAN = ("task=maze", "steps=150")
-CATEGORICAL = ("task=block_push", "agent.latent.kind=categorical", "agent.latent.dim=5", "steps=100")
+CATEGORICAL = (
+    "task=block_push",
+    "agent.latent.kind=categorical",
+    "agent.latent.dim=5",
+    "steps=100",
+)
 WITHOUT_Z = ("task=maze", "agent=mbsac", "steps=100")
 
 
-@pytest.mark.parametrize(("overrides", "objects"), [(GAUSSIAN, 1), (CATEGORICAL, 3), (WITHOUT_Z, 1)])
-def test_the_figure_has_a_row_of_panels_for_each_object(overrides: tuple[str, ...], objects: int) -> None:
+@pytest.mark.parametrize(
+    ("overrides", "objects"), [(GAUSSIAN, 1), (CATEGORICAL, 3), (WITHOUT_Z, 1)]
+)
+def test_the_figure_has_a_row_of_panels_for_each_object(
+    overrides: tuple[str, ...], objects: int
+) -> None:
     figure = drawing.states_figure(trained(*overrides))
     panels = [axes for axes in figure.get_axes() if axes.get_aspect() == 1.0]
     assert len(panels) == objects * (drawing.STAGES + 2)
@@ -59,7 +69,11 @@ def test_the_same_z_has_the_same_colour_and_categories_have_their_own() -> None:
     z = np.eye(5)[[0, 3, 3, 4]]
     hue = drawing.z_hue(z, "categorical")
     colours = hue.cmap(hue.norm(hue.values))
-    assert (colours[1] == colours[2]).all() and (colours[0] != colours[1]).any() and (colours[3] != colours[1]).any()
+    assert (
+        (colours[1] == colours[2]).all()
+        and (colours[0] != colours[1]).any()
+        and (colours[3] != colours[1]).any()
+    )
 
 
 def test_opposite_gaussian_z_are_half_a_circle_of_hues_apart() -> None:
@@ -95,18 +109,33 @@ def test_a_task_that_counts_no_coverage_is_mapped_over_its_data() -> None:
 
 def test_only_a_share_of_very_many_visits_is_drawn() -> None:
     _, axes = plt.subplots()
-    dots = drawing.draw_points(axes, np.zeros((drawing.MOST_POINTS + 5, 2)), np.zeros(drawing.MOST_POINTS + 5), "viridis", plt.Normalize())
+    dots = drawing.draw_points(
+        axes,
+        np.zeros((drawing.MOST_POINTS + 5, 2)),
+        np.zeros(drawing.MOST_POINTS + 5),
+        "viridis",
+        plt.Normalize(),
+    )
     assert len(dots.get_offsets()) == drawing.MOST_POINTS
     plt.close()
 
 
 def test_a_random_policys_coverage_is_a_dashed_line_once_it_is_known() -> None:
-    metrics = [{"step": 50, "coverage": 0.1}, {"step": 100, "coverage": None}, {"step": 150, "coverage": 0.3}]
-    for summary, lines in (({"random_coverage": 0.2, "steps": 150, "pretraining_frames": 6000}, 2), ({}, 1)):
+    metrics = [
+        {"step": 50, "coverage": 0.1},
+        {"step": 100, "coverage": None},
+        {"step": 150, "coverage": 0.3},
+    ]
+    for summary, lines in (
+        ({"random_coverage": 0.2, "steps": 150, "pretraining_frames": 6000}, 2),
+        ({}, 1),
+    ):
         _, axes = plt.subplots()
         drawing.draw_coverage(axes, metrics, summary, MAZE)
         assert len(axes.lines) == lines
-        assert [line.get_label() for line in axes.lines[1:]] == ["random policy at 6,150 interactions"][: lines - 1]
+        assert [line.get_label() for line in axes.lines[1:]] == [
+            "random policy at 6,150 interactions"
+        ][: lines - 1]
         np.testing.assert_allclose(axes.lines[0].get_ydata(), [0, 0.1, 0.3])
         plt.close()
 
@@ -159,7 +188,9 @@ def _drop_metrics(run: Path) -> None:
         (shutil.rmtree, "not a run"),
     ],
 )
-def test_a_broken_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd, breaking, says: str) -> None:
+def test_a_broken_run_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd, breaking, says: str
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(trained(*GAUSSIAN), copy)
     breaking(copy)

@@ -1,4 +1,5 @@
-"""Videos of rollouts: one z a row, one start a column, frames that players can read, slot masks beside the frames in pixel mode."""
+"""Videos of rollouts: one z a row, one start a column, frames that players can read, slot masks
+beside the frames in pixel mode."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ STATE_RUN = ("task=maze", "steps=150")
 
 def decoded(path: Path) -> tuple[list[np.ndarray], av.VideoStream]:
     with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)], container.streams.video[0]
+        return [
+            frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)
+        ], container.streams.video[0]
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +58,26 @@ def test_a_row_keeps_one_z_and_rows_differ(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_same_seed_gives_the_same_pictures() -> None:
-    first, second = (video.rollout_rows(*vis_rpg.load(trained(*STATE_RUN)), seed=5, rows=1, columns=2) for _ in range(2))
-    assert all(np.array_equal(a, b) for one, other in zip(first[0], second[0], strict=True) for a, b in zip(one, other, strict=True))
+    first, second = (
+        video.rollout_rows(*vis_rpg.load(trained(*STATE_RUN)), seed=5, rows=1, columns=2)
+        for _ in range(2)
+    )
+    assert all(
+        np.array_equal(a, b)
+        for one, other in zip(first[0], second[0], strict=True)
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def test_a_written_video_has_every_frame_in_the_format_that_players_read(tmp_path: Path) -> None:
     frames = [np.full((62, 98, 3), 25 * k, np.uint8) for k in range(8)]
     video.write_mp4(tmp_path / "a.mp4", iter(frames), 12)
     seen, stream = decoded(tmp_path / "a.mp4")
-    assert stream.codec_context.name == "h264" and stream.codec_context.pix_fmt == "yuv420p" and stream.average_rate == 12
+    assert (
+        stream.codec_context.name == "h264"
+        and stream.codec_context.pix_fmt == "yuv420p"
+        and stream.average_rate == 12
+    )
     assert [frame.shape for frame in seen] == [(62, 98, 3)] * 8
     assert all(abs(frame.mean() - 25 * k) < 4 for k, frame in enumerate(seen))
 
@@ -98,11 +112,17 @@ def test_masks_follow_what_the_agent_itself_sees(slots_run: Path) -> None:
 def test_an_agent_without_z_is_filmed_alike() -> None:
     actor, env = vis_rpg.load(trained("task=maze", "agent=mbsac", "steps=100"))
     tiles = video.rollout_rows(actor, env, rows=2, columns=1)
-    assert all(np.array_equal(a[video.CAPTION :], b[video.CAPTION :]) for a, b in zip(tiles[0][0], tiles[1][0], strict=True))
+    assert all(
+        np.array_equal(a[video.CAPTION :], b[video.CAPTION :])
+        for a, b in zip(tiles[0][0], tiles[1][0], strict=True)
+    )
 
 
 def test_a_shorter_rollout_rests_on_its_end() -> None:
-    short, long = ([np.full((4, 4, 3), value, np.uint8) for value in values] for values in ((10, 20), (1, 2, 3)))
+    short, long = (
+        [np.full((4, 4, 3), value, np.uint8) for value in values]
+        for values in ((10, 20), (1, 2, 3))
+    )
     frames = list(video.mosaic([[short, long]]))
     assert len(frames) == 3
     values = [sorted(set(np.unique(frame)) - {255}) for frame in frames]

@@ -1,4 +1,5 @@
-"""Equation 2 on the bandit: which gradient goes where, and what RPG finds that a Gaussian does not."""
+"""Equation 2 on the bandit: which gradient goes where, and what RPG finds that a
+Gaussian does not."""
 
 from __future__ import annotations
 
@@ -33,18 +34,24 @@ def config() -> DictConfig:
 def rpg(config: DictConfig) -> BanditRPG:
     torch.manual_seed(0)
     learner = BanditRPG(config.rpg)
-    with torch.no_grad():  # as after some training: π(z|s) no longer uniform, so that nothing is zero by symmetry
+    with (
+        torch.no_grad()
+    ):  # as after some training: π(z|s) no longer uniform, so that nothing is zero by symmetry
         learner.pi_z.net[-1].weight.normal_(0, 0.5)
     return learner
 
 
 def draws(rpg: BanditRPG, batch: int = 64) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return rpg.pi_z(torch.ones(1, 1), rpg.space.noise((batch,), generator)), torch.randn(batch, 1, generator=generator)
+    return rpg.pi_z(torch.ones(1, 1), rpg.space.noise((batch,), generator)), torch.randn(
+        batch, 1, generator=generator
+    )
 
 
 def gradients(loss: Tensor, part: torch.nn.Module) -> list[Tensor | None]:
-    return list(torch.autograd.grad(loss, list(part.parameters()), retain_graph=True, allow_unused=True))
+    return list(
+        torch.autograd.grad(loss, list(part.parameters()), retain_graph=True, allow_unused=True)
+    )
 
 
 def test_only_the_action_policy_learns_by_the_pathwise_gradient(rpg: BanditRPG) -> None:
@@ -61,9 +68,13 @@ def test_the_latent_policy_follows_the_score_function(rpg: BanditRPG) -> None:
     s = torch.ones_like(noise)
     with torch.no_grad():
         a, log_pi = rpg.pi(s, z, noise)
-        value = 0.1 * bandit_reward(REACH * a)[:, 0] + 0.8 * rpg.p_phi.log_prob(z, s, a) - 0.2 * log_pi
+        value = (
+            0.1 * bandit_reward(REACH * a)[:, 0] + 0.8 * rpg.p_phi.log_prob(z, s, a) - 0.2 * log_pi
+        )
     assert policy.item() == pytest.approx(-value.mean().item(), rel=1e-5)
-    expected = torch.zeros(rpg.space.dim)  # of the logits: mean of advantage * (z - p), and the entropy's gradient
+    expected = torch.zeros(
+        rpg.space.dim
+    )  # of the logits: mean of advantage * (z - p), and the entropy's gradient
     p = rpg.modes().probability
     for i in range(len(z)):
         others = torch.cat([value[:i], value[i + 1 :]]).mean()
@@ -85,7 +96,9 @@ def test_an_update_moves_the_posterior_by_its_own_cross_entropy_alone(config: Di
     assert not torch.equal(moved[0].modes().mean, moved[1].modes().mean)
 
 
-def test_without_consistency_and_entropy_the_policy_climbs_the_exact_reward(config: DictConfig) -> None:
+def test_without_consistency_and_entropy_the_policy_climbs_the_exact_reward(
+    config: DictConfig,
+) -> None:
     learner = BanditRPG(_with(config, consistency=0.0, entropy_a=0.0, reward_weight=1.0))
     z, noise = draws(learner)
     policy, _, _ = learner.losses(z, noise)
@@ -122,12 +135,18 @@ def test_rpg_leaves_the_wide_mode_for_the_best_one(config: DictConfig) -> None:
     """The whole schedule; the wide mode alone could give 0.5."""
     torch.manual_seed(0)
     updates = config.updates
-    *_, (_, modes) = train(BanditRPG(config.rpg), updates, updates, torch.Generator().manual_seed(0))
+    *_, (_, modes) = train(
+        BanditRPG(config.rpg), updates, updates, torch.Generator().manual_seed(0)
+    )
     assert mean_reward(modes, 10_000, torch.Generator().manual_seed(1)) >= 1.0
 
 
-def test_a_gaussian_moves_right_from_the_start_and_ends_in_the_wide_mode(config: DictConfig) -> None:
-    policies = dict(train(GaussianReinforce(config.reinforce), 800, 50, torch.Generator().manual_seed(0)))
+def test_a_gaussian_moves_right_from_the_start_and_ends_in_the_wide_mode(
+    config: DictConfig,
+) -> None:
+    policies = dict(
+        train(GaussianReinforce(config.reinforce), 800, 50, torch.Generator().manual_seed(0))
+    )
     assert policies[0].mean == 0
     assert policies[50].mean > 0.05
     assert 0.3 < mean_reward(policies[800], 10_000, torch.Generator().manual_seed(1)) < 0.55
@@ -137,7 +156,10 @@ def test_reinforce_estimates_the_gradient_of_the_expected_reward(config: DictCon
     learner = GaussianReinforce(config.reinforce)
     learner.loss(torch.randn(400_000, generator=torch.Generator().manual_seed(0))).backward()
     u = torch.linspace(-8, 8, 200_001, dtype=torch.float64)
-    mean, std = torch.zeros((), dtype=torch.float64, requires_grad=True), torch.tensor(config.reinforce.std, dtype=torch.float64)
+    mean, std = (
+        torch.zeros((), dtype=torch.float64, requires_grad=True),
+        torch.tensor(config.reinforce.std, dtype=torch.float64),
+    )
     p = torch.distributions.Normal(mean, std).log_prob(u).exp()
     expected = torch.trapezoid(p * bandit_reward(REACH * u.tanh()), u)
     expected.backward()
@@ -152,12 +174,19 @@ def test_the_density_is_that_of_the_sampled_actions() -> None:
     shares = torch.trapezoid(density(modes, x), x)
     torch.testing.assert_close(shares, modes.probability, rtol=1e-3, atol=1e-3)
     expected = torch.trapezoid(density(modes, x).sum(0) * bandit_reward(x), x).item()
-    assert mean_reward(modes, 200_000, torch.Generator().manual_seed(0)) == pytest.approx(expected, abs=5e-3)
+    assert mean_reward(modes, 200_000, torch.Generator().manual_seed(0)) == pytest.approx(
+        expected, abs=5e-3
+    )
 
 
 def test_training_reports_the_start_each_interval_and_the_end(config: DictConfig) -> None:
     learner = GaussianReinforce(config.reinforce)
-    assert [update for update, _ in train(learner, 5, 2, torch.Generator().manual_seed(0))] == [0, 2, 4, 5]
+    assert [update for update, _ in train(learner, 5, 2, torch.Generator().manual_seed(0))] == [
+        0,
+        2,
+        4,
+        5,
+    ]
 
 
 def _with(config: DictConfig, **changes: float) -> DictConfig:

@@ -14,7 +14,16 @@ from tests.runs import run_script
 from vis_rpg.benchmarks import envs as env_benchmark
 from vis_rpg.benchmarks import updates as benchmark
 from vis_rpg.benchmarks.op_counter import OperatorCounter
-from vis_rpg.benchmarks.updates import Line, goals, grown, machine, run_speed, step_speed, timed, update_speed
+from vis_rpg.benchmarks.updates import (
+    Line,
+    goals,
+    grown,
+    machine,
+    run_speed,
+    step_speed,
+    timed,
+    update_speed,
+)
 from vis_rpg.compose import compose
 from vis_rpg.envs import IDS
 
@@ -28,13 +37,20 @@ def test_operators_and_arithmetic_of_a_linear_layer_and_its_gradient_are_counted
         layer(x)
     with OperatorCounter() as both:
         layer(x).sum().backward()
-    assert (forward.operators, forward.flop) == (1, 2 * 3 * 5 * 7), "the transposed view of the weight is no work"
-    assert both.flop == 2 * (2 * 3 * 5 * 7)  # forward, and the gradient of the weight; x asks for none
+    assert (forward.operators, forward.flop) == (1, 2 * 3 * 5 * 7), (
+        "the transposed view of the weight is no work"
+    )
+    assert both.flop == 2 * (
+        2 * 3 * 5 * 7
+    )  # forward, and the gradient of the weight; x asks for none
     assert both.operators > forward.operators
     assert both.waits == 0
 
 
-@pytest.mark.parametrize("wait", [lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: bool((x > 0).all()), torch.nonzero])
+@pytest.mark.parametrize(
+    "wait",
+    [lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: bool((x > 0).all()), torch.nonzero],
+)
 def test_what_the_host_would_wait_for_is_counted(wait) -> None:
     with OperatorCounter() as counter:
         wait(torch.ones(3))
@@ -61,7 +77,11 @@ def measured_once(device: torch.device, _: float, measure=benchmark.matrix_rate)
 @pytest.mark.usefixtures("quick")
 def test_an_update_is_measured_against_the_matrix_rate_of_the_machine() -> None:
     result = update_speed([*DEBUG, "runtime=eager"], 2, 0.05)
-    assert result["matrix_rate_gflop_per_s"] > 0 and result["updates_per_s"] > 0 and result["batch_size"] == 16
+    assert (
+        result["matrix_rate_gflop_per_s"] > 0
+        and result["updates_per_s"] > 0
+        and result["batch_size"] == 16
+    )
     assert 0 < result["share_of_matrix_rate"] < 1 and result["gflop_per_update"] > 0
     slowest, fastest = sorted(result["fastest_and_slowest"])
     assert slowest <= result["updates_per_s"] <= fastest
@@ -69,14 +89,23 @@ def test_an_update_is_measured_against_the_matrix_rate_of_the_machine() -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_two_seeds_do_twice_the_arithmetic_and_count_twice() -> None:
-    one, two = (update_speed([*DEBUG, "runtime=eager", "agent.batch_size=200", f"seeds={seeds}"], 1, 0.02) for seeds in (1, 2))
+    one, two = (
+        update_speed([*DEBUG, "runtime=eager", "agent.batch_size=200", f"seeds={seeds}"], 1, 0.02)
+        for seeds in (1, 2)
+    )
     assert two["gflop_per_update"] == pytest.approx(2 * one["gflop_per_update"], abs=0.02)
     assert two["seed_updates_per_s"] == pytest.approx(2 * two["updates_per_s"], rel=0.01)
 
 
 @pytest.mark.usefixtures("quick")
 def test_slots_that_are_trained_on_are_measured_too() -> None:
-    words = ["obs=pixels", "perception.train=true", "agent.batch_size=2", "exploration.batch_size=2", "runtime=eager"]
+    words = [
+        "obs=pixels",
+        "perception.train=true",
+        "agent.batch_size=2",
+        "exploration.batch_size=2",
+        "runtime=eager",
+    ]
     assert update_speed([*DEBUG, *words], 1, 0.01)["updates_per_s"] > 0
 
 
@@ -94,7 +123,19 @@ def test_steps_are_counted_over_all_environments() -> None:
 def test_environments_are_measured_task_by_task_and_what_cannot_be_says_why(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_script(monkeypatch, "benchmark", "envs", "--quick", "--task", "block_push", "--json", str(tmp_path / "envs.json")) == 0
+    assert (
+        run_script(
+            monkeypatch,
+            "benchmark",
+            "envs",
+            "--quick",
+            "--task",
+            "block_push",
+            "--json",
+            str(tmp_path / "envs.json"),
+        )
+        == 0
+    )
     state, pixels = json.loads((tmp_path / "envs.json").read_text())["measured"]
     assert (state["name"], state["frames_by"], pixels["name"], pixels["frames_by"]) == (
         "block_push, state",
@@ -102,7 +143,10 @@ def test_environments_are_measured_task_by_task_and_what_cannot_be_says_why(
         "block_push, pixels",
         "egl",
     )
-    assert all(line["steps_per_s"] > 10 and line["one_process_steps_per_s"] > 10 and line["envs"] == 5 for line in (state, pixels))
+    assert all(
+        line["steps_per_s"] > 10 and line["one_process_steps_per_s"] > 10 and line["envs"] == 5
+        for line in (state, pixels)
+    )
     monkeypatch.setattr(env_benchmark, "make_groups", broken)
     found = list(env_benchmark.envs(seconds=0.01))
     assert len(found) == 2 * len(IDS)
@@ -119,7 +163,10 @@ def test_what_is_stepped_in_workers_is_measured_in_one_process_too(backend: str)
         pytest.importorskip("mujoco_warp", reason="the batch renderer is the optional extra [warp]")
     state, pixels = env_benchmark.envs("metaworld_basketball", 0.01, backend)
     assert (state["frames_by"], pixels["frames_by"]) == (None, backend)
-    assert all("worker processes" in line["stepped_in"] and line["one_process_steps_per_s"] > 10 for line in (state, pixels))
+    assert all(
+        "worker processes" in line["stepped_in"] and line["one_process_steps_per_s"] > 10
+        for line in (state, pixels)
+    )
 
 
 def broken(*about: object) -> None:
@@ -129,9 +176,23 @@ def broken(*about: object) -> None:
 def test_goals_stand_beside_what_was_measured_and_say_where_nothing_was() -> None:
     lines: list[Line] = [
         {"name": "machine", "device": "cpu"},
-        {"name": "update, state", "updates_per_s": 4.0, "share_of_matrix_rate": 0.9, "matrix_rate_gflop_per_s": 200.0},
-        {"name": "update, state, 8 seeds", "updates_per_s": 0.6, "seed_updates_per_s": 4.8, "matrix_rate_gflop_per_s": 200.0},
-        {"name": "update, slots frozen", "updates_per_s": 2.7, "matrix_rate_gflop_per_s": 180.0},  # a slower moment
+        {
+            "name": "update, state",
+            "updates_per_s": 4.0,
+            "share_of_matrix_rate": 0.9,
+            "matrix_rate_gflop_per_s": 200.0,
+        },
+        {
+            "name": "update, state, 8 seeds",
+            "updates_per_s": 0.6,
+            "seed_updates_per_s": 4.8,
+            "matrix_rate_gflop_per_s": 200.0,
+        },
+        {
+            "name": "update, slots frozen",
+            "updates_per_s": 2.7,
+            "matrix_rate_gflop_per_s": 180.0,
+        },  # a slower moment
     ]
     lines = [line | {"runtime": "compile"} for line in lines]
     found = {row["what"]: row for row in goals(lines)}
@@ -151,22 +212,37 @@ def test_goals_stand_beside_what_was_measured_and_say_where_nothing_was() -> Non
 def test_a_count_that_has_grown_by_more_than_five_percent_is_named() -> None:
     stored = {"state": {"operators": 100, "host_waits": 0}}
     assert grown({"state": {"operators": 105, "host_waits": 0}}, stored) == []
-    assert grown({"state": {"operators": 106, "host_waits": 0}}, stored) == ["state: operators has grown from 100 to 106"]
-    assert grown({"state": {"operators": 90, "host_waits": 1}}, stored) == ["state: host_waits has grown from 0 to 1"]
+    assert grown({"state": {"operators": 106, "host_waits": 0}}, stored) == [
+        "state: operators has grown from 100 to 106"
+    ]
+    assert grown({"state": {"operators": 90, "host_waits": 1}}, stored) == [
+        "state: host_waits has grown from 0 to 1"
+    ]
     assert grown({"cnn": {"operators": 1}}, stored) == ["cnn: operators is not stored yet"]
 
 
-def test_the_script_fails_where_a_count_has_grown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_script_fails_where_a_count_has_grown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     found = {"state": {"operators": 200}}
     monkeypatch.setattr(benchmark, "counts", lambda compiled: found)
     monkeypatch.setattr(benchmark, "read_counts", lambda path: {"state": {"operators": 100}})
-    assert run_script(monkeypatch, "benchmark", "counts", "--json", str(tmp_path / "counts.json")) == 0
+    assert (
+        run_script(monkeypatch, "benchmark", "counts", "--json", str(tmp_path / "counts.json")) == 0
+    )
     assert json.loads((tmp_path / "counts.json").read_text()) == found
     assert run_script(monkeypatch, "benchmark", "counts", "--check") == 1
 
 
-def test_counts_are_those_of_every_setting_and_no_update_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "COUNTED", {name: benchmark.COUNTED[name] for name in ("state", "cnn")})
+def test_counts_are_those_of_every_setting_and_no_update_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        benchmark, "COUNTED", {name: benchmark.COUNTED[name] for name in ("state", "cnn")}
+    )
     found = benchmark.counts(compiled=False)
     assert found.keys() == {"state", "cnn"}
-    assert all(figures["host_waits"] == 0 and figures["operators"] > 100 and figures["mflop"] > 1 for figures in found.values())
+    assert all(
+        figures["host_waits"] == 0 and figures["operators"] > 100 and figures["mflop"] > 1
+        for figures in found.values()
+    )

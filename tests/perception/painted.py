@@ -1,4 +1,5 @@
-"""A slot model that sees what it is told to see, so that scores and alarms can be tested without training one."""
+"""A slot model that sees what it is told to see, so that scores and alarms can be tested without
+training one."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from perception.slots.model import Sight, SlotConfig, SlotModel
 
 
 class Painted(SlotModel):
-    """Answers with label maps (E, T, H, W), 0 for background and 1 .. slots, whatever frames it is shown.
+    """Answers with label maps (E, T, H, W), 0 for background and 1 .. slots, whatever frames it is
+    shown.
 
     leak: share of each foreground pixel that is spread over all slots.
     """
@@ -29,8 +31,14 @@ class Painted(SlotModel):
         slots = self.config.slots
         masks = torch.nn.functional.one_hot(labels, slots + 1)[..., 1:].permute(0, 3, 1, 2).float()
         masks = (1 - self.leak) * masks + self.leak / slots * masks.sum(dim=1, keepdim=True)
-        decoded = Decoded(masks, torch.zeros(len(labels), slots, 3), torch.zeros(len(labels), 3, *labels.shape[1:]))
-        return Sight(torch.zeros(len(labels), slots, 4), self.locate(masks), decoded, masks.sum(dim=1))
+        decoded = Decoded(
+            masks,
+            torch.zeros(len(labels), slots, 3),
+            torch.zeros(len(labels), 3, *labels.shape[1:]),
+        )
+        return Sight(
+            torch.zeros(len(labels), slots, 4), self.locate(masks), decoded, masks.sum(dim=1)
+        )
 
 
 def frames_for(labels: np.ndarray) -> np.ndarray:

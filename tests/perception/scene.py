@@ -1,4 +1,5 @@
-"""A small drawn scene, known to the pixel: what object discovery is tested on without a simulator."""
+"""A small drawn scene, known to the pixel: what object discovery is tested on without a
+simulator."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ STARTS = np.array([[4.0, 14.0], [12.0, 4.0], [22.0, 20.0]])
 
 @dataclass
 class Scene:
-    """Frames (E, T, 32, 32, 3), segmentation (E, T, 32, 32) with 0 for background, positions (E, T, N, 2) in pixels."""
+    """Frames (E, T, 32, 32, 3), segmentation (E, T, 32, 32) with 0 for background, positions (E, T,
+    N, 2) in pixels."""
 
     frames: NDArray[np.uint8]
     segmentation: NDArray[np.int64]
@@ -31,7 +33,8 @@ def empty_floor() -> NDArray[np.uint8]:
 
 
 def roll_scene(episodes: int, steps: int, objects: int, seed: int) -> Scene:
-    """Squares that start in the same places in every episode, rest there for a while, then wander."""
+    """Squares that start in the same places in every episode, rest there for a while,
+    then wander."""
     rng = np.random.default_rng(seed)
     frames = np.empty((episodes, steps, SIZE, SIZE, 3), dtype=np.uint8)
     segmentation = np.zeros((episodes, steps, SIZE, SIZE), dtype=np.int64)

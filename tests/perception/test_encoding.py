@@ -19,12 +19,16 @@ def test_encoding_holds_each_scalar_and_its_waves() -> None:
 
 def test_more_frequencies_tell_small_steps_better_apart() -> None:
     x, y = torch.tensor([[0.2]]), torch.tensor([[0.22]])
-    apart = [(positional_encoding(x, f) - positional_encoding(y, f)).norm().item() for f in range(7)]
+    apart = [
+        (positional_encoding(x, f) - positional_encoding(y, f)).norm().item() for f in range(7)
+    ]
     assert apart == sorted(apart) and apart[6] > 10 * apart[0]
 
 
 @pytest.mark.parametrize("jitter", [0.001, 0.01, 0.02, 0.05, 0.1, 0.149, 0.2])
-def test_the_highest_frequency_stays_quiet_under_jitter_and_the_next_would_not(jitter: float) -> None:
+def test_the_highest_frequency_stays_quiet_under_jitter_and_the_next_would_not(
+    jitter: float,
+) -> None:
     count = frequencies_for(jitter)
     assert count == 1 or 2 ** (count - 1) * jitter < 0.3
     assert count == 6 or 2**count * jitter >= 0.3

@@ -35,7 +35,18 @@ def slot_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["state", "bare state", "cnn", "slots", "moving slots", "slots trained on", "slots and a token", "both trained on"])
+@pytest.fixture(
+    params=[
+        "state",
+        "bare state",
+        "cnn",
+        "slots",
+        "moving slots",
+        "slots trained on",
+        "slots and a token",
+        "both trained on",
+    ]
+)
 def perception(request: pytest.FixtureRequest, slot_file: Path) -> Perception:
     makers: dict[str, Make] = {
         "state": lambda: StatePerception(6, pairs, 0.1),
@@ -55,7 +66,9 @@ def observations(perception: Perception) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     if "state" in perception.stored:
         return torch.randn(STEPS, BATCH, 6, generator=generator)
-    frames = torch.randint(0, 256, (STEPS + 1, BATCH, 64, 64, 3), generator=generator, dtype=torch.uint8)
+    frames = torch.randint(
+        0, 256, (STEPS + 1, BATCH, 64, 64, 3), generator=generator, dtype=torch.uint8
+    )
     frames[0] = frames[1]
     return torch.stack([frames[:-1], frames[1:]], dim=2)
 
@@ -64,7 +77,9 @@ def act_through(perception: Perception, obs: Tensor) -> tuple[list, list]:
     memory: Memory = {}
     percepts, stored = [], []
     for t in range(STEPS):
-        percept, seen, memory = perception.perceive(obs[t], torch.zeros(BATCH, 2), torch.full((BATCH,), t == 0), memory)
+        percept, seen, memory = perception.perceive(
+            obs[t], torch.zeros(BATCH, 2), torch.full((BATCH,), t == 0), memory
+        )
         percepts.append(percept)
         stored.append(seen)
     return percepts, stored
@@ -82,27 +97,38 @@ def test_shapes_are_those_declared(perception: Perception) -> None:
 def test_a_stored_window_reads_as_it_was_seen_while_acting(perception: Perception) -> None:
     percepts, stored = act_through(perception, observations(perception))
     window = {name: torch.stack([seen[name] for seen in stored]) for name in stored[0]}
-    window = {name: torch.cat([value[:1]] * (perception.history - 1) + [value]) for name, value in window.items()}
+    window = {
+        name: torch.cat([value[:1]] * (perception.history - 1) + [value])
+        for name, value in window.items()
+    }
     features, novelty = perception.features(window), perception.novelty(window)
     objects, presence = perception.objects(window)
     assert features.shape[0] == novelty.shape[0] == objects.shape[0] == presence.shape[0] == STEPS
     recurrent = isinstance(perception, SlotPerception) and perception.train_model
-    for t in range(1 if recurrent else STEPS):  # trained on, slots are filtered from the window's start: only there both agree
+    for t in range(
+        1 if recurrent else STEPS
+    ):  # trained on, slots are filtered from the window's start: only there both agree
         torch.testing.assert_close(features[t], percepts[t].features, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(novelty[t], percepts[t].novelty, rtol=1e-4, atol=1e-4)
 
 
 def test_an_episodes_first_step_forgets_the_one_before(perception: Perception) -> None:
     obs = observations(perception)
-    _, _, memory = perception.perceive(obs[0], torch.zeros(BATCH, 2), torch.ones(BATCH, dtype=torch.bool), {})
-    fresh, _, _ = perception.perceive(obs[1], torch.zeros(BATCH, 2), torch.ones(BATCH, dtype=torch.bool), {})
+    _, _, memory = perception.perceive(
+        obs[0], torch.zeros(BATCH, 2), torch.ones(BATCH, dtype=torch.bool), {}
+    )
+    fresh, _, _ = perception.perceive(
+        obs[1], torch.zeros(BATCH, 2), torch.ones(BATCH, dtype=torch.bool), {}
+    )
     row = torch.tensor([True, False, True])
     again, _, _ = perception.perceive(obs[1], torch.zeros(BATCH, 2), row, memory)
     torch.testing.assert_close(again.features[row], fresh.features[row])
     torch.testing.assert_close(again.novelty[row], fresh.novelty[row])
 
 
-def test_novelty_carries_no_gradient_and_features_do_only_where_something_is_trained(perception: Perception) -> None:
+def test_novelty_carries_no_gradient_and_features_do_only_where_something_is_trained(
+    perception: Perception,
+) -> None:
     _, stored = act_through(perception, observations(perception))
     window = {name: torch.stack([seen[name] for seen in stored]) for name in stored[0]}
     assert not perception.novelty(window).requires_grad
@@ -159,12 +185,19 @@ def test_an_absent_slot_has_no_code(slot_file: Path) -> None:
 
 
 def test_what_rests_is_not_new_where_only_what_moves_is(slot_file: Path) -> None:
-    """Slots that go 0, half of MOVED and twice MOVED from their place in the frame before, and one that is absent."""
+    """Slots that go 0, half of MOVED and twice MOVED from their place in the frame before, and one
+    that is absent."""
     before = torch.tensor([[0.5, -0.5, 1.0, 1.0]] * 3 + [[0.5, -0.5, 1.0, 0.0]])
     after = before.clone()
     after[:, :2] += MOVED * torch.tensor([[0.0, 0.0], [0.3, 0.4], [1.2, -1.6], [1.0, 0.0]])
-    window = {"slots": torch.zeros(2, 1, 4, 8), "coordinates": torch.stack([before, after])[:, None]}
-    moving, always = (SlotPerception(slot_file, moving=kind).novelty(window)[0, 0].unflatten(0, (4, -1)) for kind in (True, False))
+    window = {
+        "slots": torch.zeros(2, 1, 4, 8),
+        "coordinates": torch.stack([before, after])[:, None],
+    }
+    moving, always = (
+        SlotPerception(slot_file, moving=kind).novelty(window)[0, 0].unflatten(0, (4, -1))
+        for kind in (True, False)
+    )
     torch.testing.assert_close(moving, always * torch.tensor([[0.0], [0.5], [1.0], [1.0]]))
     assert (always[:3].abs().sum(-1) > 0).all()
 
@@ -180,26 +213,42 @@ def test_conv4_takes_no_weights() -> None:
         CnnPerception(weights="x.safetensors")
 
 
-def test_a_slot_model_that_is_trained_on_runs_once_for_each_observation(slot_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slot_model_that_is_trained_on_runs_once_for_each_observation(
+    slot_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     perception = SlotPerception(slot_file, train=True)
     calls: list[int] = []
     see = perception.model.see_sequence
-    monkeypatch.setattr(perception.model, "see_sequence", lambda frames: calls.append(len(frames)) or see(frames))
+    monkeypatch.setattr(
+        perception.model, "see_sequence", lambda frames: calls.append(len(frames)) or see(frames)
+    )
     act_through(perception, observations(perception))
     assert calls == [2] * STEPS
 
 
-def test_a_global_token_adds_the_whole_frame_to_the_features_and_nothing_to_the_bonus(slot_file: Path) -> None:
-    plain, alone, other = (SlotPerception(slot_file, token=token, seed=seed) for token, seed in ((False, 0), (True, 0), (True, 1)))
-    frames = torch.randint(0, 256, (2, BATCH, 64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    obs, first = torch.stack([frames[:1].expand(2, -1, -1, -1, -1).transpose(0, 1), frames.transpose(0, 1)]), torch.tensor([True] * BATCH)
+def test_a_global_token_adds_the_whole_frame_to_the_features_and_nothing_to_the_bonus(
+    slot_file: Path,
+) -> None:
+    plain, alone, other = (
+        SlotPerception(slot_file, token=token, seed=seed)
+        for token, seed in ((False, 0), (True, 0), (True, 1))
+    )
+    frames = torch.randint(
+        0, 256, (2, BATCH, 64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    obs, first = (
+        torch.stack([frames[:1].expand(2, -1, -1, -1, -1).transpose(0, 1), frames.transpose(0, 1)]),
+        torch.tensor([True] * BATCH),
+    )
     percepts = []
     for perception in (plain, alone, other):
         _, _, memory = perception.perceive(obs[0], torch.zeros(BATCH, 2), first, {})
         percepts.append(perception.perceive(obs[1], torch.zeros(BATCH, 2), ~first, memory)[0])
     without, with_it, drawn_anew = percepts
     assert with_it.features.shape == (BATCH, 2, 4, alone.feature_shape[2])
-    assert torch.equal(with_it.features[:, :, :3], without.features) and torch.equal(with_it.novelty, without.novelty)
+    assert torch.equal(with_it.features[:, :, :3], without.features) and torch.equal(
+        with_it.novelty, without.novelty
+    )
     assert torch.equal(with_it.objects, without.objects)
     token = with_it.features[:, :, 3]
     assert not torch.equal(token[:, 0], token[:, 1]), "of either frame"
@@ -208,8 +257,15 @@ def test_a_global_token_adds_the_whole_frame_to_the_features_and_nothing_to_the_
 
 
 def test_a_global_token_is_trained_where_the_slot_model_is(slot_file: Path) -> None:
-    assert not any(parameter.requires_grad for parameter in SlotPerception(slot_file, token=True).parameters())
+    assert not any(
+        parameter.requires_grad for parameter in SlotPerception(slot_file, token=True).parameters()
+    )
     perception = SlotPerception(slot_file, token=True, train=True)
-    frames = torch.randint(0, 256, (3, BATCH, 64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    frames = torch.randint(
+        0, 256, (3, BATCH, 64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     perception.features({"frame": frames})[..., 3, :].square().sum().backward()
-    assert perception.token.encoder[0].weight.grad is not None and perception.token.project.weight.grad.abs().sum() > 0
+    assert (
+        perception.token.encoder[0].weight.grad is not None
+        and perception.token.project.weight.grad.abs().sum() > 0
+    )

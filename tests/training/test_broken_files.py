@@ -88,42 +88,124 @@ RESUME_ONLY = ""
 @pytest.mark.parametrize(
     ("file", "harm", "evaluating", "resuming"),
     [
-        (document, edit_json(lambda state: state.pop("step")), "state.json is not as it was saved", None),
-        (document, edit_json(lambda state: state["learned"].pop("optimizers")), "state.json is not as it was saved", None),
-        (document, edit_json(lambda state: state.update(step="many")), "state.json is not as it was saved", None),
-        (document, edit_json(lambda state: state["replay"].update(head=[None])), "state.json is not as it was saved", None),
+        (
+            document,
+            edit_json(lambda state: state.pop("step")),
+            "state.json is not as it was saved",
+            None,
+        ),
+        (
+            document,
+            edit_json(lambda state: state["learned"].pop("optimizers")),
+            "state.json is not as it was saved",
+            None,
+        ),
+        (
+            document,
+            edit_json(lambda state: state.update(step="many")),
+            "state.json is not as it was saved",
+            None,
+        ),
+        (
+            document,
+            edit_json(lambda state: state["replay"].update(head=[None])),
+            "state.json is not as it was saved",
+            None,
+        ),
         (document, lambda path: path.write_text("[" * 100_000), "state.json is cut short", None),
-        (document, lambda path: path.write_bytes("{}".encode("utf-16")), "state.json is cut short", None),
+        (
+            document,
+            lambda path: path.write_bytes("{}".encode("utf-16")),
+            "state.json is cut short",
+            None,
+        ),
         (document, other, "state.json|state.safetensors", None),
         (tensors, other, "state.safetensors", None),
         (tensors, zeroed, "state.safetensors cannot be read", None),
-        (tensors, edit_tensor("/agent/log_alpha", float("nan")), "NaN or infinity in /agent/log_alpha", None),
+        (
+            tensors,
+            edit_tensor("/agent/log_alpha", float("nan")),
+            "NaN or infinity in /agent/log_alpha",
+            None,
+        ),
         (tensors, edit_tensor("/actor/z", 0.5), "state.safetensors is not as it was saved", None),
-        (chunk, lambda path: path.unlink(), RESUME_ONLY, "replay-.*: needed by a checkpoint of this run, but it cannot be read"),
+        (
+            chunk,
+            lambda path: path.unlink(),
+            RESUME_ONLY,
+            "replay-.*: needed by a checkpoint of this run, but it cannot be read",
+        ),
         (chunk, lambda path: os.truncate(path, 900), RESUME_ONLY, "replay-.*not as it was written"),
         (chunk, edit_tensor("after", 10**6), RESUME_ONLY, "replay-.*not as it was written"),
-        (settings, replaced("  state_dim: 16\n", ""), "config.yaml is damaged: agent.state_dim is missing", None),
-        (settings, replaced("state_dim: 16", "state_dim: wide"), "config.yaml is damaged: agent.state_dim=wide: expected", None),
-        (settings, replaced("state_dim: 16", "state_dim: ${absent}"), "config.yaml is damaged: .*absent", None),
-        (settings, replaced("state_dim: 16", "state_dim: -1"), "config.yaml: agent.state_dim=-1: must be above 0", "same settings"),
-        (settings, replaced("kind: state", "kind: pixels"), "config.yaml: perception=state does not see", "same settings"),
-        (settings, replaced("  name: maze\n", ""), "config.yaml is damaged: task.name is missing", None),
+        (
+            settings,
+            replaced("  state_dim: 16\n", ""),
+            "config.yaml is damaged: agent.state_dim is missing",
+            None,
+        ),
+        (
+            settings,
+            replaced("state_dim: 16", "state_dim: wide"),
+            "config.yaml is damaged: agent.state_dim=wide: expected",
+            None,
+        ),
+        (
+            settings,
+            replaced("state_dim: 16", "state_dim: ${absent}"),
+            "config.yaml is damaged: .*absent",
+            None,
+        ),
+        (
+            settings,
+            replaced("state_dim: 16", "state_dim: -1"),
+            "config.yaml: agent.state_dim=-1: must be above 0",
+            "same settings",
+        ),
+        (
+            settings,
+            replaced("kind: state", "kind: pixels"),
+            "config.yaml: perception=state does not see",
+            "same settings",
+        ),
+        (
+            settings,
+            replaced("  name: maze\n", ""),
+            "config.yaml is damaged: task.name is missing",
+            None,
+        ),
         (settings, replaced("seed: 0\n", ""), "config.yaml is damaged: seed is missing", None),
-        (settings, lambda path: path.write_bytes(b"seed: \xe9\n"), "config.yaml cannot be read: UnicodeDecodeError", None),
+        (
+            settings,
+            lambda path: path.write_bytes(b"seed: \xe9\n"),
+            "config.yaml cannot be read: UnicodeDecodeError",
+            None,
+        ),
         (
             lambda run: run / "checkpoints",
             lambda path: (shutil.rmtree(path), path.write_text("")),
             "no checkpoint",
             "checkpoints: cannot be",
         ),
-        (lambda run: run / "visits", lambda path: (shutil.rmtree(path), path.write_text("")), RESUME_ONLY, "visits: cannot be a folder"),
+        (
+            lambda run: run / "visits",
+            lambda path: (shutil.rmtree(path), path.write_text("")),
+            RESUME_ONLY,
+            "visits: cannot be a folder",
+        ),
     ],
 )
 def test_a_damaged_file_is_one_line_that_names_it(
-    run: Path, file: Callable[[Path], Path], harm: Callable[[Path], object], evaluating: str, resuming: str | None
+    run: Path,
+    file: Callable[[Path], Path],
+    harm: Callable[[Path], object],
+    evaluating: str,
+    resuming: str | None,
 ) -> None:
     harm(file(run))
-    for says, begin in ((evaluating, lambda: load_run(run)), (resuming or evaluating, lambda: resume(run))):
+    for says, begin in (
+        (evaluating, lambda: load_run(run)),
+        (resuming or evaluating, lambda: resume(run)),
+    ):
         if says != RESUME_ONLY:
             with pytest.raises(UserError, match=says) as error:
                 begin()
@@ -139,7 +221,9 @@ def test_weights_that_are_no_numbers_are_named_and_not_evaluated(run: Path) -> N
     state["agent"]["log_alpha"].fill_(float("nan"))
     checkpoint.save(run / "checkpoints", state["step"], state)
     for begin in (lambda: load_run(run), lambda: resume(run)):
-        with pytest.raises(UserError, match=r"weights that are not finite \(NaN or infinity in log_alpha") as error:
+        with pytest.raises(
+            UserError, match=r"weights that are not finite \(NaN or infinity in log_alpha"
+        ) as error:
             begin()
         assert "\n" not in str(error.value)
 
@@ -156,7 +240,9 @@ def test_a_checkpoint_that_lacks_a_part_is_not_resumed(run: Path, lacking: str) 
 def test_files_that_a_user_put_beside_checkpoints_stay(run: Path) -> None:
     (run / "checkpoints" / "step-9999999999").write_text("a note")
     shutil.copytree(checkpoint.latest(run), run / "checkpoints" / "step-best")
-    Trainer(config("task=maze", "steps=200", "logger.checkpoint_every=50", f"out={run}", "resume=true")).run()
+    Trainer(
+        config("task=maze", "steps=200", "logger.checkpoint_every=50", f"out={run}", "resume=true")
+    ).run()
     names = {path.name for path in (run / "checkpoints").iterdir()}
     assert {"step-9999999999", "step-best", "step-0000000200"} <= names
 
@@ -170,14 +256,24 @@ def test_a_log_that_is_no_log_is_begun_anew(run: Path) -> None:
 @pytest.mark.parametrize("content", [b"7\n", b"[1]\n", b"\xff\xfe\n", b'{"coverage": 1}\n'])
 def test_a_log_that_cannot_be_drawn_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(content)
-    with pytest.raises(UserError, match=r"metrics.jsonl: a line is not JSON, or no metrics; the file is broken"):
+    with pytest.raises(
+        UserError, match=r"metrics.jsonl: a line is not JSON, or no metrics; the file is broken"
+    ):
         read_metrics(tmp_path)
 
 
-@pytest.mark.parametrize(("harm", "says"), [(replaced("seed: 0\n", ""), "seed"), (replaced("seed: 0\n", "seed: many\n"), "many")])
-def test_curves_and_states_of_a_run_with_a_damaged_config_are_one_line(run: Path, harm: Callable[[Path], None], says: str) -> None:
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [(replaced("seed: 0\n", ""), "seed"), (replaced("seed: 0\n", "seed: many\n"), "many")],
+)
+def test_curves_and_states_of_a_run_with_a_damaged_config_are_one_line(
+    run: Path, harm: Callable[[Path], None], says: str
+) -> None:
     harm(settings(run))
-    for draw in (lambda: write_csv(run / "curves.csv", [run], "coverage"), lambda: states_figure(run)):
+    for draw in (
+        lambda: write_csv(run / "curves.csv", [run], "coverage"),
+        lambda: states_figure(run),
+    ):
         with pytest.raises(UserError, match=f"config.yaml is damaged: .*{says}") as error:
             draw()
         assert "\n" not in str(error.value)

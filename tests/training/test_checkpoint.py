@@ -1,4 +1,5 @@
-"""Checkpoints: what is saved comes back, a failure never costs the one before, a broken one is said in a line."""
+"""Checkpoints: what is saved comes back, a failure never costs the one before, a broken one is said
+in a line."""
 
 from __future__ import annotations
 
@@ -21,22 +22,52 @@ from vis_rpg.training.checkpoint import complete, latest, load, save
 
 def equal(first: Any, second: Any) -> bool:
     if isinstance(first, torch.Tensor):
-        return isinstance(second, torch.Tensor) and first.dtype == second.dtype and torch.equal(first, second)
+        return (
+            isinstance(second, torch.Tensor)
+            and first.dtype == second.dtype
+            and torch.equal(first, second)
+        )
     if isinstance(first, np.ndarray):
-        return isinstance(second, np.ndarray) and first.dtype == second.dtype and np.array_equal(first, second)
+        return (
+            isinstance(second, np.ndarray)
+            and first.dtype == second.dtype
+            and np.array_equal(first, second)
+        )
     if isinstance(first, dict):
-        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
+        return first.keys() == second.keys() and all(
+            equal(first[key], second[key]) for key in first
+        )
     if isinstance(first, list):
-        return len(first) == len(second) and all(equal(a, b) for a, b in zip(first, second, strict=True))
+        return len(first) == len(second) and all(
+            equal(a, b) for a, b in zip(first, second, strict=True)
+        )
     return type(first) is type(second) and (first == second or first != first and second != second)
 
 
 def test_nested_state_comes_back_as_it_was(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     state = {
-        "tensors": [{"half": torch.randn(3).half(), "flag": torch.tensor([True]), "none": torch.zeros(2, 0)}, {}, []],
-        "scalars": {"tensor": torch.tensor(1.5), "array": np.array(2.5), "float": 0.1, "nan": float("nan"), "text": "λ"},
-        "arrays": [np.arange(4, dtype=np.uint32), np.zeros((2, 3), bool), rng.normal(size=(2, 2))[:, ::-1]],
+        "tensors": [
+            {
+                "half": torch.randn(3).half(),
+                "flag": torch.tensor([True]),
+                "none": torch.zeros(2, 0),
+            },
+            {},
+            [],
+        ],
+        "scalars": {
+            "tensor": torch.tensor(1.5),
+            "array": np.array(2.5),
+            "float": 0.1,
+            "nan": float("nan"),
+            "text": "λ",
+        },
+        "arrays": [
+            np.arange(4, dtype=np.uint32),
+            np.zeros((2, 3), bool),
+            rng.normal(size=(2, 2))[:, ::-1],
+        ],
         "bits": rng.bit_generator.state,
         "python": random.getstate()[1][:5].__class__,
     }
@@ -47,12 +78,18 @@ def test_nested_state_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_numpy_scalars_and_tuples_become_plain_values(tmp_path: Path) -> None:
-    loaded = load(save(tmp_path, 1, {"count": np.int64(3), "rate": np.float32(0.5), "pair": (1, 2), 5: True}))
+    loaded = load(
+        save(tmp_path, 1, {"count": np.int64(3), "rate": np.float32(0.5), "pair": (1, 2), 5: True})
+    )
     assert loaded == {"count": 3, "rate": 0.5, "pair": [1, 2], "5": True}
 
 
 def test_the_random_states_of_every_library_come_back(tmp_path: Path) -> None:
-    state = {"numpy": list(np.random.get_state(legacy=True)), "python": random.getstate(), "torch": torch.get_rng_state()}
+    state = {
+        "numpy": list(np.random.get_state(legacy=True)),
+        "python": random.getstate(),
+        "torch": torch.get_rng_state(),
+    }
     path = save(tmp_path, 1, state)
     drawn = np.random.rand(3), random.random(), torch.rand(3)
     saved = load(path)
@@ -68,7 +105,10 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
     for step in (5, 10, 100, 20):
         save(tmp_path, step, {"step": step})
     assert [path.name for path in complete(tmp_path)] == ["step-0000000020", "step-0000000100"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000000020", "step-0000000100"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-0000000020",
+        "step-0000000100",
+    ]
 
 
 def test_nothing_is_pickled(tmp_path: Path) -> None:
@@ -78,7 +118,9 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["tensors", "json", "rename"])
-def test_a_full_disk_costs_nothing_but_the_new_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_a_full_disk_costs_nothing_but_the_new_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     state = {"a": torch.arange(5)}
     save(tmp_path, 1, state)
     save(tmp_path, 2, state)
@@ -86,7 +128,11 @@ def test_a_full_disk_costs_nothing_but_the_new_checkpoint(tmp_path: Path, monkey
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    target = {"tensors": (checkpoint, "write_tensors"), "json": (checkpoint.json, "dump"), "rename": (checkpoint.os, "replace")}[where]
+    target = {
+        "tensors": (checkpoint, "write_tensors"),
+        "json": (checkpoint.json, "dump"),
+        "rename": (checkpoint.os, "replace"),
+    }[where]
     monkeypatch.setattr(*target, full)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, 3, {"a": torch.zeros(5)})
@@ -138,15 +184,35 @@ def test_a_kill_at_any_moment_of_saving_leaves_a_good_newest_checkpoint(tmp_path
     ("harm", "says"),
     [
         (lambda path: shutil.rmtree(path), r"not a checkpoint \(state.json: No such file"),
-        (lambda path: (path / "state.json").unlink(), r"not a checkpoint \(state.json: No such file"),
-        (lambda path: os.truncate(path / "state.json", 40), "state.json is cut short: delete this folder to use the one before"),
+        (
+            lambda path: (path / "state.json").unlink(),
+            r"not a checkpoint \(state.json: No such file",
+        ),
+        (
+            lambda path: os.truncate(path / "state.json", 40),
+            "state.json is cut short: delete this folder to use the one before",
+        ),
         (lambda path: (path / "state.json").write_bytes(b"\xff\xfe\0"), "state.json is cut short"),
-        (lambda path: (path / "state.json").write_text('{"weights": 1}'), "not a checkpoint of this version"),
-        (lambda path: (path / "state.json").write_text("[1, 2]"), "not a checkpoint of this version"),
+        (
+            lambda path: (path / "state.json").write_text('{"weights": 1}'),
+            "not a checkpoint of this version",
+        ),
+        (
+            lambda path: (path / "state.json").write_text("[1, 2]"),
+            "not a checkpoint of this version",
+        ),
         (lambda path: (path / "state.safetensors").unlink(), "state.safetensors cannot be read"),
-        (lambda path: os.truncate(path / "state.safetensors", 100), "state.safetensors is cut short"),
+        (
+            lambda path: os.truncate(path / "state.safetensors", 100),
+            "state.safetensors is cut short",
+        ),
         (lambda path: os.truncate(path / "state.safetensors", 0), "state.safetensors is cut short"),
-        (lambda path: (path / "state.safetensors").write_bytes(b"?" * (path / "state.safetensors").stat().st_size), "cannot be read"),
+        (
+            lambda path: (path / "state.safetensors").write_bytes(
+                b"?" * (path / "state.safetensors").stat().st_size
+            ),
+            "cannot be read",
+        ),
     ],
 )
 def test_a_broken_checkpoint_is_one_line_that_names_it(tmp_path: Path, harm, says: str) -> None:

@@ -19,12 +19,19 @@ from vis_rpg.training.chunks import Chunks, rows_of, write_tensors
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     chunks = Chunks(tmp_path / "new" / "folder", "replay")
-    tensors = {"a": torch.arange(6).view(3, 2), "flag": torch.tensor([True, False, True]), "empty": torch.zeros(3, 0)}
+    tensors = {
+        "a": torch.arange(6).view(3, 2),
+        "flag": torch.tensor([True, False, True]),
+        "empty": torch.zeros(3, 0),
+    }
     chunks.append(tensors, 0, 3)
     assert chunks.end == 3
     read = chunks.read((0, 3))
     assert read.keys() == tensors.keys()
-    assert all(torch.equal(read[key], tensors[key]) and read[key].dtype == tensors[key].dtype for key in tensors)
+    assert all(
+        torch.equal(read[key], tensors[key]) and read[key].dtype == tensors[key].dtype
+        for key in tensors
+    )
 
 
 def test_only_files_that_are_referred_to_stay(tmp_path: Path) -> None:
@@ -43,14 +50,18 @@ def test_only_files_that_are_referred_to_stay(tmp_path: Path) -> None:
     ]
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "x.safetensors"
     write_tensors(path, {"a": torch.ones(3)})
     before = path.read_bytes()
 
     def half(tensors, file):
         file.write_bytes(b"half")
-        raise module.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise module.SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
 
     monkeypatch.setattr(module, "save_file", half)
     with pytest.raises(OSError, match="No space left on device") as error:
@@ -66,11 +77,12 @@ def test_a_disk_that_is_truly_full_is_an_os_error(tmp_path: Path) -> None:
         """
         import errno, sys, torch
         from pathlib import Path
-        from vis_rpg.chunks import write_tensors
+        from vis_rpg.training.chunks import write_tensors
         try:
             write_tensors(Path(sys.argv[1]) / "x.safetensors", {"a": torch.zeros(1_000_000)})
         except OSError as error:
-            sys.exit(0 if error.errno == errno.ENOSPC and not list(Path(sys.argv[1]).iterdir()) else 3)
+            left = list(Path(sys.argv[1]).iterdir())
+            sys.exit(0 if error.errno == errno.ENOSPC and not left else 3)
         """
     )
     (tmp_path / "script.py").write_text(script)
@@ -92,7 +104,10 @@ def test_a_broken_chunk_is_named_in_one_line(tmp_path: Path, harm: str) -> None:
     path.unlink()
     if harm != "missing":
         path.write_bytes({"truncated": whole[:-20], "empty": b"", "foreign": b"PK\3\4" * 50}[harm])
-    with pytest.raises(UserError, match=r"replay-0000000000-0000000100.safetensors: needed by a checkpoint of this run") as error:
+    with pytest.raises(
+        UserError,
+        match=r"replay-0000000000-0000000100.safetensors: needed by a checkpoint of this run",
+    ) as error:
         chunks.read((0, 100))
     assert "\n" not in str(error.value)
 

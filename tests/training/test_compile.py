@@ -28,17 +28,26 @@ WORDS = ["task=maze", "preset=debug", "device=cpu"]
     [
         (["task=maze"], "aot_eager"),
         pytest.param(["task=maze"], "inductor", marks=pytest.mark.slow),
-        pytest.param(["task=block_push", "obs=pixels", "perception=cnn"], "inductor", marks=pytest.mark.slow),
+        pytest.param(
+            ["task=block_push", "obs=pixels", "perception=cnn"], "inductor", marks=pytest.mark.slow
+        ),
     ],
     ids=["state, traced", "state", "cnn"],
 )
 def test_compiled_updates_equal_eager_ones_and_are_compiled_once(
     words: list[str], backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With aot_eager, graphs and gradients are traced as ever, and run without the minute in which inductor generates code."""
+    """With aot_eager, graphs and gradients are traced as ever, and run without the minute in which
+    inductor generates code."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
-    many = ("agent.batch_size=64", "exploration.batch_size=64")  # rows, from which on a CPU's kernels take them
-    eager, compiled = (Trainer(small.config(*words, *many, f"runtime={name}", f"out={tmp_path / name}")) for name in ("eager", "compile"))
+    many = (
+        "agent.batch_size=64",
+        "exploration.batch_size=64",
+    )  # rows, from which on a CPU's kernels take them
+    eager, compiled = (
+        Trainer(small.config(*words, *many, f"runtime={name}", f"out={tmp_path / name}"))
+        for name in ("eager", "compile")
+    )
     assert all(net.fused for net in compiled.runs[0].agent.modules() if isinstance(net, FUSED))
 
     def both() -> None:
@@ -68,14 +77,18 @@ def test_compiling_without_a_compiler_says_what_to_install(monkeypatch: pytest.M
         config.check(OmegaConf.merge(compose(WORDS), {"runtime": "compile"}))
 
 
-def test_compiling_without_the_headers_of_python_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_without_the_headers_of_python_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(config.shutil, "which", lambda name: name)
     monkeypatch.setattr(config.sysconfig, "get_path", lambda name: "/nowhere")
     with pytest.raises(UserError, match=r"apt-get install python3\.\d+-dev"):
         config.check(OmegaConf.merge(compose(WORDS), {"runtime": "compile"}))
 
 
-def test_the_benchmark_goes_on_without_a_compiler_and_says_what_it_did_not_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_benchmark_goes_on_without_a_compiler_and_says_what_it_did_not_measure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(config.shutil, "which", lambda name: None)
     monkeypatch.setattr(benchmark, "UPDATES", {"state": benchmark.UPDATES["state"]})
     monkeypatch.setattr(benchmark, "update_speed", lambda *_: {"updates_per_s": 1.0})
@@ -83,7 +96,10 @@ def test_the_benchmark_goes_on_without_a_compiler_and_says_what_it_did_not_measu
         monkeypatch.setattr(benchmark, others, {})
     _, measured, missing = benchmark.suite("cpu", quick=False)
     assert measured["updates_per_s"] == 1.0
-    assert (missing["name"], missing["runtime"]) == ("update, state", "compile") and "apt-get install g++" in missing["not_measured"]
+    assert (missing["name"], missing["runtime"]) == (
+        "update, state",
+        "compile",
+    ) and "apt-get install g++" in missing["not_measured"]
 
 
 @pytest.mark.compiler
@@ -96,4 +112,6 @@ def test_what_is_compiled_for_one_learner_is_not_run_for_another() -> None:
     for call, factor in ((two, 2.0), (three, 3.0), (two, 2.0)):
         for method in ("a", "ab"):
             assert torch.equal(call(method, x), factor * x + len(method))
-    assert torch.equal(two("a", torch.ones(5)), 2.0 * torch.ones(5) + 1)  # other shapes are compiled anew
+    assert torch.equal(
+        two("a", torch.ones(5)), 2.0 * torch.ones(5) + 1
+    )  # other shapes are compiled anew

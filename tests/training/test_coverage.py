@@ -12,7 +12,11 @@ import torch
 from vis_rpg.envs.tasks.task import Coverage, Task
 from vis_rpg.training.coverage import CoverageCounter, VisitRecord
 
-PUSH = Task("push", ("pusher", "left", "right"), coverage=Coverage(("left", "right"), (-2, -1), (2, 1), (4, 4)))
+PUSH = Task(
+    "push",
+    ("pusher", "left", "right"),
+    coverage=Coverage(("left", "right"), (-2, -1), (2, 1), (4, 4)),
+)
 
 
 def test_a_share_of_cells_averaged_over_the_objects_that_count() -> None:
@@ -21,7 +25,9 @@ def test_a_share_of_cells_averaged_over_the_objects_that_count() -> None:
     counter.add(np.array([[[0, 0], [-1.9, -0.9], [1.9, 0.9]]]))
     assert counter.value == pytest.approx(1 / 16)
     counter.add(np.array([[[1, 1], [-1.9, -0.9], [0.1, 0.1]], [[1, 1], [-1.8, -0.8], [0.2, 0.2]]]))
-    assert counter.value == pytest.approx((1 + 2) / 32), "the pusher and cells that are known add nothing"
+    assert counter.value == pytest.approx((1 + 2) / 32), (
+        "the pusher and cells that are known add nothing"
+    )
 
 
 def test_every_cell_can_be_visited_once_and_no_more() -> None:
@@ -49,7 +55,9 @@ def test_coverage_never_falls_and_equals_a_count_by_hand() -> None:
         counter.add(positions)
         for env in positions:
             for index in (1, 2):
-                seen.add((index, math.floor(env[index, 0] + 2), math.floor(2 * (env[index, 1] + 1))))
+                seen.add(
+                    (index, math.floor(env[index, 0] + 2), math.floor(2 * (env[index, 1] + 1)))
+                )
         assert counter.value == pytest.approx(len(seen) / 32)
         assert counter.value >= last
         last = counter.value
@@ -77,6 +85,8 @@ def test_visits_come_back_in_order_across_saves_and_resumes(tmp_path: Path, z_di
             record.load(state)
     read = record.read()
     assert read["step"].tolist() == [step for step, *_ in expected for _ in range(2)]
-    np.testing.assert_allclose(read["positions"].numpy(), np.concatenate([p for _, p, _ in expected]), rtol=1e-6)
+    np.testing.assert_allclose(
+        read["positions"].numpy(), np.concatenate([p for _, p, _ in expected]), rtol=1e-6
+    )
     assert torch.equal(read["z"], torch.cat([z for *_, z in expected]))
     assert len(list(tmp_path.iterdir())) == 3

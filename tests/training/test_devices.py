@@ -1,4 +1,5 @@
-"""Nothing is left on the CPU where a GPU learns: whole runs on a device in name, which any machine has."""
+"""Nothing is left on the CPU where a GPU learns: whole runs on a device in name, which any machine
+has."""
 
 from __future__ import annotations
 
@@ -36,7 +37,13 @@ def frames_may_be_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trainer(out: Path, *words: str, steps: int = 12) -> Trainer:
     """Of a run of two updates, with a log and two checkpoints."""
-    short = ("agent.envs=3", "agent.horizon=1", "agent.seed_steps=6", "logger.log_every=9", "logger.checkpoint_every=9")
+    short = (
+        "agent.envs=3",
+        "agent.horizon=1",
+        "agent.seed_steps=6",
+        "logger.log_every=9",
+        "logger.checkpoint_every=9",
+    )
     settings = config("task=maze", "runtime=eager", f"steps={steps}", *short, *words)
     settings.out = str(out)
     return Trainer(settings)
@@ -49,14 +56,22 @@ def trainer(out: Path, *words: str, steps: int = 12) -> Trainer:
         (LEARNED, "agent.latent.kind=categorical", "exploration.per_object=true"),
         ("exploration.novelty=truth", "task.terminates=true", "seeds=2"),
         (PIXELS, "agent.latent.kind=categorical", "exploration.novelty=moving", "seeds=2"),
-        (PIXELS, "perception.global_token=true", "perception.encoder=transformer", "exploration.per_object=true", HOST),
+        (
+            PIXELS,
+            "perception.global_token=true",
+            "perception.encoder=transformer",
+            "exploration.per_object=true",
+            HOST,
+        ),
         (PIXELS, "perception.train=true", LEARNED, "exploration.novelty=global"),
         (PIXELS, "perception=cnn", "exploration.novelty=frames", "seeds=2", HOST),
         (PIXELS, "perception=cnn", "agent=mbsac", "exploration=none"),
     ],
     ids=" ".join,
 )
-def test_a_whole_run_leaves_nothing_on_the_host_and_its_updates_wait_for_nothing(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_whole_run_leaves_nothing_on_the_host_and_its_updates_wait_for_nothing(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
     with elsewhere() as mode:
         run = trainer(tmp_path / "run", *words)
         step = run.learning.step
@@ -72,10 +87,16 @@ def test_a_whole_run_leaves_nothing_on_the_host_and_its_updates_wait_for_nothing
     assert run.learner.updates == 2
 
 
-@pytest.mark.parametrize("words", [(LEARNED, "seeds=2"), (PIXELS, "perception.learn_every=1", HOST)], ids=" ".join)
-def test_it_resumes_there_and_its_agent_acts_there(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "words", [(LEARNED, "seeds=2"), (PIXELS, "perception.learn_every=1", HOST)], ids=" ".join
+)
+def test_it_resumes_there_and_its_agent_acts_there(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("LEARNING_STEPS", "FITS"):
-        monkeypatch.setattr(adaptation, name, 1)  # all of a round of learning to see in four updates
+        monkeypatch.setattr(
+            adaptation, name, 1
+        )  # all of a round of learning to see in four updates
     out = tmp_path / "run"
     with elsewhere():
         trainer(out, *words).run()
@@ -90,7 +111,7 @@ def test_it_resumes_there_and_its_agent_acts_there(words: tuple[str, ...], tmp_p
     assert all(own.adaptation is None or own.adaptation.rounds for own in resumed.runs)
 
 
-# Faults put in on purpose -----------------------------------------------------------------------------------------------------------------
+# Faults put in on purpose -------------------------------------------------------------------------
 
 
 @cache
@@ -102,12 +123,18 @@ def sound() -> Trainer:
     return made
 
 
-def left_on_the_host(owner: Callable[[Trainer], Any], name: str) -> Callable[[Trainer, pytest.MonkeyPatch], None]:
+def left_on_the_host(
+    owner: Callable[[Trainer], Any], name: str
+) -> Callable[[Trainer, pytest.MonkeyPatch], None]:
     def fault(of: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
         held = vars(owner(of))
-        table = next((held[kind] for kind in ("_parameters", "_buffers") if name in held.get(kind, ())), held)
+        table = next(
+            (held[kind] for kind in ("_parameters", "_buffers") if name in held.get(kind, ())), held
+        )
         left = torch.ones(table[name].shape, dtype=table[name].dtype)
-        monkeypatch.setitem(table, name, nn.Parameter(left) if isinstance(table[name], nn.Parameter) else left)
+        monkeypatch.setitem(
+            table, name, nn.Parameter(left) if isinstance(table[name], nn.Parameter) else left
+        )
 
     return fault
 
@@ -118,7 +145,9 @@ def agent(of: Trainer) -> Agent:
 
 def mask(of: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = of.learning.draw
-    monkeypatch.setattr(of.learning, "draw", lambda: replace(batch := draw(), mask=torch.ones(batch.mask.shape)))
+    monkeypatch.setattr(
+        of.learning, "draw", lambda: replace(batch := draw(), mask=torch.ones(batch.mask.shape))
+    )
 
 
 def noise(of: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,14 +183,16 @@ def test_a_tensor_left_on_the_host_is_found(fault: str, monkeypatch: pytest.Monk
             of.learn()
 
 
-# What no device in name can show ----------------------------------------------------------------------------------------------------------
+# What no device in name can show ------------------------------------------------------------------
 
 
 def test_a_gpu_without_a_number_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     chosen = [configuration.device(config(f"device={name}")) for name in ("auto", "cuda", "cuda:1")]
-    assert [str(device) for device in chosen] == ["cuda:0", "cuda:0", "cuda:1"], "as tensors there say, and as torch asks for"
+    assert [str(device) for device in chosen] == ["cuda:0", "cuda:0", "cuda:1"], (
+        "as tensors there say, and as torch asks for"
+    )
     asked: list[int] = []
     monkeypatch.setattr(torch._C, "_cuda_setDevice", asked.append, raising=False)
     for device in chosen:

@@ -1,4 +1,5 @@
-"""Several agents learn side by side exactly as each would alone, and each part by PyTorch's own Adam on clipped gradients."""
+"""Several agents learn side by side exactly as each would alone, and each part by PyTorch's own
+Adam on clipped gradients."""
 
 from __future__ import annotations
 
@@ -33,11 +34,24 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 }
 
 
-def members(*words: str, shape: tuple[int, ...] = (5,), trained: bool = False, double: bool = False, **options: Any) -> list[Agent]:
+def members(
+    *words: str,
+    shape: tuple[int, ...] = (5,),
+    trained: bool = False,
+    double: bool = False,
+    **options: Any,
+) -> list[Agent]:
     """M agents of different seeds, whose perceptions differ too."""
     made = []
     for seed in range(M):
-        of = agent("exploration.warmup_updates=2", "agent.horizon=2", *words, perception=Seen(shape, trained), seed=seed, **options)
+        of = agent(
+            "exploration.warmup_updates=2",
+            "agent.horizon=2",
+            *words,
+            perception=Seen(shape, trained),
+            seed=seed,
+            **options,
+        )
         nn.init.constant_(of.model.perception.weight, 1 + 0.1 * seed)
         nn.init.constant_(of.target.perception.weight, 1 + 0.1 * seed)
         made.append(of.double() if double else of)
@@ -45,7 +59,8 @@ def members(*words: str, shape: tuple[int, ...] = (5,), trained: bool = False, d
 
 
 def inputs(of: list[Agent], update: int) -> list[tuple[Batch, Noise]]:
-    """What each agent learns from in this update: its own batch, with ends in it, and its own noise."""
+    """What each agent learns from in this update: its own batch, with ends in it, and its own
+    noise."""
     given = []
     for seed, member in enumerate(of):
         data = batch(member, seed=100 * update + seed)
@@ -66,7 +81,7 @@ def learn(learned: Learner, updates: int, begin: int = 0) -> Metrics:
     return metrics
 
 
-# Each as alone --------------------------------------------------------------------------------------------------------------------------
+# Each as alone ------------------------------------------------------------------------------------
 
 
 def side_by_side(variant: str, double: bool) -> tuple[Learner, list[Learner]]:
@@ -76,7 +91,9 @@ def side_by_side(variant: str, double: bool) -> tuple[Learner, list[Learner]]:
     return learner(*beside), [learner(of) for of in alone]
 
 
-def update_both(together: Learner, each: list[Learner], update: int, rtol: float, atol: float) -> None:
+def update_both(
+    together: Learner, each: list[Learner], update: int, rtol: float, atol: float
+) -> None:
     """One update of all with the same batches and noise; what they say of it is the same."""
     given = inputs(together.agents, update)
     metrics = together.update(*joint(given))
@@ -84,7 +101,9 @@ def update_both(together: Learner, each: list[Learner], update: int, rtol: float
     assert all(metrics.keys() == own.keys() for own in expected)
     for name, values in metrics.items():
         alone = torch.cat([own[name] for own in expected])
-        torch.testing.assert_close(values, alone, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            values, alone, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -103,14 +122,28 @@ def test_agents_side_by_side_learn_in_float32_what_each_learns_alone(variant: st
     update_both(together, each, 0, 1e-4, 1e-6)
     for row, one in enumerate(each):
         for part, rows in together.rows.items():
-            gradient, alone = (learned.optimizers[part].param_groups[0]["params"][0].grad for learned in (together, one))
+            gradient, alone = (
+                learned.optimizers[part].param_groups[0]["params"][0].grad
+                for learned in (together, one)
+            )
             rounding = 1e-6 * float(alone.abs().max())
             torch.testing.assert_close(gradient[row], alone[0], rtol=1e-4, atol=rounding)
-            clear = alone[0].abs() > 100 * rounding  # Adam's first step makes as much of a gradient of rounding errors as of any other
-            torch.testing.assert_close(rows.flat[row][clear], one.rows[part].flat[0][clear], rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(together.average.flat[row], one.average.flat[0], rtol=1e-4, atol=1e-4)
+            clear = (
+                alone[0].abs() > 100 * rounding
+            )  # Adam's first step makes as much of a gradient of rounding errors as of any other
+            torch.testing.assert_close(
+                rows.flat[row][clear], one.rows[part].flat[0][clear], rtol=1e-4, atol=1e-6
+            )
+        torch.testing.assert_close(
+            together.average.flat[row], one.average.flat[0], rtol=1e-4, atol=1e-4
+        )
         if one.agent.rnd is not None:
-            torch.testing.assert_close(weights(together.agents[row].rnd.moments), weights(one.agent.rnd.moments), rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(
+                weights(together.agents[row].rnd.moments),
+                weights(one.agent.rnd.moments),
+                rtol=1e-4,
+                atol=1e-6,
+            )
 
 
 @pytest.mark.parametrize("count", [1, M])
@@ -125,14 +158,16 @@ def test_a_part_moves_as_by_pytorchs_adam_and_clipping_on_its_own_parameters(cou
         for row, (own, optimizer) in enumerate(zip(reference, optimizers, strict=True)):
             optimizer.zero_grad()
             own.model_losses(*given[row])[0]["model"].backward()
-            torch.testing.assert_close(nn.utils.clip_grad_norm_(own.parts()["model"], 0.5), norms[row])
+            torch.testing.assert_close(
+                nn.utils.clip_grad_norm_(own.parts()["model"], 0.5), norms[row]
+            )
             assert norms[row] > 0.5, "something is clipped"
             optimizer.step()
     for own, expected in zip(of, reference, strict=True):
         torch.testing.assert_close(weights(own), weights(expected), rtol=1e-9, atol=1e-12)
 
 
-# Nothing crosses rows -------------------------------------------------------------------------------------------------------------------
+# Nothing crosses rows -----------------------------------------------------------------------------
 
 
 def others_are_equal(first: list[Agent], second: list[Agent]) -> None:
@@ -161,7 +196,17 @@ def test_a_huge_batch_of_one_agent_is_clipped_for_that_one_alone(variant: str) -
 @pytest.mark.parametrize(
     ("variant", "where"),
     [
-        *[("rpg", where) for where in ("model.R.4.bias", "pi.net.4.bias", "rnd.predictor.4.bias", "log_alpha", "batch", "noise")],
+        *[
+            ("rpg", where)
+            for where in (
+                "model.R.4.bias",
+                "pi.net.4.bias",
+                "rnd.predictor.4.bias",
+                "log_alpha",
+                "batch",
+                "noise",
+            )
+        ],
         ("categorical", "pi.net.4.bias"),
         ("slots, transformer", "batch"),
     ],
@@ -175,7 +220,9 @@ def test_a_nan_of_one_agent_leaves_the_others_bit_equal(variant: str, where: str
             given = inputs(of, update)
             if of is poisoned and update == 0:
                 data, noise = given[1]
-                {"batch": data.reward, "noise": noise.target}.get(where, dict(of[1].named_parameters()).get(where)).data.fill_(math.nan)
+                {"batch": data.reward, "noise": noise.target}.get(
+                    where, dict(of[1].named_parameters()).get(where)
+                ).data.fill_(math.nan)
             metrics = learned.update(*joint(given))
     assert any(value[1].isnan() for value in metrics.values())
     assert all(value[[0, 2]].isfinite().all() for value in metrics.values())
@@ -197,7 +244,7 @@ def test_each_agent_has_an_alpha_of_its_own_that_follows_its_own_entropy() -> No
     assert (after > before).tolist() == (metrics["entropy"] < -2).tolist() == [True, False, True]
 
 
-# The agents themselves ------------------------------------------------------------------------------------------------------------------
+# The agents themselves ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variant", ["slots, mlp", "slots, transformer"])
@@ -215,11 +262,15 @@ def test_each_agent_is_what_was_learned_and_what_it_loads_is_learned_on(variant:
 def test_an_agent_says_the_same_before_and_after_a_learner_takes_it(count: int) -> None:
     of = members()[:count]
     before = [weights(own) for own in of]
-    shapes = [{name: (value.shape, value.dtype) for name, value in own.state_dict().items()} for own in of]
+    shapes = [
+        {name: (value.shape, value.dtype) for name, value in own.state_dict().items()} for own in of
+    ]
     learner(*of)
     for own, values, kinds in zip(of, before, shapes, strict=True):
         assert changed(values, own) == set()
-        assert {name: (value.shape, value.dtype) for name, value in own.state_dict().items()} == kinds
+        assert {
+            name: (value.shape, value.dtype) for name, value in own.state_dict().items()
+        } == kinds
         assert all(p.requires_grad for part in own.parts().values() for p in part)
 
 
@@ -231,16 +282,27 @@ def test_the_weight_of_the_priors_entropy_is_set_for_each_agent() -> None:
             own.entropy_z.fill_(weight)
     given = inputs(of, 0)
     metrics = learned.update(*joint(given))["latent_policy_loss"]
-    torch.testing.assert_close(metrics, torch.cat([one.update(*own)["latent_policy_loss"] for one, own in zip(each, given, strict=True)]))
+    torch.testing.assert_close(
+        metrics,
+        torch.cat(
+            [one.update(*own)["latent_policy_loss"] for one, own in zip(each, given, strict=True)]
+        ),
+    )
 
 
-# Checkpoints ----------------------------------------------------------------------------------------------------------------------------
+# Checkpoints --------------------------------------------------------------------------------------
 
 
 def saved(learned: Learner, folder: Path) -> list[dict[str, Any]]:
     """What is left of each agent after a trip to the disk."""
-    states = [{"agent": own.state_dict(), "optimizers": learned.optimizer_state(row)} for row, own in enumerate(learned.agents)]
-    return [checkpoint.load(checkpoint.save(folder / str(row), learned.updates, state)) for row, state in enumerate(states)]
+    states = [
+        {"agent": own.state_dict(), "optimizers": learned.optimizer_state(row)}
+        for row, own in enumerate(learned.agents)
+    ]
+    return [
+        checkpoint.load(checkpoint.save(folder / str(row), learned.updates, state))
+        for row, state in enumerate(states)
+    ]
 
 
 def restored(states: list[dict[str, Any]], updates: int, *words: str) -> Learner:
@@ -254,7 +316,9 @@ def restored(states: list[dict[str, Any]], updates: int, *words: str) -> Learner
 
 
 @pytest.mark.parametrize("updates", [0, 1, 4])
-def test_agents_go_on_from_their_checkpoints_as_if_they_had_never_stopped(tmp_path: Path, updates: int) -> None:
+def test_agents_go_on_from_their_checkpoints_as_if_they_had_never_stopped(
+    tmp_path: Path, updates: int
+) -> None:
     learned = learner(*members(LEARNED, double=True))
     if updates:
         learn(learned, updates)
@@ -272,48 +336,74 @@ def test_an_agent_goes_on_alone_from_where_it_stood_beside_others_and_back(tmp_p
     for update in (3, 4):
         for one, given in zip(alone, inputs(learned.agents, update), strict=True):
             one.update(*given)
-    back = restored([saved(one, tmp_path / str(row))[0] for row, one in enumerate(alone)], 5, LEARNED)
+    back = restored(
+        [saved(one, tmp_path / str(row))[0] for row, one in enumerate(alone)], 5, LEARNED
+    )
     for one, begin in ((learned, 3), (back, 5)):
         learn(one, 8 - begin, begin)
     for own, other in zip(learned.agents, back.agents, strict=True):
         torch.testing.assert_close(weights(own), weights(other), rtol=1e-9, atol=1e-12)
 
 
-# The kernels of a CPU -------------------------------------------------------------------------------------------------------------------
+# The kernels of a CPU -----------------------------------------------------------------------------
 
 
 @pytest.mark.compiler
 @pytest.mark.parametrize("count", [1, M])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_an_update_by_the_kernels_is_that_of_torch(variant: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_by_the_kernels_is_that_of_torch(
+    variant: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fused.load()
     monkeypatch.setattr(fused, "ROWS", 1)  # so that they take batches as small as these
     words, options = VARIANTS[variant]
     theirs, ours = (learner(*members(*words, **options)[:count]) for _ in range(2))
-    for module in [module for of in ours.agents for module in of.modules() if isinstance(module, FUSED)]:
+    for module in [
+        module for of in ours.agents for module in of.modules() if isinstance(module, FUSED)
+    ]:
         module.fused = True
     given = inputs(ours.agents, 0)
     expected, metrics = (learned.update(*joint(given)) for learned in (theirs, ours))
     assert metrics.keys() == expected.keys()
     for name, values in metrics.items():
-        torch.testing.assert_close(values, expected[name], rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            values,
+            expected[name],
+            rtol=1e-3,
+            atol=1e-5,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
 
 
-# Precision ------------------------------------------------------------------------------------------------------------------------------
+# Precision ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, M])
 def test_bfloat16_is_for_products_alone_and_comes_close(count: int) -> None:
     given = inputs(members(LEARNED), 0)[:count]
-    full, half = (learner(*members(LEARNED)[:count], precision=precision) for precision in ("float32", "bfloat16"))
+    full, half = (
+        learner(*members(LEARNED)[:count], precision=precision)
+        for precision in ("float32", "bfloat16")
+    )
     expected, metrics = full.update(*joint(given)), half.update(*joint(given))
     assert expected.keys() == metrics.keys()
     for name, value in metrics.items():
-        torch.testing.assert_close(value.float(), expected[name], rtol=0.1, atol=0.05, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            value.float(),
+            expected[name],
+            rtol=0.1,
+            atol=0.05,
+            msg=lambda m, name=name: f"{name}: {m}",
+        )
     assert not torch.equal(metrics["model_grad_norm"], expected["model_grad_norm"])
-    everything = [*metrics.values(), *(value for own in half.agents for value in own.state_dict().values())]
+    everything = [
+        *metrics.values(),
+        *(value for own in half.agents for value in own.state_dict().values()),
+    ]
     assert {value.dtype for value in everything} == {torch.float32}
-    states: list[Tensor] = [value for own in half.optimizer_state(0).values() for value in own.values()]
+    states: list[Tensor] = [
+        value for own in half.optimizer_state(0).values() for value in own.values()
+    ]
     assert {value.dtype for value in states} == {torch.float32}
 
 

@@ -1,4 +1,5 @@
-"""Updates out of replay: each agent's own batches and noise, one ahead where replay lies on the host, and nothing that is waited for."""
+"""Updates out of replay: each agent's own batches and noise, one ahead where replay lies on the
+host, and nothing that is waited for."""
 
 from __future__ import annotations
 
@@ -33,7 +34,10 @@ def fill(replay: Replay, of: Agent, steps: int, seed: int) -> None:
     for step in range(steps):
         if step % (5 + seed) == 0:
             replay.begin(seen(ENVS), torch.arange(ENVS))
-        action, z = torch.randn(ENVS, of.action_dim, generator=generator).tanh(), of.space.sample(of.space.noise((ENVS,), generator))
+        action, z = (
+            torch.randn(ENVS, of.action_dim, generator=generator).tanh(),
+            of.space.sample(of.space.noise((ENVS,), generator)),
+        )
         replay.add(action, torch.randn(ENVS, generator=generator), torch.zeros(ENVS), z, seen(ENVS))
 
 
@@ -46,17 +50,27 @@ def learning(*of: Agent, steps: int = 20, runtime: str = "eager") -> Learning:
     replays = []
     for row, own in enumerate(of):
         replay = Replay(
-            *sizes, first.model.perception.history, ENVS, CPU, {name: table[row] for name, table in tables.items()} if several else tables
+            *sizes,
+            first.model.perception.history,
+            ENVS,
+            CPU,
+            {name: table[row] for name, table in tables.items()} if several else tables,
         )
         fill(replay, own, steps + row, seed=row)
         replays.append(replay)
     request = Request(6, first.config.horizon, 8, 4 if first.pi_z.net is not None else 0)
-    generators, samplers = ([torch.Generator().manual_seed(seed + row) for row in range(len(of))] for seed in (100, 200))
+    generators, samplers = (
+        [torch.Generator().manual_seed(seed + row) for row in range(len(of))] for seed in (100, 200)
+    )
     return Learning(learner(*of), replays, tables, request, generators, samplers, runtime)
 
 
-def agents(count: int, *words: str, shape: tuple[int, ...] = (5,), encoder: str = "mlp") -> list[Agent]:
-    return [agent(*words, perception=Seen(shape), encoder=encoder, seed=seed) for seed in range(count)]
+def agents(
+    count: int, *words: str, shape: tuple[int, ...] = (5,), encoder: str = "mlp"
+) -> list[Agent]:
+    return [
+        agent(*words, perception=Seen(shape), encoder=encoder, seed=seed) for seed in range(count)
+    ]
 
 
 def same(first: Any, second: Any) -> bool:
@@ -64,25 +78,39 @@ def same(first: Any, second: Any) -> bool:
     return all(a is b is None or torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("words", [(), (LEARNED, "agent.latent.kind=categorical")], ids=["fixed", "learned"])
+@pytest.mark.parametrize(
+    "words", [(), (LEARNED, "agent.latent.kind=categorical")], ids=["fixed", "learned"]
+)
 @pytest.mark.parametrize("count", [1, 3])
-def test_each_agent_learns_from_its_own_replay_by_its_own_noise_and_metrics_are_summed_up(count: int, words: tuple[str, ...]) -> None:
+def test_each_agent_learns_from_its_own_replay_by_its_own_noise_and_metrics_are_summed_up(
+    count: int, words: tuple[str, ...]
+) -> None:
     of, reference = agents(count, *words), agents(count, *words)
     step, other = learning(*of), learning(*reference)
     by_hand, request = other.learner, other.request
     expected: dict[str, list[Tensor]] = {}
     for _ in range(3):
         step.step()
-        batches = [replay.sample(request, sampler) for replay, sampler in zip(other.replays, other.samplers, strict=True)]
-        noises = [own.draw_noise(6, request.first, generator) for own, generator in zip(reference, other.generators, strict=True)]
+        batches = [
+            replay.sample(request, sampler)
+            for replay, sampler in zip(other.replays, other.samplers, strict=True)
+        ]
+        noises = [
+            own.draw_noise(6, request.first, generator)
+            for own, generator in zip(reference, other.generators, strict=True)
+        ]
         for name, value in by_hand.update(stack(batches), stack(noises)).items():
             expected.setdefault(name, []).append(value.clone())
     for own, alone in zip(of, reference, strict=True):
         assert changed(weights(own), alone) == set()
     assert step.learner.updates == 3
     assert step.counts == {name: len(values) for name, values in expected.items()}
-    assert (step.counts["model_grad_norm"], step.counts["policy_grad_norm"]) == (3, 2), "the policy moves every second time"
-    torch.testing.assert_close(step.sums, {name: torch.stack(values).sum(0) for name, values in expected.items()})
+    assert (step.counts["model_grad_norm"], step.counts["policy_grad_norm"]) == (3, 2), (
+        "the policy moves every second time"
+    )
+    torch.testing.assert_close(
+        step.sums, {name: torch.stack(values).sum(0) for name, values in expected.items()}
+    )
     step.clear()
     assert step.counts == {}
     assert not any(value.any() for value in step.sums.values())
@@ -92,19 +120,31 @@ def test_each_agent_learns_from_its_own_replay_by_its_own_noise_and_metrics_are_
 
 @pytest.mark.parametrize("shape", [(5,), SLOTS], ids=["vectors", "slots of two frames"])
 @pytest.mark.parametrize("steps", [1, 20, 100], ids=["begun", "part full", "overwritten"])
-def test_batches_of_several_replays_are_what_each_draws_alone(shape: tuple[int, ...], steps: int) -> None:
+def test_batches_of_several_replays_are_what_each_draws_alone(
+    shape: tuple[int, ...], steps: int
+) -> None:
     together = learning(*agents(3, LEARNED, shape=shape), steps=steps)
     alone = [torch.Generator().manual_seed(200 + row) for row in range(3)]
     for _ in range(3):
         drawn = together.draw()
-        assert same(drawn, stack([replay.sample(together.request, own) for replay, own in zip(together.replays, alone, strict=True)]))
+        assert same(
+            drawn,
+            stack(
+                [
+                    replay.sample(together.request, own)
+                    for replay, own in zip(together.replays, alone, strict=True)
+                ]
+            ),
+        )
 
 
-# A replay on the host -------------------------------------------------------------------------------------------------------------------
+# A replay on the host -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_from_a_replay_on_the_host_exactly_the_batches_drawn_are_learned_one_ahead(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_a_replay_on_the_host_exactly_the_batches_drawn_are_learned_one_ahead(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     staged = learning(*agents(count, LEARNED))
     staged.staging = Staging(CPU)
     drawn: list[Batch] = []
@@ -127,7 +167,9 @@ def test_from_a_replay_on_the_host_exactly_the_batches_drawn_are_learned_one_ahe
     for step in range(4):
         staged.step()
         for replay, own in zip(staged.replays, staged.learner.agents, strict=True):
-            fill(replay, own, 3, seed=step)  # what comes into replay changes no batch that was drawn
+            fill(
+                replay, own, 3, seed=step
+            )  # what comes into replay changes no batch that was drawn
     assert len(drawn) == 5
     assert all(same(a, b) for a, b in zip(learned, drawn, strict=False))
     assert not same(drawn[0], drawn[1])
@@ -145,10 +187,13 @@ def test_where_replay_lies_makes_no_difference_to_what_is_learned() -> None:
         assert changed(weights(own), other) == set()
 
 
-# Nothing is waited for ------------------------------------------------------------------------------------------------------------------
+# Nothing is waited for ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("harm", [lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: bool((x > 0).any()), torch.nonzero])
+@pytest.mark.parametrize(
+    "harm",
+    [lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: bool((x > 0).any()), torch.nonzero],
+)
 def test_what_would_be_waited_for_is_noticed(harm: Any) -> None:
     with OperatorCounter() as counter:
         harm(torch.ones(3))
@@ -166,7 +211,9 @@ def test_what_would_be_waited_for_is_noticed(harm: Any) -> None:
     ids=["rpg", "learned prior", "mbsac", "slots"],
 )
 @pytest.mark.parametrize("count", [1, 3])
-def test_an_update_waits_for_no_device_and_no_shape_depends_on_data(count: int, words: tuple[str, ...], options: dict[str, Any]) -> None:
+def test_an_update_waits_for_no_device_and_no_shape_depends_on_data(
+    count: int, words: tuple[str, ...], options: dict[str, Any]
+) -> None:
     step = learning(*agents(count, *words, **options))
     for _ in range(2):
         with OperatorCounter() as counter:

@@ -34,15 +34,24 @@ def held_elsewhere(folder: Path) -> Iterator[int]:
             os.kill(child, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("words", [(), ("resume=true",), ("seeds=2",)], ids=["new", "resume", "seeds"])
-def test_a_folder_in_use_is_refused_in_one_line_until_its_process_dies(tmp_path: Path, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "words", [(), ("resume=true",), ("seeds=2",)], ids=["new", "resume", "seeds"]
+)
+def test_a_folder_in_use_is_refused_in_one_line_until_its_process_dies(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
     settings = config("task=maze", f"out={tmp_path / 'run'}", *words)
     folder = tmp_path / "run" / "seed-1" if "seeds=2" in words else tmp_path / "run"
     with held_elsewhere(folder) as process:
-        with pytest.raises(UserError, match=rf"out={folder}: process {process} on .* is training there: wait until it ends") as error:
+        with pytest.raises(
+            UserError,
+            match=rf"out={folder}: process {process} on .* is training there: wait until it ends",
+        ) as error:
             Trainer(settings)
         assert "\n" not in str(error.value)
-        assert not list(tmp_path.rglob("metrics.jsonl")) and not list(tmp_path.rglob("config.yaml")), "nothing is touched"
+        assert not list(tmp_path.rglob("metrics.jsonl")) and not list(
+            tmp_path.rglob("config.yaml")
+        ), "nothing is touched"
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         Trainer(settings)
@@ -60,5 +69,7 @@ def test_a_run_that_ends_or_cannot_begin_gives_its_folder_back(tmp_path: Path) -
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file/run: cannot be written .*Not a directory.*; give another out"):
+    with pytest.raises(
+        UserError, match="file/run: cannot be written .*Not a directory.*; give another out"
+    ):
         lock(tmp_path / "file" / "run")

@@ -19,7 +19,10 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     def no_nan(word: str) -> float:
         raise AssertionError(f"{word} is not JSON")
 
-    return [json.loads(line, parse_constant=no_nan) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line, parse_constant=no_nan)
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
@@ -53,7 +56,9 @@ def test_a_new_run_begins_with_an_empty_log(tmp_path: Path) -> None:
     assert lines(tmp_path) == []
 
 
-def test_a_resumed_run_drops_what_came_after_its_checkpoint_and_lines_cut_short(tmp_path: Path) -> None:
+def test_a_resumed_run_drops_what_came_after_its_checkpoint_and_lines_cut_short(
+    tmp_path: Path,
+) -> None:
     logger = Logger(tmp_path, None, {}, None)
     for step in (50, 100, 150, 200):
         logger.write({"step": step, "coverage": step / 1000})
@@ -76,7 +81,8 @@ def test_a_resumed_run_whose_log_was_deleted_begins_one(tmp_path: Path) -> None:
 
 
 class FakeWandb:
-    """Stands for the package: notes what is asked of it, and gives each run without an id a new one."""
+    """Stands for the package: notes what is asked of it, and gives each run without an id a new
+    one."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -88,7 +94,9 @@ class FakeWandb:
         return SimpleNamespace(id=name, log=log, finish=lambda: self.calls.append("finished"))
 
 
-def test_wandb_is_asked_only_where_a_project_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_is_asked_only_where_a_project_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
     quiet = Logger(tmp_path, None, {}, None)
@@ -101,7 +109,9 @@ def test_wandb_is_asked_only_where_a_project_is_given(tmp_path: Path, monkeypatc
     assert fake.calls == [("mine", "run-0", "allow"), (5, {"step": 5, "x": 1.0}), "finished"]
 
 
-def test_a_resumed_run_goes_on_in_its_wandb_run_and_a_new_one_begins_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_goes_on_in_its_wandb_run_and_a_new_one_begins_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
     for resume_step in (None, 50, 100, None):
@@ -110,10 +120,16 @@ def test_a_resumed_run_goes_on_in_its_wandb_run_and_a_new_one_begins_another(tmp
     assert first == second == third != new
 
 
-def test_wandb_that_cannot_begin_is_one_line_and_leaves_the_log_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_that_cannot_begin_is_one_line_and_leaves_the_log_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n')
-    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it fails, as where it is not installed
-    with pytest.raises(UserError, match="logger.wandb=mine needs the package wandb: pip install wandb"):
+    monkeypatch.setitem(
+        sys.modules, "wandb", None
+    )  # importing it fails, as where it is not installed
+    with pytest.raises(
+        UserError, match="logger.wandb=mine needs the package wandb: pip install wandb"
+    ):
         Logger(tmp_path, "mine", {}, None)
 
     def refuse(**settings: Any) -> None:

@@ -26,12 +26,19 @@ from vis_rpg.training.replay_buffer import Replay, bytes_needed
 from vis_rpg.training.trainer import Trainer
 
 ENVS = 3
-PUSH = ("task=block_push", "task.blocks=1", "obs=pixels", f"agent.envs={ENVS}", "perception.learn_every=1")
+PUSH = (
+    "task=block_push",
+    "task.blocks=1",
+    "obs=pixels",
+    f"agent.envs={ENVS}",
+    "perception.learn_every=1",
+)
 SMALL = ("agent.batch_size=4", "exploration.batch_size=4")
 
 
 class Counting:
-    """Stands for a slot model: the slots of a frame say the how manieth of its episode it is, and the frame's own mark."""
+    """Stands for a slot model: the slots of a frame say the how manieth of its episode it is, and
+    the frame's own mark."""
 
     def __init__(self) -> None:
         self.read = 0
@@ -42,24 +49,37 @@ class Counting:
         slots = torch.stack([place, frames[:, 0, 0, 0].float()], 1)[:, None]
         count, width = previous.shape[1:]
         return SimpleNamespace(
-            slots=slots.expand(-1, count, 2).repeat(1, 1, width // 2), coordinates=place[:, None, None].expand(-1, count, 4)
+            slots=slots.expand(-1, count, 2).repeat(1, 1, width // 2),
+            coordinates=place[:, None, None].expand(-1, count, 4),
         )
 
 
 def by_hand(capacity: int = 2000) -> tuple[Adaptation, Any]:
-    """An adaptation of an agent that sees BlockPush, and a function that puts a step of every environment into its replay: frames are
-    black but for the first number, the how manieth of its episode it is (from 1); episodes have lengths of their own."""
+    """An adaptation of an agent that sees BlockPush, and a function that puts a step of every
+    environment into its replay: frames are black but for the first number, the how manieth of its
+    episode it is (from 1); episodes have lengths of their own."""
     settings = config(*PUSH, *SMALL)
     agent = make_agent(settings, make_env(settings.task, "state"))
     perception = agent.model.perception
-    replay = Replay(capacity, agent.stored, agent.action_dim, agent.space.dim, perception.history, ENVS, torch.device("cpu"))
+    replay = Replay(
+        capacity,
+        agent.stored,
+        agent.action_dim,
+        agent.space.dim,
+        perception.history,
+        ENVS,
+        torch.device("cpu"),
+    )
     adaptation = Adaptation(agent, Actor(agent, ENVS), replay, 1, ENVS, seed=0)
     ages = torch.zeros(ENVS, dtype=torch.int64)
 
     def seen(which: Tensor) -> dict[str, Tensor]:
         frame = torch.zeros(len(which), 64, 64, 3, dtype=torch.uint8)
         frame[:, 0, 0, 0] = (ages[which] + 1).to(torch.uint8)
-        blank = {name: torch.zeros(len(which), *agent.stored[name][0], dtype=agent.stored[name][1]) for name in ("slots", "coordinates")}
+        blank = {
+            name: torch.zeros(len(which), *agent.stored[name][0], dtype=agent.stored[name][1])
+            for name in ("slots", "coordinates")
+        }
         return blank | {"kept.frame": frame}
 
     def step() -> None:
@@ -68,7 +88,13 @@ def by_hand(capacity: int = 2000) -> tuple[Adaptation, Any]:
             replay.begin(seen(everywhere), everywhere)
         ages.add_(1)
         nothing = torch.zeros(ENVS)
-        replay.add(torch.zeros(ENVS, agent.action_dim), nothing, nothing, torch.zeros(ENVS, agent.space.dim), seen(everywhere))
+        replay.add(
+            torch.zeros(ENVS, agent.action_dim),
+            nothing,
+            nothing,
+            torch.zeros(ENVS, agent.space.dim),
+            seen(everywhere),
+        )
         over = (ages >= torch.tensor([5, 11, 40])).nonzero()[:, 0]
         if len(over):
             ages[over] = 0
@@ -101,7 +127,9 @@ def test_every_stored_frame_is_read_again_in_the_order_of_its_episode(stepping: 
     assert read_through(adaptation, step, stepping) > 5
     rows, head = adaptation.replay.rows, adaptation.replay.head
     read = rows["obs.fresh.slots"][:head, 0]
-    assert torch.equal(read[:, 0] + 1, read[:, 1]), "its place in the episode, counted through slots that are carried"
+    assert torch.equal(read[:, 0] + 1, read[:, 1]), (
+        "its place in the episode, counted through slots that are carried"
+    )
     assert not rows["obs.slots"].any(), "nothing is used before all is read"
 
 
@@ -134,17 +162,24 @@ def test_a_round_that_went_wrong_is_thrown_away() -> None:
         next(adaptation.learner.model.parameters()).fill_(float("nan"))
     adaptation.since = adaptation.every
     adaptation.step()
-    assert adaptation.learned == 0 and all(value.isfinite().all() for value in adaptation.learner.model.parameters())
+    assert adaptation.learned == 0 and all(
+        value.isfinite().all() for value in adaptation.learner.model.parameters()
+    )
 
 
-def test_what_is_overwritten_meanwhile_is_left_out_and_what_is_left_of_an_episode_begins_anew() -> None:
+def test_what_is_overwritten_meanwhile_is_left_out_and_what_is_left_of_an_episode_begins_anew() -> (
+    None
+):
     adaptation, step = by_hand(capacity=120)
     for _ in range(100):
         step()
     read_through(adaptation, step, stepping=True)
     replay = adaptation.replay
     at = torch.arange(replay.first_held, replay.head) % replay.capacity
-    read, marks = replay.rows["obs.fresh.slots"][at, 0, 0], replay.rows["obs.kept.frame"][at, 0, 0, 0].float()
+    read, marks = (
+        replay.rows["obs.fresh.slots"][at, 0, 0],
+        replay.rows["obs.kept.frame"][at, 0, 0, 0].float(),
+    )
     assert ((marks - 1 - read) >= 0).all()
     begins = replay.rows["before"][at] == at
     assert not read[begins].any()
@@ -153,7 +188,7 @@ def test_what_is_overwritten_meanwhile_is_left_out_and_what_is_left_of_an_episod
     assert followed[ENVS * 5 :].all() and followed.float().mean() > 0.9
 
 
-# With frames of the task ------------------------------------------------------------------------------------------------------------------
+# With frames of the task --------------------------------------------------------------------------
 
 
 def disturb(model: SlotModel, amount: float = 0.2) -> None:
@@ -171,7 +206,9 @@ def trainer(out: Path, *words: str) -> Trainer:
     return made
 
 
-def learn_novelty(agent: Any, novelty: Tensor, updates: int, seed: int, optimizer: dict[str, Any] | None = None) -> dict[str, Any]:
+def learn_novelty(
+    agent: Any, novelty: Tensor, updates: int, seed: int, optimizer: dict[str, Any] | None = None
+) -> dict[str, Any]:
     adam = torch.optim.Adam(agent.rnd.predictor.parameters(), 1e-3)
     if optimizer:
         adam.load_state_dict(copy.deepcopy(optimizer))
@@ -185,8 +222,11 @@ def learn_novelty(agent: Any, novelty: Tensor, updates: int, seed: int, optimize
     return adam.state_dict()
 
 
-def test_an_encoder_that_changes_makes_no_unchanged_scene_new_and_all_follow_it(tmp_path: Path) -> None:
-    """The mean of the normalised bonus on unchanged scenes moves by less than 0.1, at once and 100 updates later; unfollowed, by more."""
+def test_an_encoder_that_changes_makes_no_unchanged_scene_new_and_all_follow_it(
+    tmp_path: Path,
+) -> None:
+    """The mean of the normalised bonus on unchanged scenes moves by less than 0.1, at once and 100
+    updates later; unfollowed, by more."""
     run_of = trainer(tmp_path, "agent.seed_steps=10000", "exploration.width=128")
     [run] = run_of.runs
     for _ in range(62):
@@ -218,7 +258,9 @@ def test_an_encoder_that_changes_makes_no_unchanged_scene_new_and_all_follow_it(
     assert abs(float(after.mean() - before.mean())) < 0.1
     learn_novelty(agent, new, 100, 1, optimizer)
     assert abs(float(bonus()[0].mean() - expected_later)) < 0.1
-    assert float(torch.corrcoef(torch.stack([before, after]))[0, 1]) > 0.75, "which scenes are newer than others follows too"
+    assert float(torch.corrcoef(torch.stack([before, after]))[0, 1]) > 0.75, (
+        "which scenes are newer than others follows too"
+    )
 
     # the model, the stored slots and what acting carries are one
     assert changed(stored, agent.model.perception)
@@ -226,10 +268,14 @@ def test_an_encoder_that_changes_makes_no_unchanged_scene_new_and_all_follow_it(
     episode = at[0::ENVS][:61]
     sights = adaptation.learner.model.see_sequence(replay.rows["obs.kept.frame"][episode][:, None])
     read = torch.stack([sight.coordinates for sight in sights])[:, 0]
-    torch.testing.assert_close(replay.rows["obs.coordinates"][episode][..., :3], read[..., :3], rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        replay.rows["obs.coordinates"][episode][..., :3], read[..., :3], rtol=0, atol=0.02
+    )
     newest = replay.open % replay.capacity
     assert torch.equal(run.actor.memory["slots"], replay.rows["obs.slots"][newest].float())
-    assert torch.equal(run.actor.memory["previous.coordinates"], replay.rows["obs.coordinates"][newest])
+    assert torch.equal(
+        run.actor.memory["previous.coordinates"], replay.rows["obs.coordinates"][newest]
+    )
 
 
 FAST = {"LEARNING_STEPS": 2, "ROWS": 24, "FITS": 3, "SAMPLE": 64}
@@ -244,10 +290,18 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("fast")
 def test_a_run_whose_perception_learns_resumes_exactly_amid_a_round(tmp_path: Path) -> None:
-    words = (*PUSH, *SMALL, "agent.seed_steps=30", "logger.checkpoint_every=30", "logger.log_every=15")
+    words = (
+        *PUSH,
+        *SMALL,
+        "agent.seed_steps=30",
+        "logger.checkpoint_every=30",
+        "logger.log_every=15",
+    )
     Trainer(config(*words, "steps=93", f"out={tmp_path / 'whole'}")).run()
     for steps, resume in ((66, "false"), (93, "true")):
-        part = Trainer(config(*words, f"steps={steps}", f"resume={resume}", f"out={tmp_path / 'parts'}"))
+        part = Trainer(
+            config(*words, f"steps={steps}", f"resume={resume}", f"out={tmp_path / 'parts'}")
+        )
         part.run()
     first, second = comparable(tmp_path / "parts"), comparable(tmp_path / "whole")
     assert differences(first, second) == []
@@ -261,7 +315,10 @@ def test_a_run_whose_perception_learns_resumes_exactly_amid_a_round(tmp_path: Pa
 @pytest.mark.usefixtures("fast")
 def test_seeds_learn_to_see_each_on_its_own(tmp_path: Path) -> None:
     words = ("agent.seed_steps=12", "task.blocks=2", "exploration.per_object=true")
-    both, lone = trainer(tmp_path / "both", *words, "seeds=2"), trainer(tmp_path / "lone", *words, "seed=1")
+    both, lone = (
+        trainer(tmp_path / "both", *words, "seeds=2"),
+        trainer(tmp_path / "lone", *words, "seed=1"),
+    )
     for of in (both, lone):
         for _ in range(16):
             of.advance()
@@ -280,7 +337,9 @@ def test_the_agents_losses_reach_no_pixel_and_no_weight_of_the_slot_model(tmp_pa
     assert run_of.learner.updates > 2
     batch = run_of.learning.draw()
     assert set(batch.window) == set(batch.familiar) == {"slots", "coordinates"}
-    assert changed(before, run.agent.model.perception) == set(), "what acts and is stored stays until all has been read again"
+    assert changed(before, run.agent.model.perception) == set(), (
+        "what acts and is stored stays until all has been read again"
+    )
     assert changed(student, run.adaptation.learner.model)
     assert not any(parameter.requires_grad for parameter in run.agent.model.perception.parameters())
 
@@ -289,7 +348,10 @@ def test_the_agents_losses_reach_no_pixel_and_no_weight_of_the_slot_model(tmp_pa
     ("words", "says"),
     [
         (("perception.learn_every=0",), "perception.learn_every=0: must be above 0"),
-        (("perception.learn_every=5", "perception.train=true"), "perception.learn_every=5 and perception.train=true: one or the other"),
+        (
+            ("perception.learn_every=5", "perception.train=true"),
+            "perception.learn_every=5 and perception.train=true: one or the other",
+        ),
     ],
 )
 def test_a_pace_that_cannot_be_is_refused(words: tuple[str, ...], says: str) -> None:
@@ -298,9 +360,14 @@ def test_a_pace_that_cannot_be_is_refused(words: tuple[str, ...], says: str) -> 
 
 
 @pytest.mark.parametrize("slots", [4, 7])
-def test_a_million_frames_fit_into_14_gigabytes_and_into_one_without_frames(slots: int, tmp_path: Path) -> None:
+def test_a_million_frames_fit_into_14_gigabytes_and_into_one_without_frames(
+    slots: int, tmp_path: Path
+) -> None:
     SlotModel(SlotConfig(slots=slots)).save(tmp_path / "model.safetensors", {})
-    frozen, learning = (SlotPerception(tmp_path / "model.safetensors", learn=learn).stored for learn in (False, True))
+    frozen, learning = (
+        SlotPerception(tmp_path / "model.safetensors", learn=learn).stored
+        for learn in (False, True)
+    )
     actions, z = 28, 12  # Adroit's hand; Table 1
     assert bytes_needed(10**6, frozen, actions, z) <= 1e9
     assert 64 * 64 * 3 * 10**6 < bytes_needed(10**6, learning, actions, z) <= 14e9

@@ -1,4 +1,5 @@
-"""Replay: every segment drawn is one that happened, compared with a plain record of what happened."""
+"""Replay: every segment drawn is one that happened, compared with a plain record of
+what happened."""
 
 from __future__ import annotations
 
@@ -15,7 +16,14 @@ from vis_rpg.agent.batch import Batch
 from vis_rpg.errors import UserError
 from vis_rpg.training import checkpoint
 from vis_rpg.training.chunks import Chunks
-from vis_rpg.training.replay_buffer import Replay, Request, Tables, bytes_needed, choose_device, make_tables
+from vis_rpg.training.replay_buffer import (
+    Replay,
+    Request,
+    Tables,
+    bytes_needed,
+    choose_device,
+    make_tables,
+)
 from vis_rpg.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -29,7 +37,8 @@ class Episode:
 
 
 class World:
-    """Fills a replay with episodes of random length, and remembers all in plain lists. Every observation is a number of its own."""
+    """Fills a replay with episodes of random length, and remembers all in plain lists. Every
+    observation is a number of its own."""
 
     def __init__(
         self,
@@ -41,7 +50,8 @@ class World:
         tables: Tables | None = None,
         lost: float = 0.0,
     ) -> None:
-        """lost: chance that an environment is lost in a step: its episode is cut, and what it did there is never known."""
+        """lost: chance that an environment is lost in a step: its episode is cut, and what it did
+        there is never known."""
         self.lost = lost
         self.rng = np.random.default_rng(seed)
         self.longest, self.envs = longest, envs
@@ -76,7 +86,10 @@ class World:
             z[row] = episode.acts[0][3] if episode.acts else z[row]
             episode.acts.append((action[row], reward[row], float(terminated[row]), z[row]))
         following = torch.tensor([self.see(self.episodes[row]) for row in kept], dtype=torch.int64)
-        given = [torch.from_numpy(value[kept]) for value in (action[:, None], reward, terminated, z[:, None])]
+        given = [
+            torch.from_numpy(value[kept])
+            for value in (action[:, None], reward, terminated, z[:, None])
+        ]
         which = torch.from_numpy(kept) if self.lost else None
         self.replay.add(*given, {"id": following}, which)
         begun = np.union1d(np.flatnonzero(ends), np.setdiff1d(np.arange(self.envs), kept))
@@ -89,19 +102,32 @@ class World:
         return self
 
     def check(self, batch: Batch) -> set[int]:
-        """Every column of the batch happened so; returns the observations that segments start at."""
+        """Every column of the batch happened so; returns the observations that segments
+        start at."""
         history, (H, B) = self.replay.history, batch.reward.shape
-        window, mask, z = batch.window["id"].T.tolist(), batch.mask.T.tolist(), batch.z[:, 0].tolist()
-        given = torch.stack([batch.action[..., 0], batch.reward, batch.terminated], -1).transpose(0, 1).tolist()
+        window, mask, z = (
+            batch.window["id"].T.tolist(),
+            batch.mask.T.tolist(),
+            batch.z[:, 0].tolist(),
+        )
+        given = (
+            torch.stack([batch.action[..., 0], batch.reward, batch.terminated], -1)
+            .transpose(0, 1)
+            .tolist()
+        )
         starts = set()
         for b in range(B):
             episode, t = self.where[window[b][history - 1]]
             starts.add(window[b][history - 1])
             last, acts = len(episode.obs) - 1, episode.acts[t : t + H]
-            assert window[b] == [episode.obs[min(max(i, 0), last)] for i in range(t - history + 1, t + H + 1)]
+            assert window[b] == [
+                episode.obs[min(max(i, 0), last)] for i in range(t - history + 1, t + H + 1)
+            ]
             assert acts
             assert mask[b] == [1.0] * len(acts) + [0.0] * (H - len(acts))
-            assert given[b] == [[float(x) for x in act[:3]] for act in acts] + [[0.0] * 3] * (H - len(acts))
+            assert given[b] == [[float(x) for x in act[:3]] for act in acts] + [[0.0] * 3] * (
+                H - len(acts)
+            )
             assert all(float(act[3]) == z[b] for act in acts)
         for b in range(batch.familiar["id"].shape[1]):
             ids = batch.familiar["id"][:, b].tolist()
@@ -116,7 +142,9 @@ class World:
 
     def draw(self, size: int = 256, horizon: int = 3, seed: int = 0) -> Batch:
         first = 16 if self.replay.firsts else 0
-        return self.replay.sample(Request(size, horizon, 16, first), torch.Generator().manual_seed(seed))
+        return self.replay.sample(
+            Request(size, horizon, 16, first), torch.Generator().manual_seed(seed)
+        )
 
 
 def same(first: Batch, second: Batch) -> bool:
@@ -161,7 +189,11 @@ def test_overwriting_leaves_valid_segments_alone(history: int, envs: int, seed: 
         starts = world.check(world.draw(24, seed=step))
         assert all(name >= len(world.order) - capacity for name in starts)
     oldest = len(world.order) - capacity + world.replay.margin
-    held = {name for name in world.order[oldest:] if world.where[name][1] < len(world.where[name][0].acts)}
+    held = {
+        name
+        for name in world.order[oldest:]
+        if world.where[name][1] < len(world.where[name][0].acts)
+    }
     assert len(world.replay) == len(held)
     assert world.check(world.draw(20 * len(held))) == held
 
@@ -186,8 +218,13 @@ def test_the_final_observation_is_the_one_bootstrapped_from() -> None:
 
 
 @pytest.mark.parametrize("capacity", [100_000, 90, 160])
-def test_a_saved_replay_draws_the_same_segments_and_goes_on_the_same(tmp_path: Path, capacity: int) -> None:
-    world, chunks = World(envs=3, capacity=capacity, history=2), Chunks(tmp_path / "chunks", "replay")
+def test_a_saved_replay_draws_the_same_segments_and_goes_on_the_same(
+    tmp_path: Path, capacity: int
+) -> None:
+    world, chunks = (
+        World(envs=3, capacity=capacity, history=2),
+        Chunks(tmp_path / "chunks", "replay"),
+    )
     for part in range(5):
         world.run(17 if part else 3)
         saved = world.replay.save(chunks)
@@ -272,7 +309,12 @@ def test_the_line_says_how_much_replay_takes_of_what_is_free(four_gib: None) -> 
 
 @pytest.mark.parametrize(
     ("needed", "wanted", "chosen", "free"),
-    [(7, "auto", "cuda", "10.0"), (3, "host", "cpu", "4.0"), (9, "device", "cuda", "10.0"), (1, "host", "cpu", "4.0")],
+    [
+        (7, "auto", "cuda", "10.0"),
+        (3, "host", "cpu", "4.0"),
+        (9, "device", "cuda", "10.0"),
+        (1, "host", "cpu", "4.0"),
+    ],
 )
 def test_replay_lies_on_the_gpu_where_it_leaves_a_fifth_of_it_free(
     four_gib: None, needed: int, wanted: str, chosen: str, free: str
@@ -285,16 +327,38 @@ def test_replay_lies_on_the_gpu_where_it_leaves_a_fifth_of_it_free(
 @pytest.mark.parametrize(
     ("device", "wanted", "says"),
     [
-        ("cpu", "auto", r"12.00 GiB on cpu, with 4.00 GiB free there: give agent.replay_capacity=30000 or less"),
-        ("cuda", "auto", r"12.00 GiB on cpu, with 4.00 GiB free there: give agent.replay_capacity=66000 or less"),
-        ("cuda", "device", r"12.00 GiB on cuda, with 10.00 GiB free there: give agent.replay_capacity=75000 or less"),
+        (
+            "cpu",
+            "auto",
+            r"12.00 GiB on cpu, with 4.00 GiB free there: give agent.replay_capacity=30000 or less",
+        ),
+        (
+            "cuda",
+            "auto",
+            r"12.00 GiB on cpu, with 4.00 GiB free there: give agent.replay_capacity=66000 or less",
+        ),
+        (
+            "cuda",
+            "device",
+            r"12.00 GiB on cuda, with 10.00 GiB free there: give agent.replay_capacity=75000 "
+            r"or less",
+        ),
     ],
 )
-def test_replay_that_does_not_fit_is_refused_with_the_capacity_that_would(four_gib: None, device: str, wanted: str, says: str) -> None:
-    with pytest.raises(UserError, match=f"agent.replay_capacity=100000: replay x 2 seeds would take {says}"):
+def test_replay_that_does_not_fit_is_refused_with_the_capacity_that_would(
+    four_gib: None, device: str, wanted: str, says: str
+) -> None:
+    with pytest.raises(
+        UserError, match=f"agent.replay_capacity=100000: replay x 2 seeds would take {says}"
+    ):
         choose_device(12 * 2**30, torch.device(device), wanted, 100_000, what="replay x 2 seeds")
     capacity = int(says.split("capacity=")[1].split()[0])
-    assert choose_device(12 * 2**30 * capacity // 100_000, torch.device(device), wanted, capacity)[0].type == device
+    assert (
+        choose_device(12 * 2**30 * capacity // 100_000, torch.device(device), wanted, capacity)[
+            0
+        ].type
+        == device
+    )
 
 
 def test_replay_that_a_run_is_too_short_to_fill_may_be_larger_than_memory_but_not_than_addresses(
@@ -302,25 +366,43 @@ def test_replay_that_a_run_is_too_short_to_fill_may_be_larger_than_memory_but_no
 ) -> None:
     choose_device(12 * 2**30, CPU, "auto", 100_000, filled=0.2)
     monkeypatch.setattr("vis_rpg.training.replay_buffer.free_addresses", lambda: 6 * 2**30)
-    with pytest.raises(UserError, match="with 6.00 GiB left under `ulimit -v`: give agent.replay_capacity=45000 or less"):
+    with pytest.raises(
+        UserError,
+        match="with 6.00 GiB left under `ulimit -v`: give agent.replay_capacity=45000 or less",
+    ):
         choose_device(12 * 2**30, CPU, "auto", 100_000, filled=0.2)
 
 
-def test_a_run_is_refused_only_if_it_is_long_enough_to_fill_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_refused_only_if_it_is_long_enough_to_fill_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vis_rpg.training.replay_buffer.free_on_host", lambda: 2**26)
     words = ("task=maze", "agent.replay_capacity=1000000", f"out={tmp_path}")
-    with pytest.raises(UserError, match=r"agent.replay_capacity=1000000: replay would take .* on cpu, with 0.06 GiB free there"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"agent.replay_capacity=1000000: replay would take .* on cpu, with 0.06 GiB "
+            r"free there"
+        ),
+    ):
         Trainer(config(*words, "steps=1000000"))
     assert not (tmp_path / "metrics.jsonl").exists()
     Trainer(config(*words, "steps=1000"))
 
 
 def test_replays_side_by_side_know_nothing_of_each_other() -> None:
-    worlds = [World(envs=2, capacity=60, history=2, longest=3 + seed, seed=seed) for seed in range(3)]
+    worlds = [
+        World(envs=2, capacity=60, history=2, longest=3 + seed, seed=seed) for seed in range(3)
+    ]
     tables = make_tables(60, {"id": ((), torch.int64)}, 1, 1, CPU, count=3)
     for index, world in enumerate(worlds):
         beside = World(
-            envs=2, capacity=60, history=2, longest=3 + index, seed=index, tables={k: table[index] for k, table in tables.items()}
+            envs=2,
+            capacity=60,
+            history=2,
+            longest=3 + index,
+            seed=index,
+            tables={k: table[index] for k, table in tables.items()},
         )
         for world_or_twin in (world, beside):
             world_or_twin.run(70)
@@ -331,7 +413,9 @@ def test_replays_side_by_side_know_nothing_of_each_other() -> None:
 
 
 def test_observations_keep_their_type() -> None:
-    replay = Replay(100, {"frame": ((2, 2), torch.uint8), "slots": ((3,), torch.float16)}, 1, 0, 1, 1, CPU)
+    replay = Replay(
+        100, {"frame": ((2, 2), torch.uint8), "slots": ((3,), torch.float16)}, 1, 0, 1, 1, CPU
+    )
     obs = {"frame": torch.full((1, 2, 2), 200, dtype=torch.uint8), "slots": torch.ones(1, 3).half()}
     replay.begin(obs, torch.tensor([0]))
     replay.add(torch.zeros(1, 1), torch.zeros(1), torch.zeros(1), torch.zeros(1, 0), obs)
@@ -341,7 +425,9 @@ def test_observations_keep_their_type() -> None:
 
 
 def test_a_replay_that_is_too_small_is_refused_with_the_key_to_change() -> None:
-    with pytest.raises(UserError, match=r"agent.replay_capacity=20: too small for agent.envs=5; give at least 48"):
+    with pytest.raises(
+        UserError, match=r"agent.replay_capacity=20: too small for agent.envs=5; give at least 48"
+    ):
         Replay(20, {"id": ((), torch.int64)}, 1, 1, 1, 5, CPU)
     Replay(48, {"id": ((), torch.int64)}, 1, 1, 1, 5, CPU)
 

@@ -24,10 +24,22 @@ ROOT = Path(__file__).parents[2]
 
 
 def kill_after_first_checkpoint(out: Path, *words: str) -> None:
-    """Run scripts/train.py, and kill it with SIGKILL a moment after its first checkpoint is there."""
-    command = [sys.executable, "scripts/train.py", "preset=debug", "device=cpu", f"out={out}", *words]
+    """Run scripts/train.py, and kill it with SIGKILL a moment after its first
+    checkpoint is there."""
+    command = [
+        sys.executable,
+        "scripts/train.py",
+        "preset=debug",
+        "device=cpu",
+        f"out={out}",
+        *words,
+    ]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     deadline = time.monotonic() + 120
     while not checkpoint.complete(out / "checkpoints"):
@@ -50,11 +62,16 @@ def train(out: Path, *words: str) -> dict[str, Any]:
     "words",
     [
         ("task=maze", "steps=500", "agent.replay_capacity=300"),
-        pytest.param(("task=block_push", "task.blocks=2", "steps=450", "agent.latent.prior=learned"), marks=pytest.mark.slow),
+        pytest.param(
+            ("task=block_push", "task.blocks=2", "steps=450", "agent.latent.prior=learned"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["maze", "block_push"],
 )
-def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
     kill_after_first_checkpoint(tmp_path / "killed", *words)
     resumed = train(tmp_path / "killed", "resume=true", *words)
     whole = train(tmp_path / "whole", *words)
@@ -70,7 +87,9 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(tm
         record.load(final(tmp_path / name)["visits"])
         visits.append(record.read())
     assert differences(*visits) == []
-    stored = [trainer_of(tmp_path / name, *words).runs[0].replay.tables for name in ("killed", "whole")]
+    stored = [
+        trainer_of(tmp_path / name, *words).runs[0].replay.tables for name in ("killed", "whole")
+    ]
     assert differences(*stored) == []
 
 
@@ -79,8 +98,15 @@ def trainer_of(out: Path, *words: str) -> Trainer:
 
 
 def test_resuming_at_every_checkpoint_equals_never_stopping(tmp_path: Path) -> None:
-    """Checkpoints at odd places: amid a log interval, before the first update, on the last step of an episode."""
-    words = ("task=maze", "agent=mbsac", "logger.log_every=70", "logger.checkpoint_every=35", "agent.seed_steps=60")
+    """Checkpoints at odd places: amid a log interval, before the first update, on the last step of
+    an episode."""
+    words = (
+        "task=maze",
+        "agent=mbsac",
+        "logger.log_every=70",
+        "logger.checkpoint_every=35",
+        "agent.seed_steps=60",
+    )
     train(tmp_path / "whole", *words, "steps=300")
     for steps in (35, 65, 120, 250, 300):
         train(tmp_path / "parts", *words, f"steps={steps}", "resume=true")
@@ -90,7 +116,14 @@ def test_resuming_at_every_checkpoint_equals_never_stopping(tmp_path: Path) -> N
 
 
 def test_pixels_with_a_trained_encoder_resume_exactly(tmp_path: Path) -> None:
-    words = ("task=maze", "obs=pixels", "perception=cnn", "agent.batch_size=4", "logger.checkpoint_every=130", "exploration.batch_size=4")
+    words = (
+        "task=maze",
+        "obs=pixels",
+        "perception=cnn",
+        "agent.batch_size=4",
+        "logger.checkpoint_every=130",
+        "exploration.batch_size=4",
+    )
     train(tmp_path / "whole", *words, "steps=200")
     train(tmp_path / "parts", *words, "steps=130")
     train(tmp_path / "parts", *words, "steps=200", "resume=true")
@@ -134,7 +167,9 @@ def test_weights_that_an_agent_has_no_place_for_are_refused_in_one_line(tmp_path
     state = final(tmp_path)
     state["agent"]["model.perception.model.gone"] = state["agent"]["log_alpha"].clone()
     checkpoint.save(tmp_path / "checkpoints", state["step"], state)
-    with pytest.raises(UserError, match="the checkpoint does not fit its config.yaml: Unexpected key.*model.gone") as error:
+    with pytest.raises(
+        UserError, match="the checkpoint does not fit its config.yaml: Unexpected key.*model.gone"
+    ) as error:
         train(tmp_path, *words, "resume=true")
     assert "\n" not in str(error.value)
 

@@ -1,4 +1,5 @@
-"""Runs whose environments live in worker processes: the same as in one process; deaths are counted, survived, and never learned from."""
+"""Runs whose environments live in worker processes: the same as in one process; deaths are counted,
+survived, and never learned from."""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ def kill_at(trainer: Trainer, seed: int, *steps: int) -> None:
     group.begin = killing
 
 
-def test_a_death_is_counted_and_nothing_is_learned_across_the_cut(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_death_is_counted_and_nothing_is_learned_across_the_cut(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     once = trainer(tmp_path, "steps=200")
     kill_at(once, 0, 50)
     [run] = once.runs
@@ -57,23 +60,35 @@ def test_a_death_is_counted_and_nothing_is_learned_across_the_cut(tmp_path: Path
     assert len(run.replay) == 200 - lost, "what was done in the step that was lost is no transition"
     rows = run.replay.rows
     assert not rows["acted"][cut[:lost]].any() and rows["acted"][cut[lost:]].all()
-    assert torch.equal(rows["after"][cut[:lost]], cut[:lost]), "nothing follows an observation at which an episode was cut"
+    assert torch.equal(rows["after"][cut[:lost]], cut[:lost]), (
+        "nothing follows an observation at which an episode was cut"
+    )
     assert not rows["terminated"].any()
     assert set(rows["before"][cut[:lost] + 1].tolist()).isdisjoint(cut[:lost].tolist())
-    # episodes of 20 steps: those that were cut at 10 have ended at 31 and at 51, and hold what they were given since
+    # episodes of 20 steps: those that were cut at 10 have ended at 31 and at 51, and hold what they
+    # were given since
     episodes = sum(len(range(20, 41, 20)) if row >= lost else 1 for row in range(5))
     assert summary["episodes"] == episodes
     assert (returns < 0).all() and max(entry[0] for entry in run.finished) < 0
     assert len(run.visits.read()["step"]) == 200 - lost
-    assert "killed by SIGKILL; it is restarted and its running episodes are dropped" in capfd.readouterr().err
+    assert (
+        "killed by SIGKILL; it is restarted and its running episodes are dropped"
+        in capfd.readouterr().err
+    )
 
 
-def test_three_deaths_in_a_row_leave_a_checkpoint_of_before_and_the_run_goes_on_from_it(tmp_path: Path) -> None:
+def test_three_deaths_in_a_row_leave_a_checkpoint_of_before_and_the_run_goes_on_from_it(
+    tmp_path: Path,
+) -> None:
     doomed = trainer(tmp_path, "steps=200")
     kill_at(doomed, 0, 120, 125, 130)
     lost = len(doomed.runs[0].envs.workers[0].job.rows)  # type: ignore[attr-defined]
     with pytest.raises(
-        RunStopped, match=r"^stopped at step 130: .*worker 0 .* died 3 times in a row: killed by SIGKILL; the last checkpoint"
+        RunStopped,
+        match=(
+            r"^stopped at step 130: .*worker 0 .* died 3 times in a row: killed by SIGKILL; "
+            r"the last checkpoint"
+        ),
     ):
         doomed.run()
     assert checkpoint.latest(tmp_path).name == "step-0000000130"
@@ -84,12 +99,17 @@ def test_three_deaths_in_a_row_leave_a_checkpoint_of_before_and_the_run_goes_on_
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
 
 
-def test_only_the_seed_whose_worker_dies_stops(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_only_the_seed_whose_worker_dies_stops(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     together = trainer(tmp_path, "seeds=2", "steps=150")
     kill_at(together, 1, 120, 125, 130)
     with pytest.raises(RunStopped) as error:
         together.run()
-    assert re.search(r"^stopped at step 130: .* of seed 1\) died 3 times in a row.*seed-1/checkpoints$", str(error.value))
+    assert re.search(
+        r"^stopped at step 130: .* of seed 1\) died 3 times in a row.*seed-1/checkpoints$",
+        str(error.value),
+    )
     assert "the others go on" in capfd.readouterr().err
     assert json.loads((tmp_path / "seed-0" / "summary.json").read_text())["dropped_episodes"] == 0
     assert checkpoint.latest(tmp_path / "seed-1").name == "step-0000000130"
@@ -100,15 +120,32 @@ def test_a_run_in_workers_that_stops_and_goes_on_is_the_one_in_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, obs: str
 ) -> None:
     pixels = ("obs=pixels", "perception=cnn", "agent.batch_size=4", "exploration.batch_size=4")
-    words = ("task=block_push", "task.blocks=1", "agent.seed_steps=50", *(pixels if obs == "pixels" else ()))
+    words = (
+        "task=block_push",
+        "task.blocks=1",
+        "agent.seed_steps=50",
+        *(pixels if obs == "pixels" else ()),
+    )
 
     def train(name: str, *more: str) -> Trainer:
-        trainer = Trainer(config(*words, f"out={tmp_path / name}", "logger.checkpoint_every=75", "logger.log_every=25", *more))
+        trainer = Trainer(
+            config(
+                *words,
+                f"out={tmp_path / name}",
+                "logger.checkpoint_every=75",
+                "logger.log_every=25",
+                *more,
+            )
+        )
         trainer.run()
         return trainer
 
     train("here", "steps=150")
-    monkeypatch.setattr(block_push, "make_task", lambda blocks, make=block_push.make_task: replace(make(blocks), processes=True))
+    monkeypatch.setattr(
+        block_push,
+        "make_task",
+        lambda blocks, make=block_push.make_task: replace(make(blocks), processes=True),
+    )
     assert isinstance(train("there", "steps=75").runs[0].envs, WorkerGroup)
     train("there", "steps=150", "resume=true")
     assert unequal(tmp_path / "there", tmp_path / "here") == []

@@ -18,7 +18,8 @@ from vis_rpg.training.trainer import Trainer
 
 
 class Timed(Learning):
-    """Takes its times from `costs`: runtime -> (seconds to get ready, seconds an update), or raises."""
+    """Takes its times from `costs`: runtime -> (seconds to get ready, seconds an update), or
+    raises."""
 
     def __new__(cls, costs: dict[str, Any], device: str = "cpu") -> Any:
         made = learning(*agents(1))
@@ -53,15 +54,21 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [(100, None, "eager"), (4000, None, "compile"), (4000, "a C++ compiler", "eager")],
     ids=["little is left", "much is left", "no compiler"],
 )
-def test_updates_are_compiled_if_what_is_left_to_do_gains_more_than_compiling_takes(updates: int, lacking: str | None, chosen: str) -> None:
+def test_updates_are_compiled_if_what_is_left_to_do_gains_more_than_compiling_takes(
+    updates: int, lacking: str | None, chosen: str
+) -> None:
     timed = Timed({"eager": (0.1, 0.137), "compile": (60.0, 0.060)})
     assert runtime.start(timed, "auto", updates, lacking) == timed.used == chosen
 
 
 def test_compiling_has_to_save_more_where_a_step_waits_for_seeing_too() -> None:
     costs = {"eager": (0.1, 0.060), "compile": (60.0, 0.030)}
-    assert runtime.start(Timed(costs), "auto", 5000) == "compile", "it saves 150 s and is expected to take 120 s"
-    assert runtime.start(Timed(costs), "auto", 3000, beside_seeing=True) == "eager", "it saves 90 s, a step 45 s of them, and takes 60 s"
+    assert runtime.start(Timed(costs), "auto", 5000) == "compile", (
+        "it saves 150 s and is expected to take 120 s"
+    )
+    assert runtime.start(Timed(costs), "auto", 3000, beside_seeing=True) == "eager", (
+        "it saves 90 s, a step 45 s of them, and takes 60 s"
+    )
     assert runtime.start(Timed(costs), "auto", 3001) == "compile", "it saves 90 s and takes 60 s"
 
 
@@ -70,9 +77,15 @@ def test_what_was_measured_decides_later_runs_and_the_same_run_is_decided_alike(
         timed = Timed({"eager": (0.1, eager), "compile": (30.0, compiled)})
         return runtime.start(timed, "auto", updates), timed.asked
 
-    assert choose(4000, eager=0.1, compiled=0.09) == ("compile", ["eager", "compile"]), "expected to pay"
-    assert choose(4001, eager=0.1, compiled=0.09) == ("compile", ["compile"]), "4001 updates save 40 s for 30 s"
-    assert choose(2000, eager=9.9, compiled=0.01) == ("eager", []), "2000 save 20 s by what is known"
+    assert choose(4000, eager=0.1, compiled=0.09) == ("compile", ["eager", "compile"]), (
+        "expected to pay"
+    )
+    assert choose(4001, eager=0.1, compiled=0.09) == ("compile", ["compile"]), (
+        "4001 updates save 40 s for 30 s"
+    )
+    assert choose(2000, eager=9.9, compiled=0.01) == ("eager", []), (
+        "2000 save 20 s by what is known"
+    )
     assert choose(4000, eager=0.1, compiled=0.2)[0] == "compile", "the same command runs as before"
 
 
@@ -86,9 +99,14 @@ def test_a_broken_cache_is_measured_anew(broken: str, cache: Path) -> None:
     assert json.loads(path.read_text())["eager_ms"] == 100.0
 
 
-def test_a_cache_that_cannot_be_written_changes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_changes_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
-    assert runtime.start(Timed({"eager": (0.1, 0.1), "compile": (30.0, 0.05)}), "auto", 4000) == "compile"
+    assert (
+        runtime.start(Timed({"eager": (0.1, 0.1), "compile": (30.0, 0.05)}), "auto", 4000)
+        == "compile"
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,9 +122,16 @@ def test_a_cache_that_cannot_be_written_changes_nothing_else(monkeypatch: pytest
     ],
 )
 def test_a_runtime_that_fails_gives_way_to_the_next_with_one_line(
-    device: str, wanted: str, fails: tuple[str, ...], chosen: str, capsys: pytest.CaptureFixture[str]
+    device: str,
+    wanted: str,
+    fails: tuple[str, ...],
+    chosen: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    costs: dict[str, Any] = {name: RuntimeError("invalid\nELF header") if name in fails else (1.0, 0.1) for name in runtime.FASTEST_FIRST}
+    costs: dict[str, Any] = {
+        name: RuntimeError("invalid\nELF header") if name in fails else (1.0, 0.1)
+        for name in runtime.FASTEST_FIRST
+    }
     timed = Timed(costs, device)
     assert runtime.start(timed, wanted, 10) == timed.used == chosen
     said = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
@@ -134,7 +159,9 @@ def test_getting_ready_leaves_no_trace_in_what_is_learned(count: int, staged: bo
     torch.testing.assert_close(ready.sums, plain.sums, rtol=0, atol=0)
 
 
-def test_a_failure_while_getting_ready_leaves_no_trace_either(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_while_getting_ready_leaves_no_trace_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     [of] = agents(1)
     ready = learning(of)
     before, losses = weights(of), of.policy_losses
@@ -150,7 +177,9 @@ def test_a_failure_while_getting_ready_leaves_no_trace_either(monkeypatch: pytes
     assert ready.learner.updates == 0 and not any(value.any() for value in ready.sums.values())
 
 
-def test_a_run_keeps_its_runtime_and_goes_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_keeps_its_runtime_and_goes_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted: list[str] = []
 
     def start(learning: Learning, words: str, updates: int, *_: Any) -> str:

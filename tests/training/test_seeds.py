@@ -1,4 +1,5 @@
-"""Several seeds in one process: each a run of its own in its own folder, that nothing which befalls the others touches."""
+"""Several seeds in one process: each a run of its own in its own folder, that nothing which befalls
+the others touches."""
 
 from __future__ import annotations
 
@@ -51,10 +52,14 @@ def visited(out: Path) -> torch.Tensor:
 def unequal(first: Path, second: Path) -> list[str]:
     """Where two runs that have come equally far are not the same to the last bit."""
     found = differences(comparable(first), comparable(second))
-    return found + differences(facts(first), facts(second), "metrics") + differences(visited(first), visited(second), "visits")
+    return (
+        found
+        + differences(facts(first), facts(second), "metrics")
+        + differences(visited(first), visited(second), "visits")
+    )
 
 
-# Folders --------------------------------------------------------------------------------------------------------------------------------
+# Folders ------------------------------------------------------------------------------------------
 
 
 def test_every_seed_is_given_what_it_would_be_given_alone(tmp_path: Path) -> None:
@@ -67,42 +72,66 @@ def test_every_seed_is_given_what_it_would_be_given_alone(tmp_path: Path) -> Non
 
 def test_seeds_draw_different_z_actions_batches_and_noise(tmp_path: Path) -> None:
     runs = trainer(tmp_path, *WORDS).runs
-    for generators in ([run.actor.generator for run in runs], [run.generator for run in runs], [run.sampler for run in runs]):
+    for generators in (
+        [run.actor.generator for run in runs],
+        [run.generator for run in runs],
+        [run.sampler for run in runs],
+    ):
         assert len({float(torch.rand(1, generator=generator)) for generator in generators}) == 3
 
 
 def test_every_seed_leaves_a_whole_run_behind_as_a_lone_run_does(whole: Path) -> None:
     assert {path.name for path in whole.iterdir()} == {"seed-0", "seed-1", "seed-2"}
-    expected = {"config.yaml", "runtime.json", "metrics.jsonl", "tensorboard", "checkpoints", "replay", "visits", "summary.json", ".lock"}
+    expected = {
+        "config.yaml",
+        "runtime.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "replay",
+        "visits",
+        "summary.json",
+        ".lock",
+    }
     for seed in range(3):
         run = whole / f"seed-{seed}"
         assert {path.name for path in run.iterdir()} == expected
         alone = config(*ALONE)
         alone.seed, alone.out = seed, str(run)
         assert OmegaConf.load(run / "config.yaml") == alone
-        assert [path.name for path in checkpoint.complete(run / "checkpoints")] == ["step-0000000150", "step-0000000300"]
+        assert [path.name for path in checkpoint.complete(run / "checkpoints")] == [
+            "step-0000000150",
+            "step-0000000300",
+        ]
         assert (facts(run)[-1]["step"], facts(run)[-1]["updates"]) == (280, 36)
     assert not torch.equal(visited(whole / "seed-0"), visited(whole / "seed-1"))
 
 
-def test_a_seed_is_loaded_evaluated_and_drawn_like_any_run(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seed_is_loaded_evaluated_and_drawn_like_any_run(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     actions = []
     for seed in range(3):
         actor, env = vis_rpg.load(copy / f"seed-{seed}")
         actor.reset()
         actions.append(actor.act(env.reset(seed=0)[0]))
     assert not np.array_equal(actions[0], actions[1])
-    assert run_script(monkeypatch, "evaluate", f"run={copy / 'seed-1'}", "episodes=1", "videos=false") == 0
+    assert (
+        run_script(monkeypatch, "evaluate", f"run={copy / 'seed-1'}", "episodes=1", "videos=false")
+        == 0
+    )
     assert run_script(monkeypatch, "visualise_states", f"run={copy / 'seed-1'}") == 0
     assert (copy / "seed-1" / "evaluation.json").exists()
 
 
 def test_the_folder_of_several_seeds_is_no_run_and_says_what_to_give(whole: Path) -> None:
-    with pytest.raises(UserError, match=r"the folder of several seeds: give one of them, such as .*seed-0$"):
+    with pytest.raises(
+        UserError, match=r"the folder of several seeds: give one of them, such as .*seed-0$"
+    ):
         vis_rpg.load(whole)
 
 
-# Each as alone --------------------------------------------------------------------------------------------------------------------------
+# Each as alone ------------------------------------------------------------------------------------
 
 
 def says_what_it_says_alone(beside: Path, alone: Path) -> None:
@@ -112,7 +141,9 @@ def says_what_it_says_alone(beside: Path, alone: Path) -> None:
     assert said[:begun] == expected[:begun]
     assert said[begun].keys() == expected[begun].keys()
     for name, value in expected[begun].items():
-        assert said[begun][name] == (None if value is None else pytest.approx(value, rel=1e-3, abs=1e-4)), name
+        assert said[begun][name] == (
+            None if value is None else pytest.approx(value, rel=1e-3, abs=1e-4)
+        ), name
 
 
 @pytest.mark.parametrize("seed", [0, 2])
@@ -129,11 +160,19 @@ PIXELS = {
 }
 
 
-@pytest.mark.parametrize("seeing", ["slots", pytest.param("slots trained on", marks=pytest.mark.slow), "cnn"])
+@pytest.mark.parametrize(
+    "seeing", ["slots", pytest.param("slots trained on", marks=pytest.mark.slow), "cnn"]
+)
 def test_seeds_learn_from_pixels_side_by_side(tmp_path: Path, seeing: str) -> None:
     if seeing != "cnn" and not SLOTS.exists():
         pytest.skip("no slot model is there")
-    words = (*PIXELS[seeing], "agent.envs=2", "agent.seed_steps=12", "agent.batch_size=4", "exploration.batch_size=4")
+    words = (
+        *PIXELS[seeing],
+        "agent.envs=2",
+        "agent.seed_steps=12",
+        "agent.batch_size=4",
+        "exploration.batch_size=4",
+    )
     both, lone = trainer(tmp_path, *words, "seeds=2"), trainer(tmp_path / "lone", *words)
     before = [weights(run.agent) for run in both.runs]
     for trained_on in (both, lone):
@@ -149,15 +188,19 @@ def test_seeds_learn_from_pixels_side_by_side(tmp_path: Path, seeing: str) -> No
     says_what_it_says_alone(tmp_path / "seed-0", tmp_path / "lone")
 
 
-# Going on -------------------------------------------------------------------------------------------------------------------------------
+# Going on -----------------------------------------------------------------------------------------
 
 
-def test_resumed_seeds_go_on_from_the_newest_checkpoint_they_share_and_equal_those_that_never_stopped(whole: Path, copy: Path) -> None:
+def test_resumed_seeds_go_on_from_the_newest_shared_checkpoint_as_if_never_stopped(
+    whole: Path, copy: Path
+) -> None:
     shutil.rmtree(copy / "seed-1" / "checkpoints" / "step-0000000300")
     resumed = trainer(copy, *WORDS, "resume=true")
     assert [run.step for run in resumed.runs] == [150] * 3
     summaries = resumed.run()
-    assert [(summary["seed"], summary["steps"], summary["updates"]) for summary in summaries] == [(seed, 300, 40) for seed in range(3)]
+    assert [(summary["seed"], summary["steps"], summary["updates"]) for summary in summaries] == [
+        (seed, 300, 40) for seed in range(3)
+    ]
     for seed in range(3):
         assert unequal(copy / f"seed-{seed}", whole / f"seed-{seed}") == []
 
@@ -169,7 +212,10 @@ def test_seeds_without_a_checkpoint_in_common_are_told_how_to_go_on(copy: Path, 
         shutil.rmtree(copy / "seed-1" / "checkpoints" / "step-0000000300")
     else:
         shutil.rmtree(copy / ("seed-0" if lost == "all of the first" else "seed-2") / "checkpoints")
-    with pytest.raises(UserError, match="no checkpoint of the same step: continue them one by one with seed=N out=.*seed-N") as error:
+    with pytest.raises(
+        UserError,
+        match="no checkpoint of the same step: continue them one by one with seed=N out=.*seed-N",
+    ) as error:
         trainer(copy, *WORDS, "resume=true")
     assert str(copy) in str(error.value)
     assert facts(copy / "seed-1")[-1]["step"] == 280, "nothing is touched"
@@ -187,11 +233,13 @@ def test_a_seed_that_fell_behind_goes_on_alone_to_where_the_others_are(copy: Pat
 
 def test_a_seed_is_not_overwritten_where_the_others_are_new(copy: Path) -> None:
     shutil.rmtree(copy / "seed-0")
-    with pytest.raises(UserError, match=r"seed-1: a run with checkpoints is there already; add resume=true"):
+    with pytest.raises(
+        UserError, match=r"seed-1: a run with checkpoints is there already; add resume=true"
+    ):
         trainer(copy, *WORDS)
 
 
-# What befalls one -----------------------------------------------------------------------------------------------------------------------
+# What befalls one ---------------------------------------------------------------------------------
 
 
 def poison(trainer: Trainer, seeds: list[int], step: int) -> None:
@@ -228,8 +276,16 @@ def test_seeds_that_fail_stop_alone_and_are_named_when_the_others_are_done(
     with pytest.raises(RunStopped) as error:
         stopped.run()
     environment, loss = str(error.value).split("checkpoints; ")
-    assert re.search(r"^stopped at step 260: .*environment 3 .* raised RuntimeError .*the motor is hot; .*seed-0/$", environment)
-    assert re.search(r"^stopped at step 20\d: .* is not finite; the last checkpoint is kept in .*seed-1/checkpoints$", loss)
+    assert re.search(
+        r"^stopped at step 260: .*environment 3 .* raised RuntimeError .*the motor is hot; "
+        r".*seed-0/$",
+        environment,
+    )
+    assert re.search(
+        r"^stopped at step 20\d: .* is not finite; the last checkpoint is kept in "
+        r".*seed-1/checkpoints$",
+        loss,
+    )
     output = capfd.readouterr()
     assert (output.out + output.err).count("the others go on") == 2
     assert unequal(tmp_path / "seed-2", whole / "seed-2") == []
@@ -245,6 +301,8 @@ def test_seeds_that_fail_stop_alone_and_are_named_when_the_others_are_done(
 def test_when_the_last_seed_fails_the_run_stops_at_once_and_names_all(tmp_path: Path) -> None:
     stopped = trainer(tmp_path, "task=maze", "seeds=2")
     poison(stopped, [0, 1], 120)
-    with pytest.raises(RunStopped, match=r"seed-0/checkpoints; stopped at step 1.*seed-1/checkpoints$"):
+    with pytest.raises(
+        RunStopped, match=r"seed-0/checkpoints; stopped at step 1.*seed-1/checkpoints$"
+    ):
         stopped.run()
     assert stopped.step < 200

@@ -33,19 +33,31 @@ VARIANTS = {
     "mbsac": ("task=maze", "agent=mbsac"),
     "categorical": ("task=maze", "agent.latent.kind=categorical", "agent.latent.dim=5"),
     "learned": ("task=maze", "agent.latent.prior=learned"),
-    "learned-categorical": ("task=maze", "agent.latent.prior=learned", "agent.latent.kind=categorical"),
+    "learned-categorical": (
+        "task=maze",
+        "agent.latent.prior=learned",
+        "agent.latent.kind=categorical",
+    ),
     "no-bonus": ("task=maze", "exploration=none"),
     "authors": ("task=maze", "override=authors"),
     "block_push": ("task=block_push", "task.blocks=1"),
     "pendulum": ("task=gym", "task.id=Pendulum-v1"),
     "terminations": ("task=gym", "task.id=InvertedPendulum-v5"),
     "own-terminations": (*FAULTY, "+task.kwargs={fault: ends}"),
-    "cnn": ("task=maze", "obs=pixels", "perception=cnn", "agent.batch_size=4", "exploration.batch_size=4"),
+    "cnn": (
+        "task=maze",
+        "obs=pixels",
+        "perception=cnn",
+        "agent.batch_size=4",
+        "exploration.batch_size=4",
+    ),
 }
 
 
 @pytest.mark.parametrize("words", VARIANTS.values(), ids=VARIANTS)
-def test_every_variant_learns_within_300_interactions(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_every_variant_learns_within_300_interactions(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
     trainer = Trainer(config(*words, f"out={tmp_path}"))
     agent = trainer.runs[0].agent
     before = weights(agent)
@@ -64,7 +76,14 @@ def test_every_variant_learns_within_300_interactions(words: tuple[str, ...], tm
 @pytest.mark.skipif(not SLOTS.exists(), reason="no slot model is there")
 @pytest.mark.parametrize("train", [False, True])
 def test_slots_learn_frozen_and_trained_on(train: bool, tmp_path: Path) -> None:
-    words = ("task=block_push", "task.blocks=1", "obs=pixels", f"perception.train={str(train).lower()}", "agent.envs=2", "steps=116")
+    words = (
+        "task=block_push",
+        "task.blocks=1",
+        "obs=pixels",
+        f"perception.train={str(train).lower()}",
+        "agent.envs=2",
+        "steps=116",
+    )
     trainer = Trainer(config(*words, "agent.batch_size=4", f"out={tmp_path}"))
     perception = trainer.runs[0].agent.model.perception
     before = weights(perception)
@@ -87,18 +106,52 @@ def test_a_run_folder_holds_what_is_promised(finished: tuple[Run, dict[str, Any]
         ".lock",
     }
     assert OmegaConf.load(out / "config.yaml") == run.config
-    assert [path.name for path in checkpoint.complete(out / "checkpoints")] == ["step-0000000150", "step-0000000300"]
+    assert [path.name for path in checkpoint.complete(out / "checkpoints")] == [
+        "step-0000000150",
+        "step-0000000300",
+    ]
     assert [line["step"] for line in lines(out)] == [50, 100, 150, 200, 250, 300]
-    wanted = {"step", "updates", "wall_s", "coverage", "success", "success_any", "return", "episodes", "updates_per_s", "steps_per_s"}
+    wanted = {
+        "step",
+        "updates",
+        "wall_s",
+        "coverage",
+        "success",
+        "success_any",
+        "return",
+        "episodes",
+        "updates_per_s",
+        "steps_per_s",
+    }
     assert all(wanted <= line.keys() for line in lines(out))
-    assert {"state_loss", "reward_loss", "q_loss", "policy_loss", "posterior_loss", "alpha", "rnd_loss", "bonus"} <= lines(out)[-1].keys()
+    assert {
+        "state_loss",
+        "reward_loss",
+        "q_loss",
+        "policy_loss",
+        "posterior_loss",
+        "alpha",
+        "rnd_loss",
+        "bonus",
+    } <= lines(out)[-1].keys()
     assert list((out / "tensorboard").iterdir())
     written = json.loads((out / "summary.json").read_text())
     assert written == summary
-    assert {"return", "success", "coverage", "random_coverage", "steps", "updates", "wall_s", "dropped_episodes"} <= written.keys()
+    assert {
+        "return",
+        "success",
+        "coverage",
+        "random_coverage",
+        "steps",
+        "updates",
+        "wall_s",
+        "dropped_episodes",
+    } <= written.keys()
 
 
-def test_episodes_and_coverage_are_counted_as_they_happened(finished: tuple[Run, dict[str, Any]]) -> None:
+def test_episodes_and_coverage_are_counted_as_they_happened(
+    finished: tuple[Run, dict[str, Any]],
+) -> None:
     run, summary = finished
     visits = run.visits.read()
     positions = visits["positions"].numpy()[:, 0]
@@ -110,7 +163,9 @@ def test_episodes_and_coverage_are_counted_as_they_happened(finished: tuple[Run,
     assert 0 < summary["random_coverage"] < 1
 
 
-def test_replay_holds_what_was_visited_under_the_z_that_was_acting(finished: tuple[Run, dict[str, Any]]) -> None:
+def test_replay_holds_what_was_visited_under_the_z_that_was_acting(
+    finished: tuple[Run, dict[str, Any]],
+) -> None:
     run, _ = finished
     rows, visits = run.replay.rows, run.visits.read()
     acted = torch.nonzero(rows["acted"])[:, 0]
@@ -135,7 +190,15 @@ def test_the_same_seed_is_the_same_run_and_another_seed_another(tmp_path: Path) 
 
 
 def test_nothing_is_learned_during_seed_steps_and_actions_are_uniform(tmp_path: Path) -> None:
-    trainer = Trainer(config("task=gym", "task.id=Pendulum-v1", "agent.seed_steps=2000", "steps=2000", f"out={tmp_path}"))
+    trainer = Trainer(
+        config(
+            "task=gym",
+            "task.id=Pendulum-v1",
+            "agent.seed_steps=2000",
+            "steps=2000",
+            f"out={tmp_path}",
+        )
+    )
     assert trainer.run()[0]["updates"] == 0
     rows = trainer.runs[0].replay.rows
     actions = rows["action"][rows["acted"]].flatten()
@@ -144,13 +207,23 @@ def test_nothing_is_learned_during_seed_steps_and_actions_are_uniform(tmp_path: 
 
 
 def test_the_weight_of_the_priors_entropy_falls_on_its_schedule(tmp_path: Path) -> None:
-    words = ("agent.latent.prior=learned", "agent.latent.entropy=0.5", "agent.latent.entropy_decay=[150,250]", "agent.seed_steps=50")
+    words = (
+        "agent.latent.prior=learned",
+        "agent.latent.entropy=0.5",
+        "agent.latent.entropy_decay=[150,250]",
+        "agent.seed_steps=50",
+    )
     trainer = Trainer(config("task=maze", *words, f"out={tmp_path}"))
     seen = {}
     learn = trainer.learn
-    trainer.learn = lambda: (learn(), seen.update({trainer.step: float(trainer.runs[0].agent.entropy_z)}))  # type: ignore[method-assign]
+    trainer.learn = lambda: (
+        learn(),
+        seen.update({trainer.step: float(trainer.runs[0].agent.entropy_z)}),
+    )  # type: ignore[method-assign]
     trainer.run()
-    assert [seen[step] for step in (50, 150, 200, 250, 295)] == pytest.approx([0.5, 0.5, 0.25, 0.0, 0.0])
+    assert [seen[step] for step in (50, 150, 200, 250, 295)] == pytest.approx(
+        [0.5, 0.5, 0.25, 0.0, 0.0]
+    )
 
 
 def test_true_ends_are_stored_and_time_limits_are_not(tmp_path: Path) -> None:
@@ -159,7 +232,9 @@ def test_true_ends_are_stored_and_time_limits_are_not(tmp_path: Path) -> None:
     rows = trainer.runs[0].replay.rows
     assert 5 < int(rows["terminated"].sum()) <= trainer.runs[0].episodes
     ended = torch.nonzero(rows["terminated"])[:, 0]
-    assert not rows["acted"][rows["after"][ended]].any(), "what follows an end is the final observation"
+    assert not rows["acted"][rows["after"][ended]].any(), (
+        "what follows an end is the final observation"
+    )
 
 
 def test_a_random_policys_coverage_is_a_function_of_seed_and_steps() -> None:
@@ -169,12 +244,20 @@ def test_a_random_policys_coverage_is_a_function_of_seed_and_steps() -> None:
 
 
 def test_a_checkpoint_is_written_at_the_end_whatever_the_interval(tmp_path: Path) -> None:
-    Trainer(config("task=maze", "steps=60", "logger.checkpoint_every=100000", f"out={tmp_path}")).run()
-    assert [path.name for path in checkpoint.complete(tmp_path / "checkpoints")] == ["step-0000000060"]
+    Trainer(
+        config("task=maze", "steps=60", "logger.checkpoint_every=100000", f"out={tmp_path}")
+    ).run()
+    assert [path.name for path in checkpoint.complete(tmp_path / "checkpoints")] == [
+        "step-0000000060"
+    ]
 
 
-@pytest.mark.parametrize("words", [("task=maze",), ("task=block_push", "obs=pixels")], ids=["state", "slots"])
-def test_seeing_beside_an_update_changes_no_run(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "words", [("task=maze",), ("task=block_push", "obs=pixels")], ids=["state", "slots"]
+)
+def test_seeing_beside_an_update_changes_no_run(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def train(name: str) -> Path:
         trainer = Trainer(config(*words, "steps=250", "runtime=eager", f"out={tmp_path / name}"))
         assert trainer.runs[0].sees_ahead == (name == "ahead")
@@ -188,6 +271,12 @@ def test_seeing_beside_an_update_changes_no_run(words: tuple[str, ...], tmp_path
     assert differences(final(ahead)["agent"], final(after)["agent"]) == []
 
 
-@pytest.mark.parametrize("word", ["perception=cnn", "perception.train=true", "perception.learn_every=100"])
+@pytest.mark.parametrize(
+    "word", ["perception=cnn", "perception.train=true", "perception.learn_every=100"]
+)
 def test_what_updates_change_sees_after_them(word: str, tmp_path: Path) -> None:
-    assert not Trainer(config("task=block_push", "obs=pixels", word, f"out={tmp_path}")).runs[0].sees_ahead
+    assert (
+        not Trainer(config("task=block_push", "obs=pixels", word, f"out={tmp_path}"))
+        .runs[0]
+        .sees_ahead
+    )

@@ -16,7 +16,8 @@ from vis_rpg.seeding import restore_generator
 class Actor:
     """An agent in `envs` environments: their z, what perception remembers, and the newest features.
 
-    From Python: `actor.reset()` at each episode (a new z, a clean memory), `actor.act(obs)` at each step.
+    From Python: `actor.reset()` at each episode (a new z, a clean memory), `actor.act(obs)` at each
+    step.
     """
 
     def __init__(self, agent: Agent, envs: int = 1, seed: int = 0) -> None:
@@ -30,31 +31,40 @@ class Actor:
         self.is_first = torch.ones(envs, dtype=torch.bool, device=self.device)
         self.given_z: Tensor | None = None
 
-    # For users --------------------------------------------------------------------------------------------------------------------------
+    # For users ------------------------------------------------------------------------------------
 
     def reset(self, z: Tensor | np.ndarray | None = None) -> None:
-        """Begin a new episode: z is drawn from π(z|s₁) at its first step, or given, (Z,) or (envs, Z)."""
+        """Begin a new episode: z is drawn from π(z|s₁) at its first step, or given, (Z,) or (envs,
+        Z)."""
         self.is_first[:] = True
         self.previous_action.zero_()
-        self.given_z = None if z is None else torch.as_tensor(z, dtype=torch.float32, device=self.device).expand(self.envs, -1)
+        self.given_z = (
+            None
+            if z is None
+            else torch.as_tensor(z, dtype=torch.float32, device=self.device).expand(self.envs, -1)
+        )
 
     def act(self, obs: np.ndarray, explore: bool = False) -> np.ndarray:
-        """The action (A,) for one environment's observation; `explore` samples π(a|s,z) instead of taking its mean."""
+        """The action (A,) for one environment's observation; `explore` samples π(a|s,z) instead of
+        taking its mean."""
         self.see(obs[None])
         return self.decide(explore)[0].cpu().numpy()
 
-    # For the trainer --------------------------------------------------------------------------------------------------------------------
+    # For the trainer ------------------------------------------------------------------------------
 
     @torch.no_grad()
     def see(self, obs: np.ndarray, rows: np.ndarray | None = None) -> Window:
-        """Perceive new observations (N, ...) of all environments, or of these rows; returns what replay stores of them."""
+        """Perceive new observations (N, ...) of all environments, or of these rows; returns what
+        replay stores of them."""
         pick = torch.arange(self.envs) if rows is None else torch.as_tensor(rows)
         pick = pick.to(self.device)
         memory = {name: value[pick] for name, value in self.memory.items()}
         seen_obs = torch.as_tensor(np.ascontiguousarray(obs), device=self.device)
         if seen_obs.is_floating_point():
             seen_obs = seen_obs.float()
-        percept, seen, memory = self.agent.model.perception.perceive(seen_obs, self.previous_action[pick], self.is_first[pick], memory)
+        percept, seen, memory = self.agent.model.perception.perceive(
+            seen_obs, self.previous_action[pick], self.is_first[pick], memory
+        )
         for name, value in memory.items():
             if name not in self.memory:
                 self.memory[name] = value.new_zeros(self.envs, *value.shape[1:])
@@ -66,10 +76,16 @@ class Actor:
     def decide(self, explore: bool) -> Tensor:
         """Actions (envs, A) for the newest observations; draws z where an episode begins."""
         s = self.agent.model.f(self.features)
-        z = self.agent.pi_z(s, self.agent.space.noise((self.envs,), self.generator)) if self.given_z is None else self.given_z
+        z = (
+            self.agent.pi_z(s, self.agent.space.noise((self.envs,), self.generator))
+            if self.given_z is None
+            else self.given_z
+        )
         self.z = torch.where(self.is_first[:, None], z, self.z)
         if explore:
-            noise = torch.randn(self.envs, self.agent.action_dim, generator=self.generator, device=self.device)
+            noise = torch.randn(
+                self.envs, self.agent.action_dim, generator=self.generator, device=self.device
+            )
             action, _ = self.agent.pi(s, self.z, noise)
         else:
             action = self.agent.pi.mean_action(s, self.z)
@@ -78,7 +94,9 @@ class Actor:
 
     def did(self, action: Tensor) -> None:
         """Note the action that is taken, where it is not one that `decide` returned."""
-        self.previous_action = action.clone()  # zeroed where an episode begins, which whoever holds the action must not see
+        self.previous_action = (
+            action.clone()
+        )  # zeroed where an episode begins, which whoever holds the action must not see
         self.is_first = torch.zeros_like(self.is_first)
 
     def begin(self, rows: np.ndarray) -> None:

@@ -1,4 +1,5 @@
-"""The encoder f: what turns the features of a percept, whichever they are, into the latent state s."""
+"""The encoder f: what turns the features of a percept, whichever they are, into the
+latent state s."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from vis_rpg.agent.networks import ELU, Linear, mlp
 
 
 class FlatEncoder(nn.Module):
-    """An MLP over the features in their given order: the paper's f, and the plain MLP over ordered slots."""
+    """An MLP over the features in their given order: the paper's f, and the plain MLP over ordered
+    slots."""
 
     def __init__(self, feature_shape: tuple[int, ...], state_dim: int, hidden: int) -> None:
         super().__init__()
@@ -26,9 +28,10 @@ class FlatEncoder(nn.Module):
 class SlotTransformer(nn.Module):
     """A small transformer over the slots of both frames, read by a read-out token.
 
-    Each slot's token holds a learned embedding of its frame and index, since the order of slots is stable. Only the read-out token is
-    used afterwards, so only it asks: its query does not depend on the input, so that query times keys is one linear map per head. Its
-    values are wide, so that one token can carry every object's place.
+    Each slot's token holds a learned embedding of its frame and index, since the order of slots is
+    stable. Only the read-out token is used afterwards, so only it asks: its query does not depend
+    on the input, so that query times keys is one linear map per head. Its values are wide, so that
+    one token can carry every object's place.
     """
 
     WIDTH, HEADS = 64, 8
@@ -51,15 +54,21 @@ class SlotTransformer(nn.Module):
         return self.out((attention * values).sum(-3).flatten(-2))
 
 
-def make_encoder(kind: str, feature_shape: tuple[int, ...], state_dim: int, hidden: int) -> nn.Module:
+def make_encoder(
+    kind: str, feature_shape: tuple[int, ...], state_dim: int, hidden: int
+) -> nn.Module:
     """`transformer` for features that are slots (2, K, D); `mlp` for any features."""
     if kind == "transformer":
         if len(feature_shape) != 3:
             raise ValueError(
-                f"perception.encoder=transformer reads slots (2, K, D), but the features have shape {feature_shape}: "
+                "perception.encoder=transformer reads slots (2, K, D), but the features have "
+                f"shape {feature_shape}: "
                 "use perception.encoder=mlp"
             )
         if hidden % SlotTransformer.HEADS:
-            raise ValueError(f"agent.hidden_dim={hidden}: perception.encoder=transformer needs a multiple of {SlotTransformer.HEADS}")
+            raise ValueError(
+                f"agent.hidden_dim={hidden}: perception.encoder=transformer needs a multiple "
+                f"of {SlotTransformer.HEADS}"
+            )
         return SlotTransformer(feature_shape, state_dim, hidden)
     return FlatEncoder(feature_shape, state_dim, hidden)

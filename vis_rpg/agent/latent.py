@@ -1,7 +1,8 @@
-"""Latent spaces of z, and p_φ(z|s,a), the learned posterior that keeps trajectories consistent with their z.
+"""Latent spaces of z, and p_φ(z|s,a), the learned posterior that keeps trajectories consistent with
+their z.
 
-A space is static: it knows how to draw z from noise and how to score z under the outputs of a network. Noise is passed in, so that
-everything that uses it is a pure function.
+A space is static: it knows how to draw z from noise and how to score z under the outputs of a
+network. Noise is passed in, so that everything that uses it is a pure function.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
 
 def bounded_log_std(raw: Tensor) -> Tensor:
-    """A log std within (LOG_STD_MIN, LOG_STD_MAX) from any number: the number itself up to 1 from a bound, from there a tanh. Unlike a
-    clamp it lets a gradient through beyond its bounds, so that what has overshot finds back."""
+    """A log std within (LOG_STD_MIN, LOG_STD_MAX) from any number: the number itself up to 1 from a
+    bound, from there a tanh. Unlike a clamp it lets a gradient through beyond its bounds, so that
+    what has overshot finds back."""
     linear = raw.clamp(LOG_STD_MIN + 1, LOG_STD_MAX - 1)
     return linear + torch.tanh(raw - linear)
 
@@ -55,7 +57,8 @@ class LatentSpace(Protocol):
 
 
 class GaussianLatent:
-    """z in R^dim; prior N(0, I), or a diagonal normal where it is learned; p_φ normal with a fixed std (Table 1: 0.38)."""
+    """z in R^dim; prior N(0, I), or a diagonal normal where it is learned; p_φ normal with a fixed
+    std (Table 1: 0.38)."""
 
     def __init__(self, dim: int, posterior_std: float) -> None:
         self.dim = self.posterior_outputs = dim
@@ -67,7 +70,8 @@ class GaussianLatent:
 
     @staticmethod
     def _prior(outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log std, bounded so that a learned prior neither explodes nor shrinks to a point."""
+        """Mean and log std, bounded so that a learned prior neither explodes nor shrinks to a
+        point."""
         mean, raw = outputs.chunk(2, -1)
         return mean, bounded_log_std(raw)
 
@@ -79,7 +83,9 @@ class GaussianLatent:
 
     def log_prior(self, z: Tensor, outputs: Tensor) -> Tensor:
         mean, log_std = self._prior(outputs)
-        return (-0.5 * ((z - mean) / log_std.exp()) ** 2 - log_std).sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
+        return (-0.5 * ((z - mean) / log_std.exp()) ** 2 - log_std).sum(
+            -1
+        ) - 0.5 * self.dim * math.log(2 * math.pi)
 
     def entropy(self, outputs: Tensor) -> Tensor:
         return self._prior(outputs)[1].sum(-1) + 0.5 * self.dim * math.log(2 * math.pi * math.e)
@@ -94,7 +100,8 @@ class GaussianLatent:
 
 
 class CategoricalLatent:
-    """z a one-hot vector of `dim` categories; prior uniform, or a softmax where it is learned; p_φ a softmax."""
+    """z a one-hot vector of `dim` categories; prior uniform, or a softmax where it is learned; p_φ
+    a softmax."""
 
     def __init__(self, dim: int) -> None:
         self.dim = self.posterior_outputs = self.prior_outputs = dim
@@ -123,7 +130,8 @@ class CategoricalLatent:
 
 
 class NoLatent:
-    """The empty space: with it the agent is MBSAC, the same model-based updates with one Gaussian mode."""
+    """The empty space: with it the agent is MBSAC, the same model-based updates with one Gaussian
+    mode."""
 
     dim = posterior_outputs = prior_outputs = 0
 
@@ -159,7 +167,9 @@ class Posterior(nn.Module):
     def __init__(self, space: LatentSpace, state_dim: int, action_dim: int, hidden: int) -> None:
         super().__init__()
         self.space = space
-        self.net = mlp(state_dim + action_dim, space.posterior_outputs, hidden) if space.dim else None
+        self.net = (
+            mlp(state_dim + action_dim, space.posterior_outputs, hidden) if space.dim else None
+        )
 
     def log_prob(self, z: Tensor, s: Tensor, a: Tensor) -> Tensor:
         """log p_φ(z|s,a), (B,); zero where there is no latent."""

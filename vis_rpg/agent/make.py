@@ -29,7 +29,10 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
         assert env.observation_space.shape is not None
         scale = seeing.get("state_scale")  # runs of earlier versions have none
         return StatePerception(
-            env.observation_space.shape[0], task.locate, task.state_scale if scale is None else scale, seeing.frequencies
+            env.observation_space.shape[0],
+            task.locate,
+            task.state_scale if scale is None else scale,
+            seeing.frequencies,
         )
     try:
         if seeing.name == "cnn":
@@ -42,7 +45,14 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
                 f"scripts/discover_objects.py task={config.task.name}, or use perception=cnn"
             )
         moving = config.exploration.get("novelty") == "moving"
-        return SlotPerception(path, seeing.train, seeing.learn_every is not None, moving, bool(seeing.global_token), config.seed)
+        return SlotPerception(
+            path,
+            seeing.train,
+            seeing.learn_every is not None,
+            moving,
+            bool(seeing.global_token),
+            config.seed,
+        )
     except ValueError as error:
         raise UserError(str(error)) from None
 
@@ -53,9 +63,15 @@ def make_agent(config: DictConfig, env: gymnasium.Env | Declared) -> Agent:
     perception = make_perception(config, env)
     assert env.action_space.shape is not None
     exploration = config.exploration if config.exploration.name != "none" else None
-    novelty = make_novelty(exploration.novelty, task_of(env), config.seed) if exploration is not None else None
+    novelty = (
+        make_novelty(exploration.novelty, task_of(env), config.seed)
+        if exploration is not None
+        else None
+    )
     actions, encoder = int(np.prod(env.action_space.shape)), config.perception.encoder
     try:
-        return Agent(perception, actions, config.agent, encoder, exploration, config.task.terminates, novelty)
+        return Agent(
+            perception, actions, config.agent, encoder, exploration, config.task.terminates, novelty
+        )
     except ValueError as error:
         raise UserError(str(error)) from None

@@ -15,7 +15,9 @@ from vis_rpg.agent.networks import mlp
 class ActionPolicy(nn.Module):
     """π(a|s,z): a tanh-normal on [-1, 1]^A whose std depends on the state."""
 
-    def __init__(self, state_dim: int, action_dim: int, z_dim: int, hidden: int, std_scale: float) -> None:
+    def __init__(
+        self, state_dim: int, action_dim: int, z_dim: int, hidden: int, std_scale: float
+    ) -> None:
         super().__init__()
         self.net = mlp(state_dim + z_dim, 2 * action_dim, hidden)
         self.std_scale = std_scale
@@ -26,7 +28,8 @@ class ActionPolicy(nn.Module):
         return mean, bounded_log_std(raw).exp() * self.std_scale
 
     def forward(self, s: Tensor, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """An action by the reparameterization a = tanh(mean + std * noise), (B, A), and log π(a|s,z), (B,)."""
+        """An action by the reparameterization a = tanh(mean + std * noise), (B, A), and log
+        π(a|s,z), (B,)."""
         mean, std = self.distribution(s, z)
         u = mean + std * noise
         log_normal = -0.5 * noise**2 - std.log() - 0.5 * math.log(2 * math.pi)
@@ -39,14 +42,17 @@ class ActionPolicy(nn.Module):
 
 
 class LatentPolicy(nn.Module):
-    """π(z|s₁): the space's fixed prior (sparse tasks: N(0, I)), or learned by policy gradient (dense tasks)."""
+    """π(z|s₁): the space's fixed prior (sparse tasks: N(0, I)), or learned by policy gradient
+    (dense tasks)."""
 
     def __init__(self, space: LatentSpace, state_dim: int, hidden: int, learned: bool) -> None:
         super().__init__()
         self.space = space
         self.net = mlp(state_dim, space.prior_outputs, hidden) if learned and space.dim else None
         if self.net is not None:
-            nn.init.zeros_(self.net.get_parameter("4.weight"))  # starts as the fixed prior: N(0, I), or uniform
+            nn.init.zeros_(
+                self.net.get_parameter("4.weight")
+            )  # starts as the fixed prior: N(0, I), or uniform
 
     def outputs(self, s1: Tensor) -> Tensor | None:
         """Parameters of the distribution, or None where the prior is fixed."""

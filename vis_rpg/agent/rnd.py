@@ -1,4 +1,5 @@
-"""Object-centric exploration (Section 4.3.2): random network distillation on the novelty of an observation, and nothing else.
+"""Object-centric exploration (Section 4.3.2): random network distillation on the novelty of an
+observation, and nothing else.
 
 M novelty width, N objects, each with M / N numbers of the novelty.
 """
@@ -38,19 +39,24 @@ class RunningMoments(nn.Module):
         number = weight * x.numel()
         total = (self.count + number).clamp(min=1.0)
         delta = x.mean() - self.mean
-        self.squares += weight * ((x - x.mean()) ** 2).sum() + delta**2 * self.count * number / total
+        self.squares += (
+            weight * ((x - x.mean()) ** 2).sum() + delta**2 * self.count * number / total
+        )
         self.mean += delta * number / total
         self.count += number
 
     @torch.no_grad()
     def follow(self, before: Tensor, after: Tensor) -> None:
-        """What gave `before` (B,) now gives `after` (B,): move the mean along, so that it is as usual as it was."""
+        """What gave `before` (B,) now gives `after` (B,): move the mean along, so that it is as
+        usual as it was."""
         self.mean += after.mean() - before.mean()
 
     def normalise(self, x: Tensor) -> Tensor:
         """(x - mean) / std, clipped at +-100; zero as long as nothing has been counted."""
         std = (self.squares / self.count.clamp(min=1.0)).sqrt().clamp(min=1e-8)
-        return torch.where(self.count > 0, ((x - self.mean) / std).clamp(-CLIP, CLIP), torch.zeros_like(x))
+        return torch.where(
+            self.count > 0, ((x - self.mean) / std).clamp(-CLIP, CLIP), torch.zeros_like(x)
+        )
 
 
 def rnd_network(inputs: int, width: int) -> MLP:
@@ -59,8 +65,9 @@ def rnd_network(inputs: int, width: int) -> MLP:
 
 
 class FrameNetwork(nn.Module):
-    """The paper's convolutional RND network: frames (1 + T, B, H, W, 3) uint8 -> of pairs (T, B, D). It begins as all networks here do, by
-    orthogonal weights, which four layers of ReLU neither damp nor blow up, and no biases, which would say the same of all frames."""
+    """The paper's convolutional RND network: frames (1 + T, B, H, W, 3) uint8 -> of pairs (T, B,
+    D). It begins as all networks here do, by orthogonal weights, which four layers of ReLU neither
+    damp nor blow up, and no biases, which would say the same of all frames."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,20 +82,31 @@ class FrameNetwork(nn.Module):
 
 
 class ObjectRND(nn.Module):
-    """g_θ distils a random network g'; its normalised error is the bonus, high where objects have seldom been.
+    """g_θ distils a random network g'; its normalised error is the bonus, high where objects have
+    seldom been.
 
-    The mean IS subtracted: a familiar configuration earns a negative bonus. Statistics are cumulative over training batches and start
-    after `warmup` updates, until when the bonus is zero.
+    The mean IS subtracted: a familiar configuration earns a negative bonus. Statistics are
+    cumulative over training batches and start after `warmup` updates, until when the bonus is zero.
     """
 
     updates: Tensor
 
-    def __init__(self, novelty_dim: int, width: int, warmup: int, objects: int = 0, network: Callable[[], nn.Module] | None = None) -> None:
-        """objects: above 0, each is scored alone, by networks that all share and that are told which one it is, and errors are summed;
-        network: makes one that reads something else than (..., M), such as frames."""
+    def __init__(
+        self,
+        novelty_dim: int,
+        width: int,
+        warmup: int,
+        objects: int = 0,
+        network: Callable[[], nn.Module] | None = None,
+    ) -> None:
+        """objects: above 0, each is scored alone, by networks that all share and that are told
+        which one it is, and errors are summed; network: makes one that reads something else than
+        (..., M), such as frames."""
         super().__init__()
         self.objects = objects
-        make = network or partial(rnd_network, novelty_dim // objects + objects if objects else novelty_dim, width)
+        make = network or partial(
+            rnd_network, novelty_dim // objects + objects if objects else novelty_dim, width
+        )
         self.predictor = make()
         self.target = make().requires_grad_(False)
         self.moments = RunningMoments()
@@ -96,9 +114,11 @@ class ObjectRND(nn.Module):
         self.register_buffer("updates", torch.zeros(()))
 
     def error(self, novelty: Tensor, presence: Tensor | None = None) -> Tensor:
-        """Squared distance summed over outputs, which is also the predictor's loss: (..., M) -> (...).
+        """Squared distance summed over outputs, which is also the predictor's loss: (..., M) ->
+        (...).
 
-        presence: (..., N) in [0, 1], weights of objects that are scored alone, None for 1: what is not there is not new.
+        presence: (..., N) in [0, 1], weights of objects that are scored alone, None for 1: what is
+        not there is not new.
         """
         errors = (self.residual(novelty) ** 2).sum(-1)
         if not self.objects:
@@ -106,12 +126,17 @@ class ObjectRND(nn.Module):
         return (errors if presence is None else errors * presence).sum(-1)
 
     def residual(self, novelty: Tensor, predictor: nn.Module | None = None) -> Tensor:
-        """What a predictor, its own by default, misses of the target: (..., M) -> (..., width), or (..., N, width) of objects alone."""
+        """What a predictor, its own by default, misses of the target: (..., M) -> (..., width), or
+        (..., N, width) of objects alone."""
         if self.objects:
             each = novelty.unflatten(-1, (self.objects, -1))
-            which = torch.eye(self.objects, device=each.device, dtype=each.dtype).expand(*each.shape[:-1], -1)
+            which = torch.eye(self.objects, device=each.device, dtype=each.dtype).expand(
+                *each.shape[:-1], -1
+            )
             novelty = torch.cat([each, which], -1)
-        whole = self.moments.mean.dtype  # whatever autocast makes of outputs: their difference is small
+        whole = (
+            self.moments.mean.dtype
+        )  # whatever autocast makes of outputs: their difference is small
         return (predictor or self.predictor)(novelty).to(whole) - self.target(novelty).to(whole)
 
     @torch.no_grad()
@@ -136,9 +161,18 @@ class HasNovelty(Protocol):
 
 
 def make_rnd(of: HasNovelty, config: Any) -> ObjectRND:
-    """By the group `exploration`; raises ValueError where objects are to be scored one by one and the novelty knows none."""
+    """By the group `exploration`; raises ValueError where objects are to be scored one by one and
+    the novelty knows none."""
     if config.per_object and not of.object_count:
-        raise ValueError("exploration.per_object=true: the novelty here knows no objects to score one by one; use per_object=false")
+        raise ValueError(
+            "exploration.per_object=true: the novelty here knows no objects to score one by "
+            "one; use per_object=false"
+        )
     if isinstance(of, FrameNovelty):
         return ObjectRND(0, 0, config.warmup_updates, network=FrameNetwork)
-    return ObjectRND(of.novelty_dim, config.width, config.warmup_updates, of.object_count if config.per_object else 0)
+    return ObjectRND(
+        of.novelty_dim,
+        config.width,
+        config.warmup_updates,
+        of.object_count if config.per_object else 0,
+    )

@@ -1,7 +1,8 @@
-"""Novelties to compare with perception's own: what the bonus reads is then another thing than what the agent sees.
+"""Novelties to compare with perception's own: what the bonus reads is then another thing than what
+the agent sees.
 
-Each is worked out once, when an observation is collected, and stored beside what perception stores, so that runs that compare them differ
-in the bonus alone and cost the same.
+Each is worked out once, when an observation is collected, and stored beside what perception stores,
+so that runs that compare them differ in the bonus alone and cost the same.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Novelty(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, obs: Tensor, positions: Tensor) -> Tensor:
-        """(B, *shape) of observations (B, ...) as the environment gives them, and of true positions (B, N, 2 or 3)."""
+        """(B, *shape) of observations (B, ...) as the environment gives them, and of true positions
+        (B, N, 2 or 3)."""
 
     def read(self, window: Window, history: int) -> Tensor:
         """What the RND reads in a window of history - 1 + T stored observations: (T, B, M)."""
@@ -50,7 +52,8 @@ class Novelty(nn.Module, ABC):
 
 
 class GlobalNovelty(Novelty):
-    """The embedding of the two newest frames (B, 2, H, W, 3) by a frozen, random CNN: what `CnnPerception` calls novelty."""
+    """The embedding of the two newest frames (B, 2, H, W, 3) by a frozen, random CNN: what
+    `CnnPerception` calls novelty."""
 
     dtype = torch.float16
 
@@ -65,7 +68,8 @@ class GlobalNovelty(Novelty):
 
 
 class FrameNovelty(Novelty):
-    """The frames themselves, for a random network distillation whose networks are convolutional: the paper's, from pixels."""
+    """The frames themselves, for a random network distillation whose networks are convolutional:
+    the paper's, from pixels."""
 
     name = "frame"
     dtype = torch.uint8
@@ -88,15 +92,20 @@ class FrameNovelty(Novelty):
 
 
 class TrueNovelty(Novelty):
-    """The encoded true positions of the task's objects, which no agent that sees pixels can know: for comparison only.
+    """The encoded true positions of the task's objects, which no agent that sees pixels can know:
+    for comparison only.
 
-    They are read in the plane of the task's coverage and in its scale: [-1, 1] is the grid. Raises UserError where the task has none.
+    They are read in the plane of the task's coverage and in its scale: [-1, 1] is the grid. Raises
+    UserError where the task has none.
     """
 
     def __init__(self, task: Task) -> None:
         super().__init__()
         if task.coverage is None:
-            raise UserError(f"exploration.novelty=truth: task={task.name} declares no plane to read true positions in; use objects")
+            raise UserError(
+                f"exploration.novelty=truth: task={task.name} declares no plane to read true "
+                "positions in; use objects"
+            )
         self.plane = list(task.plane)
         self.object_count = len(task.object_names)
         self.novelty_dim = self.object_count * encoded_width(2, MOST_FREQUENCIES)
@@ -107,11 +116,14 @@ class TrueNovelty(Novelty):
 
     def forward(self, obs: Tensor, positions: Tensor) -> Tensor:
         places = positions[..., self.plane].to(self.low)
-        return positional_encoding(2 * (places - self.low) / (self.high - self.low) - 1, MOST_FREQUENCIES).flatten(-2)
+        return positional_encoding(
+            2 * (places - self.low) / (self.high - self.low) - 1, MOST_FREQUENCIES
+        ).flatten(-2)
 
 
 def make_novelty(kind: str, task: Task, seed: int) -> Novelty | None:
-    """Of `exploration.novelty`: global | frames | truth, or None for objects and moving, which is what perception itself calls novel."""
+    """Of `exploration.novelty`: global | frames | truth, or None for objects and moving, which is
+    what perception itself calls novel."""
     if kind == "frames":
         return FrameNovelty()
     if kind == "global":

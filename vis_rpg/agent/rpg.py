@@ -1,11 +1,12 @@
 """Reparameterized policy learning: Algorithm 1 with Equations 2, 3 and 4.
 
-Symbols: s latent state, z latent variable, a action, r reward, r' = -alpha log π(a|s,z) + beta log p_φ(z|s,a) (the reward of Eq. 2
-beside the task's), f encoder, h dynamics, R reward model, Q critics, γ discount, H horizon, V_est the value estimate of Eq. 3.
-Shapes: B batch, T time, S latent state, A action, Z latent variable. Sequences are time-major: (T, B, ...).
+Symbols: s latent state, z latent variable, a action, r reward, r' = -alpha log π(a|s,z) + beta log
+p_φ(z|s,a) (the reward of Eq. 2 beside the task's), f encoder, h dynamics, R reward model, Q
+critics, γ discount, H horizon, V_est the value estimate of Eq. 3. Shapes: B batch, T time, S latent
+state, A action, Z latent variable. Sequences are time-major: (T, B, ...).
 
-Every loss is a pure function of parameters, batch and noise; nothing here waits for the device or asks which kind of observation it learns
-from. MBSAC is this agent with an empty space of z.
+Every loss is a pure function of parameters, batch and noise; nothing here waits for the device or
+asks which kind of observation it learns from. MBSAC is this agent with an empty space of z.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from vis_rpg.agent.world_model import WorldModel
 
 Metrics = dict[str, Tensor]
 Turn = tuple[dict[str, Tensor], Metrics, tuple[Tensor, ...]]
-"""The loss of each part that has one, what was learned, and what the next turn needs of this one."""
+"""The loss of each part that has one, what was learned, and what the next turn needs of this one.
+"""
 
 
 @dataclass
@@ -62,14 +64,17 @@ class Agent(nn.Module):
         terminates: bool,
         novelty: Novelty | None = None,
     ) -> None:
-        """config: the group `agent`; exploration: that group, None for no bonus; terminates: whether episodes can truly end; novelty: what
-        the bonus reads in place of perception's own. Raises ValueError where objects are to be scored one by one and there are none."""
+        """config: the group `agent`; exploration: that group, None for no bonus; terminates:
+        whether episodes can truly end; novelty: what the bonus reads in place of perception's own.
+        Raises ValueError where objects are to be scored one by one and there are none."""
         super().__init__()
         self.config = config
         self.action_dim = action_dim
         hidden, state_dim = config.hidden_dim, config.state_dim
         self.space = make_latent(config.latent.kind, config.latent.dim, config.latent.posterior_std)
-        self.model = WorldModel(perception, encoder, action_dim, self.space.dim, state_dim, hidden, terminates)
+        self.model = WorldModel(
+            perception, encoder, action_dim, self.space.dim, state_dim, hidden, terminates
+        )
         self.target = copy.deepcopy(self.model).requires_grad_(False)
         self.pi = ActionPolicy(state_dim, action_dim, self.space.dim, hidden, config.std_scale)
         self.pi_z = LatentPolicy(self.space, state_dim, hidden, config.latent.prior == "learned")
@@ -80,14 +85,17 @@ class Agent(nn.Module):
         self.bonus_scale = exploration.scale if exploration is not None else 0.0
         weights = torch.tensor([0.97**k for k in range(config.horizon)])
         self.register_buffer("step_weights", weights / weights.sum(), persistent=False)
-        self.register_buffer("entropy_z", torch.tensor(float(config.latent.entropy)), persistent=False)
+        self.register_buffer(
+            "entropy_z", torch.tensor(float(config.latent.entropy)), persistent=False
+        )
         self.step_weights: Tensor
         self.entropy_z: Tensor
 
-    # What the bonus reads ---------------------------------------------------------------------------------------------------------------
+    # What the bonus reads -------------------------------------------------------------------------
 
     def novelty_of(self, window: Window) -> tuple[Tensor, Tensor | None]:
-        """What the RND reads, (T, B, M) or frames, and where objects are scored alone their presence (T, B, N), None for 1."""
+        """What the RND reads, (T, B, M) or frames, and where objects are scored alone their
+        presence (T, B, N), None for 1."""
         perception = self.model.perception
         if self.novelty is not None:
             return self.novelty.read(window, perception.history), None
@@ -97,10 +105,11 @@ class Agent(nn.Module):
             seen = perception.seen(window)
         return perception.novelty(seen), perception.objects(seen)[1]
 
-    # What each part learns from ---------------------------------------------------------------------------------------------------------
+    # What each part learns from -------------------------------------------------------------------
 
     def rnd_losses(self, batch: Batch) -> Turn:
-        """Of the density estimator, on observations from the whole replay; also returns its errors (B',), for `familiarise`."""
+        """Of the density estimator, on observations from the whole replay; also returns its errors
+        (B',), for `familiarise`."""
         assert self.rnd is not None
         error = self.rnd.error(*self.novelty_of(batch.familiar))[0]
         return {"rnd": error.mean()}, _detached({"rnd_loss": error.mean()}), (error.detach(),)
@@ -112,7 +121,8 @@ class Agent(nn.Module):
         return ()
 
     def model_losses(self, batch: Batch, noise: Noise) -> Turn:
-        """Of ψ by Eq. 4, on rewards that are relabelled here with the bonus of the next observation; also returns s_0 (B, S), detached."""
+        """Of ψ by Eq. 4, on rewards that are relabelled here with the bonus of the next
+        observation; also returns s_0 (B, S), detached."""
         reward = batch.reward * self.config.reward_scale
         metrics: Metrics = {}
         if self.rnd is not None:
@@ -123,14 +133,21 @@ class Agent(nn.Module):
         return {"model": loss}, _detached(metrics | learned), (s.detach(),)
 
     def policy_losses(self, s: Tensor, batch: Batch, noise: Noise) -> Turn:
-        """Of π and p_φ on one imagined rollout from s (B, S), and of alpha, which is tuned to the entropy -|A|."""
-        imagined = self.imagine(self.model, s, batch.z, noise.policy, critics=1)  # the policy follows the first critic
+        """Of π and p_φ on one imagined rollout from s (B, S), and of alpha, which is tuned to the
+        entropy -|A|."""
+        imagined = self.imagine(
+            self.model, s, batch.z, noise.policy, critics=1
+        )  # the policy follows the first critic
         alpha = self.log_alpha.exp()
         losses = {"policy": -imagined.value[0].mean()}
         if self.space.dim:
-            losses["posterior"] = -imagined.log_p_z.mean()  # the cross entropy of z, on imagined states and actions
+            losses[
+                "posterior"
+            ] = -imagined.log_p_z.mean()  # the cross entropy of z, on imagined states and actions
         losses["alpha"] = (alpha * (self.action_dim - imagined.log_pi.detach())).mean()
-        metrics = {f"{part}_loss": losses[part] for part in ("policy", "posterior") if part in losses}
+        metrics = {
+            f"{part}_loss": losses[part] for part in ("policy", "posterior") if part in losses
+        }
         return losses, _detached(metrics | {"entropy": -imagined.log_pi.mean(), "alpha": alpha}), ()
 
     def latent_policy_losses(self, batch: Batch, noise: Noise) -> Turn:
@@ -139,20 +156,30 @@ class Agent(nn.Module):
         loss, metrics = self.latent_policy_loss(batch.first, noise.first, noise.z_first)
         return {"latent_policy": loss}, _detached(metrics), ()
 
-    # Equation 2: the reward of the joint policy beside the task's -----------------------------------------------------------------------
+    # Equation 2: the reward of the joint policy beside the task's ---------------------------------
 
     def policy_reward(self, log_pi: Tensor, log_p_z: Tensor, entropy: bool = True) -> Tensor:
-        """r' = -alpha log π(a|s,z) + beta log p_φ(z|s,a), (T, B); its gradient does not flow into alpha, and into φ only if asked for."""
+        """r' = -alpha log π(a|s,z) + beta log p_φ(z|s,a), (T, B); its gradient does not flow into
+        alpha, and into φ only if asked for."""
         consistency = self.config.beta * log_p_z
         return consistency - self.log_alpha.exp().detach() * log_pi if entropy else consistency
 
-    # Equation 3: V_est ------------------------------------------------------------------------------------------------------------------
+    # Equation 3: V_est ----------------------------------------------------------------------------
 
-    def imagine(self, model: WorldModel, s: Tensor, z: Tensor, noise: Tensor, entropy: bool = True, critics: int = 2) -> Imagined:
-        """Run π(a|s,z) in the model from s (B, S) for H steps and estimate the value of s by Eq. 3, with the first one or both critics.
+    def imagine(
+        self,
+        model: WorldModel,
+        s: Tensor,
+        z: Tensor,
+        noise: Tensor,
+        entropy: bool = True,
+        critics: int = 2,
+    ) -> Imagined:
+        """Run π(a|s,z) in the model from s (B, S) for H steps and estimate the value of s by Eq. 3,
+        with the first one or both critics.
 
-        The k-step estimate is sum over i < k of γ^i (r_i + r'_i), plus γ^k (Q(s_k, a_k, z) + r'_k); V_est averages k = 1..H with weights
-        0.97^k.
+        The k-step estimate is sum over i < k of γ^i (r_i + r'_i), plus γ^k (Q(s_k, a_k, z) + r'_k);
+        V_est averages k = 1..H with weights 0.97^k.
         """
         h = model.initial(s)
         states, actions, log_pis, embeddings = [s], [], [], []
@@ -172,34 +199,53 @@ class Agent(nn.Module):
         discount = self._discounts(model, s)
         steps = torch.cumsum(discount[:-1] * (r + extra[:-1]), 0)
         estimates = steps + discount[1:] * (q + extra[1:])  # (critics, H, B)
-        value = (self.step_weights.unsqueeze(1) * estimates).sum(1)  # no product of matrices, which autocast would round
+        value = (self.step_weights.unsqueeze(1) * estimates).sum(
+            1
+        )  # no product of matrices, which autocast would round
         return Imagined(s, a, log_pi, log_p_z, value)
 
     def _discounts(self, model: WorldModel, s: Tensor) -> Tensor:
-        """γ^k, times the probability that the episode has not ended by then where it can end: (H + 1, B)."""
+        """γ^k, times the probability that the episode has not ended by then where it can end: (H +
+        1, B)."""
         discount = self.config.gamma * torch.ones_like(s[1:, :, 0])
         if model.continues is not None:
             discount = discount * torch.sigmoid(model.continues(s[1:])).squeeze(-1)
         return torch.cat([torch.ones_like(discount[:1]), torch.cumprod(discount, 0)])
 
-    # Equation 4: the loss of ψ ----------------------------------------------------------------------------------------------------------
+    # Equation 4: the loss of ψ --------------------------------------------------------------------
 
     @torch.no_grad()
-    def targets(self, window: Window, reward: Tensor, terminated: Tensor, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """ng(f(o')) and ng(r + γ V_est(o', z)), from the slowly averaged model with the online policy: (H, B, S), (H, B)."""
+    def targets(
+        self, window: Window, reward: Tensor, terminated: Tensor, z: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """ng(f(o')) and ng(r + γ V_est(o', z)), from the slowly averaged model with the online
+        policy: (H, B, S), (H, B)."""
         next_states = self.target.encode(_next(window))
         H, B = reward.shape
-        imagined = self.imagine(self.target, next_states.flatten(0, 1), z.repeat(H, 1), noise.flatten(1, 2), self.config.entropy_in_target)
+        imagined = self.imagine(
+            self.target,
+            next_states.flatten(0, 1),
+            z.repeat(H, 1),
+            noise.flatten(1, 2),
+            self.config.entropy_in_target,
+        )
         value = imagined.value.min(0).values.view(H, B)
         return next_states, reward + self.config.gamma * (1 - terminated) * value
 
-    def model_loss(self, batch: Batch, reward: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Metrics]:
-        """L_ψ: means over latent dimensions and batch, sums over H steps divided by H, masked after an episode's end.
+    def model_loss(
+        self, batch: Batch, reward: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Metrics]:
+        """L_ψ: means over latent dimensions and batch, sums over H steps divided by H, masked after
+        an episode's end.
 
         Returns the loss, f(o_0) (B, S) with gradient, and metrics.
         """
-        state_target, q_target = self.targets(batch.window, reward, batch.terminated, batch.z, noise)
-        first = {name: value[: self.model.perception.history] for name, value in batch.window.items()}
+        state_target, q_target = self.targets(
+            batch.window, reward, batch.terminated, batch.z, noise
+        )
+        first = {
+            name: value[: self.model.perception.history] for name, value in batch.window.items()
+        }
         s0 = self.model.encode(first)[0]
         s, r = self.model.unroll(s0, batch.action)
         q = self.model.q(torch.cat([s0[None], s[:-1]]), batch.action, batch.z)
@@ -210,10 +256,16 @@ class Agent(nn.Module):
             "q": q_error.mean(0) if self.config.q_reduce == "mean" else q_error.sum(0),
         }
         weights = self.config.loss_weights
-        total = weights.state * losses["state"] + weights.reward * losses["reward"] + weights.q * losses["q"]
+        total = (
+            weights.state * losses["state"]
+            + weights.reward * losses["reward"]
+            + weights.q * losses["q"]
+        )
         if self.model.continues is not None:
             logits = self.model.continues(s.detach()).squeeze(-1)
-            total = total + nn.functional.binary_cross_entropy_with_logits(logits, 1 - batch.terminated, reduction="none")
+            total = total + nn.functional.binary_cross_entropy_with_logits(
+                logits, 1 - batch.terminated, reduction="none"
+            )
         metrics = {f"{name}_loss": (value * batch.mask).mean() for name, value in losses.items()}
         metrics |= {
             "q_mean": _mean(q.mean(0), batch.mask),
@@ -222,13 +274,17 @@ class Agent(nn.Module):
         }
         return (total * batch.mask).mean(), s0, metrics
 
-    # π(z|s₁) ---------------------------------------------------------------------------------------------------------------------------
+    # π(z|s₁) --------------------------------------------------------------------------------------
 
-    def latent_policy_loss(self, first: Window, noise: Tensor, z_noise: Tensor) -> tuple[Tensor, Metrics]:
-        """Policy gradient of V_est(s₁, z) at episode starts, on fresh z, less alpha_z KL(π(z|s₁) ‖ fixed prior).
+    def latent_policy_loss(
+        self, first: Window, noise: Tensor, z_noise: Tensor
+    ) -> tuple[Tensor, Metrics]:
+        """Policy gradient of V_est(s₁, z) at episode starts, on fresh z, less alpha_z KL(π(z|s₁) ‖
+        fixed prior).
 
-        In Eq. 2 the consistency beta log p_φ is paid in every step, log π(z|s₁) once: an entropy bonus, which has no anchor, either loses
-        to it, so that π(z|s₁) narrows before any reward is known, or drives π(z|s₁) far beyond the z that all else was learned with.
+        In Eq. 2 the consistency beta log p_φ is paid in every step, log π(z|s₁) once: an entropy
+        bonus, which has no anchor, either loses to it, so that π(z|s₁) narrows before any reward is
+        known, or drives π(z|s₁) far beyond the z that all else was learned with.
         """
         M = self.Z_DRAWS
         with torch.no_grad():
@@ -237,18 +293,29 @@ class Agent(nn.Module):
         assert outputs is not None
         z = self.space.sample(z_noise.flatten(0, 1), outputs).detach()
         with torch.no_grad():
-            value = self.imagine(self.model, s, z, noise.flatten(1, 2), critics=1).value[0].view(M, -1)
-            advantage = (value - (value.sum(0) - value) / (M - 1)).flatten()  # leave-one-out baseline
+            value = (
+                self.imagine(self.model, s, z, noise.flatten(1, 2), critics=1).value[0].view(M, -1)
+            )
+            advantage = (
+                value - (value.sum(0) - value) / (M - 1)
+            ).flatten()  # leave-one-out baseline
         divergence = self.space.divergence(outputs).mean()
         loss = self.entropy_z * divergence - (advantage * self.space.log_prior(z, outputs)).mean()
-        return loss, {"latent_policy_loss": loss, "latent_entropy": self.space.entropy(outputs).mean()}
+        return loss, {
+            "latent_policy_loss": loss,
+            "latent_entropy": self.space.entropy(outputs).mean(),
+        }
 
-    # Bookkeeping ------------------------------------------------------------------------------------------------------------------------
+    # Bookkeeping ----------------------------------------------------------------------------------
 
     @property
     def stored(self) -> Stored:
         """What replay keeps of one observation."""
-        beside: Stored = {self.novelty.name: (self.novelty.shape, self.novelty.dtype)} if self.novelty is not None else {}
+        beside: Stored = (
+            {self.novelty.name: (self.novelty.shape, self.novelty.dtype)}
+            if self.novelty is not None
+            else {}
+        )
         return beside | self.model.perception.stored
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
@@ -264,8 +331,13 @@ class Agent(nn.Module):
         return {name: params for name, params in parts.items() if params}
 
     def averaged(self) -> list[nn.Parameter]:
-        """The parameters of the averaged model that follow those of the part `model`, in the same order."""
-        return [t for t, p in zip(self.target.parameters(), self.model.parameters(), strict=True) if p.requires_grad]
+        """The parameters of the averaged model that follow those of the part `model`, in the same
+        order."""
+        return [
+            t
+            for t, p in zip(self.target.parameters(), self.model.parameters(), strict=True)
+            if p.requires_grad
+        ]
 
     def forward(self, method: str, *inputs: Any) -> Any:
         """A method by its name: the one door that `torch.func.functional_call` knows."""

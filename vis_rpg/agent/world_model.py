@@ -13,10 +13,18 @@ from vis_rpg.agent.networks import GRU, EnsembleMLP, mlp
 
 
 class WorldModel(nn.Module):
-    """s = f(o); s', r = h(s, a), R(s', a); Q(s, a, z). The dynamics carry a GRU state that is initialised from s."""
+    """s = f(o); s', r = h(s, a), R(s', a); Q(s, a, z). The dynamics carry a GRU state that is
+    initialised from s."""
 
     def __init__(
-        self, perception: Perception, encoder: str, action_dim: int, z_dim: int, state_dim: int, hidden: int, terminates: bool
+        self,
+        perception: Perception,
+        encoder: str,
+        action_dim: int,
+        z_dim: int,
+        state_dim: int,
+        hidden: int,
+        terminates: bool,
     ) -> None:
         super().__init__()
         self.perception = perception
@@ -34,13 +42,15 @@ class WorldModel(nn.Module):
         return self.f(self.perception.features(window))
 
     def unroll(self, s: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Known actions (H, B, A) from s (B, S): next states (H, B, S) and rewards (H, B). Products over time are taken at once."""
+        """Known actions (H, B, A) from s (B, S): next states (H, B, S) and rewards (H, B). Products
+        over time are taken at once."""
         embedding = self.embed(actions)
         states = self.decode(self.cell.unroll(embedding, self.initial(s)))
         return states, self.reward(states, embedding)
 
     def step(self, h: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One imagined step: h (B, hidden), a (B, A) -> next h, next state (B, S), action embedding (B, E)."""
+        """One imagined step: h (B, hidden), a (B, A) -> next h, next state (B, S), action embedding
+        (B, E)."""
         embedding = self.embed(a)
         h = self.cell.step(embedding, h)
         return h, self.decode(h), embedding

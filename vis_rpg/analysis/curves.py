@@ -1,4 +1,5 @@
-"""Curves over seeds: metrics of several runs in one CSV a task (step, value, seed, agent), and the figure that is drawn from it."""
+"""Curves over seeds: metrics of several runs in one CSV a task (step, value, seed, agent), and the
+figure that is drawn from it."""
 
 from __future__ import annotations
 
@@ -45,8 +46,11 @@ def each_seed(folder: Path) -> list[Path]:
     return seeds if seeds and not (folder / "config.yaml").exists() else [folder]
 
 
-def write_csv(path: Path, runs: Sequence[Path], key: str, labels: Sequence[str] | None = None) -> None:
-    """Write `key` of every logged line of these runs; labels: what the agent of each is called, by default as `label` says.
+def write_csv(
+    path: Path, runs: Sequence[Path], key: str, labels: Sequence[str] | None = None
+) -> None:
+    """Write `key` of every logged line of these runs; labels: what the agent of each is called, by
+    default as `label` says.
 
     Raises UserError for a run without it, or two runs of one agent and seed.
     """
@@ -57,15 +61,24 @@ def write_csv(path: Path, runs: Sequence[Path], key: str, labels: Sequence[str] 
         try:
             agent, seed = labels[i] if labels else label(config), int(config.seed)
         except (OmegaConfBaseException, TypeError, ValueError) as error:
-            raise UserError(f"{run}/config.yaml is damaged: {str(error).splitlines()[0]}: restore it from a copy of the run") from None
+            raise UserError(
+                f"{run}/config.yaml is damaged: {str(error).splitlines()[0]}: restore it from "
+                "a copy of the run"
+            ) from None
         if (agent, seed) in known:
             raise UserError(
-                f"runs: {known[agent, seed]} and {run} are both agent={agent} seed={seed}: give each seed once, or labels=[...]"
+                f"runs: {known[agent, seed]} and {run} are both agent={agent} seed={seed}: "
+                "give each seed once, or labels=[...]"
             )
         known[agent, seed] = run
-        found = [(line["step"], line[key], seed, agent) for line in metrics if line.get(key) is not None]
+        found = [
+            (line["step"], line[key], seed, agent) for line in metrics if line.get(key) is not None
+        ]
         if not found:
-            raise UserError(f"key={key}: {run} has logged no such number; it has {', '.join(sorted(metrics[-1]))}")
+            raise UserError(
+                f"key={key}: {run} has logged no such number; it has "
+                f"{', '.join(sorted(metrics[-1]))}"
+            )
         rows += found
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
@@ -75,7 +88,8 @@ def write_csv(path: Path, runs: Sequence[Path], key: str, labels: Sequence[str] 
 
 
 def label(config: DictConfig) -> str:
-    """What a run's curve is called: its agent, how it sees pixels, and its bonus where it is not the usual one."""
+    """What a run's curve is called: its agent, how it sees pixels, and its bonus where it is not
+    the usual one."""
     name, bonus = str(config.agent.name), config.exploration
     if config.perception.name != "state":
         name += f" from {config.perception.name}"
@@ -87,7 +101,8 @@ def label(config: DictConfig) -> str:
 
 
 def read_curves(path: Path) -> list[Curve]:
-    """The curves of a CSV, agents in their order there; between its own lines a seed is interpolated. Raises UserError without a CSV."""
+    """The curves of a CSV, agents in their order there; between its own lines a seed is
+    interpolated. Raises UserError without a CSV."""
     try:
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file))
@@ -97,8 +112,13 @@ def read_curves(path: Path) -> list[Curve]:
         raise UserError(f"{path}: not a CSV of curves, which has the columns {', '.join(FIELDS)}")
     agents: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
-        agents.setdefault(row["agent"], {}).setdefault(row["seed"], []).append((float(row["step"]), float(row["value"])))
-    return [_curve(agent, [np.array(sorted(points)).T for points in seeds.values()]) for agent, seeds in agents.items()]
+        agents.setdefault(row["agent"], {}).setdefault(row["seed"], []).append(
+            (float(row["step"]), float(row["value"]))
+        )
+    return [
+        _curve(agent, [np.array(sorted(points)).T for points in seeds.values()])
+        for agent, seeds in agents.items()
+    ]
 
 
 def _curve(agent: str, seeds: list[np.ndarray]) -> Curve:
@@ -106,7 +126,8 @@ def _curve(agent: str, seeds: list[np.ndarray]) -> Curve:
     first, last = max(steps[0] for steps, _ in seeds), min(steps[-1] for steps, _ in seeds)
     if first > last:
         raise UserError(
-            f"agent={agent}: its seeds have no interactions in common (one ends at {last:,.0f}, another begins at {first:,.0f})"
+            f"agent={agent}: its seeds have no interactions in common (one ends at "
+            f"{last:,.0f}, another begins at {first:,.0f})"
         )
     grid = np.unique(np.concatenate([steps for steps, _ in seeds]))
     grid = grid[(grid >= first) & (grid <= last)]
@@ -120,12 +141,17 @@ def draw_curves(path: Path, curves: Sequence[Curve], title: str, label: str) -> 
     for curve in curves:
         seeds = f"{curve.seeds} seed{'s' if curve.seeds > 1 else ''}"
         (line,) = axes.plot(curve.step, curve.mean, linewidth=2, label=f"{curve.agent} ({seeds})")
-        axes.fill_between(curve.step, *curve.interval, color=line.get_color(), alpha=0.2, linewidth=0)
+        axes.fill_between(
+            curve.step, *curve.interval, color=line.get_color(), alpha=0.2, linewidth=0
+        )
     axes.set(xlabel="interactions", ylabel=label, title=title)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, title="mean, 95% bootstrap interval" if any(curve.seeds > 1 for curve in curves) else None)
+    axes.legend(
+        frameon=False,
+        title="mean, 95% bootstrap interval" if any(curve.seeds > 1 for curve in curves) else None,
+    )
     figure.savefig(path)
     plt.close(figure)

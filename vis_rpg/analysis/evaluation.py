@@ -1,4 +1,5 @@
-"""Evaluation: z from its prior once an episode, mean actions, seeded starts; rates and means with 95% intervals."""
+"""Evaluation: z from its prior once an episode, mean actions, seeded starts; rates and means with
+95% intervals."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ class Moment:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of evaluation episodes; `eval_` keeps their names apart from those of training episodes, which sample their actions."""
+    """Figures of evaluation episodes; `eval_` keeps their names apart from those of training
+    episodes, which sample their actions."""
 
     episodes: int
     seed: int
@@ -61,19 +63,24 @@ class Evaluation:
     eval_return_interval: Interval
     """95%, percentile bootstrap over episodes; NaN with fewer than two."""
     eval_coverage: float
-    """Object displacement coverage of the evaluation episodes alone; NaN where the task declares none."""
+    """Object displacement coverage of the evaluation episodes alone; NaN where the task declares
+    none."""
     eval_criteria: dict[str, float]
-    """Share of episodes with success in their last step by each of the task's criteria; written as eval_success_<name>."""
+    """Share of episodes with success in their last step by each of the task's criteria; written as
+    eval_success_<name>."""
 
     def write(self, path: Path, **about: Any) -> None:
         """As JSON, with what else is known `about` it; NaN becomes null."""
         figures = {**about, **asdict(self)}
-        figures |= {f"eval_success_{name}": share for name, share in figures.pop("eval_criteria").items()}
+        figures |= {
+            f"eval_success_{name}": share for name, share in figures.pop("eval_criteria").items()
+        }
         path.write_text(json.dumps(_without_nan(figures), indent=2) + "\n")
 
 
 def evaluate(actor: Actor, env: gymnasium.Env, episodes: int = 50, seed: int = 0) -> Evaluation:
-    """Run `episodes` episodes of one environment; the same seed gives the same figures. Raises UserError unless episodes >= 1."""
+    """Run `episodes` episodes of one environment; the same seed gives the same figures. Raises
+    UserError unless episodes >= 1."""
     if episodes < 1:
         raise UserError(f"episodes={episodes}: at least 1 is needed")
     actor.generator.manual_seed(seed)
@@ -84,7 +91,11 @@ def evaluate(actor: Actor, env: gymnasium.Env, episodes: int = 50, seed: int = 0
     for index in tqdm(range(episodes), desc="evaluating", unit="episode"):
         for moment in play(actor, env, episode_seed(seed, index)):
             coverage.add(moment.objects)
-            returns[index], last[index], criteria[index] = moment.total, moment.success, moment.criteria
+            returns[index], last[index], criteria[index] = (
+                moment.total,
+                moment.success,
+                moment.criteria,
+            )
             ever[index] |= moment.success
     low, high = bootstrap(returns)
     return Evaluation(
@@ -101,7 +112,9 @@ def evaluate(actor: Actor, env: gymnasium.Env, episodes: int = 50, seed: int = 0
     )
 
 
-def play(actor: Actor, env: gymnasium.Env, seed: int, z: Tensor | None = None, explore: bool = False) -> Iterator[Moment]:
+def play(
+    actor: Actor, env: gymnasium.Env, seed: int, z: Tensor | None = None, explore: bool = False
+) -> Iterator[Moment]:
     """One episode from the start that `seed` gives, moment by moment, the first before any action.
 
     z: (Z,), or drawn from π(z|s₁); explore: sample the actions instead of taking their mean.
@@ -110,12 +123,26 @@ def play(actor: Actor, env: gymnasium.Env, seed: int, z: Tensor | None = None, e
     names = [f"success_{name}" for name in task_of(env).criteria]
     obs, info = env.reset(seed=seed)
     total, ended = 0.0, False
-    yield Moment(obs, object_positions(info), total, bool(info["success"]), ended, [bool(info[name]) for name in names])
+    yield Moment(
+        obs,
+        object_positions(info),
+        total,
+        bool(info["success"]),
+        ended,
+        [bool(info[name]) for name in names],
+    )
     while not ended:
         obs, reward, terminated, truncated, info = env.step(actor.act(obs, explore))
         total += float(reward)
         ended = bool(terminated or truncated)
-        yield Moment(obs, object_positions(info), total, bool(info["success"]), ended, [bool(info[name]) for name in names])
+        yield Moment(
+            obs,
+            object_positions(info),
+            total,
+            bool(info["success"]),
+            ended,
+            [bool(info[name]) for name in names],
+        )
 
 
 def episode_seed(seed: int, episode: int) -> int:
@@ -124,15 +151,21 @@ def episode_seed(seed: int, episode: int) -> int:
 
 
 def wilson(successes: int, trials: int) -> Interval:
-    """95% score interval of a rate (Wilson 1927): unlike the normal one it stays in [0, 1] and has a width at 0 and at 1."""
+    """95% score interval of a rate (Wilson 1927): unlike the normal one it stays in [0, 1] and has
+    a width at 0 and at 1."""
     rate, square = successes / trials, NORMAL_QUANTILE**2
     centre = (rate + square / (2 * trials)) / (1 + square / trials)
-    half = NORMAL_QUANTILE * math.sqrt(rate * (1 - rate) / trials + square / (4 * trials**2)) / (1 + square / trials)
+    half = (
+        NORMAL_QUANTILE
+        * math.sqrt(rate * (1 - rate) / trials + square / (4 * trials**2))
+        / (1 + square / trials)
+    )
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def bootstrap(values: np.ndarray) -> np.ndarray:
-    """95% percentile bootstrap interval of the mean over the first axis: (n, ...) -> (2, ...); NaN for fewer than two values."""
+    """95% percentile bootstrap interval of the mean over the first axis: (n, ...) -> (2, ...); NaN
+    for fewer than two values."""
     n = len(values)
     if n < 2:
         return np.full((2, *values.shape[1:]), np.nan)

@@ -1,4 +1,5 @@
-"""Explored states of a run over training (as Fig. 5 A-C of the paper): where each object was, under which z, when, and how often."""
+"""Explored states of a run over training (as Fig. 5 A-C of the paper): where each object was, under
+which z, when, and how often."""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ class Hue:
 
 
 def read_visits(run: Path) -> Visits:
-    """The visits that a run's newest checkpoint refers to. Raises UserError where the checkpoint or a chunk is missing or broken."""
+    """The visits that a run's newest checkpoint refers to. Raises UserError where the checkpoint or
+    a chunk is missing or broken."""
     load_whole_config(run)
     record = VisitRecord(run / "visits")
     record.load(checkpoint.load(checkpoint.latest(run))["visits"])
@@ -70,12 +72,15 @@ def read_visits(run: Path) -> Visits:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line that is still being written is left out. Raises UserError where there are none."""
+    """The lines of metrics.jsonl; a last line that is still being written is left out. Raises
+    UserError where there are none."""
     path = run / "metrics.jsonl"
     try:
         text = path.read_text(errors="replace")
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}: give the folder of a run (scripts/train.py out=...)") from None
+        raise UserError(
+            f"{path}: {error.strerror}: give the folder of a run (scripts/train.py out=...)"
+        ) from None
     lines = text.splitlines()
     complete = lines if text.endswith("\n") else lines[:-1]
     try:
@@ -85,24 +90,35 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     except ValueError:
         raise UserError(f"{path}: a line is not JSON, or no metrics; the file is broken") from None
     if not metrics:
-        raise UserError(f"{path}: nothing is logged there yet (logger.log_every interactions lie between lines)")
+        raise UserError(
+            f"{path}: nothing is logged there yet (logger.log_every interactions lie between lines)"
+        )
     return metrics
 
 
 def states_figure(run: Path) -> Figure:
-    """A row of panels for each object of interest, and the run's coverage below. Raises UserError where there is nothing to draw."""
+    """A row of panels for each object of interest, and the run's coverage below. Raises UserError
+    where there is nothing to draw."""
     visits, metrics, config = read_visits(run), read_metrics(run), load_whole_config(run)
     env = make_env(config.task, "state")
     task = task_of(env)
     env.close()
     objects = len(task.object_names)
     if objects == 0:
-        raise UserError(f"{run}: task={config.task.name} names no objects of interest, so there are no visited states to draw")
+        raise UserError(
+            f"{run}: task={config.task.name} names no objects of interest, so there are no "
+            "visited states to draw"
+        )
     hue = z_hue(visits.z, config.agent.latent.kind)
     bounds = np.linspace(0, visits.step[-1], STAGES + 1)
 
-    figure = plt.figure(figsize=((STAGES + 2) * PANEL, objects * PANEL + 0.9 + 2.6), layout="constrained", dpi=130)
-    title = f"{config.task.name} from {config.obs.kind}, {config.agent.name}, seed {config.seed}: {visits.step[-1]:,} interactions"
+    figure = plt.figure(
+        figsize=((STAGES + 2) * PANEL, objects * PANEL + 0.9 + 2.6), layout="constrained", dpi=130
+    )
+    title = (
+        f"{config.task.name} from {config.obs.kind}, {config.agent.name}, seed {config.seed}: "
+        f"{visits.step[-1]:,} interactions"
+    )
     figure.suptitle(f"Visited states, {title}", fontsize=13)
     halves: Any = figure.subfigures(2, 1, height_ratios=[objects * PANEL + 0.9, 2.4])
     upper, lower = halves
@@ -112,15 +128,27 @@ def states_figure(run: Path) -> Figure:
         row[0].set_ylabel(name, fontsize=12)
         for stage, panel in enumerate(row[:STAGES]):
             draw_stage(panel, visits.step, points, hue, bounds[stage], bounds[stage + 1])
-        by_step = draw_points(row[-2], points, visits.step, "viridis", Normalize(0, visits.step[-1]))
+        by_step = draw_points(
+            row[-2], points, visits.step, "viridis", Normalize(0, visits.step[-1])
+        )
         counts = draw_counts(row[-1], points, task)
         for panel in row:
             _frame(panel, points, task)
     for stage, panel in enumerate(axes[0, :STAGES]):
-        panel.set_title(f"{_thousands(bounds[stage])} to {_thousands(bounds[stage + 1])}", fontsize=11)
+        panel.set_title(
+            f"{_thousands(bounds[stage])} to {_thousands(bounds[stage + 1])}", fontsize=11
+        )
     axes[0, -2].set_title("all, by interaction", fontsize=11)
     axes[0, -1].set_title("number of visits", fontsize=11)
-    _key(upper, axes[:, :STAGES], _mappable(hue.cmap, hue.norm), hue.label, aspect=60, ticks=hue.ticks, labels=hue.tick_labels)
+    _key(
+        upper,
+        axes[:, :STAGES],
+        _mappable(hue.cmap, hue.norm),
+        hue.label,
+        aspect=60,
+        ticks=hue.ticks,
+        labels=hue.tick_labels,
+    )
     _key(upper, axes[:, -2], by_step, "interactions", formatter=EngFormatter(sep=""))
     _key(upper, axes[:, -1], counts, "visits of a cell")
     draw_coverage(lower.subplots(), metrics, _summary(run), task)
@@ -128,30 +156,60 @@ def states_figure(run: Path) -> Figure:
 
 
 def z_hue(z: np.ndarray, kind: str) -> Hue:
-    """Colours for z (V, Z): the category of a categorical z, the direction of a Gaussian one's first two numbers, one colour for none."""
+    """Colours for z (V, Z): the category of a categorical z, the direction of a Gaussian one's
+    first two numbers, one colour for none."""
     if kind == "categorical":
         categories = z.shape[1]
         cmap = plt.get_cmap("tab10" if categories <= 10 else "tab20")
         colours = ListedColormap([cmap(k % cmap.N) for k in range(categories)])
         norm = BoundaryNorm(np.arange(categories + 1) - 0.5, categories)
-        return Hue(z.argmax(1), colours, norm, "category of z", list(range(categories)), [str(k + 1) for k in range(categories)])
+        return Hue(
+            z.argmax(1),
+            colours,
+            norm,
+            "category of z",
+            list(range(categories)),
+            [str(k + 1) for k in range(categories)],
+        )
     if kind == "gaussian":
         second = z[:, 1] if z.shape[1] > 1 else np.zeros(len(z))
         ticks = [-np.pi, -np.pi / 2, 0.0, np.pi / 2, np.pi]
         labels = ["-180°", "-90°", "0°", "90°", "180°"]
-        return Hue(np.arctan2(second, z[:, 0]), plt.get_cmap("hsv"), Normalize(-np.pi, np.pi), "direction of $(z_1, z_2)$", ticks, labels)
-    return Hue(np.zeros(len(z)), ListedColormap(["tab:blue"]), Normalize(-0.5, 0.5), "this agent has no z", [], [])
+        return Hue(
+            np.arctan2(second, z[:, 0]),
+            plt.get_cmap("hsv"),
+            Normalize(-np.pi, np.pi),
+            "direction of $(z_1, z_2)$",
+            ticks,
+            labels,
+        )
+    return Hue(
+        np.zeros(len(z)),
+        ListedColormap(["tab:blue"]),
+        Normalize(-0.5, 0.5),
+        "this agent has no z",
+        [],
+        [],
+    )
 
 
-def draw_stage(axes: Axes, step: np.ndarray, points: np.ndarray, hue: Hue, start: float, end: float) -> None:
-    """Points (V, 2) visited after `start` and until `end` in the colour of their z, over those before, in grey."""
+def draw_stage(
+    axes: Axes, step: np.ndarray, points: np.ndarray, hue: Hue, start: float, end: float
+) -> None:
+    """Points (V, 2) visited after `start` and until `end` in the colour of their z, over those
+    before, in grey."""
     before, now = step <= start, (step > start) & (step <= end)
-    draw_points(axes, points[before], np.zeros(before.sum()), ListedColormap([SEEN_BEFORE]), Normalize())
+    draw_points(
+        axes, points[before], np.zeros(before.sum()), ListedColormap([SEEN_BEFORE]), Normalize()
+    )
     draw_points(axes, points[now], hue.values[now], hue.cmap, hue.norm)
 
 
-def draw_points(axes: Axes, points: np.ndarray, values: np.ndarray, cmap: str | Colormap, norm: Normalize) -> Any:
-    """Dots (V, 2) coloured by values (V,), in random order, so that late ones do not hide early ones."""
+def draw_points(
+    axes: Axes, points: np.ndarray, values: np.ndarray, cmap: str | Colormap, norm: Normalize
+) -> Any:
+    """Dots (V, 2) coloured by values (V,), in random order, so that late ones do not hide early
+    ones."""
     order = np.random.default_rng(0).permutation(len(points))[:MOST_POINTS]
     size = 5 if len(order) > 2000 else 9
     x, y = points[order].T
@@ -164,28 +222,49 @@ def draw_counts(axes: Axes, points: np.ndarray, task: Task) -> Any:
     edges = [np.linspace(low[axis], high[axis], MAP_BINS + 1) for axis in range(2)]
     counts, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=edges)
     counts[counts == 0] = np.nan
-    cmap = ListedColormap(plt.get_cmap("magma_r")(np.linspace(0.15, 1, 256)))  # the palest would not stand out from paper
-    return axes.pcolormesh(*edges, counts.T, cmap=cmap, norm=LogNorm(1, max(2.0, np.nanmax(counts))))
+    cmap = ListedColormap(
+        plt.get_cmap("magma_r")(np.linspace(0.15, 1, 256))
+    )  # the palest would not stand out from paper
+    return axes.pcolormesh(
+        *edges, counts.T, cmap=cmap, norm=LogNorm(1, max(2.0, np.nanmax(counts)))
+    )
 
 
-def draw_coverage(axes: Axes, metrics: list[dict[str, Any]], summary: dict[str, Any], task: Task) -> None:
-    """Coverage over interactions; dashed, what summary.json says that a random policy covered in as many as the whole run, those of its
-    slot model's training counted in."""
+def draw_coverage(
+    axes: Axes, metrics: list[dict[str, Any]], summary: dict[str, Any], task: Task
+) -> None:
+    """Coverage over interactions; dashed, what summary.json says that a random policy covered in as
+    many as the whole run, those of its slot model's training counted in."""
     random_coverage = summary.get("random_coverage")
-    known = [(line["step"], line["coverage"]) for line in metrics if line.get("coverage") is not None]
+    known = [
+        (line["step"], line["coverage"]) for line in metrics if line.get("coverage") is not None
+    ]
     if not known:
-        axes.text(0.5, 0.5, "this task counts no coverage", ha="center", va="center", transform=axes.transAxes)
+        axes.text(
+            0.5,
+            0.5,
+            "this task counts no coverage",
+            ha="center",
+            va="center",
+            transform=axes.transAxes,
+        )
         axes.axis("off")
         return
     steps, values = np.array([(0, 0.0), *known]).T
     axes.plot(steps, values, color="tab:blue", linewidth=2, label="this run")
     top = values.max()
     if random_coverage is not None:
-        label = f"random policy at {summary['steps'] + summary.get('pretraining_frames', 0):,} interactions"
+        count = summary["steps"] + summary.get("pretraining_frames", 0)
+        label = f"random policy at {count:,} interactions"
         axes.axhline(random_coverage, color="0.35", linestyle="--", linewidth=1.3, label=label)
         top = max(top, random_coverage)
     counted = task.coverage.objects if task.coverage else ()
-    axes.set(xlabel="interactions", ylabel=f"coverage of\n{', '.join(counted)}", xlim=(0, steps[-1]), ylim=(0, min(1.0, 1.15 * top) or 1.0))
+    axes.set(
+        xlabel="interactions",
+        ylabel=f"coverage of\n{', '.join(counted)}",
+        xlim=(0, steps[-1]),
+        ylim=(0, min(1.0, 1.15 * top) or 1.0),
+    )
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
@@ -232,7 +311,15 @@ def _key(
     formatter: EngFormatter | None = None,
 ) -> None:
     """A thin colour scale under a block of panels."""
-    bar = figure.colorbar(mappable, ax=axes.ravel().tolist(), location="bottom", aspect=aspect, pad=0.02, shrink=0.9, format=formatter)
+    bar = figure.colorbar(
+        mappable,
+        ax=axes.ravel().tolist(),
+        location="bottom",
+        aspect=aspect,
+        pad=0.02,
+        shrink=0.9,
+        format=formatter,
+    )
     bar.set_label(label)
     if ticks is not None:
         bar.set_ticks(ticks, labels=labels)

@@ -1,4 +1,5 @@
-"""Videos of rollouts: one row for each sampled z, so that the modes are seen, with slot masks beside the frames where there are slots."""
+"""Videos of rollouts: one row for each sampled z, so that the modes are seen, with slot masks
+beside the frames where there are slots."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ INK, GOOD, PAPER = (230, 230, 230), (120, 230, 120), (24, 24, 28)
 
 
 class MaskView:
-    """A slot model that watches an episode: the newest frame under its slot masks, one fixed colour for each slot."""
+    """A slot model that watches an episode: the newest frame under its slot masks, one fixed colour
+    for each slot."""
 
     def __init__(self, model: SlotModel) -> None:
         self.model = model
@@ -42,7 +44,8 @@ class MaskView:
 
     @torch.no_grad()
     def picture(self, obs: np.ndarray) -> np.ndarray:
-        """(256, 256, 3) uint8 for a frame stack (2, 64, 64, 3); slots are carried over from the call before."""
+        """(256, 256, 3) uint8 for a frame stack (2, 64, 64, 3); slots are carried over from the
+        call before."""
         frame = torch.as_tensor(obs[-1:], device=self.model.backgrounds.device)
         sight = self.model(frame, self.slots)
         self.slots = sight.slots
@@ -50,15 +53,19 @@ class MaskView:
 
 
 def film(actor: Actor, env: gymnasium.Env, path: Path, seed: int = 0) -> None:
-    """Write an MP4 of rollouts in rows of one z each. Raises UserError where the environment cannot be rendered."""
+    """Write an MP4 of rollouts in rows of one z each. Raises UserError where the environment cannot
+    be rendered."""
     write_mp4(path, mosaic(rollout_rows(actor, env, seed)), frames_per_second(env))
 
 
-def rollout_rows(actor: Actor, env: gymnasium.Env, seed: int = 0, rows: int = ROWS, columns: int = COLUMNS) -> list[list[list[np.ndarray]]]:
+def rollout_rows(
+    actor: Actor, env: gymnasium.Env, seed: int = 0, rows: int = ROWS, columns: int = COLUMNS
+) -> list[list[list[np.ndarray]]]:
     """Rollouts as tiles: rows x columns x moments of (H, W, 3) uint8 pictures.
 
-    A row has one z, drawn from π(z|s₁) at its first start, which acts by its mean; the others of the row sample their actions, so that
-    a row shows how far one z reaches. A column has one start. Raises UserError where the environment cannot be rendered.
+    A row has one z, drawn from π(z|s₁) at its first start, which acts by its mean; the others of
+    the row sample their actions, so that a row shows how far one z reaches. A column has one start.
+    Raises UserError where the environment cannot be rendered.
     """
     actor.generator.manual_seed(seed)
     tiles: list[list[list[np.ndarray]]] = []
@@ -66,23 +73,35 @@ def rollout_rows(actor: Actor, env: gymnasium.Env, seed: int = 0, rows: int = RO
         z, line = None, []
         for column in range(columns):
             moments = play(actor, env, episode_seed(seed, column), z, explore=column > 0)
-            line.append(_tiles(actor, env, moments, f"z{row + 1} {'sampled' if column else 'mean'}"))
+            line.append(
+                _tiles(actor, env, moments, f"z{row + 1} {'sampled' if column else 'mean'}")
+            )
             z = actor.z[0].clone()
         tiles.append(line)
     return tiles
 
 
-def _tiles(actor: Actor, env: gymnasium.Env, moments: Iterable[Moment], title: str) -> list[np.ndarray]:
+def _tiles(
+    actor: Actor, env: gymnasium.Env, moments: Iterable[Moment], title: str
+) -> list[np.ndarray]:
     """The tiles of one rollout."""
     perception = actor.agent.model.perception
     masks = MaskView(perception.model) if isinstance(perception, SlotPerception) else None
     every = math.ceil(task_of(env).episode_length / MOST_FRAMES)
     tiles = []
     for index, moment in enumerate(moments):
-        views = [masks.picture(moment.obs)] if masks else []  # each one: slots are carried from frame to frame
+        views = (
+            [masks.picture(moment.obs)] if masks else []
+        )  # each one: slots are carried from frame to frame
         if index % every == 0 or moment.ended:
             views.insert(0, render(env))
-            tiles.append(captioned(np.concatenate(views, axis=1), f"{title}  return {moment.total:.1f}", moment.success))
+            tiles.append(
+                captioned(
+                    np.concatenate(views, axis=1),
+                    f"{title}  return {moment.total:.1f}",
+                    moment.success,
+                )
+            )
     return tiles
 
 
@@ -96,7 +115,11 @@ def fit(picture: np.ndarray, interpolation: int) -> np.ndarray:
     """Any picture (H, W, 3) on a square of 256 pixels, its proportions kept."""
     height, width = picture.shape[:2]
     scale = VIDEO / max(height, width)
-    scaled = cv2.resize(np.ascontiguousarray(picture), (round(width * scale), round(height * scale)), interpolation=interpolation)
+    scaled = cv2.resize(
+        np.ascontiguousarray(picture),
+        (round(width * scale), round(height * scale)),
+        interpolation=interpolation,
+    )
     square = np.full((VIDEO, VIDEO, 3), PAPER, np.uint8)
     top, left = (VIDEO - scaled.shape[0]) // 2, (VIDEO - scaled.shape[1]) // 2
     square[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
@@ -104,10 +127,20 @@ def fit(picture: np.ndarray, interpolation: int) -> np.ndarray:
 
 
 def captioned(picture: np.ndarray, text: str, success: bool) -> np.ndarray:
-    """A picture (H, W, 3) under a strip with its caption, green with the word success while it holds: (24 + H, W, 3)."""
+    """A picture (H, W, 3) under a strip with its caption, green with the word success while it
+    holds: (24 + H, W, 3)."""
     strip = np.full((CAPTION, picture.shape[1], 3), PAPER, np.uint8)
     text += "  success" if success else ""
-    cv2.putText(strip, text, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, GOOD if success else INK, 1, cv2.LINE_AA)
+    cv2.putText(
+        strip,
+        text,
+        (6, 17),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        0.45,
+        GOOD if success else INK,
+        1,
+        cv2.LINE_AA,
+    )
     return np.concatenate([strip, picture])
 
 
@@ -118,7 +151,8 @@ def mosaic(rows: list[list[list[np.ndarray]]]) -> Iterator[np.ndarray]:
 
 
 def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: int = 12) -> None:
-    """Write frames (H, W, 3) uint8, H and W even, as H.264 in the pixel format that every player reads."""
+    """Write frames (H, W, 3) uint8, H and W even, as H.264 in the pixel format that every player
+    reads."""
     codec = next(name for name in CODECS if name in av.codecs_available)
     frames = iter(frames)
     first = next(frames)
@@ -128,7 +162,11 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: int = 12) -> None:
         stream.pix_fmt = "yuv420p"
         stream.height, stream.width = first.shape[:2]
         for picture in chain([first], frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+            container.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                )
+            )
         container.mux(stream.encode())
 
 

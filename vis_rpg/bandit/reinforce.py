@@ -1,4 +1,5 @@
-"""REINFORCE (Williams, 1992) with one Gaussian on the bandit of Fig. 4: the single mode that gets stuck (Sec. 5.1)."""
+"""REINFORCE (Williams, 1992) with one Gaussian on the bandit of Fig. 4: the single mode that gets
+stuck (Sec. 5.1)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from vis_rpg.envs.tasks.bandit import REACH, bandit_reward
 
 
 class GaussianReinforce(nn.Module):
-    """A tanh-normal on [-1, 1] with a mean that starts at 0 and a free std, moved by the score function alone."""
+    """A tanh-normal on [-1, 1] with a mean that starts at 0 and a free std, moved by the score
+    function alone."""
 
     def __init__(self, config: Any) -> None:
         """config: the group `reinforce` of configs/bandit.yaml."""
@@ -26,11 +28,14 @@ class GaussianReinforce(nn.Module):
     def loss(self, noise: Tensor) -> Tensor:
         """Minus the policy gradient's surrogate, for actions tanh(mean + std * noise), noise (B,).
 
-        The slope of the tanh does not depend on the parameters once an action is drawn, so log π is that of the normal before it.
+        The slope of the tanh does not depend on the parameters once an action is drawn, so log π is
+        that of the normal before it.
         """
         u = (self.mean + self.log_std.exp() * noise).detach()
         reward = bandit_reward(REACH * u.tanh())
-        advantage = reward - (reward.sum() - reward) / (len(reward) - 1)  # each one's baseline is the mean of the others
+        advantage = reward - (reward.sum() - reward) / (
+            len(reward) - 1
+        )  # each one's baseline is the mean of the others
         log_pi = -0.5 * ((u - self.mean) / self.log_std.exp()) ** 2 - self.log_std
         return -(advantage * log_pi).mean()
 

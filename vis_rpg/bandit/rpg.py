@@ -1,8 +1,10 @@
-"""Reparameterized policy learning on the bandit of Fig. 4: Equation 2 with the exact reward in place of the learned model.
+"""Reparameterized policy learning on the bandit of Fig. 4: Equation 2 with the exact reward in
+place of the learned model.
 
-One step, so γ = 0 and H = 1: no critic, no replay, no world model. π(z|s), π(a|s,z) and p_φ(z|s,a) are the modules of the full agent. The
-reward is known and differentiable, so π(a|s,z) follows its pathwise gradient, while π(z|s) learns by the score function.
-Symbols and shapes as in `vis_rpg.agent`; x = REACH * a is the action in the units of the reward. s is a constant one.
+One step, so γ = 0 and H = 1: no critic, no replay, no world model. π(z|s), π(a|s,z) and p_φ(z|s,a)
+are the modules of the full agent. The reward is known and differentiable, so π(a|s,z) follows its
+pathwise gradient, while π(z|s) learns by the score function. Symbols and shapes as in
+`vis_rpg.agent`; x = REACH * a is the action in the units of the reward. s is a constant one.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from vis_rpg.envs.tasks.bandit import REACH, bandit_reward
 
 @dataclass
 class Modes:
-    """A policy as a mixture of tanh-normals on [-1, 1], one for each z; a Gaussian policy is a mixture of one."""
+    """A policy as a mixture of tanh-normals on [-1, 1], one for each z; a Gaussian policy is a
+    mixture of one."""
 
     probability: Tensor
     """(Z,)."""
@@ -42,11 +45,13 @@ class Learner(Protocol):
 
 
 class BanditRPG(nn.Module):
-    """RPG with a categorical z on a known reward; the weights of the terms of Eq. 2 beside the reward decay towards zero.
+    """RPG with a categorical z on a known reward; the weights of the terms of Eq. 2 beside the
+    reward decay towards zero.
 
-    The entropy of π(z|s) must weigh as much as the consistency: only then do the two add up to the information that actions carry about z,
-    which is largest for many z with actions of their own. With less, one wide z that always acts is at least as good, and π(z|s)
-    collapses on one before the rewards of the others are known.
+    The entropy of π(z|s) must weigh as much as the consistency: only then do the two add up to the
+    information that actions carry about z, which is largest for many z with actions of their own.
+    With less, one wide z that always acts is at least as good, and π(z|s) collapses on one before
+    the rewards of the others are known.
     """
 
     def __init__(self, config: Any) -> None:
@@ -61,20 +66,26 @@ class BanditRPG(nn.Module):
         self.weight = 1.0  # of consistency and entropies; falls by `decay` an update
 
     def losses(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses of π(a|s,z), of π(z|s) and of p_φ for z (B, Z) drawn from π(z|s) and standard normal noise (B, 1).
+        """Losses of π(a|s,z), of π(z|s) and of p_φ for z (B, Z) drawn from π(z|s) and standard
+        normal noise (B, 1).
 
-        Each is meant for the parameters of its own network alone. The first is minus the terms of Eq. 2 that depend on the action.
+        Each is meant for the parameters of its own network alone. The first is minus the terms of
+        Eq. 2 that depend on the action.
         """
         s = torch.ones_like(noise)
         a, log_pi = self.pi(s, z, noise)
         log_p_z = self.p_phi.log_prob(z, s, a)
         reward = self.config.reward_weight * bandit_reward(REACH * a).squeeze(-1)
-        value = reward + self.weight * (self.config.consistency * log_p_z - self.config.entropy_a * log_pi)
+        value = reward + self.weight * (
+            self.config.consistency * log_p_z - self.config.entropy_a * log_pi
+        )
 
         outputs = self.pi_z.outputs(s[:1])
         assert outputs is not None
         fixed = value.detach()
-        advantage = fixed - (fixed.sum() - fixed) / (len(fixed) - 1)  # each one's baseline is the mean of the others
+        advantage = fixed - (fixed.sum() - fixed) / (
+            len(fixed) - 1
+        )  # each one's baseline is the mean of the others
         entropy = self.weight * self.config.entropy_z * self.space.entropy(outputs)
         latent_loss = -(advantage * self.space.log_prior(z, outputs)).mean() - entropy.mean()
         return -value.mean(), latent_loss, -log_p_z.mean()
@@ -86,7 +97,9 @@ class BanditRPG(nn.Module):
         z = self.pi_z(torch.ones(1, 1), self.space.noise((batch,), generator))
         for part, loss in zip((self.pi, self.pi_z, self.p_phi), self.losses(z, noise), strict=True):
             parameters = list(part.parameters())
-            for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters, retain_graph=True), strict=True):
+            for p, gradient in zip(
+                parameters, torch.autograd.grad(loss, parameters, retain_graph=True), strict=True
+            ):
                 p.grad = gradient
         self.optimizer.step()
         self.weight *= self.config.decay
@@ -110,14 +123,18 @@ def mean_reward(modes: Modes, actions: int, generator: torch.Generator) -> float
 
 
 def density(modes: Modes, x: Tensor) -> Tensor:
-    """Density of each z's share at x (X,), strictly within (-REACH, REACH): (Z, X); the shares sum to the density of the policy."""
+    """Density of each z's share at x (X,), strictly within (-REACH, REACH): (Z, X); the shares sum
+    to the density of the policy."""
     a = x / REACH
     normal = torch.distributions.Normal(modes.mean[:, None], modes.std[:, None])
     return modes.probability[:, None] * normal.log_prob(a.atanh()).exp() / (REACH * (1 - a**2))
 
 
-def train(learner: Learner, updates: int, every: int, generator: torch.Generator) -> Iterator[tuple[int, Modes]]:
-    """Train, yielding the number of updates done and the policy: before the first, after each `every`, and after the last."""
+def train(
+    learner: Learner, updates: int, every: int, generator: torch.Generator
+) -> Iterator[tuple[int, Modes]]:
+    """Train, yielding the number of updates done and the policy: before the first, after each
+    `every`, and after the last."""
     yield 0, learner.modes()
     for done in range(1, updates + 1):
         learner.update(generator)

@@ -1,4 +1,5 @@
-"""Speed of the environments, measured: steps/s and frames/s of each task, as a run steps it and in one process."""
+"""Speed of the environments, measured: steps/s and frames/s of each task, as a run steps it and in
+one process."""
 
 from __future__ import annotations
 
@@ -23,8 +24,9 @@ ENVS = 5
 
 
 def envs(only: str | None = None, seconds: float = 1.0, backend: str = "auto") -> Iterator[Line]:
-    """For each task from state and from pixels: interactions/s of a group as a run steps it, and in one process, each the median of three
-    spans of so many seconds; what cannot be made here says why. Raises UserError for a task that does not exist."""
+    """For each task from state and from pixels: interactions/s of a group as a run steps it, and in
+    one process, each the median of three spans of so many seconds; what cannot be made here says
+    why. Raises UserError for a task that does not exist."""
     if only is not None and only not in IDS:
         raise UserError(f"--task {only}: choose one of {', '.join(IDS)}")
     for name in [only] if only else IDS:
@@ -37,19 +39,27 @@ def _measured(name: str, obs: str, seconds: float, backend: str) -> Line:
         task = compose([f"task={name}"]).task
         [group] = make_groups(task, obs, ENVS, [0], backend)
         try:
-            line: Line = {"frames_by": group.frames_by, "stepped_in": group.stepped_in, "envs": ENVS}
+            line: Line = {
+                "frames_by": group.frames_by,
+                "stepped_in": group.stepped_in,
+                "envs": ENVS,
+            }
             line["steps_per_s"] = _speed(group, seconds)
         finally:
             group.close()
         if isinstance(group, EnvGroup):
             return {**line, "one_process_steps_per_s": line["steps_per_s"]}
-        pictures = choose_pictures(make_env(task, "state"), ENVS, backend)[0] if obs == "pixels" else None
+        pictures = (
+            choose_pictures(make_env(task, "state"), ENVS, backend)[0] if obs == "pixels" else None
+        )
         alone = EnvGroup(lambda _: make_env(task, "state" if pictures else obs), ENVS, 0, pictures)
         try:
             return {**line, "one_process_steps_per_s": _speed(alone, seconds)}
         finally:
             alone.close()
-    except Exception as error:  # a library that is missing or a renderer that cannot be had says so in its own way
+    except (
+        Exception
+    ) as error:  # a library that is missing or a renderer that cannot be had says so in its own way
         return {"not_measured": " ".join(str(error).split()) or type(error).__name__}
 
 

@@ -1,4 +1,5 @@
-"""Speed, measured: updates, environment steps, frames, whole runs, and what share of the machine's matrix rate an update reaches."""
+"""Speed, measured: updates, environment steps, frames, whole runs, and what share of the machine's
+matrix rate an update reaches."""
 
 from __future__ import annotations
 
@@ -37,14 +38,25 @@ UPDATES = {
     "state, 8 seeds": [*BLOCKS, "obs=state", "seeds=8"],
     "slots frozen": [*BLOCKS, "obs=pixels", "perception=slots"],
     "cnn": [*BLOCKS, "obs=pixels", "perception=cnn", *SMALL_BATCH],
-    "slots trained on": [*BLOCKS, "obs=pixels", "perception=slots", "perception.train=true", *SMALL_BATCH],
+    "slots trained on": [
+        *BLOCKS,
+        "obs=pixels",
+        "perception=slots",
+        "perception.train=true",
+        *SMALL_BATCH,
+    ],
 }
 EAGER_ONLY = ("slots trained on",)
 """Compiling these takes minutes on a CPU."""
-RUNS = {"block_push from state": [*BLOCKS, "obs=state"], "block_push from state, 8 seeds": [*BLOCKS, "obs=state", "seeds=8"]}
+RUNS = {
+    "block_push from state": [*BLOCKS, "obs=state"],
+    "block_push from state, 8 seeds": [*BLOCKS, "obs=state", "seeds=8"],
+}
 STEPPED = {"maze": ["task=maze"], "block_push": BLOCKS}
 LOOPS = {"state": [*BLOCKS, "task.blocks=1"], "slots": [*BLOCKS, "task.blocks=1", "obs=pixels"]}
-FILLED = 250  # interactions a seed with random actions before an update is measured: fewer than an episode of each environment
+# interactions a seed with random actions before an update is measured: fewer than an episode of
+# each environment
+FILLED = 250
 COUNTED = {
     "state": [*BLOCKS, "obs=state"],
     "state, learned prior": [*BLOCKS, "obs=state", "agent.latent.prior=learned"],
@@ -56,12 +68,12 @@ COUNTED = {
 GROWTH = 1.05  # of a stored count at most
 
 
-# What is measured -----------------------------------------------------------------------------------------------------------------------
+# What is measured ---------------------------------------------------------------------------------
 
 
 def suite(device: str, quick: bool) -> Iterator[Line]:
-    """Measurements one by one, each a JSON object; `quick` takes under a minute on two cores, where it leaves out what must compile; on a
-    GPU it is about the runtime that `auto` takes."""
+    """Measurements one by one, each a JSON object; `quick` takes under a minute on two cores, where
+    it leaves out what must compile; on a GPU it is about the runtime that `auto` takes."""
     chosen = device_of(DictConfig({"device": device}))
     prepare(chosen)
     yield machine(chosen)
@@ -76,31 +88,53 @@ def suite(device: str, quick: bool) -> Iterator[Line]:
                 continue
             if quick and cuda and (name in EAGER_ONLY or (runtime != "graph" and name != "state")):
                 continue
-            if quick and not cuda and (runtime != "eager" or "seeds=8" in overrides or "precision=bfloat16" in overrides):
+            if (
+                quick
+                and not cuda
+                and (
+                    runtime != "eager"
+                    or "seeds=8" in overrides
+                    or "precision=bfloat16" in overrides
+                )
+            ):
                 continue
             if runtime == "compile" and name in EAGER_ONLY and not cuda:
                 continue
             if runtime == "compile" and compiler_lacks:
                 yield {**line, "not_measured": f"needs {compiler_lacks}"}
                 continue
-            small = ["agent.batch_size=16", "exploration.batch_size=16"] if quick and not cuda and SMALL_BATCH[0] in overrides else []
+            small = (
+                ["agent.batch_size=16", "exploration.batch_size=16"]
+                if quick and not cuda and SMALL_BATCH[0] in overrides
+                else []
+            )
             try:
                 yield {**line, **update_speed([*words, *small], repeats, least)}
             except Exception as error:  # what one setting fails by does not hide the others
                 yield {**line, "failed": one_line(error)}
     for name, overrides in RUNS.items():
         if cuda or not quick:
-            yield {"name": f"run, {name}", **run_speed([*overrides, f"device={device}"], 4.0 if quick else 10.0)}
+            yield {
+                "name": f"run, {name}",
+                **run_speed([*overrides, f"device={device}"], 4.0 if quick else 10.0),
+            }
     for name, overrides in STEPPED.items():
         for obs in ("state", "pixels"):
             result = step_speed(overrides, obs, repeats, least)
-            yield {"name": f"{'steps' if obs == 'state' else 'steps with frames 64 x 64'}, {name}", **result}
+            yield {
+                "name": f"{'steps' if obs == 'state' else 'steps with frames 64 x 64'}, {name}",
+                **result,
+            }
 
 
 def machine(device: torch.device) -> Line:
     """What is measured on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
     return {
         "name": "machine",
         "device": str(device),
@@ -121,19 +155,27 @@ def _processor() -> str:
 
 
 def matrix_rate(device: torch.device, seconds: float) -> float:
-    """Float32 matrix products in GFLOP/s (TF32 on a GPU): the best of square sizes, so that a share of it flatters nobody, and on a CPU of
-    both of torch's libraries: MKL makes half of what oneDNN does on AMD's processors."""
+    """Float32 matrix products in GFLOP/s (TF32 on a GPU): the best of square sizes, so that a share
+    of it flatters nobody, and on a CPU of both of torch's libraries: MKL makes half of what oneDNN
+    does on AMD's processors."""
     products: list[tuple[int, Callable[[], object]]] = []
     for size in (512, 1024, 2048) if device.type == "cpu" else (2048, 4096, 8192):
         a, b = torch.randn(2, size, size, device=device)
         products.append((size, partial(torch.mm, a, b)))
         if device.type == "cpu" and torch.backends.mkldnn.is_available():
-            products.append((size, partial(torch.nn.functional.linear, a.to_mkldnn(), b.to_mkldnn())))
+            products.append(
+                (size, partial(torch.nn.functional.linear, a.to_mkldnn(), b.to_mkldnn()))
+            )
     span = seconds / 5 / len(products)
-    return max(2 * size**3 / statistics.median(timed(product, 5, span, device)) / 1e9 for size, product in products)
+    return max(
+        2 * size**3 / statistics.median(timed(product, 5, span, device)) / 1e9
+        for size, product in products
+    )
 
 
-def timed(call: Callable[[], object], repeats: int, least: float, device: torch.device) -> list[float]:
+def timed(
+    call: Callable[[], object], repeats: int, least: float, device: torch.device
+) -> list[float]:
     """Seconds a call, in `repeats` groups of at least `least` seconds each, after a warm-up."""
 
     def group(count: int) -> float:
@@ -151,7 +193,15 @@ def timed(call: Callable[[], object], repeats: int, least: float, device: torch.
 
 def filled(overrides: list[str], folder: Path) -> Trainer:
     """A trainer whose replays hold random actions, and which has not learned yet."""
-    config = compose([*overrides, f"out={folder}", "agent.replay_capacity=5000", f"agent.seed_steps={FILLED}", f"logger.log_every={10**9}"])
+    config = compose(
+        [
+            *overrides,
+            f"out={folder}",
+            "agent.replay_capacity=5000",
+            f"agent.seed_steps={FILLED}",
+            f"logger.log_every={10**9}",
+        ]
+    )
     trainer = Trainer(config)
     while trainer.step < FILLED:
         trainer.advance()
@@ -159,8 +209,9 @@ def filled(overrides: list[str], folder: Path) -> Trainer:
 
 
 def update_speed(overrides: list[str], repeats: int, least: float) -> Line:
-    """Updates/s with sampling, at the paper's sizes; the mean over the cycle of two (the policy steps every second time). The matrix rate
-    is measured in turns with it: a machine that others use too is not equally fast all the time."""
+    """Updates/s with sampling, at the paper's sizes; the mean over the cycle of two (the policy
+    steps every second time). The matrix rate is measured in turns with it: a machine that others
+    use too is not equally fast all the time."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = filled(overrides, Path(folder))
         learning, settings, device = trainer.learning, trainer.config.agent, trainer.device
@@ -171,32 +222,51 @@ def update_speed(overrides: list[str], repeats: int, least: float) -> Line:
                 learning.step()
 
         cycle()
-        gflop = updates_counted(learning, settings.policy_every)["gflop"] if trainer.config.runtime == "eager" else None
+        gflop = (
+            updates_counted(learning, settings.policy_every)["gflop"]
+            if trainer.config.runtime == "eager"
+            else None
+        )
         for _ in range(2 * Captured.WARM_UPS):
             if device.type == "cuda":
                 cycle()
-        turns = [(matrix_rate(device, least / 4), timed(cycle, 1, least, device)[0]) for _ in range(repeats)]
+        turns = [
+            (matrix_rate(device, least / 4), timed(cycle, 1, least, device)[0])
+            for _ in range(repeats)
+        ]
         rate, seconds = (statistics.median(values) for values in zip(*turns, strict=True))
         per_s = settings.policy_every / seconds
-        line: Line = {"updates_per_s": round(per_s, 3), "batch_size": settings.batch_size, "matrix_rate_gflop_per_s": round(rate, 1)}
+        line: Line = {
+            "updates_per_s": round(per_s, 3),
+            "batch_size": settings.batch_size,
+            "matrix_rate_gflop_per_s": round(rate, 1),
+        }
         if seeds > 1:
             line |= {"seeds": seeds, "seed_updates_per_s": round(seeds * per_s, 3)}
         gflop = gflop or eager_gflop(overrides)
-        line |= {"gflop_per_update": round(gflop, 2), "share_of_matrix_rate": round(per_s * gflop / rate, 3)}
+        line |= {
+            "gflop_per_update": round(gflop, 2),
+            "share_of_matrix_rate": round(per_s * gflop / rate, 3),
+        }
         if device.type == "cuda":
             line |= launches(cycle, settings.policy_every)
-        line["fastest_and_slowest"] = [round(settings.policy_every / f([s for _, s in turns]), 3) for f in (min, max)]
+        line["fastest_and_slowest"] = [
+            round(settings.policy_every / f([s for _, s in turns]), 3) for f in (min, max)
+        ]
         return line
 
 
 def launches(cycle: Callable[[], None], updates: int) -> Line:
-    """Kernels that the GPU runs in an update; raises RuntimeError where the host waits for it within one."""
+    """Kernels that the GPU runs in an update; raises RuntimeError where the host waits for it
+    within one."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         cycle()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    ) as profile:
         cycle()
         torch.cuda.synchronize()
     kernels = sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
@@ -215,11 +285,16 @@ def updates_counted(learning: Learning, updates: int) -> Line:
     with OperatorCounter() as counter:
         for _ in range(updates):
             learning.step()
-    return {"operators": counter.operators / updates, "gflop": counter.flop / updates / 1e9, "host_waits": counter.waits / updates}
+    return {
+        "operators": counter.operators / updates,
+        "gflop": counter.flop / updates / 1e9,
+        "host_waits": counter.waits / updates,
+    }
 
 
 def run_speed(overrides: list[str], seconds: float) -> Line:
-    """Interactions/s of a whole run: acting, stepping, replay and updates, after warm-up; of all seeds together."""
+    """Interactions/s of a whole run: acting, stepping, replay and updates, after warm-up; of all
+    seeds together."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = filled(overrides, Path(folder))
         for _ in range(4 * Captured.WARM_UPS):
@@ -232,13 +307,18 @@ def run_speed(overrides: list[str], seconds: float) -> Line:
             torch.cuda.synchronize(trainer.device)
         took = time.perf_counter() - begin
         steps = len(trainer.runs) * (trainer.step - before)
-        shares = {f"{name.removesuffix('_s')}_share": round((trainer.waited[name] - waited[name]) / took, 3) for name in waited}
+        shares = {
+            f"{name.removesuffix('_s')}_share": round(
+                (trainer.waited[name] - waited[name]) / took, 3
+            )
+            for name in waited
+        }
         return {"interactions_per_s": round(steps / took, 1), "seeds": len(trainer.runs), **shares}
 
 
 def loop_profile(overrides: list[str], seconds: float) -> Line:
-    """Milliseconds of each part of a training step, each alone, and of the whole step, in which seeing with frozen perception and the
-    environments run beside the update."""
+    """Milliseconds of each part of a training step, each alone, and of the whole step, in which
+    seeing with frozen perception and the environments run beside the update."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as within:
         trainer = filled(overrides, Path(folder))
         run, device = trainer.runs[0], trainer.device
@@ -252,7 +332,10 @@ def loop_profile(overrides: list[str], seconds: float) -> Line:
             "seeing": lambda: run.see(result),
             "replay": lambda: run.take(actions, result, seen),
         }
-        line: Line = {name: round(1e3 * statistics.median(timed(call, 5, seconds / 5, device)), 2) for name, call in parts.items()}
+        line: Line = {
+            name: round(1e3 * statistics.median(timed(call, 5, seconds / 5, device)), 2)
+            for name, call in parts.items()
+        }
         for _ in range(4 * Captured.WARM_UPS):
             trainer.advance()
 
@@ -260,8 +343,15 @@ def loop_profile(overrides: list[str], seconds: float) -> Line:
             trainer.thread.submit(trainer.learning.step).result()  # where it was compiled
 
         line["update"] = round(1e3 * statistics.median(timed(update, 5, seconds / 5, device)), 2)
-        line["whole step"] = round(1e3 * statistics.median(timed(trainer.advance, 5, seconds / 5, device)), 2)
-        return {"envs": len(run.envs), "threads": trainer.threads, "runtime": trainer.runtime, "ms": line}
+        line["whole step"] = round(
+            1e3 * statistics.median(timed(trainer.advance, 5, seconds / 5, device)), 2
+        )
+        return {
+            "envs": len(run.envs),
+            "threads": trainer.threads,
+            "runtime": trainer.runtime,
+            "ms": line,
+        }
 
 
 def step_speed(overrides: list[str], obs: str, repeats: int, least: float) -> Line:
@@ -272,16 +362,24 @@ def step_speed(overrides: list[str], obs: str, repeats: int, least: float) -> Li
     rng = np.random.default_rng(0)
     shape = envs.action_space.shape
     assert shape is not None
-    seconds = statistics.median(timed(lambda: envs.step(rng.uniform(-1, 1, (len(envs), *shape))), repeats, least, torch.device("cpu")))
+    seconds = statistics.median(
+        timed(
+            lambda: envs.step(rng.uniform(-1, 1, (len(envs), *shape))),
+            repeats,
+            least,
+            torch.device("cpu"),
+        )
+    )
     return {"steps_per_s": round(len(envs) / seconds, 1), "envs": len(envs)}
 
 
-# Figures against goals ------------------------------------------------------------------------------------------------------------------
+# Figures against goals ----------------------------------------------------------------------------
 
 
 def goals(lines: list[Line]) -> list[Line]:
-    """The project's goals beside what was measured; None where something for it is missing. Ratios of a CPU are of updates at one matrix
-    rate, which changes by a tenth on a machine that others use too between one setting and the next."""
+    """The project's goals beside what was measured; None where something for it is missing. Ratios
+    of a CPU are of updates at one matrix rate, which changes by a tenth on a machine that others
+    use too between one setting and the next."""
     cuda = lines[0]["device"] != "cpu"
     at = {(line["name"].removeprefix("update, "), line.get("runtime")): line for line in lines[1:]}
     best = "graph" if cuda else "compile"
@@ -295,7 +393,10 @@ def goals(lines: list[Line]) -> list[Line]:
 
     def over_state(name: str, key: str = "updates_per_s", runtime: str = best) -> float | None:
         def at_one_rate(name: str, key: str) -> float | None:
-            value, rate = figure(name, key, runtime), figure(name, "matrix_rate_gflop_per_s", runtime)
+            value, rate = (
+                figure(name, key, runtime),
+                figure(name, "matrix_rate_gflop_per_s", runtime),
+            )
             return None if value is None or rate is None else value / rate
 
         return ratio(at_one_rate(name, key), at_one_rate("state", "updates_per_s"))
@@ -306,35 +407,60 @@ def goals(lines: list[Line]) -> list[Line]:
         rows = [
             ("state, updates/s", one, 700),
             ("state, graph over eager", ratio(one, figure("state", runtime="eager")), 4.5),
-            ("state, 8 seeds, seed-updates/s", figure("state, 8 seeds", "seed_updates_per_s"), 2500),
+            (
+                "state, 8 seeds, seed-updates/s",
+                figure("state, 8 seeds", "seed_updates_per_s"),
+                2500,
+            ),
             ("slots frozen over state", ratio(figure("slots frozen"), one), 0.9),
             ("CNN, batch 128, updates/s", figure("cnn"), 500),
             ("slots trained on, batch 128, updates/s", figure("slots trained on"), 150),
-            ("BlockPush from state, interactions/s", figure("run, block_push from state", "interactions_per_s", None), 3000),
-            ("the same, eight seeds together", figure("run, block_push from state, 8 seeds", "interactions_per_s", None), 8000),
+            (
+                "BlockPush from state, interactions/s",
+                figure("run, block_push from state", "interactions_per_s", None),
+                3000,
+            ),
+            (
+                "the same, eight seeds together",
+                figure("run, block_push from state, 8 seeds", "interactions_per_s", None),
+                8000,
+            ),
         ]
     else:
         rows = [
             ("state, share of the matrix rate", figure("state", "share_of_matrix_rate"), 0.85),
             ("state, bfloat16 over float32", over_state("state, bfloat16"), 1.6),
-            ("state, 8 seeds over one, seed-updates/s", over_state("state, 8 seeds", "seed_updates_per_s"), 1.0),
+            (
+                "state, 8 seeds over one, seed-updates/s",
+                over_state("state, 8 seeds", "seed_updates_per_s"),
+                1.0,
+            ),
             ("slots frozen over state", over_state("slots frozen"), 0.9),
             ("slots frozen over state, eager", over_state("slots frozen", runtime="eager"), 0.9),
-            ("CNN, batch 128, share of the matrix rate", figure("cnn", "share_of_matrix_rate"), 0.75),
+            (
+                "CNN, batch 128, share of the matrix rate",
+                figure("cnn", "share_of_matrix_rate"),
+                0.75,
+            ),
         ]
-    return [{"what": what, "measured": value, "goal": goal, "met": value is not None and value >= goal} for what, value, goal in rows]
+    return [
+        {"what": what, "measured": value, "goal": goal, "met": value is not None and value >= goal}
+        for what, value, goal in rows
+    ]
 
 
-# Counts -----------------------------------------------------------------------------------------------------------------------------------
+# Counts -------------------------------------------------------------------------------------------
 
 
 def counts(compiled: bool) -> Line:
-    """Figures that depend on no machine: operators and waits of the host in an update of each setting at debug size, and, where asked for,
-    compilations after the first updates."""
+    """Figures that depend on no machine: operators and waits of the host in an update of each
+    setting at debug size, and, where asked for, compilations after the first updates."""
     found: Line = {}
     for name, overrides in COUNTED.items():
         with tempfile.TemporaryDirectory() as folder:
-            trainer = filled([*overrides, "preset=debug", "device=cpu", "runtime=eager"], Path(folder))
+            trainer = filled(
+                [*overrides, "preset=debug", "device=cpu", "runtime=eager"], Path(folder)
+            )
             for _ in range(2):
                 trainer.learning.step()
             counted = updates_counted(trainer.learning, 2)
@@ -353,7 +479,9 @@ def recompilations(overrides: list[str]) -> int:
     from torch._dynamo.utils import counters
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = filled([*overrides, "preset=debug", "device=cpu", "runtime=compile"], Path(folder))
+        trainer = filled(
+            [*overrides, "preset=debug", "device=cpu", "runtime=compile"], Path(folder)
+        )
         for _ in range(4):
             trainer.learning.step()
         before = counters["stats"]["unique_graphs"]
@@ -363,7 +491,8 @@ def recompilations(overrides: list[str]) -> int:
 
 
 def grown(now: Line, stored: Line) -> list[str]:
-    """What has grown by more than 5% over the stored counts, a line each; what is not stored counts as grown."""
+    """What has grown by more than 5% over the stored counts, a line each; what is not stored counts
+    as grown."""
     lines = []
     for name, figures in now.items():
         for key, value in figures.items():

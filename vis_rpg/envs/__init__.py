@@ -22,7 +22,8 @@ IDS = {
 }
 """The word in `task=...` -> the id in Gymnasium."""
 
-# Episodes end by the tasks' own clocks, which their saved state covers; no wrapper may count beside them.
+# Episodes end by the tasks' own clocks, which their saved state covers; no wrapper may count beside
+# them.
 register(IDS["bandit"], "vis_rpg.envs.tasks.bandit:Bandit", order_enforce=False)
 register(IDS["maze"], "vis_rpg.envs.tasks.maze:Maze", order_enforce=False)
 register(IDS["block_push"], "vis_rpg.envs.tasks.block_push:BlockPush", order_enforce=False)
@@ -33,7 +34,17 @@ register(IDS["cheetah_back"], "vis_rpg.envs.tasks.locomotion:CheetahBack", order
 register(IDS["half_cheetah"], "vis_rpg.envs.tasks.locomotion:HalfCheetah", order_enforce=False)
 register(IDS["humanoid"], "vis_rpg.envs.tasks.locomotion:Humanoid", order_enforce=False)
 register(IDS["metaworld"], "vis_rpg.envs.tasks.metaworld:MetaWorld", order_enforce=False)
-register(IDS["metaworld_basketball"], "vis_rpg.envs.tasks.metaworld:MetaWorld", order_enforce=False, kwargs={"name": "basketball-v3"})
-register(IDS["metaworld_stick_pull"], "vis_rpg.envs.tasks.metaworld:MetaWorld", order_enforce=False, kwargs={"name": "stick-pull-v3"})
+register(
+    IDS["metaworld_basketball"],
+    "vis_rpg.envs.tasks.metaworld:MetaWorld",
+    order_enforce=False,
+    kwargs={"name": "basketball-v3"},
+)
+register(
+    IDS["metaworld_stick_pull"],
+    "vis_rpg.envs.tasks.metaworld:MetaWorld",
+    order_enforce=False,
+    kwargs={"name": "stick-pull-v3"},
+)
 register(IDS["adroit_door"], "vis_rpg.envs.tasks.adroit:AdroitDoor", order_enforce=False)
 register(IDS["adroit_hammer"], "vis_rpg.envs.tasks.adroit:AdroitHammer", order_enforce=False)

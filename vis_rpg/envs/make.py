@@ -19,15 +19,22 @@ NOT_GIVEN = ("name", "family", "terminates", "kwargs")
 """Keys of a task's configuration that its environment's constructor does not take."""
 
 
-def make_env(task: Mapping[str, Any], obs: str, seed: int | None = None) -> gymnasium.Env[np.ndarray, np.ndarray]:
+def make_env(
+    task: Mapping[str, Any], obs: str, seed: int | None = None
+) -> gymnasium.Env[np.ndarray, np.ndarray]:
     """The environment of a task.
 
-    task: `name` (one of TASKS), and what the constructor of its environment takes beside `obs`: for block_push `blocks`, for gym `id` and
-    what `gymnasium.make` takes, in `kwargs`. Where there is a `family` (one of TASKS), that is made, and `name` says which of it.
-    obs: state | pixels; seed: of its action space and of a first reset, so that later unseeded ones follow from it.
-    Raises UserError, one line, for a name, id, observation kind or argument that is not to be had.
+    task: `name` (one of TASKS), and what the constructor of its environment takes beside `obs`: for
+    block_push `blocks`, for gym `id` and what `gymnasium.make` takes, in `kwargs`. Where there is a
+    `family` (one of TASKS), that is made, and `name` says which of it. obs: state | pixels; seed:
+    of its action space and of a first reset, so that later unseeded ones follow from it. Raises
+    UserError, one line, for a name, id, observation kind or argument that is not to be had.
     """
-    name, kwargs = task["name"], {key: value for key, value in task.items() if key not in NOT_GIVEN} | dict(task.get("kwargs") or {})
+    name, kwargs = (
+        task["name"],
+        {key: value for key, value in task.items() if key not in NOT_GIVEN}
+        | dict(task.get("kwargs") or {}),
+    )
     if "family" in task:
         name, kwargs["name"] = task["family"], name
     if name not in TASKS:
@@ -53,5 +60,6 @@ def task_of(env: gymnasium.Env[Any, Any] | Declared) -> Task:
 
 
 def object_positions(info: Mapping[str, Any]) -> np.ndarray:
-    """True positions (N, 2 or 3) float64 of the objects of interest, world units, from the info of `reset` or `step`."""
+    """True positions (N, 2 or 3) float64 of the objects of interest, world units, from the info of
+    `reset` or `step`."""
     return np.asarray(info["objects"], np.float64)

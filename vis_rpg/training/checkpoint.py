@@ -1,4 +1,5 @@
-"""Checkpoints: a folder of safetensors and JSON, written whole or not at all, the last two kept. No pickle is ever written or read."""
+"""Checkpoints: a folder of safetensors and JSON, written whole or not at all, the last two kept. No
+pickle is ever written or read."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ KEPT = 2
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write `state` (nested dicts and lists of tensors, arrays and JSON values) as folder/step-N; returns its path.
+    """Write `state` (nested dicts and lists of tensors, arrays and JSON values) as folder/step-N;
+    returns its path.
 
     Raises OSError where the disk is full; the checkpoints before it are not touched.
     """
@@ -59,20 +61,29 @@ def complete(folder: Path) -> list[Path]:
 
 
 def _numbered(folder: Path) -> list[Path]:
-    """Folders of checkpoints, oldest first, half-made ones included; one that a user has renamed is left alone."""
-    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal() and path.is_dir())
+    """Folders of checkpoints, oldest first, half-made ones included; one that a user has renamed is
+    left alone."""
+    return sorted(
+        path
+        for path in folder.glob("step-*")
+        if path.name.removeprefix("step-").isdecimal() and path.is_dir()
+    )
 
 
 def latest(run: Path) -> Path:
     """The newest checkpoint of a run; raises UserError where there is none."""
     found = complete(run / "checkpoints")
     if not found:
-        raise UserError(f"{run}: no checkpoint there (looked for {run / 'checkpoints'}/step-*): give the folder of a run that was trained")
+        raise UserError(
+            f"{run}: no checkpoint there (looked for {run / 'checkpoints'}/step-*): give the "
+            "folder of a run that was trained"
+        )
     return found[-1]
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read the state of a checkpoint. Raises UserError where a file is missing, damaged, or not one of ours."""
+    """Read the state of a checkpoint. Raises UserError where a file is missing, damaged, or not one
+    of ours."""
     way_out = "delete this folder to use the one before"
     try:
         document = json.loads((path / "state.json").read_text())
@@ -81,29 +92,48 @@ def load(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise UserError(f"{path}: broken checkpoint, state.json is cut short: {way_out}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise UserError(f"{path}: not a checkpoint of this version (state.json does not say {FORMAT!r})")
+        raise UserError(
+            f"{path}: not a checkpoint of this version (state.json does not say {FORMAT!r})"
+        )
     if document.pop("digest", None) != _document_digest(document):
-        raise UserError(f"{path}: broken checkpoint, state.json is not as it was saved (its checksum differs): {way_out}")
+        raise UserError(
+            f"{path}: broken checkpoint, state.json is not as it was saved (its checksum "
+            f"differs): {way_out}"
+        )
     file_path = path / "state.safetensors"
     try:
         if file_path.stat().st_size != document["tensor_bytes"]:
-            raise UserError(f"{path}: broken checkpoint, state.safetensors is cut short or another file: {way_out}")
+            raise UserError(
+                f"{path}: broken checkpoint, state.safetensors is cut short or another file: "
+                f"{way_out}"
+            )
         with safe_open(file_path, "pt") as file:
-            # Copies, because the file is mapped: a run that goes on must not depend on a file that may be replaced.
+            # Copies, because the file is mapped: a run that goes on must not depend on a file that
+            # may be replaced.
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a mapping)
         if digest(file_path) != document["tensor_digest"]:
-            broken = (f"NaN or infinity in {key}" for key, value in tensors.items() if not value.isfinite().all())
+            broken = (
+                f"NaN or infinity in {key}"
+                for key, value in tensors.items()
+                if not value.isfinite().all()
+            )
             why = next(broken, "its checksum differs")
-            raise UserError(f"{path}: broken checkpoint, state.safetensors is not as it was saved ({why}): {way_out}")
+            raise UserError(
+                f"{path}: broken checkpoint, state.safetensors is not as it was saved ({why}): "
+                f"{way_out}"
+            )
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: broken checkpoint, state.safetensors cannot be read ({error}): {way_out}") from None
+        raise UserError(
+            f"{path}: broken checkpoint, state.safetensors cannot be read ({error}): {way_out}"
+        ) from None
     state = _join(document["state"], tensors)
     assert isinstance(state, dict)
     return state
 
 
 def _document_digest(document: dict[str, Any]) -> str:
-    """Checksum of everything that state.json says; the same before it is written and after it is read."""
+    """Checksum of everything that state.json says; the same before it is written and after it is
+    read."""
     return hashlib.sha256(json.dumps(document).encode()).hexdigest()
 
 

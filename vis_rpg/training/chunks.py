@@ -1,4 +1,5 @@
-"""Append-only files of rows, which checkpoints refer to: a checkpoint costs what is new since the one before."""
+"""Append-only files of rows, which checkpoints refer to: a checkpoint costs what is new since the
+one before."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ Span = tuple[int, int]
 
 
 class Chunks:
-    """Files `<name>-<start>-<end>.safetensors` in a folder, each with rows [start, end) of several tensors."""
+    """Files `<name>-<start>-<end>.safetensors` in a folder, each with rows [start, end) of several
+    tensors."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
@@ -46,27 +48,40 @@ class Chunks:
         self.spans.append((start, end))
 
     def read(self, span: Span) -> dict[str, Tensor]:
-        """Read one chunk: {column: (rows, ...)}. Raises UserError where the file is missing or not as it was written."""
+        """Read one chunk: {column: (rows, ...)}. Raises UserError where the file is missing or not
+        as it was written."""
         path = self.path(span)
         try:
             if digest(path) != self.digests.get(path.name):
-                raise UserError(f"{path}: needed by a checkpoint of this run, but it is not as it was written (its checksum differs)")
+                raise UserError(
+                    f"{path}: needed by a checkpoint of this run, but it is not as it was "
+                    "written (its checksum differs)"
+                )
             with safe_open(path, "pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: needed by a checkpoint of this run, but it cannot be read ({error})") from None
+            raise UserError(
+                f"{path}: needed by a checkpoint of this run, but it cannot be read ({error})"
+            ) from None
 
     def state(self) -> dict[str, Any]:
         """What `load_state` needs, as JSON."""
         names = [self.path(span).name for span in self.spans]
-        return {"spans": [list(span) for span in self.spans], "digests": {name: self.digests[name] for name in names}}
+        return {
+            "spans": [list(span) for span in self.spans],
+            "digests": {name: self.digests[name] for name in names},
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue with the files that were there at `state`."""
-        self.spans, self.digests = [(start, end) for start, end in state["spans"]], dict(state["digests"])
+        self.spans, self.digests = (
+            [(start, end) for start, end in state["spans"]],
+            dict(state["digests"]),
+        )
 
     def keep(self, spans: set[Span]) -> None:
-        """Delete every file of this name in the folder but those of these spans, half-written ones of a killed run included."""
+        """Delete every file of this name in the folder but those of these spans, half-written ones
+        of a killed run included."""
         wanted = {self.path(span) for span in spans}
         for path in self.folder.glob(f"{self.name}-*"):
             if path not in wanted:
@@ -80,13 +95,16 @@ def digest(path: Path) -> str:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """A safetensors file that is either whole or not there: written beside, flushed to the disk, renamed.
+    """A safetensors file that is either whole or not there: written beside, flushed to the disk,
+    renamed.
 
     Raises OSError where it cannot be written, a full disk among the reasons.
     """
     temporary = path.with_suffix(".part")
     try:
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary)
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary
+        )
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -101,4 +119,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 def rows_of(tensors: dict[str, Tensor], numbers: Tensor) -> dict[str, Tensor]:
     """These rows of each tensor."""
-    return {key: torch.index_select(value, 0, numbers.to(value.device)) for key, value in tensors.items()}
+    return {
+        key: torch.index_select(value, 0, numbers.to(value.device))
+        for key, value in tensors.items()
+    }

@@ -1,4 +1,5 @@
-"""Where objects have been: coverage of a grid by their true positions, and the record of positions that drawings use."""
+"""Where objects have been: coverage of a grid by their true positions, and the record of positions
+that drawings use."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ from vis_rpg.training.chunks import Chunks
 
 
 class CoverageCounter:
-    """Object displacement coverage: the share of a grid's cells that each object's true position has ever visited, averaged over the
-    objects that the task counts. NaN for a task that declares none."""
+    """Object displacement coverage: the share of a grid's cells that each object's true position
+    has ever visited, averaged over the objects that the task counts. NaN for a task that declares
+    none."""
 
     def __init__(self, task: Task) -> None:
         self.grid = task.coverage
@@ -42,7 +44,8 @@ class CoverageCounter:
 
 
 class VisitRecord:
-    """Every visited configuration with the interaction it came at and the z that was acting, on disk in append-only chunks."""
+    """Every visited configuration with the interaction it came at and the z that was acting, on
+    disk in append-only chunks."""
 
     def __init__(self, folder: Path) -> None:
         self.chunks = Chunks(folder, "visits")
@@ -51,12 +54,20 @@ class VisitRecord:
     def add(self, step: int, positions: np.ndarray, z: Tensor) -> None:
         """Positions (envs, N, 2) after the vector step that brought the interactions to `step`."""
         steps = torch.full((len(positions),), step, dtype=torch.int64)
-        self.waiting.append({"step": steps, "positions": torch.as_tensor(positions, dtype=torch.float32), "z": z.detach().cpu().clone()})
+        self.waiting.append(
+            {
+                "step": steps,
+                "positions": torch.as_tensor(positions, dtype=torch.float32),
+                "z": z.detach().cpu().clone(),
+            }
+        )
 
     def save(self) -> dict[str, Any]:
         """Write what waits; returns what `load` needs."""
         if self.waiting:
-            rows = {key: torch.cat([visit[key] for visit in self.waiting]) for key in self.waiting[0]}
+            rows = {
+                key: torch.cat([visit[key] for visit in self.waiting]) for key in self.waiting[0]
+            }
             self.chunks.append(rows, self.chunks.end, self.chunks.end + len(rows["step"]))
             self.waiting.clear()
         return self.chunks.state()

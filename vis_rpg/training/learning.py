@@ -22,11 +22,13 @@ Phase = tuple[bool, bool]
 
 
 class Learning:
-    """Draws batches and noise, updates M agents, and adds up what was learned; after the first few, an update waits for no device.
+    """Draws batches and noise, updates M agents, and adds up what was learned; after the first few,
+    an update waits for no device.
 
-    replays: one for each agent, on the learner's device or on the host; tables: theirs together, (M, ...); generators: of the noise, on
-    the learner's device; samplers: of the batches, on the replays' device. runtime: "eager", "compile", or "graph" (CUDA only: compiled
-    where Triton is there, then captured).
+    replays: one for each agent, on the learner's device or on the host; tables: theirs together,
+    (M, ...); generators: of the noise, on the learner's device; samplers: of the batches, on the
+    replays' device. runtime: "eager", "compile", or "graph" (CUDA only: compiled where Triton is
+    there, then captured).
     """
 
     def __init__(
@@ -49,7 +51,8 @@ class Learning:
         self.use(runtime)
 
     def use(self, runtime: str) -> None:
-        """Run later updates this way; what must be compiled or captured is so when it is first needed."""
+        """Run later updates this way; what must be compiled or captured is so when it is first
+        needed."""
         self.run: Callable[[Phase], None] = self._turn
         self.learner.eager()
         if runtime == "compile" or (runtime == "graph" and has_triton()):
@@ -59,7 +62,8 @@ class Learning:
             self.run = Captured(self._turn, generators, self.learner.device)
 
     def warm_up(self, runtime: str, cycles: int) -> tuple[float, float]:
-        """Use a runtime, compile and capture all that it needs, and time updates, without a trace of them in what is learned.
+        """Use a runtime, compile and capture all that it needs, and time updates, without a trace
+        of them in what is learned.
 
         Args:
             runtime: as in the constructor.
@@ -89,14 +93,24 @@ class Learning:
 
     @contextmanager
     def _undone(self) -> Iterator[None]:
-        """Afterwards everything that updates change is as it was before, in the same memory, which captured graphs rely on."""
+        """Afterwards everything that updates change is as it was before, in the same memory, which
+        captured graphs rely on."""
         learner = self.learner
         tensors = [rows.flat for rows in learner.rows.values()] + [learner.average.flat]
         tensors += [buffer for agent in learner.agents for buffer in agent.buffers()]
         before = [tensor.clone() for tensor in tensors]
-        moments = {part: {name: value.clone() for name, value in optimizer_state(o).items()} for part, o in learner.optimizers.items()}
-        streams = [(generator, generator.get_state()) for generator in [*self.generators, *self.samplers]]
-        sums, counts, updates = {name: value.clone() for name, value in self.sums.items()}, dict(self.counts), learner.updates
+        moments = {
+            part: {name: value.clone() for name, value in optimizer_state(o).items()}
+            for part, o in learner.optimizers.items()
+        }
+        streams = [
+            (generator, generator.get_state()) for generator in [*self.generators, *self.samplers]
+        ]
+        sums, counts, updates = (
+            {name: value.clone() for name, value in self.sums.items()},
+            dict(self.counts),
+            learner.updates,
+        )
         staged = self.staging is not None and self.staging.batch is not None
         assert not staged, "a batch that was drawn ahead cannot be drawn again"
         try:
@@ -131,10 +145,15 @@ class Learning:
     def draw(self) -> Batch:
         """A batch (M, ...) from the replays, on their device."""
         request, replay = self.request, self.replays[0]
-        uniform = [own.draw(request, sampler) for own, sampler in zip(self.replays, self.samplers, strict=True)]
+        uniform = [
+            own.draw(request, sampler)
+            for own, sampler in zip(self.replays, self.samplers, strict=True)
+        ]
         if len(uniform) == 1:
             return replay.gather(replay.tables, uniform[0], request)
-        return torch.vmap(lambda tables, row: replay.gather(tables, row, request))(self.tables, torch.stack(uniform))
+        return torch.vmap(lambda tables, row: replay.gather(tables, row, request))(
+            self.tables, torch.stack(uniform)
+        )
 
     def redraw(self) -> None:
         """What is stored has been replaced: a batch that was drawn ahead is drawn anew."""
@@ -152,17 +171,25 @@ class Learning:
         batch = self.draw() if self.staging is None else self.staging.batch
         assert batch is not None
         request, learner = self.request, self.learner
-        noise = stack([learner.agent.draw_noise(request.batch_size, request.first, generator) for generator in self.generators])
+        noise = stack(
+            [
+                learner.agent.draw_noise(request.batch_size, request.first, generator)
+                for generator in self.generators
+            ]
+        )
         metrics = learner.turn(batch, noise, *phase)
         self.names[phase] = list(metrics)
         for name, value in metrics.items():
             if name not in self.sums:
-                self.sums[name] = torch.zeros(len(learner.agents), device=learner.device, dtype=value.dtype)
+                self.sums[name] = torch.zeros(
+                    len(learner.agents), device=learner.device, dtype=value.dtype
+                )
             self.sums[name] += value
 
 
 class Staging:
-    """Brings batches from a replay on the host to the device: through pinned memory, into tensors that stay where they are."""
+    """Brings batches from a replay on the host to the device: through pinned memory, into tensors
+    that stay where they are."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -172,16 +199,23 @@ class Staging:
         self.copied: torch.cuda.Event | None = None
 
     def fill(self, batch: Batch) -> None:
-        """Begin to copy a batch; what the device still has to do comes first, and the host goes on."""
+        """Begin to copy a batch; what the device still has to do comes first, and the
+        host goes on."""
         tensors, tree = pytree.tree_flatten(batch)
         if self.batch is None:
             cuda = self.device.type == "cuda"
-            self.pinned = [x if x is None else torch.empty_like(x, pin_memory=cuda) for x in tensors]
-            self.batch = pytree.tree_unflatten([x if x is None else torch.empty_like(x, device=self.device) for x in tensors], tree)
+            self.pinned = [
+                x if x is None else torch.empty_like(x, pin_memory=cuda) for x in tensors
+            ]
+            self.batch = pytree.tree_unflatten(
+                [x if x is None else torch.empty_like(x, device=self.device) for x in tensors], tree
+            )
             self.copied = torch.cuda.Event() if cuda else None
         elif self.copied is not None:
             self.copied.synchronize()  # the pinned memory is read no more
-        for source, pinned, target in zip(tensors, self.pinned, pytree.tree_leaves(self.batch), strict=True):
+        for source, pinned, target in zip(
+            tensors, self.pinned, pytree.tree_leaves(self.batch), strict=True
+        ):
             if source is not None and pinned is not None:
                 pinned.copy_(source)
                 target.copy_(pinned, non_blocking=True)
@@ -190,11 +224,17 @@ class Staging:
 
 
 class Captured:
-    """Runs `turn` by CUDA graphs, one for each phase: a few times as it is, once captured, from then on replayed."""
+    """Runs `turn` by CUDA graphs, one for each phase: a few times as it is, once captured, from
+    then on replayed."""
 
     WARM_UPS = 3
 
-    def __init__(self, turn: Callable[[Phase], None], generators: Sequence[torch.Generator], device: torch.device) -> None:
+    def __init__(
+        self,
+        turn: Callable[[Phase], None],
+        generators: Sequence[torch.Generator],
+        device: torch.device,
+    ) -> None:
         """generators: on the device, all that `turn` draws from."""
         self.turn, self.generators = turn, generators
         self.graphs: dict[Phase, torch.cuda.CUDAGraph] = {}
@@ -214,6 +254,8 @@ class Captured:
             for generator in self.generators:
                 self.graphs[phase].register_generator_state(generator)
             # environments that use the device too go on in their own thread meanwhile
-            with torch.cuda.graph(self.graphs[phase], stream=self.stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(
+                self.graphs[phase], stream=self.stream, capture_error_mode="thread_local"
+            ):
                 self.turn(phase)
         self.graphs[phase].replay()

@@ -29,37 +29,58 @@ def load_config(run: Path) -> DictConfig:
         config = OmegaConf.load(run / "config.yaml")
     except OSError as error:
         if seeds := sorted(run.glob("seed-*")):
-            raise UserError(f"{run}: the folder of several seeds: give one of them, such as {seeds[0]}") from None
+            raise UserError(
+                f"{run}: the folder of several seeds: give one of them, such as {seeds[0]}"
+            ) from None
         raise UserError(
-            f"{run}: not a run ({run / 'config.yaml'}: {error.strerror}): give the folder that scripts/train.py wrote (out=...)"
+            f"{run}: not a run ({run / 'config.yaml'}: {error.strerror}): give the folder that "
+            "scripts/train.py wrote (out=...)"
         ) from None
     except Exception as error:  # whatever the YAML parser makes of a broken file
         raise UserError(f"{run}/config.yaml cannot be read: {one_line(error)}") from None
     if not isinstance(config, DictConfig) or "agent" not in config:
-        raise UserError(f"{run}/config.yaml is not that of a run: give the folder that scripts/train.py wrote (out=...)")
+        raise UserError(
+            f"{run}/config.yaml is not that of a run: give the folder that scripts/train.py "
+            "wrote (out=...)"
+        )
     return config
 
 
 def load_whole_config(run: Path) -> DictConfig:
-    """config.yaml of a run that is to act or to go on; raises UserError where anything in it is missing or of another kind."""
+    """config.yaml of a run that is to act or to go on; raises UserError where anything in it is
+    missing or of another kind."""
     config = load_config(run)
     try:
         OmegaConf.resolve(config)
         _check_sections(config)
     except (UserError, OmegaConfBaseException) as error:
-        raise UserError(f"{run}/config.yaml is damaged: {str(error).splitlines()[0]}: restore it from a copy of the run") from None
+        raise UserError(
+            f"{run}/config.yaml is damaged: {str(error).splitlines()[0]}: restore it from a "
+            "copy of the run"
+        ) from None
     return config
 
 
 def _check_sections(config: DictConfig) -> None:
-    """Raise UserError where a section of a run's config lacks a key of the defaults, or has a value of another kind."""
-    sections = {"": "train", "agent": "agent/rpg", "obs": "obs/state", "logger": "logger/default", "task": None}
+    """Raise UserError where a section of a run's config lacks a key of the defaults, or has a value
+    of another kind."""
+    sections = {
+        "": "train",
+        "agent": "agent/rpg",
+        "obs": "obs/state",
+        "logger": "logger/default",
+        "task": None,
+    }
     for section in ("perception", "exploration"):
         name = OmegaConf.select(config, f"{section}.name")
         # A group of the user's own has no defaults here.
-        sections[section] = f"{section}/{name}" if (CONFIG_DIR / section / f"{name}.yaml").is_file() else None
+        sections[section] = (
+            f"{section}/{name}" if (CONFIG_DIR / section / f"{name}.yaml").is_file() else None
+        )
     for section, file in sections.items():
-        defaults = OmegaConf.load(CONFIG_DIR / f"{file}.yaml") if file else OmegaConf.create({"name": ""})
+        defaults = (
+            OmegaConf.load(CONFIG_DIR / f"{file}.yaml") if file else OmegaConf.create({"name": ""})
+        )
         assert isinstance(defaults, DictConfig)
         defaults.pop("defaults", None)
         own = OmegaConf.select(config, section) if section else config
@@ -72,27 +93,35 @@ def restore(agent: Agent, state: Mapping[str, Any], run: Path) -> None:
     """Give an agent the weights of a run's checkpoint.
 
     Raises:
-        UserError: The weights are those of another agent, saw by another slot model, or are not finite.
+        UserError: The weights are those of another agent, saw by another slot model, or are not
+        finite.
     """
     try:
         agent.load_state_dict(state["agent"])
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{run}: the checkpoint does not fit its config.yaml: {str(error).splitlines()[-1].strip()}") from None
+        raise UserError(
+            f"{run}: the checkpoint does not fit its config.yaml: "
+            f"{str(error).splitlines()[-1].strip()}"
+        ) from None
     if broken := [name for name, value in agent.state_dict().items() if not value.isfinite().all()]:
         more = f" and {len(broken) - 1} others" if len(broken) > 1 else ""
         raise UserError(
-            f"{run}: the newest checkpoint has weights that are not finite (NaN or infinity in {broken[0]}{more}): "
+            f"{run}: the newest checkpoint has weights that are not finite (NaN or infinity in "
+            f"{broken[0]}{more}): "
             "delete its folder to use the one before"
         )
 
 
 def load(run: str | Path, device: str = "cpu", seed: int = 0) -> tuple[Actor, gymnasium.Env]:
-    """A trained agent and its environment: `agent, env = vis_rpg.load("runs/x")`, then the usual Gymnasium loop with `agent.reset()` at
-    each episode and `agent.act(obs)` at each step. Raises UserError where the run or its checkpoint is missing or broken."""
+    """A trained agent and its environment: `agent, env = vis_rpg.load("runs/x")`, then the usual
+    Gymnasium loop with `agent.reset()` at each episode and `agent.act(obs)` at each step. Raises
+    UserError where the run or its checkpoint is missing or broken."""
     run = Path(run)
     config = load_whole_config(run)
     try:
-        check(DictConfig({**config, "device": "cpu", "runtime": "eager"}))  # The machine may be another one.
+        check(
+            DictConfig({**config, "device": "cpu", "runtime": "eager"})
+        )  # The machine may be another one.
     except UserError as error:
         raise UserError(f"{run}/config.yaml: {error}") from None
     state = checkpoint.load(checkpoint.latest(run))
@@ -100,7 +129,17 @@ def load(run: str | Path, device: str = "cpu", seed: int = 0) -> tuple[Actor, gy
     try:
         env = make_env(config.task, config.obs.kind)
         agent = make_agent(config, env)
-    except (OmegaConfBaseException, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{run}/config.yaml: no agent can be made from it ({one_line(error)})") from error
+    except (
+        OmegaConfBaseException,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise UserError(
+            f"{run}/config.yaml: no agent can be made from it ({one_line(error)})"
+        ) from error
     restore(agent, state, run)
     return Actor(agent.to(device), seed=seed), env

@@ -1,4 +1,5 @@
-"""One process at a time in a run's folder: a lock that the system releases when the process ends, however it ends."""
+"""One process at a time in a run's folder: a lock that the system releases when the process ends,
+however it ends."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ NAME = ".lock"
 
 
 def lock(folder: Path) -> TextIO:
-    """Make a run's folder, and keep other processes out of it until the file that is returned is closed.
+    """Make a run's folder, and keep other processes out of it until the file that is returned is
+    closed.
 
     Raises:
         UserError: Another process has the folder, or it cannot be written.
@@ -23,14 +25,19 @@ def lock(folder: Path) -> TextIO:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / NAME, "a+")  # noqa: SIM115 (stays open as long as the run)
     except OSError as error:
-        raise UserError(f"out={folder}: cannot be written ({error.filename}: {error.strerror}); give another out") from None
+        raise UserError(
+            f"out={folder}: cannot be written ({error.filename}: {error.strerror}); give "
+            "another out"
+        ) from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
         holder = file.read().strip() or "another process"
         file.close()
-        raise UserError(f"out={folder}: {holder} is training there: wait until it ends, or give another out") from None
+        raise UserError(
+            f"out={folder}: {holder} is training there: wait until it ends, or give another out"
+        ) from None
     except OSError:
         return file  # A file system without locks: nothing keeps others out.
     file.truncate(0)

@@ -13,24 +13,41 @@ from vis_rpg.errors import UserError, one_line
 
 
 class Logger:
-    """Writes metrics of a run folder; a resumed run drops the lines that came after its checkpoint, and goes on in the same W&B run."""
+    """Writes metrics of a run folder; a resumed run drops the lines that came after its checkpoint,
+    and goes on in the same W&B run."""
 
-    def __init__(self, out: Path, wandb_project: str | None, config: dict[str, Any], resume_step: int | None) -> None:
-        """Open the logs. Raises UserError where W&B is asked for and cannot begin; nothing is written then."""
+    def __init__(
+        self, out: Path, wandb_project: str | None, config: dict[str, Any], resume_step: int | None
+    ) -> None:
+        """Open the logs. Raises UserError where W&B is asked for and cannot begin; nothing is
+        written then."""
         self.path = out / "metrics.jsonl"
-        self.wandb = None if wandb_project is None else _begin_wandb(out, wandb_project, config, resume_step is not None)
+        self.wandb = (
+            None
+            if wandb_project is None
+            else _begin_wandb(out, wandb_project, config, resume_step is not None)
+        )
         if resume_step is None:
             self.path.write_text("")
         elif self.path.exists():
-            kept = [line for line in self.path.read_text(errors="replace").splitlines() if _step_of(line) <= resume_step]
+            kept = [
+                line
+                for line in self.path.read_text(errors="replace").splitlines()
+                if _step_of(line) <= resume_step
+            ]
             part = self.path.with_suffix(".part")
             part.write_text("".join(line + "\n" for line in kept))
             part.replace(self.path)
-        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=None if resume_step is None else resume_step + 1)
+        self.board = SummaryWriter(
+            str(out / "tensorboard"), purge_step=None if resume_step is None else resume_step + 1
+        )
 
     def write(self, metrics: dict[str, float | int]) -> None:
         """One line: `metrics` holds `step` and numbers; a NaN is written as null."""
-        clean = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in metrics.items()}
+        clean = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in metrics.items()
+        }
         with open(self.path, "a") as file:
             file.write(json.dumps(clean) + "\n")
         for key, value in clean.items():
@@ -46,18 +63,30 @@ class Logger:
 
 
 def _begin_wandb(out: Path, project: str, config: dict[str, Any], resumed: bool) -> Any:
-    """The W&B run whose id is kept in the run's folder, or a new one, whose id is then kept there."""
+    """The W&B run whose id is kept in the run's folder, or a new one, whose id is then
+    kept there."""
     kept = out / "wandb_id"
     try:
         import wandb
 
         name = kept.read_text().strip() if resumed and kept.exists() else None
-        run = wandb.init(project=project, dir=str(out), config=config, id=name, resume="allow", reinit="create_new")
+        run = wandb.init(
+            project=project,
+            dir=str(out),
+            config=config,
+            id=name,
+            resume="allow",
+            reinit="create_new",
+        )
     except ImportError:
-        raise UserError(f"logger.wandb={project} needs the package wandb: pip install wandb, or use logger=default") from None
+        raise UserError(
+            f"logger.wandb={project} needs the package wandb: pip install wandb, or use "
+            "logger=default"
+        ) from None
     except Exception as error:  # No account, no network: whatever wandb raises.
         raise UserError(
-            f"logger.wandb={project}: W&B cannot begin ({one_line(error)}): set WANDB_MODE=offline, or use logger=default"
+            f"logger.wandb={project}: W&B cannot begin ({one_line(error)}): set "
+            "WANDB_MODE=offline, or use logger=default"
         ) from error
     kept.write_text(f"{run.id}\n")
     return run

@@ -14,7 +14,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # <malloc.h> of glibc
 
 
 def prepare(device: torch.device) -> None:
-    """In each thread that trains or measures: keep freed memory, and on a GPU take float32 products in TF32 (10 bits of mantissa)."""
+    """In each thread that trains or measures: keep freed memory, and on a GPU take float32 products
+    in TF32 (10 bits of mantissa)."""
     keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -23,9 +24,10 @@ def prepare(device: torch.device) -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep what is freed, however large, instead of giving it back to the system: the page faults that follow cost an update from
-    state 2% to 4% of its time on a CPU, and one with the CNN, whose images fill more than the 32 MB above which glibc always gives back,
-    a quarter. Returns whether it could: False where the C library is another."""
+    """Let glibc keep what is freed, however large, instead of giving it back to the system: the
+    page faults that follow cost an update from state 2% to 4% of its time on a CPU, and one with
+    the CNN, whose images fill more than the 32 MB above which glibc always gives back, a quarter.
+    Returns whether it could: False where the C library is another."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
@@ -34,7 +36,8 @@ def keep_freed_memory() -> bool:
 
 
 def free_on_host() -> int:
-    """Bytes of memory that this process can still fill: what the machine has left, or its control group allows."""
+    """Bytes of memory that this process can still fill: what the machine has left, or its control
+    group allows."""
     return max(0, min(_available(), *_left_in_groups()))
 
 
@@ -59,8 +62,11 @@ def _available() -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _left_in_groups(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
-    """What each control group that this process is in has left of its limit: those of version 2, and of 1."""
+def _left_in_groups(
+    root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")
+) -> Iterator[int]:
+    """What each control group that this process is in has left of its limit: those of version 2,
+    and of 1."""
     try:
         lines = groups.read_text().splitlines()
     except OSError:
@@ -70,14 +76,21 @@ def _left_in_groups(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/p
         if controller == "":
             mount, limit, usage, cached = root, "memory.max", "memory.current", "inactive_file"
         elif controller == "memory":
-            mount, limit, usage, cached = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+            mount, limit, usage, cached = (
+                root / "memory",
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            )
         else:
             continue
         group = mount / path.lstrip("/")
         for folder in (place for place in (group, *group.parents) if place.is_relative_to(mount)):
             try:
                 left = int((folder / limit).read_text()) - int((folder / usage).read_text())
-                statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                statistics = dict(
+                    line.split() for line in (folder / "memory.stat").read_text().splitlines()
+                )
                 yield left + int(statistics.get(cached, 0))
             except (OSError, ValueError):  # No such group, or "max": no limit.
                 continue

@@ -1,10 +1,13 @@
-"""Perception that goes on learning while the agent does, without a gradient from it, and without its drift being taken for novelty.
+"""Perception that goes on learning while the agent does, without a gradient from it, and without
+its drift being taken for novelty.
 
-In rounds: a copy of the slot model makes some steps of object discovery on frames from replay; then it reads all of replay again, a few
-observations beside each update, in the order in which they came, as each begins from the slots of the one before. Nothing uses what it
-reads until it has caught up. Meanwhile a copy of the density estimator's predictor learns to make of the new reading of a scene what the
-predictor makes of the old one, so that what was familiar stays familiar. Then all of it takes over at once: the slot model, the stored
-slots, the slots that acting carries, the predictor, and the mean by which the bonus is normalised.
+In rounds: a copy of the slot model makes some steps of object discovery on frames from replay; then
+it reads all of replay again, a few observations beside each update, in the order in which they
+came, as each begins from the slots of the one before. Nothing uses what it reads until it has
+caught up. Meanwhile a copy of the density estimator's predictor learns to make of the new reading
+of a scene what the predictor makes of the old one, so that what was familiar stays familiar. Then
+all of it takes over at once: the slot model, the stored slots, the slots that acting carries, the
+predictor, and the mean by which the bonus is normalised.
 """
 
 from __future__ import annotations
@@ -34,22 +37,35 @@ FITS = 200
 FIT_BATCH = 128
 """... their observations ..."""
 FIT_RATE = 1e-3
-"""... and Adam's rate; too low, the mean of the bonus would still follow, but not which scenes are newer than others."""
+"""... and Adam's rate; too low, the mean of the bonus would still follow, but not which scenes are
+newer than others."""
 SAMPLE = 4096
 """Observations by which the normaliser's mean is moved."""
 
 
 class Adaptation:
-    """Of one agent's perception; `step` belongs beside its updates, where nobody acts or writes to replay.
+    """Of one agent's perception; `step` belongs beside its updates, where nobody acts or writes to
+    replay.
 
-    every: interactions between two steps of discovery; envs: interactions between two calls of `step`.
+    every: interactions between two steps of discovery; envs: interactions between two calls of
+    `step`.
     """
 
-    def __init__(self, agent: Agent, actor: Actor, replay: Replay, every: int, envs: int, seed: int) -> None:
+    def __init__(
+        self, agent: Agent, actor: Actor, replay: Replay, every: int, envs: int, seed: int
+    ) -> None:
         assert isinstance(agent.model.perception, SlotPerception)
-        self.agent, self.actor, self.replay, self.every, self.envs = agent, actor, replay, every, envs
+        self.agent, self.actor, self.replay, self.every, self.envs = (
+            agent,
+            actor,
+            replay,
+            every,
+            envs,
+        )
         self.perception = agent.model.perception
-        self.rnd = agent.rnd if agent.novelty is None else None  # a novelty of another kind does not drift
+        self.rnd = (
+            agent.rnd if agent.novelty is None else None
+        )  # a novelty of another kind does not drift
         self.device = agent.log_alpha.device
         self.generator = torch.Generator().manual_seed(seed)
         self.learner = SlotLearner(self.perception.model)
@@ -72,7 +88,10 @@ class Adaptation:
             if self.learned == LEARNING_STEPS:
                 self.start = self.cursor = self.replay.first_held
                 if not all(value.isfinite().all() for value in self.learner.model.parameters()):
-                    self.learner, self.learned = SlotLearner(self.perception.model), 0  # a round that went wrong is thrown away
+                    self.learner, self.learned = (
+                        SlotLearner(self.perception.model),
+                        0,
+                    )  # a round that went wrong is thrown away
         elif not self._read_again():
             return False
         elif self.rnd is not None and self.fitted < FITS:
@@ -82,14 +101,20 @@ class Adaptation:
             return True
         return False
 
-    # A round ----------------------------------------------------------------------------------------------------------------------------
+    # A round --------------------------------------------------------------------------------------
 
     def _learn(self) -> None:
         numbers = self._draw(BATCH)
         at = self._places(numbers)
-        previous = self.replay.rows["obs.slots"][self.replay.rows["before"][at]].to(self.device).float()
+        previous = (
+            self.replay.rows["obs.slots"][self.replay.rows["before"][at]].to(self.device).float()
+        )
         is_first = (torch.arange(BATCH) % 2 == 0) | self._begins(numbers, self.replay.first_held)
-        self.loss = self.learner.learn(self.replay.rows["obs.kept.frame"][at].to(self.device), previous, is_first.to(self.device))
+        self.loss = self.learner.learn(
+            self.replay.rows["obs.kept.frame"][at].to(self.device),
+            previous,
+            is_first.to(self.device),
+        )
         self.learned += 1
 
     @torch.no_grad()
@@ -105,7 +130,9 @@ class Adaptation:
         is_first = self._begins(numbers, max(self.start, oldest))
         while self.cursor < end:
             begin = self.cursor - int(numbers[0])
-            waits = (parents[begin:] >= self.cursor) & ~is_first[begin:]  # for one that is read in this very turn
+            waits = (parents[begin:] >= self.cursor) & ~is_first[
+                begin:
+            ]  # for one that is read in this very turn
             stop = begin + int(waits.nonzero()[0]) if waits.any() else len(numbers)
             now = at[begin:stop]
             previous = rows["obs.fresh.slots"][rows["before"][now]].to(self.device).float()
@@ -117,7 +144,8 @@ class Adaptation:
         return self.cursor == head
 
     def _fit(self) -> None:
-        """One step of the new predictor towards what the old one leaves of the target, scene by scene."""
+        """One step of the new predictor towards what the old one leaves of the target, scene by
+        scene."""
         assert self.rnd is not None
         if self.fitted == 0:
             self.predictor.load_state_dict(self.rnd.predictor.state_dict())
@@ -140,7 +168,9 @@ class Adaptation:
         if self.rnd is not None:
             at = self._places(self._draw(SAMPLE))
             before = self.rnd.error(*self._novelty(at, "obs."))
-            for own, new in zip(self.rnd.predictor.parameters(), self.predictor.parameters(), strict=True):
+            for own, new in zip(
+                self.rnd.predictor.parameters(), self.predictor.parameters(), strict=True
+            ):
                 own.copy_(new)
             self.rnd.moments.follow(before, self.rnd.error(*self._novelty(at, "obs.fresh.")))
         for name in names:
@@ -153,28 +183,33 @@ class Adaptation:
         self.learned = self.fitted = 0
         self.rounds += 1
 
-    # What is drawn from replay ----------------------------------------------------------------------------------------------------------
+    # What is drawn from replay --------------------------------------------------------------------
 
     def _draw(self, count: int) -> Tensor:
         """Numbers (count,) of rows drawn uniformly from all that are there."""
-        return torch.randint(self.replay.first_held, self.replay.head, (count,), generator=self.generator)
+        return torch.randint(
+            self.replay.first_held, self.replay.head, (count,), generator=self.generator
+        )
 
     def _places(self, numbers: Tensor) -> Tensor:
         """Where rows of these numbers (B,) lie in replay, on its device."""
         return (numbers % self.replay.capacity).to(self.replay.device)
 
     def _begins(self, numbers: Tensor, oldest: int) -> Tensor:
-        """Whether an episode begins at rows of these numbers (B,), or what is left of one: its rows before `oldest` do not count."""
+        """Whether an episode begins at rows of these numbers (B,), or what is left of one: its rows
+        before `oldest` do not count."""
         parents = self._parents(numbers)
         return (parents == numbers) | (parents < oldest)
 
     def _parents(self, numbers: Tensor) -> Tensor:
-        """Numbers (B,) of the observations before those of `numbers` (B,), themselves where an episode begins."""
+        """Numbers (B,) of the observations before those of `numbers` (B,), themselves where an
+        episode begins."""
         at = self._places(numbers)
         return numbers - ((at - self.replay.rows["before"][at]) % self.replay.capacity).cpu()
 
     def _novelty(self, at: Tensor, prefix: str) -> tuple[Tensor, Tensor | None]:
-        """Of rows (B,), from what is stored under names with this prefix: (B, M), and the presence of objects (B, N) or None."""
+        """Of rows (B,), from what is stored under names with this prefix: (B, M), and the presence
+        of objects (B, N) or None."""
         window: Window = {}
         for name in sampled({key: 0 for key in self.perception.stored}):
             value = self.replay.rows[prefix + name][at].to(self.device)
@@ -182,7 +217,7 @@ class Adaptation:
         novelty, presence = self.agent.novelty_of(window)
         return novelty[0], None if presence is None else presence[0]
 
-    # Checkpoints ------------------------------------------------------------------------------------------------------------------------
+    # Checkpoints ----------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """Everything but what lies in replay."""
@@ -194,7 +229,9 @@ class Adaptation:
             "loss": self.loss,
             "generator": self.generator.get_state(),
             "weights": {name: module.state_dict() for name, (module, _) in modules.items()},
-            "optimizers": {name: optimizer.state_dict()["state"] for name, (_, optimizer) in modules.items()},
+            "optimizers": {
+                name: optimizer.state_dict()["state"] for name, (_, optimizer) in modules.items()
+            },
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -203,16 +240,33 @@ class Adaptation:
             setattr(self, name, value)
         self.loss = state["loss"]
         restore_generator(self.generator, state["generator"])
-        _load(self.learner.model, self.learner.optimizer, state["weights"]["model"], state["optimizers"]["model"])
+        _load(
+            self.learner.model,
+            self.learner.optimizer,
+            state["weights"]["model"],
+            state["optimizers"]["model"],
+        )
         if self.rnd is not None:
-            _load(self.predictor, self.optimizer, state["weights"]["predictor"], state["optimizers"]["predictor"])
+            _load(
+                self.predictor,
+                self.optimizer,
+                state["weights"]["predictor"],
+                state["optimizers"]["predictor"],
+            )
 
 
 COUNTS = ("since", "learned", "fitted", "rounds", "start", "cursor")
 
 
-def _load(module: nn.Module, optimizer: torch.optim.Optimizer, weights: dict[str, Tensor], moments: dict[str, Any]) -> None:
+def _load(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    weights: dict[str, Tensor],
+    moments: dict[str, Any],
+) -> None:
     module.load_state_dict(weights)
     document = optimizer.state_dict()
-    document["state"] = {int(index): dict(own) for index, own in moments.items()}  # JSON has made words of the indices
+    document["state"] = {
+        int(index): dict(own) for index, own in moments.items()
+    }  # JSON has made words of the indices
     optimizer.load_state_dict(document)

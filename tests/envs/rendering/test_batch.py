@@ -1,4 +1,5 @@
-"""Frames that come from outside the environments: what is seen is what each would have drawn, all of it taken in one call."""
+"""Frames that come from outside the environments: what is seen is what each would have drawn, all
+of it taken in one call."""
 
 from __future__ import annotations
 
@@ -28,7 +29,12 @@ class FromPoses:
     """Draws with EGL what the poses say, as the batch ray-caster does, and counts its calls."""
 
     def __init__(self, model: Any, view: Any, size: int, count: int, sky: bool = False) -> None:
-        self.camera, self.data, self.count, self.calls = Camera(model, view, size, samples=0, sky=sky), mujoco.MjData(model), count, 0
+        self.camera, self.data, self.count, self.calls = (
+            Camera(model, view, size, samples=0, sky=sky),
+            mujoco.MjData(model),
+            count,
+            0,
+        )
         mujoco.mj_forward(model, self.data)  # lights and the camera stand still
 
     def pictures(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
@@ -52,9 +58,13 @@ def warp(monkeypatch: pytest.MonkeyPatch) -> list[FromPoses]:
         made.append(FromPoses(*about, sky))
         return made[-1]
 
-    monkeypatch.setitem(sys.modules, "vis_rpg.envs.rendering.warp_renderer", SimpleNamespace(WarpRenderer=make))  # type: ignore[arg-type]
+    monkeypatch.setitem(
+        sys.modules, "vis_rpg.envs.rendering.warp_renderer", SimpleNamespace(WarpRenderer=make)
+    )  # type: ignore[arg-type]
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True if name == "mujoco_warp" else found(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: True if name == "mujoco_warp" else found(name)
+    )
     return made
 
 
@@ -70,7 +80,10 @@ def assert_same_walk(seen: Group, own: Group, steps: int = 65, reset: bool = Tru
         for part in ("obs", "reward", "truncated", "objects"):
             assert np.array_equal(getattr(mine, part), getattr(theirs, part)), part
         assert mine.first_obs.keys() == theirs.first_obs.keys()
-        assert all(np.array_equal(mine.first_obs[index], theirs.first_obs[index]) for index in mine.first_obs)
+        assert all(
+            np.array_equal(mine.first_obs[index], theirs.first_obs[index])
+            for index in mine.first_obs
+        )
 
 
 def test_frames_from_outside_are_those_that_each_environment_draws(warp: list[FromPoses]) -> None:
@@ -83,7 +96,9 @@ def test_frames_from_outside_are_those_that_each_environment_draws(warp: list[Fr
 def test_frames_of_workers_are_taken_here_from_the_poses_they_pass(warp: list[FromPoses]) -> None:
     renderer = FromPoses(load_model(1), "top", 64, 3)
     env = make_env(PUSH, "state")
-    group = WorkerGroup(env, PUSH, "state", 3, 0, 2, Pictures(renderer, 3, len(env.get_wrapper_attr("poses")()[0])))
+    group = WorkerGroup(
+        env, PUSH, "state", 3, 0, 2, Pictures(renderer, 3, len(env.get_wrapper_attr("poses")()[0]))
+    )
     assert_same_walk(group, drawn(0))
     group.close()
 
@@ -97,7 +112,9 @@ def test_all_seeds_are_pictured_in_one_call(warp: list[FromPoses]) -> None:
         assert np.array_equal(group.reset(), alone.reset())
     calls = renderer.calls
     actions = list(np.random.default_rng(1).uniform(-1, 1, (3, 2, 2)))
-    for mine, theirs in zip(step_together(groups, actions), step_together(own, actions), strict=True):
+    for mine, theirs in zip(
+        step_together(groups, actions), step_together(own, actions), strict=True
+    ):
         assert np.array_equal(mine.obs, theirs.obs)  # type: ignore[union-attr]
     assert renderer.calls == calls + 1
 
@@ -115,7 +132,9 @@ def test_a_saved_state_goes_on_with_the_other_backend(warp: list[FromPoses], bac
     assert_same_walk(second, first, 3, reset=False)
 
 
-def test_the_backend_is_chosen_and_said(warp: list[FromPoses], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_backend_is_chosen_and_said(
+    warp: list[FromPoses], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     push, maze = make_env(PUSH, "state"), make_env({"name": "maze"}, "state")
     assert choose_pictures(push, 1, "egl")[0] is None
     for cuda, chosen in ((True, "warp"), (False, "egl")):
@@ -126,11 +145,15 @@ def test_the_backend_is_chosen_and_said(warp: list[FromPoses], monkeypatch: pyte
     make_groups(PUSH, "pixels", 1, [0], "auto")
     make_groups(PUSH, "state", 1, [0], "auto")
     assert capfd.readouterr().err == "frames: render.backend=egl\n"
-    with pytest.raises(UserError, match="^render.backend=warp: this task is no MuJoCo model of ours .*use auto$"):
+    with pytest.raises(
+        UserError, match="^render.backend=warp: this task is no MuJoCo model of ours .*use auto$"
+    ):
         choose_pictures(maze, 1, "warp")
 
 
-def test_a_scene_that_the_ray_caster_does_not_draw_is_left_to_egl(warp: list[FromPoses], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scene_that_the_ray_caster_does_not_draw_is_left_to_egl(
+    warp: list[FromPoses], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*about: Any, **more: Any) -> None:
         raise UserError("no soft bodies")
 
@@ -146,20 +169,33 @@ def test_a_robot_is_as_coarse_as_in_the_frames_of_its_environment(warp: list[Fro
     env = make_env({"name": "metaworld_basketball"}, "pixels")
     assert choose_pictures(env, 1, "warp")[1] == "warp"
     own, outside = env.unwrapped._camera(FRAME)._model, warp[0].camera._model  # type: ignore[attr-defined]
-    assert own.mesh_facenum.tolist() == outside.mesh_facenum.tolist() < env.unwrapped.model.mesh_facenum.tolist()  # type: ignore[attr-defined]
+    assert (
+        own.mesh_facenum.tolist()
+        == outside.mesh_facenum.tolist()
+        < env.unwrapped.model.mesh_facenum.tolist()
+    )  # type: ignore[attr-defined]
 
 
-def test_a_squeezed_picture_is_left_to_egl(warp: list[FromPoses], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_squeezed_picture_is_left_to_egl(
+    warp: list[FromPoses], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pictures.torch.cuda, "is_available", lambda: True)
-    back, why = make_env({"name": "cheetah_back"}, "state"), "render.backend=warp squeezes no pictures, as task=cheetah_back needs"
+    back, why = (
+        make_env({"name": "cheetah_back"}, "state"),
+        "render.backend=warp squeezes no pictures, as task=cheetah_back needs",
+    )
     assert choose_pictures(back, 1, "auto") == (None, f"egl ({why}: use render.backend=egl)")
     with pytest.raises(UserError, match=f"^{why}: use render.backend=egl$"):
         choose_pictures(back, 1, "warp")
     assert warp == []
 
 
-def test_a_backend_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_is_not_installed_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'vis-rpg\[warp\]', or use render.backend=egl"):
+    with pytest.raises(
+        UserError, match=r"pip install 'vis-rpg\[warp\]', or use render.backend=egl"
+    ):
         choose_pictures(make_env(PUSH, "state"), 1, "warp")
     assert choose_pictures(make_env(PUSH, "state"), 1, "auto")[0] is None

@@ -1,4 +1,5 @@
-"""Coarse looks for small frames: the silhouettes and colours of the full meshes with fewer triangles, and nothing else changes."""
+"""Coarse looks for small frames: the silhouettes and colours of the full meshes with fewer
+triangles, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ MESH, PLANE = mujoco.mjtGeom.mjGEOM_MESH, mujoco.mjtGeom.mjGEOM_PLANE
 WORLDS = [partial(MetaWorld, name) for name in ("basketball-v3", "stick-pull-v3", "door-open-v3")]
 FINGERTIPS = [f"{finger}distal" for finger in ("ff", "mf", "rf", "lf", "th")]
 """Adroit's bodies of them."""
-REWRITTEN = frozenset({"mesh_vert", "mesh_face", "mesh_facenum", "mesh_facenormal", "mesh_facetexcoord"})
+REWRITTEN = frozenset(
+    {"mesh_vert", "mesh_face", "mesh_facenum", "mesh_facenormal", "mesh_facetexcoord"}
+)
 
 
 def faces(model: Any, geoms: list[int]) -> int:
@@ -31,10 +34,16 @@ def faces(model: Any, geoms: list[int]) -> int:
 
 def arrays(model: Any) -> dict[str, np.ndarray]:
     """A copy of all that the model holds."""
-    return {name: value.copy() for name in dir(model) if isinstance(value := getattr(model, name), np.ndarray)}
+    return {
+        name: value.copy()
+        for name in dir(model)
+        if isinstance(value := getattr(model, name), np.ndarray)
+    }
 
 
-def same(one: dict[str, np.ndarray], two: dict[str, np.ndarray], but: frozenset[str] = frozenset()) -> bool:
+def same(
+    one: dict[str, np.ndarray], two: dict[str, np.ndarray], but: frozenset[str] = frozenset()
+) -> bool:
     """Bit for bit; some of MuJoCo's numbers are NaN."""
     return all(one[name].tobytes() == two[name].tobytes() for name in one if name not in but)
 
@@ -52,11 +61,16 @@ def test_frames_look_like_those_of_the_full_meshes(make: Callable[..., Any]) -> 
     shown: list[tuple[np.ndarray, np.ndarray]] = []
     for seed in range(4):
         env.reset(seed=seed)
-        drift = rng.uniform(-1, 1, env.action_space.shape)  # away from the start, elsewhere in each episode
+        drift = rng.uniform(
+            -1, 1, env.action_space.shape
+        )  # away from the start, elsewhere in each episode
         for step in range(41):
             env.advance((drift + rng.uniform(-1, 1, drift.shape)) / 2)
             if step % 10 == 0:
-                assert np.abs(full.picture(env.data).astype(int) - small.picture(env.data)).mean() < 1.5
+                assert (
+                    np.abs(full.picture(env.data).astype(int) - small.picture(env.data)).mean()
+                    < 1.5
+                )
                 shown.append((full.geoms(env.data), small.geoms(env.data)))
     true, ours = (np.stack(part) for part in zip(*shown, strict=True))
     for label in range(1, len(env.task.object_names) + 1):
@@ -69,7 +83,9 @@ def test_frames_look_like_those_of_the_full_meshes(make: Callable[..., Any]) -> 
 
 
 @pytest.mark.parametrize(("make", "factor"), [(AdroitDoor, 3.5), (WORLDS[0], 2.4)])
-def test_the_robot_alone_has_fewer_triangles_and_physics_is_untouched(make: Callable[..., Any], factor: float) -> None:
+def test_the_robot_alone_has_fewer_triangles_and_physics_is_untouched(
+    make: Callable[..., Any], factor: float
+) -> None:
     env = make()
     before, robot = arrays(env.model), geoms_under(env.model, env.robot)
     small = coarse(env.model, robot)
@@ -91,14 +107,19 @@ def test_the_robot_alone_has_fewer_triangles_and_physics_is_untouched(make: Call
 def test_videos_show_the_full_meshes() -> None:
     env = AdroitDoor(obs="pixels")
     env.reset(seed=0)
-    assert np.array_equal(env.render(), Camera(env.drawn, env.view, VIDEO, 4, sky=env.sky).picture(env.data))
-    fewer = Camera(coarse(env.drawn, geoms_under(env.model, env.robot)), env.view, VIDEO, 4, sky=env.sky)
+    assert np.array_equal(
+        env.render(), Camera(env.drawn, env.view, VIDEO, 4, sky=env.sky).picture(env.data)
+    )
+    fewer = Camera(
+        coarse(env.drawn, geoms_under(env.model, env.robot)), env.view, VIDEO, 4, sky=env.sky
+    )
     assert not np.array_equal(env.render(), fewer.picture(env.data))
 
 
 def test_what_is_coarse_already_stays_as_it_is() -> None:
     cube = '<mesh name="m" vertex="0 0 0 1 0 0 0 1 0 0 0 1"/>'
     model = mujoco.MjModel.from_xml_string(
-        f'<mujoco><asset>{cube}</asset><worldbody><geom type="plane" size="0 0 .1"/><geom type="mesh" mesh="m"/></worldbody></mujoco>'
+        f'<mujoco><asset>{cube}</asset><worldbody><geom type="plane" size="0 0 .1"/>'
+        '<geom type="mesh" mesh="m"/></worldbody></mujoco>'
     )
     assert same(arrays(coarse(model, [0, 1])), arrays(model))

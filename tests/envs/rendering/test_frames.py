@@ -1,4 +1,5 @@
-"""Frames are true: each environment's equal those of a lone one in the same state, whatever else is drawn or closed."""
+"""Frames are true: each environment's equal those of a lone one in the same state, whatever else is
+drawn or closed."""
 
 from __future__ import annotations
 
@@ -27,11 +28,16 @@ SMALL = {"width": 64, "height": 64}
 
 def actions(group: Group) -> np.ndarray:
     assert group.action_space.shape
-    return np.random.default_rng(0).uniform(-1, 1, (STEPS, len(group), *group.action_space.shape)).astype(np.float32)
+    return (
+        np.random.default_rng(0)
+        .uniform(-1, 1, (STEPS, len(group), *group.action_space.shape))
+        .astype(np.float32)
+    )
 
 
 def lone_frames(task: dict[str, Any], index: int, given: np.ndarray) -> np.ndarray:
-    """What an environment by itself sees from the start of the group's environment `index`: (STEPS, 2, 64, 64, 3)."""
+    """What an environment by itself sees from the start of the group's environment `index`: (STEPS,
+    2, 64, 64, 3)."""
     env = make_env(task, "pixels")
     env.reset(seed=index)
     seen = np.stack([env.step(action[index])[0] for action in given])
@@ -50,16 +56,28 @@ def test_frames_of_a_group_are_those_of_a_lone_environment(id: str) -> None:
     group.step(given[0])
     for step, index in ((1, 0), (2, 4)):
         seen = group.step(given[step]).obs
-        assert np.array_equal(seen[index], lone_frames(task, index, given)[step])  # closed and freed before the next step
+        assert np.array_equal(
+            seen[index], lone_frames(task, index, given)[step]
+        )  # closed and freed before the next step
     group.close()
 
 
 @pytest.mark.parametrize(
     "name",
-    ["block_push", "ant_push", "cheetah_back", "humanoid", "maze", "metaworld_basketball", "adroit_hammer"]
+    [
+        "block_push",
+        "ant_push",
+        "cheetah_back",
+        "humanoid",
+        "maze",
+        "metaworld_basketball",
+        "adroit_hammer",
+    ]
     + [pytest.param("cabinet_sparse", marks=pytest.mark.vulkan)],
 )
-def test_our_cameras_hold_beside_others_that_come_and_go(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_cameras_hold_beside_others_that_come_and_go(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = {"name": name}
     group = EnvGroup(lambda _: make_env(task, "pixels"), 2, 0)
     group.reset()
@@ -115,14 +133,15 @@ def test_frames_in_workers_are_those_of_one_process() -> None:
 
 
 EXIT = """
-from vis_rpg.envs.factory import make_env
-for task in ({"name": "gym", "id": "Reacher-v5"}, {"name": "gym", "id": "Pusher-v5"}, {"name": "block_push"}):
+from vis_rpg.envs.make import make_env
+gym = ({"name": "gym", "id": name} for name in ("Reacher-v5", "Pusher-v5"))
+for task in (*gym, {"name": "block_push"}):
     env = make_env(task, "pixels", 0)
     env.render()
     globals()[env.unwrapped.__class__.__name__] = env
 """
 REFUSED = """
-from vis_rpg.envs.factory import make_env
+from vis_rpg.envs.make import make_env
 from vis_rpg.errors import UserError
 print(make_env({"name": "block_push"}, "state", 0).step([0.0, 1.0])[0].shape)
 for task in ({"name": "block_push"}, {"name": "gym", "id": "Reacher-v5"}):
@@ -135,7 +154,13 @@ for task in ({"name": "block_push"}, {"name": "gym", "id": "Reacher-v5"}):
 
 def lines_of(script: str, **environment: str) -> list[str]:
     """What a script of its own process prints, which writes nothing to stderr."""
-    done = subprocess.run([sys.executable, "-c", script], env=os.environ | environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.stderr == ""
     return done.stdout.splitlines()
 
@@ -146,10 +171,15 @@ def test_nothing_is_said_at_exit_after_pictures() -> None:
 
 @pytest.mark.parametrize(
     ("environment", "says"),
-    [({"MUJOCO_GL": "nonsense"}, "MUJOCO_GL=nonsense: use egl, osmesa or glfw"), ({"MUJOCO_EGL_DEVICE_ID": "99"}, "got 99")],
+    [
+        ({"MUJOCO_GL": "nonsense"}, "MUJOCO_GL=nonsense: use egl, osmesa or glfw"),
+        ({"MUJOCO_EGL_DEVICE_ID": "99"}, "got 99"),
+    ],
     ids=["unknown back end", "no such GPU"],
 )
-def test_a_gl_that_cannot_draw_is_one_line_and_state_works(environment: dict[str, str], says: str) -> None:
+def test_a_gl_that_cannot_draw_is_one_line_and_state_works(
+    environment: dict[str, str], says: str
+) -> None:
     shape, *refusals = lines_of(REFUSED, **environment)
     assert shape == "(6,)"
     assert len(refusals) == 2 and all(says in line for line in refusals)
@@ -169,7 +199,11 @@ def test_a_gl_that_cannot_draw_is_one_line_and_state_works(environment: dict[str
     ],
 )
 def test_egl_renders_on_the_gpu_of_the_run(
-    device: str, visible: str | None, given: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
+    device: str,
+    visible: str | None,
+    given: str | None,
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from mujoco.egl import egl_ext
 

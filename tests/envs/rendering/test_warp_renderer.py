@@ -23,7 +23,8 @@ pytest.importorskip("mujoco_warp", reason="the batch renderer is the optional ex
 from vis_rpg.envs.rendering import warp_renderer  # noqa: E402
 from vis_rpg.envs.rendering.warp_renderer import WarpRenderer  # noqa: E402
 
-# One of each kind of geom, one see-through, one invisible; a mesh whose bounding box is far from its centre of mass; three kinds of light.
+# One of each kind of geom, one see-through, one invisible; a mesh whose bounding box is far from
+# its centre of mass; three kinds of light.
 SCENE = """
 <mujoco>
   <visual><headlight ambient=".2 .2 .2" diffuse=".3 .3 .3" specular=".2 .2 .2"/></visual>
@@ -50,10 +51,14 @@ SCENE = """
     <body pos="0 0 1"><freejoint/><camera name="carried"/><geom type="sphere" size=".01" group="4"/></body>
   </worldbody>
 </mujoco>
-""".replace("HILL", " ".join(f"{max(0, 3 - np.hypot(x, y)):.2f}" for y in range(-4, 5) for x in range(-4, 5)))
+""".replace(
+    "HILL",
+    " ".join(f"{max(0, 3 - np.hypot(x, y)):.2f}" for y in range(-4, 5) for x in range(-4, 5)),
+)
 
 
-# A site, a half of which may be inside a geom, and sites that are not shown: of a hidden group, and without colour.
+# A site, a half of which may be inside a geom, and sites that are not shown: of a hidden group, and
+# without colour.
 MARKED = """
 <mujoco>
   <visual><headlight ambient=".4 .4 .4" diffuse=".4 .4 .4" specular=".2 .2 .2"/></visual>
@@ -69,8 +74,8 @@ MARKED = """
 """
 
 
-# Still things, see-through ones among them, before, behind and around free ones; a body that hangs on the world and one of motion capture,
-# which count as still and are moved all the same.
+# Still things, see-through ones among them, before, behind and around free ones; a body that hangs
+# on the world and one of motion capture, which count as still and are moved all the same.
 STAGE = """
 <mujoco>
   <asset><mesh name="spike" vertex="0 0 0  .3 0 0  0 .3 0  0 0 .9"/></asset>
@@ -95,7 +100,9 @@ STAGE = """
 
 def poses(model: Any, data: Any) -> tuple[np.ndarray, np.ndarray]:
     mujoco.mj_forward(model, data)
-    return np.concatenate([data.geom_xpos, data.site_xpos]), np.concatenate([data.geom_xmat, data.site_xmat])
+    return np.concatenate([data.geom_xpos, data.site_xpos]), np.concatenate(
+        [data.geom_xmat, data.site_xmat]
+    )
 
 
 def egl(model: Any, data: Any, view: str | Any) -> tuple[np.ndarray, np.ndarray]:
@@ -106,19 +113,28 @@ def egl(model: Any, data: Any, view: str | Any) -> tuple[np.ndarray, np.ndarray]
 
 
 def agree(model: Any, data: Any, view: str | Any, mean: float, textured: bool = False) -> None:
-    """Silhouettes of geoms of 30 pixels and more overlap to 90 %, and colours differ by less than `mean` of 255 on average; with
-    textures, whose mean colour alone is drawn, the average over a geom counts."""
+    """Silhouettes of geoms of 30 pixels and more overlap to 90 %, and colours differ by less than
+    `mean` of 255 on average; with textures, whose mean colour alone is drawn, the average over a
+    geom counts."""
     picture, shown = egl(model, data, view)
     xpos, xmat = poses(model, data)
     renderer = WarpRenderer(model, view, 64, 1, "cpu")
-    drawn, cast = renderer.pictures(xpos[None], xmat[None])[0], renderer.geoms(xpos[None], xmat[None])[0]
+    drawn, cast = (
+        renderer.pictures(xpos[None], xmat[None])[0],
+        renderer.geoms(xpos[None], xmat[None])[0],
+    )
     seen = [geom for geom in np.unique(shown) if geom >= 0 and (shown == geom).sum() >= 30]
     assert len(seen) >= 3
     for geom in seen:
         ours, theirs = cast == geom, shown == geom
         assert (ours & theirs).sum() > 0.9 * (ours | theirs).sum(), f"geom {geom}"
         if textured:
-            assert np.abs(drawn[ours & theirs].mean(axis=0) - picture[ours & theirs].mean(axis=0)).max() < mean, f"geom {geom}"
+            assert (
+                np.abs(
+                    drawn[ours & theirs].mean(axis=0) - picture[ours & theirs].mean(axis=0)
+                ).max()
+                < mean
+            ), f"geom {geom}"
     if not textured:
         assert np.abs(drawn - picture).mean() < mean
 
@@ -148,7 +164,9 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., WarpRenderer]:
             self.still = 0
 
         def projection(self, size: int) -> np.ndarray:
-            return np.diag([1.0, 1.0, 0.0, 0.0])[:3] + np.eye(4)[3] * 1e-6  # reaches behind the camera
+            return (
+                np.diag([1.0, 1.0, 0.0, 0.0])[:3] + np.eye(4)[3] * 1e-6
+            )  # reaches behind the camera
 
     def make(*about: Any, **more: Any) -> WarpRenderer:
         with monkeypatch.context() as patch:
@@ -158,7 +176,9 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., WarpRenderer]:
     return make
 
 
-def same(renderer: WarpRenderer, plain: WarpRenderer, xpos: np.ndarray, xmat: np.ndarray) -> np.ndarray:
+def same(
+    renderer: WarpRenderer, plain: WarpRenderer, xpos: np.ndarray, xmat: np.ndarray
+) -> np.ndarray:
     """The pictures, after a check that both draw the same."""
     pictures = renderer.pictures(xpos, xmat)
     np.testing.assert_array_equal(pictures, plain.pictures(xpos, xmat))
@@ -167,14 +187,28 @@ def same(renderer: WarpRenderer, plain: WarpRenderer, xpos: np.ndarray, xmat: np
 
 
 @pytest.mark.parametrize("view", ["front", "flat", "free"])
-def test_what_is_kept_of_still_things_changes_no_picture(plain: Callable[..., WarpRenderer], view: str) -> None:
+def test_what_is_kept_of_still_things_changes_no_picture(
+    plain: Callable[..., WarpRenderer], view: str
+) -> None:
     model = mujoco.MjModel.from_xml_string(STAGE)
     camera: Any = view
     if view == "free":
         camera = mujoco.MjvCamera()
-        camera.distance, camera.azimuth, camera.elevation, camera.lookat[:] = 1.0, 60.0, -35.0, (0.0, 0.2, 0.3)  # among the things
-    renderer, reference = WarpRenderer(model, camera, 64, 3, "cpu"), plain(model, camera, 64, 3, "cpu")
-    rng, data, start = np.random.default_rng(0), [mujoco.MjData(model) for _ in range(3)], model.body("post").pos.copy()
+        camera.distance, camera.azimuth, camera.elevation, camera.lookat[:] = (
+            1.0,
+            60.0,
+            -35.0,
+            (0.0, 0.2, 0.3),
+        )  # among the things
+    renderer, reference = (
+        WarpRenderer(model, camera, 64, 3, "cpu"),
+        plain(model, camera, 64, 3, "cpu"),
+    )
+    rng, data, start = (
+        np.random.default_rng(0),
+        [mujoco.MjData(model) for _ in range(3)],
+        model.body("post").pos.copy(),
+    )
     post, seen = [start.copy() for _ in data], []
     for step in range(30):
         given = []
@@ -210,19 +244,26 @@ def test_a_scene_in_which_nothing_is_still_or_all_is(plain: Callable[..., WarpRe
             f"""<mujoco><worldbody><camera name="c" pos="0 0 3"/><body>{joint}<geom size=".6"/></body></worldbody></mujoco>"""
         )
         xpos, xmat = scattered(model, 2)
-        assert same(WarpRenderer(model, "c", 64, 2, "cpu"), plain(model, "c", 64, 2, "cpu"), xpos, xmat).any()
+        assert same(
+            WarpRenderer(model, "c", 64, 2, "cpu"), plain(model, "c", 64, 2, "cpu"), xpos, xmat
+        ).any()
 
 
-# MuJoCo lights the corners of large faces and blends between them: most of what is allowed here is the floor's.
+# MuJoCo lights the corners of large faces and blends between them: most of what is allowed here is
+# the floor's.
 def test_every_kind_of_geom_and_light_looks_as_mujoco_draws_it(model: Any) -> None:
     agree(model, mujoco.MjData(model), "corner", mean=8.0)
 
 
-@pytest.mark.parametrize(("kind", "alpha"), [("sphere", 1.0), ("capsule", 0.4), ("ellipsoid", 1.0), ("cylinder", 0.4), ("box", 0.4)])
+@pytest.mark.parametrize(
+    ("kind", "alpha"),
+    [("sphere", 1.0), ("capsule", 0.4), ("ellipsoid", 1.0), ("cylinder", 0.4), ("box", 0.4)],
+)
 def test_sites_look_as_mujoco_draws_them_and_hide_no_geom(kind: str, alpha: float) -> None:
     model = mujoco.MjModel.from_xml_string(MARKED.replace("KIND", kind))
     data, marker, given = mujoco.MjData(model), model.site("marker"), []
-    # In the first environment the site is tilted, in the second it lies across the picture and reaches into the box.
+    # In the first environment the site is tilted, in the second it lies across the picture and
+    # reaches into the box.
     places = [(-0.5, -0.3, 0.4, 0.9, 0.3, 0.2, 0.0), (0.2, -0.3, 0.6, 1.0, 0.0, 1.0, 0.0)]
     for data.qpos[:] in places:
         given.append(poses(model, data))
@@ -230,24 +271,39 @@ def test_sites_look_as_mujoco_draws_them_and_hide_no_geom(kind: str, alpha: floa
     shown = []
     for opacity in (alpha, 0.0):
         marker.rgba[:] = 1.0, 0.1, 0.1, opacity
-        camera, renderer = Camera(model, "corner", 64, 0), WarpRenderer(model, "corner", 64, 2, "cpu")
+        camera, renderer = (
+            Camera(model, "corner", 64, 0),
+            WarpRenderer(model, "corner", 64, 2, "cpu"),
+        )
         expected = []
         for data.qpos[:] in places:
             mujoco.mj_forward(model, data)
             expected.append(camera.picture(data).astype(int))
-        shown.append((np.stack(expected), renderer.pictures(xpos, xmat).astype(int), renderer.geoms(xpos, xmat)))
+        shown.append(
+            (
+                np.stack(expected),
+                renderer.pictures(xpos, xmat).astype(int),
+                renderer.geoms(xpos, xmat),
+            )
+        )
     (theirs, ours, geoms), (theirs_without, ours_without, geoms_without) = shown
     np.testing.assert_array_equal(geoms, geoms_without)
     for index in range(2):
-        mine, other = (np.abs(a[index] - b[index]).max(-1) > 8 for a, b in ((ours, ours_without), (theirs, theirs_without)))
+        mine, other = (
+            np.abs(a[index] - b[index]).max(-1) > 8
+            for a, b in ((ours, ours_without), (theirs, theirs_without))
+        )
         both = mine & other
-        assert both.sum() > 50 and both.sum() > 0.85 * (mine | other).sum()  # of round things MuJoCo draws 12 slices
+        assert (
+            both.sum() > 50 and both.sum() > 0.85 * (mine | other).sum()
+        )  # of round things MuJoCo draws 12 slices
         assert np.abs(ours[index][both].mean(0) - theirs[index][both].mean(0)).max() < 8.0
 
 
 def test_a_scene_without_light_is_black() -> None:
     dark = mujoco.MjModel.from_xml_string(
-        """<mujoco><visual><headlight active="0"/></visual><worldbody><camera name="c" pos="0 0 3"/><geom size="1"/></worldbody></mujoco>"""
+        """<mujoco><visual><headlight active="0"/></visual><worldbody><camera name="c" pos="0 0 3"/><geom size="1"/></worldbody></mujoco>
+        """
     )
     xpos, xmat = scattered(dark, 1)
     renderer = WarpRenderer(dark, "c", 16, 1, "cpu")
@@ -287,7 +343,9 @@ def test_block_push_is_drawn_as_by_mujoco_in_each_environment() -> None:
         expected.append(frames[-1])
         xpos.append(env.data.geom_xpos.copy())
         xmat.append(env.data.geom_xmat.copy())
-    off = np.abs(renderer.pictures(np.stack(xpos), np.stack(xmat)) - np.stack(expected).astype(int)).max(axis=-1)
+    off = np.abs(
+        renderer.pictures(np.stack(xpos), np.stack(xmat)) - np.stack(expected).astype(int)
+    ).max(axis=-1)
     assert len(np.unique(expected, axis=0)) == 6
     # A pixel whose centre lies on an edge may fall to either side.
     assert (off > 1).mean() < 0.005
@@ -318,7 +376,9 @@ def test_pictures_are_the_callers_and_the_tensor_is_shared(model: Any) -> None:
 def test_the_models_own_settings_are_left_alone(model: Any) -> None:
     before = np.concatenate([model.geom_group, model.geom_rgba.ravel(), model.geom_margin])
     WarpRenderer(model, "corner", 32, 1, "cpu")
-    np.testing.assert_array_equal(np.concatenate([model.geom_group, model.geom_rgba.ravel(), model.geom_margin]), before)
+    np.testing.assert_array_equal(
+        np.concatenate([model.geom_group, model.geom_rgba.ravel(), model.geom_margin]), before
+    )
 
 
 def test_nothing_is_printed(model: Any, capfd: pytest.CaptureFixture[str]) -> None:
@@ -333,7 +393,9 @@ def tracking(model: Any) -> Any:
 
 
 @pytest.mark.parametrize("view", [lambda _: "carried", tracking])
-def test_a_camera_that_moves_is_an_error_that_names_the_way_out(model: Any, view: Callable[[Any], Any]) -> None:
+def test_a_camera_that_moves_is_an_error_that_names_the_way_out(
+    model: Any, view: Callable[[Any], Any]
+) -> None:
     with pytest.raises(UserError, match="stands still.*render.backend=egl"):
         WarpRenderer(model, view(model), 64, 1, "cpu")
 
@@ -345,7 +407,9 @@ def test_soft_bodies_are_an_error_that_names_the_way_out() -> None:
         WarpRenderer(mujoco.MjModel.from_xml_string(flag), "c", 64, 1, "cpu")
 
 
-def test_without_mujoco_warp_the_error_names_the_extra(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_mujoco_warp_the_error_names_the_extra(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "warp", None)
     with pytest.raises(UserError, match=r"vis-rpg\[warp\].*render.backend=egl"):
         WarpRenderer(model, "corner", 64, 1)
@@ -361,13 +425,18 @@ def test_a_gpu_draws_what_the_cpu_draws(model: Any) -> None:
     xpos, xmat = scattered(model, 4)
     frames = WarpRenderer(model, "corner", 64, 4, "cuda").tensor(xpos, xmat)
     assert frames.is_cuda
-    off = np.abs(frames.cpu().numpy() - WarpRenderer(model, "corner", 64, 4, "cpu").pictures(xpos, xmat).astype(int)).max(axis=-1)
+    off = np.abs(
+        frames.cpu().numpy()
+        - WarpRenderer(model, "corner", 64, 4, "cpu").pictures(xpos, xmat).astype(int)
+    ).max(axis=-1)
     assert (off > 2).mean() < 0.005
 
 
 @pytest.mark.slow
 def test_meta_worlds_basketball_agrees() -> None:
-    metaworld = pytest.importorskip("metaworld", reason="Meta-World is in the optional extra [robotics]")
+    metaworld = pytest.importorskip(
+        "metaworld", reason="Meta-World is in the optional extra [robotics]"
+    )
     benchmark = metaworld.MT1("basketball-v3", seed=0)
     env = benchmark.train_classes["basketball-v3"]()
     env.set_task(benchmark.train_tasks[0])
@@ -379,7 +448,9 @@ def test_meta_worlds_basketball_agrees() -> None:
 def test_adroits_door_agrees() -> None:
     import gymnasium
 
-    robotics = pytest.importorskip("gymnasium_robotics", reason="Adroit is in the optional extra [robotics]")
+    robotics = pytest.importorskip(
+        "gymnasium_robotics", reason="Adroit is in the optional extra [robotics]"
+    )
     gymnasium.register_envs(robotics)
     env = gymnasium.make("AdroitHandDoor-v1").unwrapped
     env.reset(seed=0)
@@ -410,7 +481,9 @@ def test_workers_that_ray_cast_see_what_is_cast_in_one_call() -> None:
                 np.testing.assert_array_equal(obs, theirs.first_obs[index])
             if step in (20, 40):
                 states = [group.get_state() for group in groups]
-                for group, state in zip(groups, states[::-1], strict=True):  # each goes on from what the other has saved
+                for group, state in zip(
+                    groups, states[::-1], strict=True
+                ):  # each goes on from what the other has saved
                     assert group.set_state(state) == []
     finally:
         for group in groups:
@@ -419,7 +492,9 @@ def test_workers_that_ray_cast_see_what_is_cast_in_one_call() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["metaworld_basketball", "metaworld_stick_pull"])
-def test_what_is_kept_of_meta_worlds_still_things_changes_no_picture(plain: Callable[..., WarpRenderer], name: str) -> None:
+def test_what_is_kept_of_meta_worlds_still_things_changes_no_picture(
+    plain: Callable[..., WarpRenderer], name: str
+) -> None:
     pytest.importorskip("metaworld", reason="Meta-World is in the optional extra [robotics]")
     envs: list[Any] = [make_env({"name": name}, "state").unwrapped for _ in range(2)]
     about = envs[0].drawn, envs[0].view, 64, 2, "cpu", True
@@ -438,7 +513,10 @@ def test_what_is_kept_of_meta_worlds_still_things_changes_no_picture(plain: Call
 @pytest.mark.slow
 def test_frames_of_workers_show_stick_pulls_goal_as_mujoco_does() -> None:
     pytest.importorskip("metaworld", reason="Meta-World is in the optional extra [robotics]")
-    task, steps = {"name": "metaworld_stick_pull"}, np.random.default_rng(0).uniform(-1, 1, (5, 2, 4)).astype(np.float32)
+    task, steps = (
+        {"name": "metaworld_stick_pull"},
+        np.random.default_rng(0).uniform(-1, 1, (5, 2, 4)).astype(np.float32),
+    )
     [group] = make_groups(task, "pixels", 2, [0], "warp")
     try:
         assert isinstance(group, WorkerGroup) and group.frames_by == "warp"
@@ -456,7 +534,9 @@ def test_frames_of_workers_show_stick_pulls_goal_as_mujoco_does() -> None:
             marked = np.abs(env._frame(64) - picture).max(-1) > 8
             goal.rgba[3] = 1.0
             assert marked.sum() >= 5
-            assert np.abs(frames[index][marked].mean(0) - picture[marked].mean(0)).max() < 20.0  # green on brown
+            assert (
+                np.abs(frames[index][marked].mean(0) - picture[marked].mean(0)).max() < 20.0
+            )  # green on brown
             assert np.abs(frames[index] - picture).mean() < 8.0  # most of it is the table's grain
         places.append(np.argwhere(marked).mean(0))
     assert np.linalg.norm(places[0] - places[1]) > 3.0
@@ -464,14 +544,22 @@ def test_frames_of_workers_show_stick_pulls_goal_as_mujoco_does() -> None:
 
 @pytest.mark.slow
 def test_robot_tasks_change_no_looks_in_their_models() -> None:
-    metaworld = pytest.importorskip("metaworld", reason="Meta-World is in the optional extra [robotics]")
+    metaworld = pytest.importorskip(
+        "metaworld", reason="Meta-World is in the optional extra [robotics]"
+    )
     pytest.importorskip("gymnasium_robotics", reason="Adroit is in the optional extra [robotics]")
-    tasks = [{"family": "metaworld", "name": name} for name in metaworld.env_dict.ALL_V3_ENVIRONMENTS]
+    tasks = [
+        {"family": "metaworld", "name": name} for name in metaworld.env_dict.ALL_V3_ENVIRONMENTS
+    ]
     # The batch renderer reads everything else once.
     moving = ("geom_pos", "geom_quat", "site_pos", "site_quat")
     for task in [*tasks, {"name": "adroit_door"}, {"name": "adroit_hammer"}]:
         env: Any = make_env(task, "state").unwrapped
-        names = [name for name in dir(env.model) if name.startswith(("geom_", "site_", "mat_", "light_", "cam_")) and name not in moving]
+        names = [
+            name
+            for name in dir(env.model)
+            if name.startswith(("geom_", "site_", "mat_", "light_", "cam_")) and name not in moving
+        ]
         env.action_space.seed(0)
         before = {name: np.array(getattr(env.model, name)) for name in names}
         for seed in range(2):
@@ -479,5 +567,7 @@ def test_robot_tasks_change_no_looks_in_their_models() -> None:
             for _ in range(5):
                 env.step(env.action_space.sample())
             for name in names:
-                np.testing.assert_array_equal(getattr(env.model, name), before[name], f"{task}: {name}")
+                np.testing.assert_array_equal(
+                    getattr(env.model, name), before[name], f"{task}: {name}"
+                )
         env.close()

@@ -1,4 +1,5 @@
-"""Adroit: success is the door open and the nail driven in, and what is placed anew at every start is saved."""
+"""Adroit: success is the door open and the nail driven in, and what is placed anew at every start
+is saved."""
 
 from __future__ import annotations
 
@@ -12,8 +13,13 @@ from vis_rpg.envs.tasks.adroit import REACH, AdroitDoor, AdroitHammer
 from vis_rpg.errors import UserError
 
 
-@pytest.mark.parametrize(("make", "joint", "far", "short"), [(AdroitDoor, "door_hinge", 1.5, 1.2), (AdroitHammer, "nail_dir", 0.09, 0.05)])
-def test_success_is_the_door_open_or_the_nail_driven_in(make: type, joint: str, far: float, short: float) -> None:
+@pytest.mark.parametrize(
+    ("make", "joint", "far", "short"),
+    [(AdroitDoor, "door_hinge", 1.5, 1.2), (AdroitHammer, "nail_dir", 0.09, 0.05)],
+)
+def test_success_is_the_door_open_or_the_nail_driven_in(
+    make: type, joint: str, far: float, short: float
+) -> None:
     env = make()
     env.reset(seed=0)
     still = np.zeros(env.action_space.shape)
@@ -26,8 +32,13 @@ def test_success_is_the_door_open_or_the_nail_driven_in(make: type, joint: str, 
         assert not terminated
 
 
-@pytest.mark.parametrize(("make", "joint", "between"), [(AdroitDoor, "door_hinge", 1.2), (AdroitHammer, "nail_dir", 0.075)])
-def test_success_by_the_papers_runs_is_easier_and_both_are_told(make: type, joint: str, between: float) -> None:
+@pytest.mark.parametrize(
+    ("make", "joint", "between"),
+    [(AdroitDoor, "door_hinge", 1.2), (AdroitHammer, "nail_dir", 0.075)],
+)
+def test_success_by_the_papers_runs_is_easier_and_both_are_told(
+    make: type, joint: str, between: float
+) -> None:
     for success in ("library", "paper"):
         env = make(success=success)
         env.reset(seed=0)
@@ -36,7 +47,9 @@ def test_success_by_the_papers_runs_is_easier_and_both_are_told(make: type, join
         _, reward, _, _, info = env.step(np.zeros(env.action_space.shape))
         assert (info["success_library"], info["success_paper"]) == (False, True)
         assert info["success"] is (success == "paper") and reward == float(success == "paper")
-    with pytest.raises(UserError, match="task.success=papers is not one of library, paper .nearest: paper"):
+    with pytest.raises(
+        UserError, match="task.success=papers is not one of library, paper .nearest: paper"
+    ):
         make(success="papers")
 
 
@@ -46,7 +59,9 @@ def test_the_bonus_sees_the_hammers_head_swing_about_its_handle() -> None:
 
     def located() -> tuple[np.ndarray, np.ndarray]:
         mujoco.mj_forward(env.model, env.data)
-        return env._objects()[1], task_of(env).locate(torch.as_tensor(env._state()))[1].numpy() * REACH
+        return env._objects()[1], task_of(env).locate(torch.as_tensor(env._state()))[
+            1
+        ].numpy() * REACH
 
     before, handle = located(), env.data.body("Object").xpos.copy()
     env.data.joint("OBJRy").qpos[:] += 0.5
@@ -55,7 +70,9 @@ def test_the_bonus_sees_the_hammers_head_swing_about_its_handle() -> None:
     assert np.array_equal(env.data.body("Object").xpos, handle)
 
 
-@pytest.mark.parametrize(("make", "actions", "length"), [(AdroitDoor, 28, 100), (AdroitHammer, 26, 125)])
+@pytest.mark.parametrize(
+    ("make", "actions", "length"), [(AdroitDoor, 28, 100), (AdroitHammer, 26, 125)]
+)
 def test_actions_and_length_are_the_papers(make: type, actions: int, length: int) -> None:
     env = make()
     assert env.action_space.shape == (actions,)
@@ -88,7 +105,11 @@ def test_coordinates_encoded_are_true_positions_scaled(make: type) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "geoms"), [(AdroitDoor, {"latch": "latch", "door": "door"}), (AdroitHammer, {"hammer": "Object", "nail": "nail"})]
+    ("make", "geoms"),
+    [
+        (AdroitDoor, {"latch": "latch", "door": "door"}),
+        (AdroitHammer, {"hammer": "Object", "nail": "nail"}),
+    ],
 )
 def test_an_object_is_at_the_geoms_that_it_is_made_of(make: type, geoms: dict[str, str]) -> None:
     env = make()

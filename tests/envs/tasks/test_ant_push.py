@@ -1,4 +1,5 @@
-"""AntPush's layout, by a point that pushes in the ant's place; its rewards, success, saved state and pictures."""
+"""AntPush's layout, by a point that pushes in the ant's place; its rewards, success, saved state
+and pictures."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ GOAL = np.array([0.0, 19.0])
 
 
 class Point:
-    """A ball of 1 kg in the rooms of AntPush, in place of the ant: it is driven at up to 2 units/s with up to 8 N, what the feet of an ant
-    of that weight can hold on to."""
+    """A ball of 1 kg in the rooms of AntPush, in place of the ant: it is driven at up to 2 units/s
+    with up to 8 N, what the feet of an ant of that weight can hold on to."""
 
     def __init__(self) -> None:
         spec = mujoco.MjSpec.from_file(str(ASSETS / "ant_push.xml"))
@@ -27,7 +28,9 @@ class Point:
         ball.add_geom(size=[0.4, 0, 0], mass=1, contype=1, conaffinity=0)
         for name, axis in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
             ball.add_joint(name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=axis)
-            motor = spec.add_actuator(target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT, forcelimited=1, forcerange=[-8, 8])
+            motor = spec.add_actuator(
+                target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT, forcelimited=1, forcerange=[-8, 8]
+            )
             motor.set_to_velocity(kv=20)
         self.model = spec.compile()
         self.data = mujoco.MjData(self.model)
@@ -48,8 +51,11 @@ class Point:
         return self.data.qpos[2:].copy()
 
 
-def at(torso: tuple[float, float], block: tuple[float, float] = (0.0, 8.0), **kwargs: Any) -> AntPush:
-    """An environment with torso and block where they are said to be, and the ant otherwise at its start."""
+def at(
+    torso: tuple[float, float], block: tuple[float, float] = (0.0, 8.0), **kwargs: Any
+) -> AntPush:
+    """An environment with torso and block where they are said to be, and the ant otherwise at its
+    start."""
     env = AntPush(**kwargs)
     env.reset(seed=0)
     env.data.qpos[:2] = torso
@@ -101,20 +107,32 @@ def test_the_block_stops_where_it_is_left() -> None:
 
 
 @pytest.mark.parametrize(
-    ("torso", "distance"), [((0.0, 0.0), 19.0), ((-8.0, 8.0), np.sqrt(185)), ((3.0, 15.0), 5.0), ((-8.0, 0.0), np.sqrt(425))]
+    ("torso", "distance"),
+    [
+        ((0.0, 0.0), 19.0),
+        ((-8.0, 8.0), np.sqrt(185)),
+        ((3.0, 15.0), 5.0),
+        ((-8.0, 0.0), np.sqrt(425)),
+    ],
 )
-def test_the_reward_is_a_tenth_of_the_distance_to_the_goal(torso: tuple[float, float], distance: float) -> None:
+def test_the_reward_is_a_tenth_of_the_distance_to_the_goal(
+    torso: tuple[float, float], distance: float
+) -> None:
     env = at(torso, (8.0, 8.0))
     state, reward, terminated, truncated, info = env.step(np.zeros(8))
     there = info["objects"][0]
     assert reward == pytest.approx(-0.1 * np.hypot(there[0] - 0, there[1] - 19), abs=1e-9)
-    assert reward == pytest.approx(-0.1 * distance, abs=0.02)  # it has hardly moved in a tenth of a second
+    assert reward == pytest.approx(
+        -0.1 * distance, abs=0.02
+    )  # it has hardly moved in a tenth of a second
     assert np.allclose(state[:2], there, atol=1e-6)
     assert not terminated
     assert not truncated
 
 
-@pytest.mark.parametrize(("away", "expected"), [(4.9, True), (5.1, False), (19.0, False), (0.0, True)])
+@pytest.mark.parametrize(
+    ("away", "expected"), [(4.9, True), (5.1, False), (19.0, False), (0.0, True)]
+)
 def test_success_is_the_torso_within_five_of_the_goal(away: float, expected: bool) -> None:
     env = at((0.0, 19.0 - away), (8.0, 8.0))
     assert env.step(np.zeros(8))[4]["success"] is expected

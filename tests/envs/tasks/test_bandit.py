@@ -17,7 +17,16 @@ def reward(x: float) -> float:
 
 
 @pytest.mark.parametrize(
-    ("x", "expected"), [(-0.6, 1.1), (-0.5, 0.38), (0.0, 0.1171875), (0.375, 0.375), (-1.2, 0.0), (0.9, 0.0), (1.2, 0.0)]
+    ("x", "expected"),
+    [
+        (-0.6, 1.1),
+        (-0.5, 0.38),
+        (0.0, 0.1171875),
+        (0.375, 0.375),
+        (-1.2, 0.0),
+        (0.9, 0.0),
+        (1.2, 0.0),
+    ],
 )
 def test_values_by_hand(x: float, expected: float) -> None:
     assert reward(x) == pytest.approx(expected, abs=1e-12)

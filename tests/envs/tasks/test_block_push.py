@@ -32,8 +32,12 @@ def overlap(objects: np.ndarray) -> float:
 
 
 def drive(env: BlockPush, *waypoints: tuple[float, float]) -> dict[str, Any]:
-    """Move the pusher from waypoint to waypoint, or until it is stopped; the last info, or the first one with success."""
-    info: dict[str, Any] = {"objects": env.get_state()["positions"].reshape(-1, 2), "success": False}
+    """Move the pusher from waypoint to waypoint, or until it is stopped; the last info, or the
+    first one with success."""
+    info: dict[str, Any] = {
+        "objects": env.get_state()["positions"].reshape(-1, 2),
+        "success": False,
+    }
     for target in waypoints:
         for _ in range(20):
             way = np.array(target) - info["objects"][0]
@@ -54,7 +58,9 @@ def test_other_looks_are_other_colours_and_sizes_of_the_blocks_alone(blocks: int
     sides = []
     for looks in range(1, 20):
         model = load_model(blocks, looks)
-        others = np.concatenate([usual.geom_rgba[:, :3], *(model.geom(name).rgba[None, :3] for name in names)])
+        others = np.concatenate(
+            [usual.geom_rgba[:, :3], *(model.geom(name).rgba[None, :3] for name in names)]
+        )
         for name in names:
             apart = np.linalg.norm(others - model.geom(name).rgba[:3], axis=1)
             assert np.sort(apart)[1] >= 0.35 - 1e-6, "of every colour but its own"
@@ -87,7 +93,10 @@ def test_a_free_pusher_moves_at_four_times_the_action_for_eight_hundredths() -> 
 
 
 def test_actions_beyond_one_are_cut_to_one() -> None:
-    states = [at((0.0, -1.4), (-1.2, 0.0)).step(np.array(action))[0] for action in ([5.0, -0.2], [1.0, -0.2])]
+    states = [
+        at((0.0, -1.4), (-1.2, 0.0)).step(np.array(action))[0]
+        for action in ([5.0, -0.2], [1.0, -0.2])
+    ]
     assert np.array_equal(*states)
 
 
@@ -131,7 +140,9 @@ def test_nothing_overlaps_leaves_or_explodes_under_wild_actions() -> None:
             heading = rng.normal(size=2) * 2
         _, _, _, truncated, info = env.step(np.clip(heading + rng.normal(size=2), -1, 1))
         assert np.abs(info["objects"]).max() <= 1.8
-        assert np.abs(info["objects"] - before).max() < 0.36  # nothing is faster than the pusher, but for contact's give
+        assert (
+            np.abs(info["objects"] - before).max() < 0.36
+        )  # nothing is faster than the pusher, but for contact's give
         assert overlap(info["objects"]) < 0.02
         before = info["objects"]
         if truncated:
@@ -151,7 +162,16 @@ def test_three_pushes_solve_two_blocks() -> None:
     env = BlockPush(blocks=2)
     env.reset(seed=0)
     drive(env, (0.0, 1.0), (0.0, 0.9))
-    info = drive(env, (-0.5, 0.5), (-0.5, 0.0), (-0.95, 0.0), (-0.7, 0.0), (-0.7, -0.6), (-1.25, -0.6), (-1.25, 1.0))
+    info = drive(
+        env,
+        (-0.5, 0.5),
+        (-0.5, 0.0),
+        (-0.95, 0.0),
+        (-0.7, 0.0),
+        (-0.7, -0.6),
+        (-1.25, -0.6),
+        (-1.25, 1.0),
+    )
     assert info["success"], info
 
 
@@ -243,7 +263,7 @@ class Without(ctypes.CDLL):
         super().__init__(name, *args, **kwargs)
 ctypes.CDLL = Without
 from vis_rpg.envs import rendering
-from vis_rpg.envs.factory import make_env
+from vis_rpg.envs.make import make_env
 env = make_env({"name": "block_push"}, "state", 0)
 print(env.step([0.0, 1.0])[0].shape)
 try:
@@ -252,6 +272,8 @@ except rendering.UserError as error:
     print(error)
 """
     environment = {**os.environ, "MUJOCO_GL": "egl"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["(6,)", rendering.NO_EGL]

@@ -1,4 +1,5 @@
-"""The cabinet's robot, physics, rewards and pictures; a controller written by hand opens the doors through the actions alone."""
+"""The cabinet's robot, physics, rewards and pictures; a controller written by hand opens the doors
+through the actions alone."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ from vis_rpg.envs.tasks.cabinet import Cabinet, CabinetDense, CabinetSparse
 from vis_rpg.errors import UserError
 
 LEFT, RIGHT = 1, -1
-# Waypoints of the fingertips, as for the left door: x, y, the hand's yaw, the most steps on the way there, velocity of the base in x and y.
-# The hand hooks the handle from the side, draws the door ajar, goes round its edge and sweeps it open from within.
+# Waypoints of the fingertips, as for the left door: x, y, the hand's yaw, the most steps on the way
+# there, velocity of the base in x and y. The hand hooks the handle from the side, draws the door
+# ajar, goes round its edge and sweeps it open from within.
 STILL_LEFT = [
     (0.03, 0.034, 0.037, 5, 0, 0),
     (-0.034, 0.25, 0.544, 8, 0, 0),
@@ -61,8 +63,11 @@ MOVING_RIGHT = [
 ]
 
 
-def sweep(env: Cabinet, side: int, waypoints: list[tuple[float, ...]], state: np.ndarray | None = None) -> list[tuple[Any, ...]]:
-    """Lead the fingertips along waypoints, mirrored for the right door; what each step returned, 60 at most."""
+def sweep(
+    env: Cabinet, side: int, waypoints: list[tuple[float, ...]], state: np.ndarray | None = None
+) -> list[tuple[Any, ...]]:
+    """Lead the fingertips along waypoints, mirrored for the right door; what each step returned, 60
+    at most."""
     results: list[tuple[Any, ...]] = []
     base = env.action_space.shape[0] - 9
     if state is None:
@@ -137,7 +142,9 @@ def test_one_door_alone_is_no_success_with_a_fixed_base() -> None:
     assert not any(info["success"] or reward for _, reward, *_, info in results)
 
 
-@pytest.mark.parametrize(("side", "waypoints", "success"), [(LEFT, MOVING_LEFT, False), (RIGHT, MOVING_RIGHT, True)])
+@pytest.mark.parametrize(
+    ("side", "waypoints", "success"), [(LEFT, MOVING_LEFT, False), (RIGHT, MOVING_RIGHT, True)]
+)
 def test_with_a_moving_base_the_right_door_is_success_and_the_left_is_not(
     side: int, waypoints: list[tuple[float, ...]], success: bool
 ) -> None:
@@ -148,8 +155,13 @@ def test_with_a_moving_base_the_right_door_is_success_and_the_left_is_not(
     assert results[-1][1] > (2.0 if success else 1.0)
 
 
-@pytest.mark.parametrize(("left", "right", "success"), [(0.73, 0.73, True), (0.71, 0.9, False), (0.9, 0.71, False), (0.0, 1.0, False)])
-def test_sparse_success_needs_both_doors_beyond_their_share(left: float, right: float, success: bool) -> None:
+@pytest.mark.parametrize(
+    ("left", "right", "success"),
+    [(0.73, 0.73, True), (0.71, 0.9, False), (0.9, 0.71, False), (0.0, 1.0, False)],
+)
+def test_sparse_success_needs_both_doors_beyond_their_share(
+    left: float, right: float, success: bool
+) -> None:
     env = at(CabinetSparse, left, right)
     _, reward, terminated, _, info = env.step(still(env))
     assert info["success"] is success
@@ -157,18 +169,26 @@ def test_sparse_success_needs_both_doors_beyond_their_share(left: float, right: 
     assert not terminated
 
 
-@pytest.mark.parametrize(("left", "right"), [(0.0, 0.0), (0.45, 0.0), (0.91, 0.3), (0.3, 0.91), (0.95, 0.95), (0.89, 0.89)])
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [(0.0, 0.0), (0.45, 0.0), (0.91, 0.3), (0.3, 0.91), (0.95, 0.95), (0.89, 0.89)],
+)
 def test_the_dense_reward_is_as_computed_by_hand(left: float, right: float) -> None:
     env = at(CabinetDense, left, right)
     state, reward, _, _, info = env.step(still(env))
     handles = []
-    for side, share in ((1, left), (-1, right)):  # a hinge at (0.08, +-0.42), the handle 0.08 before the door and 0.32 from the hinge
+    for side, share in (
+        (1, left),
+        (-1, right),
+    ):  # a hinge at (0.08, +-0.42), the handle 0.08 before the door and 0.32 from the hinge
         angle = share * np.pi / 2
         x = 0.08 - 0.08 * np.cos(angle) - 0.32 * np.sin(angle)
         y = 0.42 + 0.08 * np.sin(angle) - 0.32 * np.cos(angle)
         handles.append([x, side * y, 0.7])
     distance = np.linalg.norm(np.array(handles) - state[:3], axis=1).min()
-    expected = min(left / 0.9, 1) + min(right / 0.9, 1) + 2 * (right > 0.9) + (left > 0.9) - 2 * distance
+    expected = (
+        min(left / 0.9, 1) + min(right / 0.9, 1) + 2 * (right > 0.9) + (left > 0.9) - 2 * distance
+    )
     assert reward == pytest.approx(expected, abs=1e-3)
     assert info["success"] is (right > 0.9)
     assert np.allclose(info["objects"], [state[:3], *handles], atol=1e-3)
@@ -206,7 +226,7 @@ def test_several_in_a_fresh_process_without_a_vulkan_device() -> None:
     script = """
 import os
 os.environ["VK_DRIVER_FILES"] = os.environ["VK_ICD_FILENAMES"] = "/nowhere.json"
-from vis_rpg.envs.factory import make_env
+from vis_rpg.envs.make import make_env
 envs = [make_env({"name": "cabinet_dense"}, "state", seed) for seed in range(5)]
 print({env.step([0.1] * 12)[0].shape for env in envs})
 try:
@@ -215,16 +235,23 @@ except Exception as error:
     print(type(error).__name__, error)
 [env.close() for env in envs]
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+    )
     shapes, error = done.stdout.splitlines()
     assert shapes == "{(31,)}", done.stderr
-    assert error.startswith("UserError obs=pixels for vis_rpg/CabinetSparse-v0 needs a Vulkan device: ")
+    assert error.startswith(
+        "UserError obs=pixels for vis_rpg/CabinetSparse-v0 needs a Vulkan device: "
+    )
     assert done.returncode == 0
 
 
 @pytest.mark.vulkan
 def test_five_environments_share_one_studio_and_see_their_own_state() -> None:
-    envs = [kind(obs="pixels") for kind in (CabinetSparse, CabinetDense, CabinetSparse, CabinetDense, CabinetSparse)]
+    envs = [
+        kind(obs="pixels")
+        for kind in (CabinetSparse, CabinetDense, CabinetSparse, CabinetDense, CabinetSparse)
+    ]
     first = [env.reset(seed=0)[0] for env in envs]
     assert len(sapien_scene.studios) == 1
     assert np.array_equal(first[0], first[2])
@@ -244,5 +271,7 @@ def test_open_doors_and_the_gripper_stay_in_sight() -> None:
 
 def test_without_sapien_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sapien", None)
-    with pytest.raises(UserError, match=r"^vis_rpg/CabinetDense-v0 needs SAPIEN: pip install 'vis-rpg\[robotics\]'"):
+    with pytest.raises(
+        UserError, match=r"^vis_rpg/CabinetDense-v0 needs SAPIEN: pip install 'vis-rpg\[robotics\]'"
+    ):
         CabinetDense()

@@ -1,4 +1,5 @@
-"""Any Gymnasium id as a task: actions, observations, limits, and one clear line where it cannot be."""
+"""Any Gymnasium id as a task: actions, observations, limits, and one clear line where
+it cannot be."""
 
 from __future__ import annotations
 
@@ -23,10 +24,18 @@ class Probe(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"]}
 
-    def __init__(self, render_mode: str | None = None, bound: float = 3.0, dict_obs: bool = False, mode: str = "rgb_array") -> None:
+    def __init__(
+        self,
+        render_mode: str | None = None,
+        bound: float = 3.0,
+        dict_obs: bool = False,
+        mode: str = "rgb_array",
+    ) -> None:
         self.metadata = {"render_modes": [mode]}
         self.render_mode = render_mode
-        self.action_space = gymnasium.spaces.Box(np.array([[-1.0, 0.0]]), np.array([[bound, 10.0]]), dtype=np.float64)
+        self.action_space = gymnasium.spaces.Box(
+            np.array([[-1.0, 0.0]]), np.array([[bound, 10.0]]), dtype=np.float64
+        )
         box = gymnasium.spaces.Box(-1, 1, (2, 3), np.float64)
         self.observation_space = gymnasium.spaces.Dict({"a": box}) if dict_obs else box
         self.raw: np.ndarray | None = None
@@ -36,7 +45,9 @@ class Probe(gymnasium.Env):
         obs = np.full((2, 3), 0.1)
         return {"a": obs} if isinstance(self.observation_space, gymnasium.spaces.Dict) else obs
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.count = 0
         return self._obs(), {}
@@ -57,7 +68,9 @@ class Wide(gymnasium.ActionWrapper):
 
     def __init__(self, env: gymnasium.Env) -> None:
         super().__init__(env)
-        self.action_space = gymnasium.spaces.Box(np.array([[-np.inf, 2.0]]), np.inf, (1, 2), np.float64)
+        self.action_space = gymnasium.spaces.Box(
+            np.array([[-np.inf, 2.0]]), np.inf, (1, 2), np.float64
+        )
 
     def action(self, action: np.ndarray) -> np.ndarray:
         return action
@@ -104,7 +117,10 @@ def line_of(id: str, obs: str = "state", **kwargs: Any) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize(("action", "raw"), [([-1, -1], [-1, 0]), ([1, 1], [3, 10]), ([0, 0.5], [1, 7.5]), ([-9, 9], [-1, 10])])
+@pytest.mark.parametrize(
+    ("action", "raw"),
+    [([-1, -1], [-1, 0]), ([1, 1], [3, 10]), ([0, 0.5], [1, 7.5]), ([-9, 9], [-1, 10])],
+)
 def test_actions_in_one_are_stretched_to_the_box(action: list[float], raw: list[float]) -> None:
     env = make_gym(PROBE, "state")
     env.reset(seed=0)
@@ -115,8 +131,12 @@ def test_actions_in_one_are_stretched_to_the_box(action: list[float], raw: list[
     assert inner.action_space.contains(inner.raw)
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("Clipped", [-1, 0], [3, 10]), ("Wide", [-1, 2], [3, 10])])
-def test_bounds_that_a_wrapper_leaves_open_are_those_within(name: str, low: list[float], high: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("Clipped", [-1, 0], [3, 10]), ("Wide", [-1, 2], [3, 10])]
+)
+def test_bounds_that_a_wrapper_leaves_open_are_those_within(
+    name: str, low: list[float], high: list[float]
+) -> None:
     env = make_gym(f"vis_rpg_test/{name}-v0", "state")
     env.reset(seed=0)
     for action, raw in ((-1.0, low), (1.0, high)):
@@ -124,8 +144,12 @@ def test_bounds_that_a_wrapper_leaves_open_are_those_within(name: str, low: list
         assert np.allclose(env.unwrapped.raw, [raw])
 
 
-@pytest.mark.parametrize("reward", [np.array([1.5]), np.float32(1.5), torch.tensor(1.5), torch.tensor([[1.5]]), 1.5])
-def test_a_reward_is_one_number_in_whatever_shape(reward: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "reward", [np.array([1.5]), np.float32(1.5), torch.tensor(1.5), torch.tensor([[1.5]]), 1.5]
+)
+def test_a_reward_is_one_number_in_whatever_shape(
+    reward: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     env = stepping(monkeypatch, lambda self, action: (self._obs(), reward, False, False, {}))
     assert env.step(np.zeros(2))[1] == 1.5
 
@@ -140,25 +164,47 @@ def test_observations_in_a_dict_are_laid_end_to_end() -> None:
 @pytest.mark.parametrize(
     ("returned", "says"),
     [
-        (lambda self: (self._obs(), [1.0, 2.0], False, False, {}), r"reward is \[1.0, 2.0\]: one number is needed"),
-        (lambda self: (self._obs(), 1.0, False, False, {"success": "no"}), r"info\[\"success\"\] is 'no': one number is needed"),
-        (lambda self: (np.zeros(4), 1.0, False, False, {}), "an observation has 4 numbers, its space .* has 6"),
+        (
+            lambda self: (self._obs(), [1.0, 2.0], False, False, {}),
+            r"reward is \[1.0, 2.0\]: one number is needed",
+        ),
+        (
+            lambda self: (self._obs(), 1.0, False, False, {"success": "no"}),
+            r"info\[\"success\"\] is 'no': one number is needed",
+        ),
+        (
+            lambda self: (np.zeros(4), 1.0, False, False, {}),
+            "an observation has 4 numbers, its space .* has 6",
+        ),
         (lambda self: ({"b": 1}, 1.0, False, False, {}), "an observation is not of its space"),
-        (lambda self: (self._obs(), 1.0, False, {}), r".* step\(action\) returns \(observation, reward, terminated"),
-        (lambda self: (self._obs(), {}), r".* step\(action\) returns \(observation, reward, terminated"),
+        (
+            lambda self: (self._obs(), 1.0, False, {}),
+            r".* step\(action\) returns \(observation, reward, terminated",
+        ),
+        (
+            lambda self: (self._obs(), {}),
+            r".* step\(action\) returns \(observation, reward, terminated",
+        ),
     ],
 )
-def test_what_a_step_may_not_return_is_one_line(returned: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_step_may_not_return_is_one_line(
+    returned: Any, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     env = stepping(monkeypatch, lambda self, action: returned(self))
     with pytest.raises(RunStopped, match=f"{PROBE}: {says}") as error:
         env.step(np.zeros(2))
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("reset", [lambda self, seed=None: (self._obs(), {}), lambda self, seed=None, options=None: self._obs()])
+@pytest.mark.parametrize(
+    "reset",
+    [lambda self, seed=None: (self._obs(), {}), lambda self, seed=None, options=None: self._obs()],
+)
 def test_a_reset_of_another_api_is_one_line(reset: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Probe, "reset", reset)
-    with pytest.raises(RunStopped, match=r"reset\(seed=..., options=...\) returns \(observation, info\)"):
+    with pytest.raises(
+        RunStopped, match=r"reset\(seed=..., options=...\) returns \(observation, info\)"
+    ):
         make_gym(PROBE, "state").reset(seed=0)
     assert "reset(seed=..., options=...)" in line_of(PROBE, "pixels")
 
@@ -178,7 +224,9 @@ GREY = np.arange(128 * 192).reshape(128, 192) % 256
     ],
     ids=["rgba", "grey", "int64", "floats to 1", "floats to 255", "tensor"],
 )
-def test_pictures_of_any_kind_are_rgb_for_the_agent_and_for_videos(picture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_of_any_kind_are_rgb_for_the_agent_and_for_videos(
+    picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Probe, "render", lambda self: picture)
     env = make_gym(PROBE, "pixels")
     expected = np.stack([GREY] * 3, -1)
@@ -187,23 +235,41 @@ def test_pictures_of_any_kind_are_rgb_for_the_agent_and_for_videos(picture: Any,
     assert video.render(env).std() > 5
 
 
-@pytest.mark.parametrize("picture", [None, [], np.zeros((4, 4, 2)), np.zeros((0, 4, 3)), np.full((4, 4, 3), np.nan), "text", [[1], [1, 2]]])
+@pytest.mark.parametrize(
+    "picture",
+    [
+        None,
+        [],
+        np.zeros((4, 4, 2)),
+        np.zeros((0, 4, 3)),
+        np.full((4, 4, 3), np.nan),
+        "text",
+        [[1], [1, 2]],
+    ],
+)
 def test_what_is_no_picture_is_one_line(picture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Probe, "render", lambda self: picture)
-    assert f"{PROBE} draws" in line_of(PROBE, "pixels") and "use obs=state" in line_of(PROBE, "pixels")
+    assert f"{PROBE} draws" in line_of(PROBE, "pixels") and "use obs=state" in line_of(
+        PROBE, "pixels"
+    )
 
 
-def test_an_id_of_a_module_in_the_working_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_id_of_a_module_in_the_working_directory_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("vis_rpg_mine", "vis_rpg_package"):
         (tmp_path / f"{name}.py").write_text(
-            "import gymnasium\nfrom gymnasium.envs.classic_control import PendulumEnv\nprint('hello')\n"
+            "import gymnasium\nfrom gymnasium.envs.classic_control import "
+            "PendulumEnv\nprint('hello')\n"
             f"gymnasium.register('{name}/Swing-v0', PendulumEnv, max_episode_steps=9)\n"
         )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert task_of(make_gym("vis_rpg_mine:vis_rpg_mine/Swing-v0", "state")).episode_length == 9
     monkeypatch.setattr(gym_task, "_packages", lambda: ["vis_rpg_not_there", "vis_rpg_package"])
-    assert line_of("vis_rpg_package/Swing-v0").endswith("vis_rpg_package registers it: task.id=vis_rpg_package:vis_rpg_package/Swing-v0")
+    assert line_of("vis_rpg_package/Swing-v0").endswith(
+        "vis_rpg_package registers it: task.id=vis_rpg_package:vis_rpg_package/Swing-v0"
+    )
 
 
 def test_observations_are_flat_and_success_passes_through() -> None:

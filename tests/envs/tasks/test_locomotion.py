@@ -1,4 +1,5 @@
-"""The cheetahs and the humanoid are Gymnasium's own; the cheetah that must go back succeeds at its line and is seen where it is."""
+"""The cheetahs and the humanoid are Gymnasium's own; the cheetah that must go back succeeds at its
+line and is seen where it is."""
 
 from __future__ import annotations
 
@@ -22,10 +23,17 @@ from vis_rpg.envs.tasks.locomotion import CheetahBack, Humanoid
     [
         ("HalfCheetah", "HalfCheetah-v5", 1.0, {}),
         ("Humanoid", "Humanoid-v5", 0.4, {}),
-        ("CheetahBack", "HalfCheetah-v5", 1.0, {"exclude_current_positions_from_observation": False}),
+        (
+            "CheetahBack",
+            "HalfCheetah-v5",
+            1.0,
+            {"exclude_current_positions_from_observation": False},
+        ),
     ],
 )
-def test_states_rewards_and_ends_equal_those_of_gymnasium(ours: str, theirs: str, strength: float, kwargs: dict[str, Any]) -> None:
+def test_states_rewards_and_ends_equal_those_of_gymnasium(
+    ours: str, theirs: str, strength: float, kwargs: dict[str, Any]
+) -> None:
     env = gymnasium.make(f"vis_rpg/{ours}-v0", disable_env_checker=True)
     other = gymnasium.make(theirs, disable_env_checker=True, **kwargs)
     rng = np.random.default_rng(0)
@@ -41,7 +49,9 @@ def test_states_rewards_and_ends_equal_those_of_gymnasium(ours: str, theirs: str
             mine, expected = env.reset()[0], other.reset()[0]
 
 
-@pytest.mark.parametrize(("x", "expected"), [(-5.01, True), (-4.99, False), (0.0, False), (5.01, False), (-40.0, True)])
+@pytest.mark.parametrize(
+    ("x", "expected"), [(-5.01, True), (-4.99, False), (0.0, False), (5.01, False), (-40.0, True)]
+)
 def test_success_is_five_metres_behind_the_start(x: float, expected: bool) -> None:
     env = CheetahBack()
     env.reset(seed=1)
@@ -82,7 +92,9 @@ def test_the_cheetah_is_seen_where_it_is(x: float) -> None:
     assert mask.sum() >= 50
     assert (columns.mean() + 0.5) * 20 / 64 - 10 == pytest.approx(info["objects"][0, 0], abs=0.4)
     assert np.ptp(rows) > 25  # a metre high, and so are its legs to be seen
-    most = obs[1][..., 0].astype(int) - obs[1][..., 2] > 115  # half of a pixel in the cheetah's colour
+    most = (
+        obs[1][..., 0].astype(int) - obs[1][..., 2] > 115
+    )  # half of a pixel in the cheetah's colour
     assert (most == mask).mean() > 0.995
 
 
@@ -118,7 +130,8 @@ def test_the_humanoid_ends_when_it_falls() -> None:
 
 
 def test_the_humanoid_continues_exactly_at_once() -> None:
-    """Its reward reads where masses were a substep ago, its state forces of the last one: both are part of what is saved."""
+    """Its reward reads where masses were a substep ago, its state forces of the last one: both are
+    part of what is saved."""
     env, other = Humanoid(), Humanoid()
     env.reset(seed=0)
     rng = np.random.default_rng(0)
@@ -130,8 +143,13 @@ def test_the_humanoid_continues_exactly_at_once() -> None:
     assert env.step(action)[1] == other.step(action)[1]
 
 
-@pytest.mark.parametrize(("id", "names"), [("HalfCheetah", ("cheetah",)), ("Humanoid", ("humanoid",)), ("CheetahBack", ("cheetah",))])
-def test_the_robot_is_the_one_object_and_its_torso_where_it_is(id: str, names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("id", "names"),
+    [("HalfCheetah", ("cheetah",)), ("Humanoid", ("humanoid",)), ("CheetahBack", ("cheetah",))],
+)
+def test_the_robot_is_the_one_object_and_its_torso_where_it_is(
+    id: str, names: tuple[str, ...]
+) -> None:
     env = gymnasium.make(f"vis_rpg/{id}-v0", disable_env_checker=True)
     _, info = env.reset(seed=0)
     assert task_of(env).object_names == names
@@ -145,8 +163,20 @@ def test_dense_tasks_have_no_bonus_and_a_learned_prior_unless_told_otherwise(tas
     assert (config.exploration.name, config.agent.latent.prior) == ("none", "learned")
     assert config.agent.latent.entropy >= config.agent.beta  # else pi(z|s) gives up on z
     assert config.task.terminates == (task == "humanoid")
-    told = compose([f"task={task}", "exploration=object_rnd", "agent.latent.prior=fixed", "agent=mbsac", "device=cpu"])
-    assert (told.exploration.name, told.agent.latent.prior, told.agent.name) == ("object_rnd", "fixed", "mbsac")
+    told = compose(
+        [
+            f"task={task}",
+            "exploration=object_rnd",
+            "agent.latent.prior=fixed",
+            "agent=mbsac",
+            "device=cpu",
+        ]
+    )
+    assert (told.exploration.name, told.agent.latent.prior, told.agent.name) == (
+        "object_rnd",
+        "fixed",
+        "mbsac",
+    )
 
 
 def test_the_sparse_task_keeps_its_bonus_and_the_fixed_prior() -> None:

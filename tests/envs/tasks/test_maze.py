@@ -12,7 +12,13 @@ from vis_rpg.envs.tasks.maze import Maze, maze_walls, slide_free_move
 BELOW = [(0, 2), (1, 2), (3, 2), (4, 2), (1, 3), (3, 3)]
 LEFT = [(1, 0), (2, 0), (3, 1), (4, 1), (2, 3), (4, 3), (1, 4), (2, 4), (3, 4), (4, 4)]
 CLOSED = {((x, y), (x, y - 1)) for x, y in BELOW} | {((x, y), (x - 1, y)) for x, y in LEFT}
-NEIGHBOURS = [((x, y), (x - dx, y - dy)) for x in range(5) for y in range(5) for dx, dy in ((1, 0), (0, 1)) if x >= dx and y >= dy]
+NEIGHBOURS = [
+    ((x, y), (x - dx, y - dy))
+    for x in range(5)
+    for y in range(5)
+    for dx, dy in ((1, 0), (0, 1))
+    if x >= dx and y >= dy
+]
 
 
 def at(position: tuple[float, float]) -> Maze:
@@ -36,18 +42,24 @@ def floor_plan() -> np.ndarray:
 
 
 @pytest.mark.parametrize("pair", NEIGHBOURS)
-def test_neighbouring_rooms_are_joined_exactly_where_they_should_be(pair: tuple[tuple[int, int], tuple[int, int]]) -> None:
+def test_neighbouring_rooms_are_joined_exactly_where_they_should_be(
+    pair: tuple[tuple[int, int], tuple[int, int]],
+) -> None:
     room, other = pair
     low, high = np.minimum(room, other), np.maximum(room, other)
     area = floor_plan()[40 * low[0] : 40 * high[0] + 41, 40 * low[1] : 40 * high[1] + 41]
     border = area[40] if room[0] != other[0] else area[:, 40]
     assert ndimage.label(area)[1] == (2 if pair in CLOSED else 1)
-    assert border.sum() == (0 if pair in CLOSED else 7)  # free grid points strictly inside a 0.4-wide gap
+    assert border.sum() == (
+        0 if pair in CLOSED else 7
+    )  # free grid points strictly inside a 0.4-wide gap
     assert pair in CLOSED or border[20]
 
 
 @pytest.mark.parametrize("pair", NEIGHBOURS)
-def test_a_straight_walk_passes_a_gap_and_stops_at_a_closed_wall(pair: tuple[tuple[int, int], tuple[int, int]]) -> None:
+def test_a_straight_walk_passes_a_gap_and_stops_at_a_closed_wall(
+    pair: tuple[tuple[int, int], tuple[int, int]],
+) -> None:
     room, other = pair
     env = at(tuple(centre(room)))
     for _ in range(8):
@@ -58,7 +70,11 @@ def test_a_straight_walk_passes_a_gap_and_stops_at_a_closed_wall(pair: tuple[tup
 
 def test_every_room_can_be_reached_and_none_leads_outside() -> None:
     labels, _ = ndimage.label(np.pad(floor_plan(), 1, constant_values=True))
-    inside = {labels[tuple(np.rint((centre((x, y)) + 5) * 20).astype(int) + 1)] for x in range(5) for y in range(5)}
+    inside = {
+        labels[tuple(np.rint((centre((x, y)) + 5) * 20).astype(int) + 1)]
+        for x in range(5)
+        for y in range(5)
+    }
     assert len(inside) == 1
     assert labels[0, 0] not in inside
 
@@ -111,7 +127,9 @@ def test_a_walk_never_crosses_a_wall() -> None:
 def test_pressing_on_a_wall_for_long_does_not_creep_through_it() -> None:
     position = np.array([-0.5, 0.7])
     for index in range(2000):
-        position = slide_free_move(position, np.array([-0.25, 0.25 * np.sin(index)]) * (0.1 if index % 3 else 1e-7))
+        position = slide_free_move(
+            position, np.array([-0.25, 0.25 * np.sin(index)]) * (0.1 if index % 3 else 1e-7)
+        )
     assert position[0] > -1
 
 

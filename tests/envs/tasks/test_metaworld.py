@@ -1,4 +1,5 @@
-"""Meta-World: its own scripted policies solve the two tasks through our wrapper, and any of its tasks is resumed exactly."""
+"""Meta-World: its own scripted policies solve the two tasks through our wrapper, and any of its
+tasks is resumed exactly."""
 
 from __future__ import annotations
 
@@ -10,7 +11,11 @@ import metaworld.env_dict
 import numpy as np
 import pytest
 import torch
-from metaworld.policies import SawyerBasketballV3Policy, SawyerDoorOpenV3Policy, SawyerStickPullV3Policy
+from metaworld.policies import (
+    SawyerBasketballV3Policy,
+    SawyerDoorOpenV3Policy,
+    SawyerStickPullV3Policy,
+)
 
 from vis_rpg.envs.make import make_env, task_of
 from vis_rpg.envs.tasks.metaworld import OBSERVED, REPEAT, MetaWorld
@@ -116,16 +121,21 @@ def test_an_episode_does_not_depend_on_the_one_before() -> None:
     assert np.array_equal(fresh.step(np.ones(4))[0], used.step(np.ones(4))[0])
 
 
-@pytest.mark.parametrize("name", ["door-open-v3", "hammer-v3"])  # a hinge, and a hammer that the library starts inside the table
+@pytest.mark.parametrize(
+    "name", ["door-open-v3", "hammer-v3"]
+)  # a hinge, and a hammer that the library starts inside the table
 def test_the_objects_of_any_task_are_in_many_places_at_scattered_starts(name: str) -> None:
     env = MetaWorld(name)
     env.reset(seed=0)
-    places = np.array([env.reset(options={"scatter": True})[1]["objects"][:2, :2] for _ in range(10)])
+    places = np.array(
+        [env.reset(options={"scatter": True})[1]["objects"][:2, :2] for _ in range(10)]
+    )
     assert (np.ptp(places, axis=0) > 0.25).all()
 
 
 def continues(name: str) -> None:
-    """Raises AssertionError unless a saved state of a task continues bit for bit in an instance that has seen another episode."""
+    """Raises AssertionError unless a saved state of a task continues bit for bit in an instance
+    that has seen another episode."""
     env, other = MetaWorld(name), MetaWorld(name)
     other.reset(seed=9)
     env.reset(seed=1)
@@ -181,7 +191,9 @@ def test_positions_reported_are_where_the_mask_shows_the_objects(name: str) -> N
         mask = env.segmentation()
         for index in range(1, 1 + len(env.task.object_names)):
             assert (mask == index).sum() >= 15
-        for geom, position in zip(np.flatnonzero(env.labels[:-1] == 2)[:1], info["objects"][1:2], strict=True):
+        for geom, position in zip(
+            np.flatnonzero(env.labels[:-1] == 2)[:1], info["objects"][1:2], strict=True
+        ):
             assert np.linalg.norm(env.data.geom_xpos[geom] - position) < 0.05
 
 
@@ -191,10 +203,14 @@ def test_the_sky_is_the_librarys_grey(name: str) -> None:
     env.reset(seed=0)
     sky = env._camera(64).geoms(env.data) < 0
     assert sky.sum() > 100
-    assert np.unique(env._frame(64)[sky], axis=0).tolist() == [[127, 126, 122]]  # its .50 .495 .48, without light
+    assert np.unique(env._frame(64)[sky], axis=0).tolist() == [
+        [127, 126, 122]
+    ]  # its .50 .495 .48, without light
 
 
-def test_leaving_out_what_lies_beside_the_picture_changes_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaving_out_what_lies_beside_the_picture_changes_no_pixel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     env = MetaWorld("basketball-v3", obs="pixels")
     env.reset(seed=0)
     for action in np.random.default_rng(0).uniform(-1, 1, (10, 4)):

@@ -17,17 +17,32 @@ from vis_rpg.errors import UserError
 BANDIT, MAZE, PUSH = "vis_rpg/Bandit-v0", "vis_rpg/Maze-v0", "vis_rpg/BlockPush-v0"
 ANT, BACK = "vis_rpg/AntPush-v0", "vis_rpg/CheetahBack-v0"
 CHEETAH, HUMANOID = "vis_rpg/HalfCheetah-v0", "vis_rpg/Humanoid-v0"
-REACH, BASKETBALL, STICK = "vis_rpg/MetaWorld-v0", "vis_rpg/MetaWorldBasketball-v0", "vis_rpg/MetaWorldStickPull-v0"
+REACH, BASKETBALL, STICK = (
+    "vis_rpg/MetaWorld-v0",
+    "vis_rpg/MetaWorldBasketball-v0",
+    "vis_rpg/MetaWorldStickPull-v0",
+)
 DOOR, HAMMER = "vis_rpg/AdroitDoor-v0", "vis_rpg/AdroitHammer-v0"
 CABINET = ["vis_rpg/CabinetSparse-v0", "vis_rpg/CabinetDense-v0"]
 RUNNERS, HANDS = [ANT, BACK, CHEETAH, HUMANOID], [REACH, BASKETBALL, STICK, DOOR, HAMMER]
-STATE = [(BANDIT, {}), (MAZE, {}), (PUSH, {"blocks": 1}), (PUSH, {}), *((id, {}) for id in RUNNERS + HANDS + CABINET)]
+STATE = [
+    (BANDIT, {}),
+    (MAZE, {}),
+    (PUSH, {"blocks": 1}),
+    (PUSH, {}),
+    *((id, {}) for id in RUNNERS + HANDS + CABINET),
+]
 DRAWN_STATE = [pytest.param(id, {}, marks=pytest.mark.vulkan) for id in CABINET]
 DRAWN_CABINET = [pytest.param(id, {"obs": "pixels"}, marks=pytest.mark.vulkan) for id in CABINET]
-PIXELS = [(MAZE, {"obs": "pixels"}), (PUSH, {"obs": "pixels", "blocks": 1}), (PUSH, {"obs": "pixels"})]
+PIXELS = [
+    (MAZE, {"obs": "pixels"}),
+    (PUSH, {"obs": "pixels", "blocks": 1}),
+    (PUSH, {"obs": "pixels"}),
+]
 PIXELS += [(id, {"obs": "pixels"}) for id in RUNNERS + HANDS]
 PLAIN = [case for case in PIXELS if case[0] not in (BACK, *HANDS)] + DRAWN_CABINET
-"""Tasks in which every object is large and of one colour at any time; the limbs of CheetahBack are blurred."""
+"""Tasks in which every object is large and of one colour at any time; the limbs of CheetahBack are
+blurred."""
 PIXELS += DRAWN_CABINET
 PLANAR = [(MAZE, {}), (PUSH, {"blocks": 1}), (PUSH, {}), (ANT, {}), (DOOR, {}), (HAMMER, {})]
 """Tasks whose positions scale by one factor."""
@@ -39,7 +54,11 @@ def make(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
 
 
 def actions_for(env: gymnasium.Env, count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(-1, 1, (count, *env.action_space.shape)).astype(np.float32)
+    return (
+        np.random.default_rng(seed)
+        .uniform(-1, 1, (count, *env.action_space.shape))
+        .astype(np.float32)
+    )
 
 
 def run(env: gymnasium.Env, actions: np.ndarray) -> list[np.ndarray]:
@@ -64,13 +83,18 @@ def over_an_end(env: gymnasium.Env) -> int:
 
 @pytest.mark.usefixtures("nothing_is_left_of_a_test")
 @pytest.mark.filterwarnings("ignore:.*A Box observation space m")  # velocities have no bounds
-@pytest.mark.parametrize(("id", "kwargs"), [case for case in STATE[1:] if case[0] not in CABINET] + DRAWN_STATE + PIXELS)
+@pytest.mark.parametrize(
+    ("id", "kwargs"), [case for case in STATE[1:] if case[0] not in CABINET] + DRAWN_STATE + PIXELS
+)
 def test_gymnasium_accepts_it(id: str, kwargs: dict[str, Any]) -> None:
-    # It draws as well. The bandit is left out: Gymnasium's checker holds any episode of one truncated step for an error.
+    # It draws as well. The bandit is left out: Gymnasium's checker holds any episode of one
+    # truncated step for an error.
     check_env(make(id, kwargs).unwrapped)
 
 
-@pytest.mark.parametrize(("id", "kwargs"), [*(case for case in STATE if case[0] != HUMANOID), (PUSH, {"obs": "pixels"})])  # which falls
+@pytest.mark.parametrize(
+    ("id", "kwargs"), [*(case for case in STATE if case[0] != HUMANOID), (PUSH, {"obs": "pixels"})]
+)  # which falls
 def test_the_length_is_truncation_never_termination(id: str, kwargs: dict[str, Any]) -> None:
     env = make(id, kwargs)
     for _ in range(2):
@@ -90,7 +114,9 @@ def test_same_seed_same_trajectory_bit_for_bit(id: str, kwargs: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(("id", "kwargs"), STATE + PIXELS)
-def test_a_saved_state_continues_bit_for_bit_in_another_instance(id: str, kwargs: dict[str, Any]) -> None:
+def test_a_saved_state_continues_bit_for_bit_in_another_instance(
+    id: str, kwargs: dict[str, Any]
+) -> None:
     env, other = make(id, kwargs), make(id, kwargs)
     env.reset(seed=1)
     env.unwrapped.np_random.uniform()
@@ -127,7 +153,9 @@ def test_locate_is_the_true_positions_scaled_into_one(id: str, kwargs: dict[str,
         assert located.shape == (1, 1, *truth.shape)
         assert located.abs().max() <= 1
         plane = list(task_of(env).plane)
-        assert np.allclose((located[0, 0, :, plane] + 1) / 2 * (high - low) + low, truth[:, plane], atol=1e-5)
+        assert np.allclose(
+            (located[0, 0, :, plane] + 1) / 2 * (high - low) + low, truth[:, plane], atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(("id", "kwargs"), STATE)
@@ -135,12 +163,17 @@ def test_object_names_match_the_positions_reported(id: str, kwargs: dict[str, An
     env = make(id, kwargs)
     _, info = env.reset(seed=0)
     task = task_of(env)
-    assert object_positions(info).shape in [(len(task.object_names), 2), (len(task.object_names), 3)]
+    assert object_positions(info).shape in [
+        (len(task.object_names), 2),
+        (len(task.object_names), 3),
+    ]
     assert task.coverage is None or set(task.coverage.objects) <= set(task.object_names)
 
 
 @pytest.mark.parametrize(("id", "kwargs"), PIXELS)
-def test_a_stack_starts_with_the_first_frame_twice_and_ends_with_the_newest(id: str, kwargs: dict[str, Any]) -> None:
+def test_a_stack_starts_with_the_first_frame_twice_and_ends_with_the_newest(
+    id: str, kwargs: dict[str, Any]
+) -> None:
     env = make(id, kwargs)
     before, _ = env.reset(seed=0)
     assert before.shape == (2, 64, 64, 3)
@@ -165,7 +198,9 @@ def test_an_observation_handed_out_is_never_changed_later(id: str, kwargs: dict[
 
 
 @pytest.mark.parametrize(("id", "kwargs"), PLAIN)
-def test_every_object_is_large_enough_to_be_found_and_of_one_colour(id: str, kwargs: dict[str, Any]) -> None:
+def test_every_object_is_large_enough_to_be_found_and_of_one_colour(
+    id: str, kwargs: dict[str, Any]
+) -> None:
     env = make(id, kwargs)
     obs, _ = env.reset(seed=0)
     for action in actions_for(env, 12):
@@ -174,10 +209,14 @@ def test_every_object_is_large_enough_to_be_found_and_of_one_colour(id: str, kwa
     colours = []
     for index in range(1, 1 + len(task_of(env).object_names)):
         pixels = obs[1][masks == index].astype(int)
-        assert len(pixels) >= (20 if id in CABINET else 30)  # the gripper, seen from where the whole arm is seen
+        assert len(pixels) >= (
+            20 if id in CABINET else 30
+        )  # the gripper, seen from where the whole arm is seen
         colours.append(np.median(pixels, axis=0))
         same = np.abs(obs[1].astype(int) - colours[-1]).max(axis=-1) < 30
-        assert same[masks == index].mean() > 0.8  # the mask shows the object, its smoothed rim aside ...
+        assert (
+            same[masks == index].mean() > 0.8
+        )  # the mask shows the object, its smoothed rim aside ...
         assert (masks[same] == index).mean() > 0.9  # ... and the object lies in the mask
     distances = [np.abs(a - b).max() for i, a in enumerate(colours) for b in colours[:i]]
     assert all(distance > 80 for distance in distances)
@@ -195,13 +234,17 @@ def test_a_video_picture_is_drawn_from_state_too(id: str, kwargs: dict[str, Any]
 
 
 @pytest.mark.parametrize(("id", "kwargs"), [*SEEN, (BACK, {})])
-def test_the_drawing_of_a_task_fits_the_grid_of_its_coverage(id: str, kwargs: dict[str, Any]) -> None:
+def test_the_drawing_of_a_task_fits_the_grid_of_its_coverage(
+    id: str, kwargs: dict[str, Any]
+) -> None:
     from matplotlib.figure import Figure
 
     task = task_of(make(id, kwargs))
     axes = Figure().subplots()
     task.draw(axes)
-    for limits, low, high in zip((axes.get_xlim(), axes.get_ylim()), task.coverage.low, task.coverage.high, strict=True):
+    for limits, low, high in zip(
+        (axes.get_xlim(), axes.get_ylim()), task.coverage.low, task.coverage.high, strict=True
+    ):
         assert limits[0] <= low < high <= limits[1]
     assert axes.lines
 

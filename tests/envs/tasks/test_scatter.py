@@ -1,4 +1,5 @@
-"""Scattered starts and whole masks: everything is seen in many places, and whatever changes in a picture has a label."""
+"""Scattered starts and whole masks: everything is seen in many places, and whatever changes in a
+picture has a label."""
 
 from __future__ import annotations
 
@@ -22,7 +23,13 @@ BASKETBALL, STICK, DOOR, HAMMER, CABINETS = (
 )
 MOVED = [PUSH, MAZE, ANT, BACK, BASKETBALL, STICK, DOOR, HAMMER, *CABINETS]
 """Tasks whose starts can be scattered."""
-ROBOTS = [BASKETBALL, STICK, DOOR, HAMMER, *(pytest.param(id, marks=pytest.mark.vulkan) for id in CABINETS)]
+ROBOTS = [
+    BASKETBALL,
+    STICK,
+    DOOR,
+    HAMMER,
+    *(pytest.param(id, marks=pytest.mark.vulkan) for id in CABINETS),
+]
 """Tasks whose robot is more than an object of interest."""
 SEEN = [PUSH, MAZE, ANT, *ROBOTS]
 SCATTER = {"scatter": True}
@@ -76,12 +83,18 @@ def test_a_scattered_start_follows_the_seed_and_is_resumed_exactly(name: str) ->
         (BASKETBALL, lambda env: objects(env)[:, :2].ravel(), [0.6, 0.6, 0.8, 0.6]),
         (STICK, lambda env: objects(env)[:, :2].ravel(), [0.6, 0.6, 0.8, 0.6, 0.4, 0.4]),
         (DOOR, lambda env: (env.reset(options=SCATTER), env.data.qpos[-2:].copy())[1], [1.57, 1.8]),
-        (HAMMER, lambda env: (objects(env)[1], env.data.qpos[-2] / 5, env.data.joint("nail_dir").qpos), [0.6, 0.6, 0.2, 1.2, 0.1]),
+        (
+            HAMMER,
+            lambda env: (objects(env)[1], env.data.qpos[-2] / 5, env.data.joint("nail_dir").qpos),
+            [0.6, 0.6, 0.2, 1.2, 0.1],
+        ),
         *((name, lambda env: (objects(env), env._shares())[1], [1.0, 1.0]) for name in CABINETS),
         *((name, lambda env: objects(env)[0], [0.8, 1.2, 0.8]) for name in CABINETS),
     ],
 )
-def test_everything_is_in_many_places(name: str, measure: Callable[[Any], Any], ranges: list[float]) -> None:
+def test_everything_is_in_many_places(
+    name: str, measure: Callable[[Any], Any], ranges: list[float]
+) -> None:
     env = make(name)
     env.reset(seed=0)
     drawn = np.array([np.hstack(measure(env)) for _ in range(20)])
@@ -95,7 +108,9 @@ def test_nothing_starts_inside_another_thing(name: str) -> None:
         env.reset(seed=seed, options=SCATTER)
         contact = env.data.contact
         assert not (contact.dist < -0.01).any()
-        assert (env.data.geom_xpos[env.labels[:-1] > 0][:, 2] > -0.01).all()  # nor in the floor or the table
+        assert (
+            env.data.geom_xpos[env.labels[:-1] > 0][:, 2] > -0.01
+        ).all()  # nor in the floor or the table
 
 
 @pytest.mark.parametrize("name", CABINETS)
@@ -104,7 +119,9 @@ def test_no_arm_starts_inside_the_cabinet(name: str) -> None:
     for seed in range(5):
         env.reset(seed=seed, options=SCATTER)
         before = env._state()
-        env.step(np.zeros(env.action_space.shape))  # what is inside another thing is thrown out of it
+        env.step(
+            np.zeros(env.action_space.shape)
+        )  # what is inside another thing is thrown out of it
         assert np.abs(env._state() - before).max() < 0.1
 
 
@@ -114,11 +131,15 @@ def test_objects_are_seen_in_nearly_all_scattered_starts(name: str) -> None:
     pixels = []
     for seed in range(12):
         env.reset(seed=seed, options=SCATTER)
-        pixels.append(np.bincount(env.segmentation().ravel(), minlength=1 + len(env.task.object_names)))
+        pixels.append(
+            np.bincount(env.segmentation().ravel(), minlength=1 + len(env.task.object_names))
+        )
     assert ((np.array(pixels) >= 4).mean(0) >= 0.75).all()
 
 
-@pytest.mark.parametrize("name", [name for name in SEEN if name != MAZE])  # whose disc is smoothed at its rim
+@pytest.mark.parametrize(
+    "name", [name for name in SEEN if name != MAZE]
+)  # whose disc is smoothed at its rim
 def test_whatever_changes_in_a_picture_has_a_label(name: str) -> None:
     env = make(name, "pixels")
     count = len(env.task.object_names)
@@ -137,9 +158,17 @@ def test_whatever_changes_in_a_picture_has_a_label(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "labels"),
-    [(BASKETBALL, 4), (STICK, 5), (DOOR, 5), (HAMMER, 5), *(pytest.param(id, 4, marks=pytest.mark.vulkan) for id in CABINETS)],
+    [
+        (BASKETBALL, 4),
+        (STICK, 5),
+        (DOOR, 5),
+        (HAMMER, 5),
+        *(pytest.param(id, 4, marks=pytest.mark.vulkan) for id in CABINETS),
+    ],
 )
-def test_the_rest_of_the_robot_and_each_other_moving_thing_has_a_label_of_its_own(name: str, labels: int) -> None:
+def test_the_rest_of_the_robot_and_each_other_moving_thing_has_a_label_of_its_own(
+    name: str, labels: int
+) -> None:
     env = make(name, "pixels")
     shown = []
     for seed in range(6):

@@ -1,4 +1,5 @@
-"""Environments in worker processes: the same results as in this one, deaths that are named and survived, and no process left behind."""
+"""Environments in worker processes: the same results as in this one, deaths that are named and
+survived, and no process left behind."""
 
 from __future__ import annotations
 
@@ -31,8 +32,12 @@ def workers() -> Iterator[Any]:
     """Makes groups in worker processes, which end with the test."""
     made: list[WorkerGroup] = []
 
-    def make(task: dict[str, Any], count: int = 3, number: int = 2, obs: str = "state", seed: int = 7) -> WorkerGroup:
-        alive = {**task, "kwargs": {}} if "kwargs" in task else task  # of the same spaces, and does not die at once
+    def make(
+        task: dict[str, Any], count: int = 3, number: int = 2, obs: str = "state", seed: int = 7
+    ) -> WorkerGroup:
+        alive = (
+            {**task, "kwargs": {}} if "kwargs" in task else task
+        )  # of the same spaces, and does not die at once
         made.append(WorkerGroup(make_env(alive, "state"), task, obs, count, seed, number))
         made[-1].ready()
         return made[-1]
@@ -51,7 +56,9 @@ def assert_same(first: StepResult, second: StepResult) -> None:
         mine, other = getattr(first, part), getattr(second, part)
         assert mine.dtype == other.dtype and np.array_equal(mine, other), part
     assert first.first_obs.keys() == second.first_obs.keys()
-    assert all(np.array_equal(first.first_obs[index], second.first_obs[index]) for index in first.first_obs)
+    assert all(
+        np.array_equal(first.first_obs[index], second.first_obs[index]) for index in first.first_obs
+    )
     assert first.dropped == second.dropped == []
 
 
@@ -60,15 +67,22 @@ def kill(group: WorkerGroup, number: int, how: int = signal.SIGKILL) -> None:
     os.kill(pid, how)
 
 
-# The same as in one process -------------------------------------------------------------------------------------------------------------
+# The same as in one process -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("task", "obs", "dims"), [(PUSH, "state", 2), (PUSH, "pixels", 2), (ENDING, "state", 1)], ids=["state", "pixels", "ends"]
+    ("task", "obs", "dims"),
+    [(PUSH, "state", 2), (PUSH, "pixels", 2), (ENDING, "state", 1)],
+    ids=["state", "pixels", "ends"],
 )
-def test_workers_give_what_one_process_gives_bit_for_bit(workers, task: dict[str, Any], obs: str, dims: int) -> None:
+def test_workers_give_what_one_process_gives_bit_for_bit(
+    workers, task: dict[str, Any], obs: str, dims: int
+) -> None:
     group, local = workers(task, obs=obs), EnvGroup(lambda _: make_env(task, obs), 3, 7)
-    assert (group.observation_space, group.action_space) == (local.observation_space, local.action_space)
+    assert (group.observation_space, group.action_space) == (
+        local.observation_space,
+        local.action_space,
+    )
     assert np.array_equal(group.reset(), local.reset())
     ended = 0
     for action in actions(3, 65, dims):
@@ -95,20 +109,33 @@ def test_a_saved_state_goes_on_bit_for_bit_on_either_side(workers, obs: str, bac
 
 
 def test_an_environment_that_fails_at_its_first_reset_is_named() -> None:
-    with pytest.raises(RunStopped, match="vis_rpg_tests/Faulty-v0, environment 0 .* raised OSError at reset: the simulator is gone"):
+    with pytest.raises(
+        RunStopped,
+        match=(
+            "vis_rpg_tests/Faulty-v0, environment 0 .* raised OSError at reset: the "
+            "simulator is gone"
+        ),
+    ):
         make_groups(in_workers("Faulty-v0", fault="reset", after=-1), "state", 2, [0])
 
 
 def test_an_observation_of_another_shape_stops_the_run_wherever_it_is_made(workers) -> None:
     task = in_workers("Faulty-v0", fault="shape", after=1)
-    for group in (workers(task, count=1, number=1), EnvGroup(lambda _: make_env(task, "state"), 1, 7)):
+    for group in (
+        workers(task, count=1, number=1),
+        EnvGroup(lambda _: make_env(task, "state"), 1, 7),
+    ):
         group.reset()
         group.step(np.zeros((1, 1)))
-        with pytest.raises(RunStopped, match="Faulty-v0: an observation has 2 numbers, its space .* has 3"):
+        with pytest.raises(
+            RunStopped, match="Faulty-v0: an observation has 2 numbers, its space .* has 3"
+        ):
             group.step(np.zeros((1, 1)))
 
 
-def test_workers_render_on_the_gpu_that_this_process_was_told(workers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_render_on_the_gpu_that_this_process_was_told(
+    workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "99")
     with pytest.raises(UserError, match="MUJOCO_EGL_DEVICE_ID .* got 99"):
         workers(PUSH, count=1, number=1, obs="pixels")
@@ -150,11 +177,13 @@ def test_a_worker_keeps_to_one_thread(workers) -> None:
         assert "\nThreads:\t1\n" in Path(f"/proc/{worker.pid}/status").read_text()
 
 
-# Deaths ---------------------------------------------------------------------------------------------------------------------------------
+# Deaths -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_killed_worker_is_named_and_restarted_and_the_others_go_on(workers, how: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_worker_is_named_and_restarted_and_the_others_go_on(
+    workers, how: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     group, local = workers(PUSH), EnvGroup(lambda _: make_env(PUSH, "state"), 3, 7)
     group.reset()
     local.reset()
@@ -164,11 +193,17 @@ def test_a_killed_worker_is_named_and_restarted_and_the_others_go_on(workers, ho
     kill(group, 1, how)
     told, expected = group.step(action), local.step(action)
     line = capfd.readouterr().err
-    assert "vis_rpg/BlockPush-v0, worker 1 (environment 2 of seed 7) died: killed by " + signal.Signals(how).name in line
+    assert (
+        "vis_rpg/BlockPush-v0, worker 1 (environment 2 of seed 7) died: killed by "
+        + signal.Signals(how).name
+        in line
+    )
     assert line.count("\n") == 1
     assert told.dropped == [2] and told.kept.tolist() == [0, 1] and list(told.first_obs) == [2]
     assert np.array_equal(told.obs[:2], expected.obs[:2])
-    assert np.array_equal(told.obs[2], before.obs[2]) and told.reward[2] == 0 and not told.truncated[2]
+    assert (
+        np.array_equal(told.obs[2], before.obs[2]) and told.reward[2] == 0 and not told.truncated[2]
+    )
     assert np.array_equal(group.obs[2], told.first_obs[2])
     after, expected = group.step(action), local.step(action)
     assert np.array_equal(after.obs[:2], expected.obs[:2]) and after.dropped == []
@@ -191,34 +226,50 @@ def test_an_environment_that_takes_its_worker_along_is_survived(
     dropped = [group.step(action).dropped for action in actions(3, 12, 1)]
     assert dropped == [[]] * 3 + [[0, 1, 2]] + [[]] * 8
     [line] = capfd.readouterr().err.splitlines()
-    assert f"worker 0 (environments 0 to 2 of seed 7) died: {says}" in line and "it is restarted" in line
+    assert (
+        f"worker 0 (environments 0 to 2 of seed 7) died: {says}" in line
+        and "it is restarted" in line
+    )
 
 
 def test_a_worker_that_dies_at_a_reset_drops_only_what_was_running(workers, tmp_path: Path) -> None:
     group = workers(in_workers("Mortal-v0", way="reset", at=20, marks=str(tmp_path)), number=1)
     group.reset()
     results = [group.step(action) for action in actions(3, 21, 1)]
-    assert results[19].truncated.all() and results[19].dropped == [] and list(results[19].first_obs) == [0, 1, 2]
+    assert (
+        results[19].truncated.all()
+        and results[19].dropped == []
+        and list(results[19].first_obs) == [0, 1, 2]
+    )
     assert results[20].dropped == [] and results[20].first_obs == {}
 
 
 def test_the_third_death_in_a_row_stops_and_is_named(workers, tmp_path: Path) -> None:
-    group = workers(in_workers("Mortal-v0", way="exit", at=1, deaths=3, marks=str(tmp_path)), number=1)
+    group = workers(
+        in_workers("Mortal-v0", way="exit", at=1, deaths=3, marks=str(tmp_path)), number=1
+    )
     group.reset()
     for _ in range(2):
         assert group.step(actions(3, 1, 1)[0]).dropped == [0, 1, 2]
-    with pytest.raises(WorkersFailed, match=r"^vis_rpg_tests/Mortal-v0, worker 0 .* died 3 times in a row: exit code 3$"):
+    with pytest.raises(
+        WorkersFailed,
+        match=r"^vis_rpg_tests/Mortal-v0, worker 0 .* died 3 times in a row: exit code 3$",
+    ):
         group.step(actions(3, 1, 1)[0])
     assert [state["env"] for state in group.get_state()] == [None] * 3
 
 
 def test_good_steps_between_deaths_forgive_them(workers, tmp_path: Path) -> None:
-    group = workers(in_workers("Mortal-v0", way="exit", at=2, deaths=5, marks=str(tmp_path)), number=1)
+    group = workers(
+        in_workers("Mortal-v0", way="exit", at=2, deaths=5, marks=str(tmp_path)), number=1
+    )
     group.reset()
     assert [len(group.step(action).dropped) for action in actions(3, 12, 1)] == [0, 3] * 5 + [0, 0]
 
 
-def test_environments_that_cannot_be_made_stop_after_three_attempts(workers, tmp_path: Path) -> None:
+def test_environments_that_cannot_be_made_stop_after_three_attempts(
+    workers, tmp_path: Path
+) -> None:
     with pytest.raises(WorkersFailed, match="died 3 times in a row: exit code 3"):
         workers(in_workers("Mortal-v0", way="making", deaths=9, marks=str(tmp_path)), number=1)
 
@@ -228,7 +279,9 @@ def test_what_the_user_must_mend_reaches_the_user_as_it_is(workers) -> None:
         workers(in_workers("Mortal-v0", way="user"))
 
 
-def test_a_worker_that_is_dead_when_states_are_saved_is_dropped_when_they_are_restored(workers) -> None:
+def test_a_worker_that_is_dead_when_states_are_saved_is_dropped_when_they_are_restored(
+    workers,
+) -> None:
     group, other = workers(PUSH), workers(PUSH)
     group.reset()
     group.step(actions(3, 1, 2)[0])
@@ -240,15 +293,16 @@ def test_a_worker_that_is_dead_when_states_are_saved_is_dropped_when_they_are_re
     assert other.set_state(saved) == [0, 1, 2]
 
 
-# Ends -----------------------------------------------------------------------------------------------------------------------------------
+# Ends ---------------------------------------------------------------------------------------------
 
 SCRIPT = """
 import sys, time
 import signal
 import numpy as np
-from vis_rpg.envs.vector import make_groups
+from vis_rpg.envs.vector.make import make_groups
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell are born deaf to it
+    # jobs in the background of a shell are born deaf to it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     [group] = make_groups({"name": "gym", "id": "Pendulum-v1", "processes": True}, "state", 2, [0])
     group.reset()
     print(*(worker.pid for worker in group.workers), flush=True)
@@ -258,11 +312,20 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_workers_end_with_their_parent_and_ctrl_c_is_the_parents_alone(tmp_path: Path, how: int) -> None:
+def test_workers_end_with_their_parent_and_ctrl_c_is_the_parents_alone(
+    tmp_path: Path, how: int
+) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "script.py")]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
+    parent = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        start_new_session=True,
+    )
     assert parent.stdout is not None
     try:
         pids = [int(word) for word in parent.stdout.readline().split()]

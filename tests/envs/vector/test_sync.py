@@ -16,7 +16,8 @@ from vis_rpg.errors import RunStopped, UserError
 
 
 class Counter(gymnasium.Env):
-    """Observes (episode, step); episodes of `length` steps; goes wrong on request. It cannot be saved."""
+    """Observes (episode, step); episodes of `length` steps; goes wrong on request. It cannot be
+    saved."""
 
     def __init__(self, length: int = 3, wrong: str = "", wrong_at: int = 2) -> None:
         self.task = Task("counter", ())
@@ -26,7 +27,9 @@ class Counter(gymnasium.Env):
         self.episode = self.now = 0
         self.seeds: list[int | None] = []
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         if self.wrong == "user at reset":
             raise UserError("mend it")
         if self.wrong == "reset" and self.episode:
@@ -34,7 +37,10 @@ class Counter(gymnasium.Env):
         self.seeds.append(seed)
         self.episode, self.now = self.episode + 1, 0
         bad = self.wrong == "first" and self.episode > 1
-        return np.array([np.inf if bad else self.episode, 0], np.float32), {"success": False, "objects": np.zeros((0, 2))}
+        return np.array([np.inf if bad else self.episode, 0], np.float32), {
+            "success": False,
+            "objects": np.zeros((0, 2)),
+        }
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.now += 1
@@ -45,7 +51,13 @@ class Counter(gymnasium.Env):
             raise UserError("mend it")
         obs = np.array([self.episode, np.nan if wrong == "obs" else self.now], np.float32)
         info = {"success": self.now == self.length, "objects": np.zeros((0, 2))}
-        return obs, np.nan if wrong == "reward" else float(self.now), False, self.now >= self.length, info
+        return (
+            obs,
+            np.nan if wrong == "reward" else float(self.now),
+            False,
+            self.now >= self.length,
+            info,
+        )
 
 
 def group_of(*envs: gymnasium.Env, seed: int = 0) -> EnvGroup:
@@ -66,10 +78,26 @@ def test_a_finished_episode_gives_its_final_observation_and_the_next_first_one()
     group = group_of(Counter(length=2), Counter(length=3))
     assert group.reset().tolist() == [[1, 0], [1, 0]]
     steps = [group.step(np.zeros((2, 2))) for _ in range(3)]
-    assert [step.obs.tolist() for step in steps] == [[[1, 1], [1, 1]], [[1, 2], [1, 2]], [[2, 1], [1, 3]]]
-    assert [step.truncated.tolist() for step in steps] == [[False, False], [True, False], [False, True]]
-    assert [{index: obs.tolist() for index, obs in step.first_obs.items()} for step in steps] == [{}, {0: [2, 0]}, {1: [2, 0]}]
-    assert [step.success.tolist() for step in steps] == [[False, False], [True, False], [False, True]]
+    assert [step.obs.tolist() for step in steps] == [
+        [[1, 1], [1, 1]],
+        [[1, 2], [1, 2]],
+        [[2, 1], [1, 3]],
+    ]
+    assert [step.truncated.tolist() for step in steps] == [
+        [False, False],
+        [True, False],
+        [False, True],
+    ]
+    assert [{index: obs.tolist() for index, obs in step.first_obs.items()} for step in steps] == [
+        {},
+        {0: [2, 0]},
+        {1: [2, 0]},
+    ]
+    assert [step.success.tolist() for step in steps] == [
+        [False, False],
+        [True, False],
+        [False, True],
+    ]
     assert np.stack(group.obs).tolist() == [[2, 1], [2, 0]]
     assert not any(step.terminated.any() for step in steps)
 
@@ -89,14 +117,24 @@ def test_shapes_of_a_step_of_a_real_task() -> None:
     step = group.step(np.ones((3, 2)))
     assert (step.obs.shape, step.obs.dtype) == ((3, 2, 64, 64, 3), np.uint8)
     assert step.objects.shape == (3, 2, 2)
-    assert {part.shape for part in (step.reward, step.terminated, step.truncated, step.success)} == {(3,)}
+    assert {
+        part.shape for part in (step.reward, step.terminated, step.truncated, step.success)
+    } == {(3,)}
     assert group.task.name == "block_push"
     group.close()
 
 
 def test_an_environment_that_raises_is_named_with_seed_and_action() -> None:
     line = stopped(Counter(wrong="raise"))
-    for word in ("counter", "environment 1", "5001", "episode 1", "ZeroDivisionError", "contact solver", "[0.25, -0.5]"):
+    for word in (
+        "counter",
+        "environment 1",
+        "5001",
+        "episode 1",
+        "ZeroDivisionError",
+        "contact solver",
+        "[0.25, -0.5]",
+    ):
         assert word in line
 
 
@@ -106,7 +144,9 @@ def test_a_reset_that_raises_is_named() -> None:
     assert "environment 1" in line
 
 
-@pytest.mark.parametrize(("wrong", "quantity"), [("obs", "observation"), ("reward", "reward"), ("first", "observation")])
+@pytest.mark.parametrize(
+    ("wrong", "quantity"), [("obs", "observation"), ("reward", "reward"), ("first", "observation")]
+)
 def test_what_is_not_finite_stops_the_run_and_is_named(wrong: str, quantity: str) -> None:
     line = stopped(Counter(wrong=wrong))
     assert line.startswith(f"{quantity} of counter, environment 1")
@@ -147,7 +187,10 @@ def test_a_restored_group_continues_bit_for_bit(obs: str) -> None:
     for _ in range(6):
         actions = rng.uniform(-1, 1, (2, 2))
         mine, theirs = group.step(actions), other.step(actions)
-        assert all(np.array_equal(getattr(mine, part), getattr(theirs, part)) for part in ("obs", "reward", "truncated", "objects"))
+        assert all(
+            np.array_equal(getattr(mine, part), getattr(theirs, part))
+            for part in ("obs", "reward", "truncated", "objects")
+        )
         assert mine.first_obs.keys() == theirs.first_obs.keys()
     assert [state["episodes"] for state in other.get_state()] == [2, 2]
 
@@ -177,7 +220,10 @@ def test_groups_that_step_together_do_what_each_does_alone_and_the_one_that_fail
     threads_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def made() -> list[EnvGroup]:
-        return [EnvGroup(lambda _: make_env({"name": "block_push", "blocks": 1}, "state"), 3, seed) for seed in range(2)]
+        return [
+            EnvGroup(lambda _: make_env({"name": "block_push", "blocks": 1}, "state"), 3, seed)
+            for seed in range(2)
+        ]
 
     alone = made()
     monkeypatch.setattr("vis_rpg.envs.vector.sync.cores", lambda: 2)
@@ -186,19 +232,29 @@ def test_groups_that_step_together_do_what_each_does_alone_and_the_one_that_fail
     for group in (*together, *alone):
         group.reset()
     for actions in np.random.default_rng(0).uniform(-1, 1, (62, 2, 3, 2)):
-        for mine, group, action in zip(step_together(together, list(actions)), alone, actions, strict=True):
+        for mine, group, action in zip(
+            step_together(together, list(actions)), alone, actions, strict=True
+        ):
             expected = group.step(action)
             assert isinstance(mine, StepResult)
-            assert np.array_equal(mine.obs, expected.obs) and mine.first_obs.keys() == expected.first_obs.keys()
+            assert (
+                np.array_equal(mine.obs, expected.obs)
+                and mine.first_obs.keys() == expected.first_obs.keys()
+            )
     failing: Any = together[0].envs[1]
     failing.advance = failing.step = lambda action: 1 / 0
     failed, result = step_together(together, [np.zeros((3, 2))] * 2)
     assert isinstance(result, StepResult) and isinstance(failed, RunStopped)
-    assert "environment 1 (seed 1, episode 2) raised ZeroDivisionError at action [0.0, 0.0]: division by zero" in str(failed)
+    assert (
+        "environment 1 (seed 1, episode 2) raised ZeroDivisionError at action [0.0, 0.0]: "
+        "division by zero" in str(failed)
+    )
 
 
 @pytest.mark.parametrize("number", [1, 2, 4])
-def test_threads_give_what_one_gives_bit_for_bit(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_give_what_one_gives_bit_for_bit(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vis_rpg.envs.vector.sync.cores", lambda: number)
     monkeypatch.setattr(BlockPush, "threads_from", 3)
     group = EnvGroup(lambda _: make_env({"name": "block_push"}, "pixels"), 3, 0)
@@ -208,4 +264,7 @@ def test_threads_give_what_one_gives_bit_for_bit(number: int, monkeypatch: pytes
     assert np.array_equal(group.reset(), np.stack(first))
     for actions in np.random.default_rng(0).uniform(-1, 1, (20, 3, 2)).astype(np.float32):
         told = group.step(actions)
-        assert np.array_equal(told.obs, np.stack([env.step(action)[0] for env, action in zip(loop, actions, strict=True)]))
+        assert np.array_equal(
+            told.obs,
+            np.stack([env.step(action)[0] for env, action in zip(loop, actions, strict=True)]),
+        )

@@ -1,4 +1,5 @@
-"""Walks of a random policy: what is seen from plain and from scattered starts, and what their masks tell apart."""
+"""Walks of a random policy: what is seen from plain and from scattered starts, and what their masks
+tell apart."""
 
 from __future__ import annotations
 
@@ -17,12 +18,23 @@ def make(name: str) -> gymnasium.Env:
 
 def test_scattered_walks_begin_in_scenes_of_their_own_and_repeat_by_seed() -> None:
     plain = wander(make("BlockPush"), walks=4, steps=3, seed=1, truth=True)
-    scattered, again = (wander(make("BlockPush"), walks=4, steps=3, seed=1, truth=True, scatter=True) for _ in range(2))
-    assert plain.positions is not None and scattered.positions is not None and again.positions is not None
+    scattered, again = (
+        wander(make("BlockPush"), walks=4, steps=3, seed=1, truth=True, scatter=True)
+        for _ in range(2)
+    )
+    assert (
+        plain.positions is not None
+        and scattered.positions is not None
+        and again.positions is not None
+    )
     assert np.ptp(plain.positions[:, 0], axis=0).max() == 0
     assert (np.ptp(scattered.positions[:, 0], axis=0) > 0.2).all()
-    assert np.array_equal(scattered.frames, again.frames) and np.array_equal(scattered.positions, again.positions)
-    assert (scattered.frames[:, 1] != scattered.frames[:, 0]).any(axis=(1, 2, 3)).all()  # random actions go on from there
+    assert np.array_equal(scattered.frames, again.frames) and np.array_equal(
+        scattered.positions, again.positions
+    )
+    assert (
+        (scattered.frames[:, 1] != scattered.frames[:, 0]).any(axis=(1, 2, 3)).all()
+    )  # random actions go on from there
 
 
 def test_an_episode_that_ends_within_a_scattered_walk_begins_anew_scattered() -> None:
@@ -59,7 +71,9 @@ def test_walks_tell_whether_they_began_scattered(own: bool) -> None:
             return super().reset(**kwargs)
 
         def has_wrapper_attr(self, name: str) -> bool:
-            return own and super().has_wrapper_attr(name)  # an environment of another library has no such starts
+            return own and super().has_wrapper_attr(
+                name
+            )  # an environment of another library has no such starts
 
     walks = wander(Sees(make("Maze")), walks=1, steps=2, seed=0, scatter=True)
     assert (walks.scattered, options) == ((True, [{"scatter": True}]) if own else (False, [None]))

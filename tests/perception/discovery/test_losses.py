@@ -8,7 +8,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from perception.discovery.losses import Batch, Objective, Terms, contrast_over_time, motion_weight, reconstruction_loss, slot_loss
+from perception.discovery.losses import (
+    Batch,
+    Objective,
+    Terms,
+    contrast_over_time,
+    motion_weight,
+    reconstruction_loss,
+    slot_loss,
+)
 from perception.discovery.train import DiscoveryConfig, discover
 from perception.encoders.timm import FrozenFeatures
 from perception.images import as_images
@@ -32,7 +40,9 @@ def batch(rows: int = 4) -> tuple[Batch, torch.Tensor]:
     frames = torch.from_numpy(scene.frames)
     moved = (frames[:, 1] != frames[:, 0]).any(dim=-1)
     shares = torch.stack([truth == 1, truth == 2], dim=1).float()
-    return Batch(frames[:, 1], torch.arange(rows) % 2 == 0, shares, moved), torch.randn(rows, SMALL.slots, SMALL.width)
+    return Batch(frames[:, 1], torch.arange(rows) % 2 == 0, shares, moved), torch.randn(
+        rows, SMALL.slots, SMALL.width
+    )
 
 
 def test_pixels_count_in_full_around_what_moves_and_less_elsewhere() -> None:
@@ -47,8 +57,15 @@ def test_what_rests_weighs_less_in_both_losses() -> None:
     (some, slots), seeing = batch(), model()
     images = as_images(some.frames)
     sight = seeing.see(images, slots, some.is_first)
-    for loss in (lambda weight: slot_loss(sight, some.shares, images, weight), lambda weight: reconstruction_loss(sight, images, weight)):
-        usual, ones, none = loss(None), loss(torch.ones_like(sight.alpha)), loss(torch.zeros_like(sight.alpha))
+    for loss in (
+        lambda weight: slot_loss(sight, some.shares, images, weight),
+        lambda weight: reconstruction_loss(sight, images, weight),
+    ):
+        usual, ones, none = (
+            loss(None),
+            loss(torch.ones_like(sight.alpha)),
+            loss(torch.zeros_like(sight.alpha)),
+        )
         torch.testing.assert_close(usual, ones)
         assert none < usual
 
@@ -67,7 +84,9 @@ def test_contrast_is_low_where_slots_are_known_again_and_counts_later_frames_alo
     before = torch.randn(3, 2, 16)
     later = torch.tensor([True, True, False])
     known = contrast_over_time(before, before, later)
-    assert known < 0.1 < contrast_over_time(before, before.flip(1), later), "two slots of a row exchanged"
+    assert known < 0.1 < contrast_over_time(before, before.flip(1), later), (
+        "two slots of a row exchanged"
+    )
     assert contrast_over_time(before, before.flip(1), torch.zeros(3, dtype=torch.bool)) == 0
     other = before.clone()
     other[2] = torch.randn(2, 16)
@@ -93,9 +112,14 @@ def test_a_predictor_begins_by_changing_little_and_learns_from_the_action() -> N
 
 def test_slots_go_on_by_what_was_done_where_it_is_known() -> None:
     seeing = model(SlotConfig(slots=2, width=16, channels=8, frame_size=(SIZE, SIZE), actions=3))
-    frames, actions = torch.from_numpy(roll_scene(2, 4, 2, seed=0).frames).transpose(0, 1), torch.randn(4, 2, 3)
+    frames, actions = (
+        torch.from_numpy(roll_scene(2, 4, 2, seed=0).frames).transpose(0, 1),
+        torch.randn(4, 2, 3),
+    )
     told, untold = seeing.see_sequence(frames, actions), seeing.see_sequence(frames)
-    assert torch.equal(told[0].slots, untold[0].slots) and not torch.equal(told[1].slots, untold[1].slots)
+    assert torch.equal(told[0].slots, untold[0].slots) and not torch.equal(
+        told[1].slots, untold[1].slots
+    )
     slots, first = told[0].slots, torch.tensor([True, False])
     sight = seeing(frames[1], slots, first, actions[0])
     torch.testing.assert_close(sight.slots[1], told[1].slots[1])
@@ -111,14 +135,22 @@ def test_a_predicting_model_is_kept_in_its_file_and_stays_frozen(tmp_path: Path)
             SlotPerception(path, frame_size=(SIZE, SIZE), **settings)
     perception = SlotPerception(path, frame_size=(SIZE, SIZE))
     frames, action = torch.from_numpy(roll_scene(2, 2, 2, seed=0).frames), torch.randn(2, 3)
-    window, memory = perception.observe(frames[:, :1], torch.zeros(2, 3), torch.tensor([True, True]), {})
+    window, memory = perception.observe(
+        frames[:, :1], torch.zeros(2, 3), torch.tensor([True, True]), {}
+    )
     window, _ = perception.observe(frames, action, torch.tensor([False, False]), memory)
-    expected = perception.model.see_sequence(frames.transpose(0, 1), torch.stack([action, action]))[1]
+    expected = perception.model.see_sequence(frames.transpose(0, 1), torch.stack([action, action]))[
+        1
+    ]
     torch.testing.assert_close(window["coordinates"], expected.coordinates)
 
 
-@pytest.mark.parametrize(("name", "grid", "channels"), [(TINY, 8, 128), ("vit_tiny_patch16_224", 4, 192)])
-def test_frozen_features_lie_on_a_grid_and_learn_nothing(name: str, grid: int, channels: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "grid", "channels"), [(TINY, 8, 128), ("vit_tiny_patch16_224", 4, 192)]
+)
+def test_frozen_features_lie_on_a_grid_and_learn_nothing(
+    name: str, grid: int, channels: int
+) -> None:
     features = FrozenFeatures(name, (64, 64)).train()
     assert (features.grid, features.channels, features.training) == ((grid, grid), channels, False)
     images = torch.rand(2, 3, 64, 64, requires_grad=True)
@@ -141,7 +173,9 @@ def test_frozen_features_come_from_a_file_that_must_fit(tmp_path: Path) -> None:
         FrozenFeatures("no_such_model", (64, 64))
 
 
-def test_weights_of_the_hub_that_cannot_be_had_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_the_hub_that_cannot_be_had_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import timm
 
     def unreachable(*words: object, pretrained: bool, **settings: object) -> None:
@@ -149,7 +183,9 @@ def test_weights_of_the_hub_that_cannot_be_had_are_one_line(monkeypatch: pytest.
         raise OSError("no connection\nand a long story")
 
     monkeypatch.setattr(timm, "create_model", unreachable)
-    with pytest.raises(ValueError, match="weights=hub: timm's weights of resnet10t cannot be had: no connection$"):
+    with pytest.raises(
+        ValueError, match="weights=hub: timm's weights of resnet10t cannot be had: no connection$"
+    ):
         FrozenFeatures(TINY, (64, 64), "hub")
 
 
@@ -161,7 +197,10 @@ def test_slots_are_taught_by_features_through_their_masks() -> None:
     sight = seeing.see(images, slots, some.is_first)
     loss = objective.features(sight, images)
     loss.backward()
-    assert seeing.attention.queries.grad.abs().sum() > 0 and seeing.attention.to_key.weight.grad.abs().sum() > 0
+    assert (
+        seeing.attention.queries.grad.abs().sum() > 0
+        and seeing.attention.to_key.weight.grad.abs().sum() > 0
+    )
     with pytest.raises(ValueError, match="name a timm model"):
         Objective(seeing, Terms(features=1.0))
 
@@ -170,15 +209,27 @@ def test_each_term_changes_the_loss_and_bfloat16_little() -> None:
     some, slots = batch()
     some.moved[:, : SIZE // 2] = False
     usual = Objective(model())(some, slots)[0].item()
-    for terms in (Terms(taught=False), Terms(resting=0.2), Terms(contrast=0.1), Terms(features=0.1, backbone=TINY)):
+    for terms in (
+        Terms(taught=False),
+        Terms(resting=0.2),
+        Terms(contrast=0.1),
+        Terms(features=0.1, backbone=TINY),
+    ):
         assert Objective(model(), terms)(some, slots)[0].item() != pytest.approx(usual, rel=1e-5)
     loss, seen = Objective(model(), Terms(precision="bfloat16"))(some, slots)
-    assert loss.item() == pytest.approx(usual, rel=0.05) and (loss.dtype, seen.dtype) == (torch.float32, torch.float32)
+    assert loss.item() == pytest.approx(usual, rel=0.05) and (loss.dtype, seen.dtype) == (
+        torch.float32,
+        torch.float32,
+    )
 
 
 @pytest.mark.slow
 def test_compiled_training_learns_what_eager_training_learns() -> None:
     scenes = [roll_scene(4, 20, 2, seed=0).frames]
-    eager, compiled = (discover(scenes, SMALL, DiscoveryConfig(steps=5, compiled=flag)) for flag in (False, True))
+    eager, compiled = (
+        discover(scenes, SMALL, DiscoveryConfig(steps=5, compiled=flag)) for flag in (False, True)
+    )
     for name, value in eager.state_dict().items():
-        torch.testing.assert_close(compiled.state_dict()[name], value, atol=1e-4, rtol=1e-3, msg=name)
+        torch.testing.assert_close(
+            compiled.state_dict()[name], value, atol=1e-4, rtol=1e-3, msg=name
+        )

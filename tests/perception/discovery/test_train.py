@@ -32,7 +32,9 @@ def test_objects_are_found_without_labels(model: SlotModel, objects: int) -> Non
     held_out = roll_scene(6, 40, objects, seed=100)
     scores = score(model, held_out.frames, held_out.segmentation, objects)
     assert scores["fg_ari"] > 0.95 and scores["ari"] > 0.95 and scores["miou"] > 0.9
-    assert min(scores["position_r2"]) > 0.95, "a slot is to stay with its object in all episodes, behind another one too"
+    assert min(scores["position_r2"]) > 0.95, (
+        "a slot is to stay with its object in all episodes, behind another one too"
+    )
 
 
 def test_presence_tells_what_is_there(model: SlotModel) -> None:
@@ -58,30 +60,46 @@ def test_slots_stay_with_their_objects_over_an_episode(model: SlotModel) -> None
 def test_cursors_go_on_by_a_frame_and_turn_back_at_the_end_of_a_clip() -> None:
     episodes, steps = 3, 5
     number = np.arange(episodes * steps).reshape(episodes, steps)
-    clips = np.broadcast_to(number[:, :, None, None, None], (episodes, steps, 2, 2, 3)).astype(np.uint8)
-    shares = np.broadcast_to(number[:, :, None, None, None], (episodes, steps, 1, 2, 2)).astype(np.float16)
+    clips = np.broadcast_to(number[:, :, None, None, None], (episodes, steps, 2, 2, 3)).astype(
+        np.uint8
+    )
+    shares = np.broadcast_to(number[:, :, None, None, None], (episodes, steps, 1, 2, 2)).astype(
+        np.float16
+    )
     cursors = Cursors([Clips(clips, shares)], 4, np.random.default_rng(0))
     seen, firsts = [], []
     for _ in range(600):
         batch = cursors.advance()
-        assert torch.equal(batch.frames[:, 0, 0, 0].float(), batch.shares[:, 0, 0, 0]), "what things have of another frame"
+        assert torch.equal(batch.frames[:, 0, 0, 0].float(), batch.shares[:, 0, 0, 0]), (
+            "what things have of another frame"
+        )
         assert batch.moved.all(), "no two frames are alike"
         seen.append(batch.frames[:, 0, 0, 0].long())
         firsts.append(batch.is_first)
     place, first = torch.stack(seen), torch.stack(firsts)
     assert first[0].all() and first[:, ::2].all()
     moved, carried = place.diff(dim=0), ~first[1:]
-    assert (moved[carried].abs() == 1).all() and (place[1:] // steps == place[:-1] // steps)[carried].all()
-    assert carried[:, 1::2].float().mean().item() == pytest.approx(1 - 1 / CARRIED, abs=0.02), "for longer than a clip lasts"
+    assert (moved[carried].abs() == 1).all() and (place[1:] // steps == place[:-1] // steps)[
+        carried
+    ].all()
+    assert carried[:, 1::2].float().mean().item() == pytest.approx(1 - 1 / CARRIED, abs=0.02), (
+        "for longer than a clip lasts"
+    )
     assert (moved[:, 1::2] == -1).any() and (moved[:, 1::2] == 1).any()
 
 
 def test_cursors_that_know_actions_never_go_back_and_tell_what_was_done_before() -> None:
     episodes, steps = 3, 5
     number = np.arange(episodes * steps).reshape(episodes, steps)
-    clips = np.broadcast_to(number[:, :, None, None, None], (episodes, steps, 2, 2, 3)).astype(np.uint8)
+    clips = np.broadcast_to(number[:, :, None, None, None], (episodes, steps, 2, 2, 3)).astype(
+        np.uint8
+    )
     actions = number[:, :, None].astype(np.float32)
-    cursors = Cursors([Clips(clips, clips[..., 0][:, :, None].astype(np.float16), actions)], 4, np.random.default_rng(0))
+    cursors = Cursors(
+        [Clips(clips, clips[..., 0][:, :, None].astype(np.float16), actions)],
+        4,
+        np.random.default_rng(0),
+    )
     before, carried = None, 0
     for _ in range(200):
         batch = cursors.advance()
@@ -97,7 +115,10 @@ def test_cursors_that_know_actions_never_go_back_and_tell_what_was_done_before()
 def test_the_loss_prefers_each_slot_to_see_its_thing() -> None:
     scene = roll_scene(2, 3, 2, seed=0)
     frames, truth = torch.from_numpy(scene.frames[:, 0]), torch.from_numpy(scene.segmentation[:, 0])
-    model = SlotModel(SlotConfig(slots=2, width=16, channels=8, frame_size=(SIZE, SIZE)), torch.from_numpy(empty_floor())[None])
+    model = SlotModel(
+        SlotConfig(slots=2, width=16, channels=8, frame_size=(SIZE, SIZE)),
+        torch.from_numpy(empty_floor())[None],
+    )
     images, sight = as_images(frames), model(frames)
     shares = torch.stack([truth == 1, truth == 2], dim=1).float()
     halves = torch.arange(SIZE).expand(SIZE, SIZE) % 2 == 0
@@ -147,5 +168,8 @@ def test_frames_in_which_nothing_moves_are_refused() -> None:
 def test_objects_of_colours_never_seen_are_told_apart(model: SlotModel) -> None:
     held_out = roll_scene(6, 40, 2, seed=104)
     frames = held_out.frames.copy()
-    frames[held_out.segmentation == 1], frames[held_out.segmentation == 2] = (240, 240, 90), (200, 60, 230)
+    frames[held_out.segmentation == 1], frames[held_out.segmentation == 2] = (
+        (240, 240, 90),
+        (200, 60, 230),
+    )
     assert score(model, frames, held_out.segmentation, 2)["fg_ari"] > 0.75

@@ -15,8 +15,13 @@ TINY = "resnet10t"
 
 
 def test_timm_can_be_imported_after_the_torchvision_module_in_a_fresh_process() -> None:
-    code = "import perception.torchvision_compat, torchvision, timm; print(timm.create_model('resnet10t', num_classes=0).num_features)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    code = (
+        "import perception.encoders.torchvision_compat, torchvision, timm; "
+        "print(timm.create_model('resnet10t', num_classes=0).num_features)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[3]
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 0
 
@@ -24,15 +29,18 @@ def test_timm_can_be_imported_after_the_torchvision_module_in_a_fresh_process() 
 def test_the_torchvision_module_does_nothing_where_native_operators_load() -> None:
     code = (
         "import sys, types; sys.modules['torchvision'] = types.ModuleType('torchvision');"
-        "import perception.torchvision_compat as compat; assert compat.library is None"
+        "import perception.encoders.torchvision_compat as compat; assert compat.library is None"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
 
 
 def test_another_fault_of_torchvision_is_not_hidden(tmp_path: Path) -> None:
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('something else')")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import perception.torchvision_compat"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    insert = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+    code = f"{insert}; import perception.encoders.torchvision_compat"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[3]
+    )
     assert done.returncode != 0 and "something else" in done.stderr
 
 
@@ -52,7 +60,11 @@ def test_weights_of_a_timm_backbone_come_from_a_file_that_must_fit(tmp_path: Pat
     loaded = CnnPerception(backbone=f"timm:{TINY}", weights=str(path))
     images = torch.rand(2, 6, 64, 64)
     torch.testing.assert_close(loaded.encoder.eval()(images), source.eval()(images))
-    for wrong in (tmp_path / "missing.safetensors", tmp_path / "broken.safetensors", tmp_path / "other.safetensors"):
+    for wrong in (
+        tmp_path / "missing.safetensors",
+        tmp_path / "broken.safetensors",
+        tmp_path / "other.safetensors",
+    ):
         if wrong.stem == "broken":
             wrong.write_bytes(b"no weights")
         if wrong.stem == "other":

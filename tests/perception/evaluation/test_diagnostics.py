@@ -25,7 +25,9 @@ def halves(labels: np.ndarray, vertical: bool) -> np.ndarray:
     out = labels.copy()
     for image in out.reshape(-1, SIZE, SIZE):
         axis = int(vertical)
-        part = (np.indices(image.shape)[axis] < np.median(np.nonzero(image == 1)[axis])) & (image == 1)
+        part = (np.indices(image.shape)[axis] < np.median(np.nonzero(image == 1)[axis])) & (
+            image == 1
+        )
         image[part] = 4
     return out
 
@@ -68,7 +70,9 @@ def test_a_small_thing_in_a_slot_of_its_own_is_not_dead_beside_one_of_two_parts(
     assert raised(labels, slots=3) == []
     labels[:, 1:, -3:, :3] = 0
     assert raised(labels, slots=3) == [], "seen in a quarter of the frames"
-    assert raised(np.where(labels == 2, 0, labels), slots=3) == ["dead slots (1) while several things share a slot (0)"]
+    assert raised(np.where(labels == 2, 0, labels), slots=3) == [
+        "dead slots (1) while several things share a slot (0)"
+    ]
 
 
 def test_stripes_and_smears_are_named() -> None:
@@ -96,9 +100,18 @@ def test_many_pairs_of_slots_that_share_an_object_are_one_line_and_every_alarm_h
     [alarm] = [alarm for alarm in raised(scene(1), slots=3, leak=0.8) if "split" in alarm]
     assert alarm == "an object is split between slots 0 and 1, and likewise between 2 more pairs"
     merged = np.array([0, 1, 1, 2])[scene(3)]
-    nothing, striped = np.zeros((1, 3, SIZE, SIZE), int), np.broadcast_to(1 + np.arange(SIZE) // 2 % 4, (2, 3, SIZE, SIZE))
-    alarms_of = [raised(labels) for labels in (nothing, striped, merged, (scene(2) > 0).astype(int), halves(scene(2), True))]
-    assert all(found and all(sum(alarm.startswith(begins) for begins in ADVICE) == 1 for alarm in found) for found in alarms_of)
+    nothing, striped = (
+        np.zeros((1, 3, SIZE, SIZE), int),
+        np.broadcast_to(1 + np.arange(SIZE) // 2 % 4, (2, 3, SIZE, SIZE)),
+    )
+    alarms_of = [
+        raised(labels)
+        for labels in (nothing, striped, merged, (scene(2) > 0).astype(int), halves(scene(2), True))
+    ]
+    assert all(
+        found and all(sum(alarm.startswith(begins) for begins in ADVICE) == 1 for alarm in found)
+        for found in alarms_of
+    )
 
 
 def test_an_object_split_in_two_is_named_and_two_that_touch_are_not() -> None:

@@ -17,7 +17,8 @@ OBJECTS = 2
 
 
 def scene(robot: bool = True, episodes: int = 4, steps: int = 12) -> np.ndarray:
-    """True labels (E, T, H, W): two squares that jump about in the upper half, the robot (3) a large box that never moves below."""
+    """True labels (E, T, H, W): two squares that jump about in the upper half, the robot (3) a
+    large box that never moves below."""
     rng = np.random.default_rng(0)
     labels = np.zeros((episodes, steps, SIZE, SIZE), int)
     if robot:
@@ -38,7 +39,16 @@ def scored(truth: np.ndarray, seen: np.ndarray, slots: int = 5) -> dict:
 def test_a_perfect_model_has_perfect_scores_whatever_the_order_of_its_slots(robot: bool) -> None:
     truth = scene(robot)
     scores = scored(truth, np.array([0, 4, 2, 1])[truth])
-    perfect = ["fg_ari", "ari", "video_fg_ari", "mbo", "miou", "worst_iou", "mean_position_r2", "worst_position_r2"]
+    perfect = [
+        "fg_ari",
+        "ari",
+        "video_fg_ari",
+        "mbo",
+        "miou",
+        "worst_iou",
+        "mean_position_r2",
+        "worst_position_r2",
+    ]
     assert [scores[name] for name in perfect] == pytest.approx([1.0] * len(perfect))
     assert scores["switch_rate"] == 0.0 and scores["robot_iou"] == (1.0 if robot else None)
     assert scores["iou"] == [1.0, 1.0] and scores["slots"] == [3, 1, 0 if robot else -1]
@@ -86,7 +96,10 @@ def test_what_is_never_in_sight_and_what_never_moves_has_no_figures() -> None:
     assert scores["iou"] == [1.0, None] and scores["worst_iou"] == 1.0 and scores["slots"][1] == -1
     still = np.repeat(scene()[:1, :1], 4, axis=0).repeat(12, axis=1)
     scores = scored(still, still)
-    assert scores["position_r2"] == [None, None] and scores["mean_position_r2"] is scores["worst_position_r2"] is None
+    assert (
+        scores["position_r2"] == [None, None]
+        and scores["mean_position_r2"] is scores["worst_position_r2"] is None
+    )
 
 
 def test_fg_ari_of_a_single_thing_says_nothing() -> None:
@@ -101,26 +114,34 @@ def test_worst_frames_are_the_worst_first_and_not_neighbours() -> None:
     matched[[4, 5, 20], 0] = 0.2, 0.1, 0.3
     matched[5, 1], matched[6, 1] = 0.25, np.nan
     assert worst_frames(matched, 3) == [(5, 0), (5, 1), (20, 0)]
-    assert worst_frames(matched, 9) == [(5, 0), (5, 1), (20, 0)], "the rest is perfect, or out of sight"
+    assert worst_frames(matched, 9) == [(5, 0), (5, 1), (20, 0)], (
+        "the rest is perfect, or out of sight"
+    )
 
 
 class Bright(Painted):
-    """One slot, which sees what is bright, pixel by pixel: noise in a frame is noise in its centroid."""
+    """One slot, which sees what is bright, pixel by pixel: noise in a frame is noise in its
+    centroid."""
 
     def __init__(self) -> None:
         super().__init__(np.zeros((1, 1, SIZE, SIZE), int), 1)
 
-    def see_sequence(self, frames: torch.Tensor, actions: torch.Tensor | None = None) -> list[Sight]:
+    def see_sequence(
+        self, frames: torch.Tensor, actions: torch.Tensor | None = None
+    ) -> list[Sight]:
         return [self.looked_at(frame) for frame in frames]
 
     def looked_at(self, frame: torch.Tensor) -> Sight:
         masks = ((frame[..., :1].float() - 50) / 200).clamp(0, 1).permute(0, 3, 1, 2)
-        decoded = Decoded(masks, torch.zeros(len(frame), 1, 3), torch.zeros(len(frame), 3, SIZE, SIZE))
+        decoded = Decoded(
+            masks, torch.zeros(len(frame), 1, 3), torch.zeros(len(frame), 3, SIZE, SIZE)
+        )
         return Sight(torch.zeros(len(frame), 1, 4), self.locate(masks), decoded, masks.sum(dim=1))
 
 
 def square(steps: int, pace: int) -> np.ndarray:
-    """Frames (1, T, H, W, 3) of a bright square on a dark floor that goes on by `pace` pixels from frame to frame, back and forth."""
+    """Frames (1, T, H, W, 3) of a bright square on a dark floor that goes on by `pace` pixels from
+    frame to frame, back and forth."""
     frames = np.full((1, steps, SIZE, SIZE, 3), 40, np.uint8)
     for t in range(steps):
         x = 4 + abs((pace * t) % 32 - 16)
@@ -130,11 +151,16 @@ def square(steps: int, pace: int) -> np.ndarray:
 
 @pytest.mark.parametrize("pace", [0, 1], ids=["at rest", "always moving"])
 @pytest.mark.parametrize("sigma", [0.0, 0.3, 2.0, 5.0])
-def test_the_jitter_of_a_thing_is_measured_under_noise_and_where_nothing_rests(sigma: float, pace: int) -> None:
+def test_the_jitter_of_a_thing_is_measured_under_noise_and_where_nothing_rests(
+    sigma: float, pace: int
+) -> None:
     model, clean = Bright(), square(120, pace)
     noise = np.random.default_rng(1).normal(0, sigma, clean.shape) if sigma else 0.0
     frames = (clean + noise).round().clip(0, 255).astype(np.uint8)
-    path, seen = (np.concatenate([s.coordinates[0, :, :2].numpy() for s in see_episodes(model, f)]) for f in (clean, frames))
+    path, seen = (
+        np.concatenate([s.coordinates[0, :, :2].numpy() for s in see_episodes(model, f)])
+        for f in (clean, frames)
+    )
     wrong = seen - path
     true = float(np.quantile(np.abs(np.diff(wrong, axis=0)).max(axis=1), 0.99))
     measured = resting_jitter(model, frames)

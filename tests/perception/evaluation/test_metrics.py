@@ -42,10 +42,14 @@ def test_ari_equals_scikit_learn(seed: int) -> None:
     expected = [adjusted_rand_score(t.ravel(), g.ravel()) for t, g in zip(true, guess, strict=True)]
     assert adjusted_rand_index(table) == pytest.approx(expected, abs=1e-12)
     shown = true > 0
-    foreground = [adjusted_rand_score(t[s], g[s]) for t, g, s in zip(true, guess, shown, strict=True)]
+    foreground = [
+        adjusted_rand_score(t[s], g[s]) for t, g, s in zip(true, guess, shown, strict=True)
+    ]
     assert adjusted_rand_index(table[:, 1:]) == pytest.approx(foreground, abs=1e-12)
     whole = adjusted_rand_score(true[shown], guess[shown])
-    assert adjusted_rand_index(table[:, 1:].sum(axis=0)) == pytest.approx(whole, abs=1e-12), "all images as one"
+    assert adjusted_rand_index(table[:, 1:].sum(axis=0)) == pytest.approx(whole, abs=1e-12), (
+        "all images as one"
+    )
 
 
 def test_ari_of_one_cluster_by_one_cluster_is_one_and_of_no_points_nothing() -> None:
@@ -67,7 +71,9 @@ def test_a_slot_that_changes_its_object_within_an_episode_is_seen_by_the_videos_
     guess = true.copy()
     guess[2:] = np.array([0, 2, 1])[true[2:]]
     table = tables(true, guess)[:, 1:]
-    assert (adjusted_rand_index(table) == 1.0).all() and adjusted_rand_index(table.sum(axis=0)) < 0.1
+    assert (adjusted_rand_index(table) == 1.0).all() and adjusted_rand_index(
+        table.sum(axis=0)
+    ) < 0.1
 
 
 def test_labels_beyond_what_was_said_are_refused() -> None:
@@ -78,7 +84,9 @@ def test_labels_beyond_what_was_said_are_refused() -> None:
 def test_intersection_over_union_of_boxes() -> None:
     true = boxes(np.s_[:4, :4], np.s_[8:10, 8:10])
     guess = boxes(np.s_[:4, 2:6], np.s_[8:10, 8:10], np.s_[15:, 15:])
-    assert overlaps(contingency(true, guess, 3, 3), 3)[0] == pytest.approx(np.array([[8 / 24, 0, 0], [0, 1, 0], [np.nan] * 3]), nan_ok=True)
+    assert overlaps(contingency(true, guess, 3, 3), 3)[0] == pytest.approx(
+        np.array([[8 / 24, 0, 0], [0, 1, 0], [np.nan] * 3]), nan_ok=True
+    )
 
 
 @pytest.mark.parametrize("slots", [2, 3, 5])
@@ -88,7 +96,9 @@ def test_matching_is_the_best_of_all_permutations(seed: int, slots: int) -> None
     iou = rng.random((1, 3, slots)) ** 3
     scores, chosen = matched_overlaps(iou)
     padded = np.concatenate([iou[0], np.zeros((3, 3))], axis=1)  # a thing may go without
-    assert scores.sum() == pytest.approx(max(sum(padded[range(3), p]) for p in permutations(range(slots + 3), 3)))
+    assert scores.sum() == pytest.approx(
+        max(sum(padded[range(3), p]) for p in permutations(range(slots + 3), 3))
+    )
     assert all(k == -1 or iou[0, n, k] == scores[0, n] for n, k in enumerate(chosen[0]))
     assert (best_overlaps(iou) >= scores - 1e-12).all()
 
@@ -144,9 +154,13 @@ def wandering(episodes: int = 6, steps: int = 50) -> np.ndarray:
 
 def test_positions_are_read_by_any_linear_map() -> None:
     centres = wandering()
-    assert position_r2(centres, centres @ np.array([[0.3, 0.1], [0.0, -0.4]]) + 0.7) == pytest.approx(1.0)
+    assert position_r2(
+        centres, centres @ np.array([[0.3, 0.1], [0.0, -0.4]]) + 0.7
+    ) == pytest.approx(1.0)
     noise = np.random.default_rng(1).normal(size=centres.shape)
-    assert position_r2(centres, centres + 5 * noise) == pytest.approx(0.8, abs=0.05), "100 of 125 of the variance is signal"
+    assert position_r2(centres, centres + 5 * noise) == pytest.approx(0.8, abs=0.05), (
+        "100 of 125 of the variance is signal"
+    )
     assert (np.abs(position_r2(centres, noise)) < 0.05).all()
 
 
@@ -171,4 +185,6 @@ def test_what_never_moves_has_no_r2_and_what_is_out_of_sight_does_not_count() ->
     centres[:, ::3, 1], centroids[:, ::3, 1] = np.nan, 99
     assert position_r2(centres, centroids) == pytest.approx(np.array([np.nan, 1.0]), nan_ok=True)
     centres[1::2, :, 1] = np.nan
-    assert np.isnan(position_r2(centres, centroids)).all(), "never in sight in the episodes of the test"
+    assert np.isnan(position_r2(centres, centroids)).all(), (
+        "never in sight in the episodes of the test"
+    )

@@ -26,14 +26,20 @@ def summary(values: list[float | None], bar: float | None = None, figure: str = 
         ([1.0, 1.0, 1.0, None, None], False, 3),  # a seed without a value meets nothing
     ],
 )
-def test_a_bar_is_met_by_the_mean_and_by_four_of_five(values: list[float | None], met: bool, meeting: int) -> None:
+def test_a_bar_is_met_by_the_mean_and_by_four_of_five(
+    values: list[float | None], met: bool, meeting: int
+) -> None:
     row = summary(values, 0.9)["ari"]
     assert (row["met"], row["meeting"]) == (met, meeting)
 
 
 def test_the_worst_seed_is_the_lowest_or_for_switches_the_highest() -> None:
     row = summary([0.5, 0.3, 0.7])["ari"]
-    assert (row["worst"], row["worst_seed"], row["mean"]) == (0.3, 1, pytest.approx(0.5)) and "met" not in row
+    assert (row["worst"], row["worst_seed"], row["mean"]) == (
+        0.3,
+        1,
+        pytest.approx(0.5),
+    ) and "met" not in row
     assert summary([0.5, 0.3, 0.7], figure="switch_rate")["switch_rate"]["worst_seed"] == 2
 
 
@@ -54,5 +60,15 @@ def test_the_table_shows_each_seed_and_the_verdict() -> None:
     console.print(draw_table({"blocks=1": summary([0.95, None, 0.85], 0.9)}, [3, 4, 5], "held-out"))
     [line] = [line for line in console.export_text().splitlines() if "blocks=1" in line]
     assert [cell.strip() for cell in line.split("│")[1:-1]] == [
-        *("blocks=1", "ARI with background", "0.900", "0.850 (seed 2)", "0.950", "-", "0.850", "0.9", "no, 1 of 3")
+        *(
+            "blocks=1",
+            "ARI with background",
+            "0.900",
+            "0.850 (seed 2)",
+            "0.950",
+            "-",
+            "0.850",
+            "0.9",
+            "no, 1 of 3",
+        )
     ]

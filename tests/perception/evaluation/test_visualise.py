@@ -3,7 +3,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from perception.evaluation.visualise import draw_paths, enlarge, grid, overlay, reconstruction, sheet, slot_colour, spotlight
+from perception.evaluation.visualise import (
+    draw_paths,
+    enlarge,
+    grid,
+    overlay,
+    reconstruction,
+    sheet,
+    slot_colour,
+    spotlight,
+)
 from perception.slots.model import SlotConfig, SlotModel
 
 
@@ -12,7 +21,10 @@ def test_an_overlay_paints_each_slot_in_its_own_colour_and_leaves_the_rest_grey(
     masks = np.zeros((2, 4, 4))
     masks[0, 0], masks[1, 1] = 1, 1
     painted = overlay(frame, masks, opacity=1.0)
-    assert np.abs(painted[0, 0] - slot_colour(0)).max() <= 1 and np.abs(painted[1, 0] - slot_colour(1)).max() <= 1
+    assert (
+        np.abs(painted[0, 0] - slot_colour(0)).max() <= 1
+        and np.abs(painted[1, 0] - slot_colour(1)).max() <= 1
+    )
     assert (painted[2:] == 60).all()
 
 
@@ -37,7 +49,9 @@ def test_a_grid_holds_its_images_unchanged() -> None:
 
 def test_enlarging_repeats_pixels() -> None:
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    assert (enlarge(image, 3)[::3, ::3] == image).all() and (enlarge(image, 3)[2::3, 2::3] == image).all()
+    assert (enlarge(image, 3)[::3, ::3] == image).all() and (
+        enlarge(image, 3)[2::3, 2::3] == image
+    ).all()
 
 
 def test_a_sheet_shows_frames_masks_and_reconstruction() -> None:
@@ -48,7 +62,9 @@ def test_a_sheet_shows_frames_masks_and_reconstruction() -> None:
         sights = model.see_sequence(torch.from_numpy(frames)[:, None])
     page = sheet(list(frames), sights, factor=1, gap=0)
     assert page.shape == (48, 48, 3)
-    assert (page[:16, :16] == frames[0]).all() and (page[32:, :16] == reconstruction(sights[0])).all()
+    assert (page[:16, :16] == frames[0]).all() and (
+        page[32:, :16] == reconstruction(sights[0])
+    ).all()
 
 
 def test_paths_are_drawn_where_a_present_slot_went_and_nowhere_else() -> None:

@@ -1,4 +1,5 @@
-"""The kernels of a CPU: they compute what torch computes by other means, gradients included, and no more than is asked for."""
+"""The kernels of a CPU: they compute what torch computes by other means, gradients included, and no
+more than is asked for."""
 
 from __future__ import annotations
 
@@ -22,8 +23,14 @@ from perception.ops import fused
 from vis_rpg.agent.networks import GRU, MLP, EnsembleMLP, Linear
 
 pytestmark = pytest.mark.compiler
-bfloat16 = pytest.mark.skipif(not fused.MULTIPLIES_BFLOAT16, reason="this processor has no instructions for bfloat16")
-ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda x: x, "elu": F.elu, "leaky_relu": F.leaky_relu}
+bfloat16 = pytest.mark.skipif(
+    not fused.MULTIPLIES_BFLOAT16, reason="this processor has no instructions for bfloat16"
+)
+ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "elu": F.elu,
+    "leaky_relu": F.leaky_relu,
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -60,10 +67,15 @@ def close(ours: Any, theirs: Any) -> None:
         ((151,), (9, 200, 310, 70)),
     ],
 )
-def test_a_chain_and_its_gradients_are_those_of_torch(shape: tuple[int, ...], widths: tuple[int, ...], activation: str) -> None:
+def test_a_chain_and_its_gradients_are_those_of_torch(
+    shape: tuple[int, ...], widths: tuple[int, ...], activation: str
+) -> None:
     weights, biases = layers(*widths)
     x = torch.randn(*shape, widths[0], requires_grad=True)
-    ours, theirs = fused.chain([x], weights, biases, activation), by_torch(x, weights, biases, activation)
+    ours, theirs = (
+        fused.chain([x], weights, biases, activation),
+        by_torch(x, weights, biases, activation),
+    )
     upstream = torch.randn_like(theirs)
     close(ours, theirs)
     close(*(torch.autograd.grad(y, [x, *weights, *biases], upstream) for y in (ours, theirs)))
@@ -71,7 +83,9 @@ def test_a_chain_and_its_gradients_are_those_of_torch(shape: tuple[int, ...], wi
         close(fused.chain([x], weights, biases, activation), theirs)
 
 
-@pytest.mark.parametrize("x", [torch.randn(7, 150).T, torch.randn(150, 10)[:, 2:9]], ids=["columns first", "rows apart"])
+@pytest.mark.parametrize(
+    "x", [torch.randn(7, 150).T, torch.randn(150, 10)[:, 2:9]], ids=["columns first", "rows apart"]
+)
 def test_a_chain_of_inputs_that_do_not_lie_in_order_is_that_of_torch(x: Tensor) -> None:
     weights, biases = layers(7, 20, 9)
     x.requires_grad_()
@@ -81,24 +95,43 @@ def test_a_chain_of_inputs_that_do_not_lie_in_order_is_that_of_torch(x: Tensor) 
     close(*(torch.autograd.grad(y, [x, *weights], upstream) for y in (ours, theirs)))
 
 
-@pytest.mark.parametrize("precision", [torch.float32, pytest.param(torch.bfloat16, marks=bfloat16)], ids=str)
+@pytest.mark.parametrize(
+    "precision", [torch.float32, pytest.param(torch.bfloat16, marks=bfloat16)], ids=str
+)
 @pytest.mark.parametrize("rows", [70, 900])
-def test_pieces_of_an_input_are_read_as_if_they_were_one_tensor(rows: int, precision: torch.dtype) -> None:
+def test_pieces_of_an_input_are_read_as_if_they_were_one_tensor(
+    rows: int, precision: torch.dtype
+) -> None:
     weights, biases = layers(21, 96, 40, 9)
-    pieces = [torch.randn(rows, 30)[:, 5:16].requires_grad_(), torch.randn(7, rows).T.requires_grad_(), torch.randn(1, 3).expand(rows, 3)]
+    pieces = [
+        torch.randn(rows, 30)[:, 5:16].requires_grad_(),
+        torch.randn(7, rows).T.requires_grad_(),
+        torch.randn(1, 3).expand(rows, 3),
+    ]
     pieces.append(torch.zeros(rows, 0))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-        ours, theirs = (fused.chain(x, weights, biases, "elu") for x in (pieces, [torch.cat(pieces, -1)]))
+        ours, theirs = (
+            fused.chain(x, weights, biases, "elu") for x in (pieces, [torch.cat(pieces, -1)])
+        )
     close(ours, theirs)
     close(*(torch.autograd.grad(y.square().sum(), [*pieces[:2], *weights]) for y in (ours, theirs)))
-    mapped = torch.vmap(lambda x, y: fused.chain([x, y, *pieces[2:]], weights, biases, "elu"), (0, None))
-    close(mapped(torch.stack([pieces[0], pieces[0] + 1]), pieces[1])[0], fused.chain(pieces, weights, biases, "elu"))
+    mapped = torch.vmap(
+        lambda x, y: fused.chain([x, y, *pieces[2:]], weights, biases, "elu"), (0, None)
+    )
+    close(
+        mapped(torch.stack([pieces[0], pieces[0] + 1]), pieces[1])[0],
+        fused.chain(pieces, weights, biases, "elu"),
+    )
 
 
 def test_large_and_broken_values_come_out_as_from_torch() -> None:
-    x = torch.cat([torch.linspace(-120, 120, 64), torch.tensor([-1e30, 1e30, math.inf, math.nan, 0.0, -1e-8])]).unsqueeze(-1)
+    x = torch.cat(
+        [torch.linspace(-120, 120, 64), torch.tensor([-1e30, 1e30, math.inf, math.nan, 0.0, -1e-8])]
+    ).unsqueeze(-1)
     one, zero = [torch.ones(1, 1)] * 2, [torch.zeros(1)] * 2
-    torch.testing.assert_close(fused.chain([x], one, zero, "elu"), F.elu(x), rtol=1e-6, atol=1.5e-7, equal_nan=True)
+    torch.testing.assert_close(
+        fused.chain([x], one, zero, "elu"), F.elu(x), rtol=1e-6, atol=1.5e-7, equal_nan=True
+    )
 
 
 class Asked(TorchDispatchMode):
@@ -108,8 +141,14 @@ class Asked(TorchDispatchMode):
         super().__init__()
         self.seen: list[tuple[bool, bool]] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if func is torch.ops.vis_rpg.chain_backward.default:
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.ops.perception.chain_backward.default:
             self.seen.append(args[-2:])
         return func(*args, **(kwargs or {}))
 
@@ -117,7 +156,11 @@ class Asked(TorchDispatchMode):
 def test_only_those_gradients_are_computed_that_are_asked_for() -> None:
     weights, biases = layers(8, 16, 4)
     x = torch.randn(64, 8, requires_grad=True)
-    for wanted, expected in (([x], (True, False)), (weights, (False, True)), ([x, *biases], (True, True))):
+    for wanted, expected in (
+        ([x], (True, False)),
+        (weights, (False, True)),
+        ([x, *biases], (True, True)),
+    ):
         with Asked() as asked:
             torch.autograd.grad(fused.chain([x], weights, biases, "elu").sum(), wanted)
         assert asked.seen == [expected]
@@ -127,19 +170,36 @@ def test_only_those_gradients_are_computed_that_are_asked_for() -> None:
 def test_mapped_chains_have_weights_of_their_own_and_may_share_their_input(shared: bool) -> None:
     weights, biases = layers(9, 40, 5, groups=(3,))
     x = torch.randn(*([] if shared else [3]), 70, 9, requires_grad=True)
-    mapped = torch.vmap(lambda x, w, b: fused.chain([x], w, b, "elu"), (None if shared else 0, 0, 0))
+    mapped = torch.vmap(
+        lambda x, w, b: fused.chain([x], w, b, "elu"), (None if shared else 0, 0, 0)
+    )
     ours = mapped(x, weights, biases)
-    theirs = torch.stack([by_torch(x if shared else x[i], [w[i] for w in weights], [b[i] for b in biases], "elu") for i in range(3)])
+    theirs = torch.stack(
+        [
+            by_torch(x if shared else x[i], [w[i] for w in weights], [b[i] for b in biases], "elu")
+            for i in range(3)
+        ]
+    )
     close(ours, theirs)
     close(*(torch.autograd.grad(y.square().sum(), [x, *weights, *biases]) for y in (ours, theirs)))
 
 
-def gru(steps: int, rows: int, inputs: int, hidden: int) -> tuple[GRUCell, Tensor, Tensor, list[Tensor]]:
+def gru(
+    steps: int, rows: int, inputs: int, hidden: int
+) -> tuple[GRUCell, Tensor, Tensor, list[Tensor]]:
     """A cell, what it reads, its first state, and its parameters as the kernels take them."""
     torch.manual_seed(0)
     cell = GRUCell(inputs, hidden)
-    x, h = torch.randn(steps, rows, inputs, requires_grad=True), torch.randn(rows, hidden, requires_grad=True)
-    return cell, x, h, [cell.input.weight, cell.recurrent.weight, cell.input.bias, cell.recurrent.bias]
+    x, h = (
+        torch.randn(steps, rows, inputs, requires_grad=True),
+        torch.randn(rows, hidden, requires_grad=True),
+    )
+    return (
+        cell,
+        x,
+        h,
+        [cell.input.weight, cell.recurrent.weight, cell.input.bias, cell.recurrent.bias],
+    )
 
 
 def unrolled(cell: GRUCell, x: Tensor, h: Tensor) -> Tensor:
@@ -149,14 +209,21 @@ def unrolled(cell: GRUCell, x: Tensor, h: Tensor) -> Tensor:
     return torch.stack(hs[1:])
 
 
-@pytest.mark.parametrize(("steps", "rows", "inputs", "hidden"), [(1, 64, 32, 32), (1, 300, 64, 96), (3, 70, 96, 32), (4, 600, 32, 64)])
-def test_steps_of_a_gru_and_their_gradients_are_those_of_torch(steps: int, rows: int, inputs: int, hidden: int) -> None:
+@pytest.mark.parametrize(
+    ("steps", "rows", "inputs", "hidden"),
+    [(1, 64, 32, 32), (1, 300, 64, 96), (3, 70, 96, 32), (4, 600, 32, 64)],
+)
+def test_steps_of_a_gru_and_their_gradients_are_those_of_torch(
+    steps: int, rows: int, inputs: int, hidden: int
+) -> None:
     cell, x, h, parameters = gru(steps, rows, inputs, hidden)
     theirs, ours = unrolled(cell, x, h), fused.gru(x, h, parameters[:2], parameters[2:])
     upstream = torch.randn_like(theirs)
     close(ours, theirs)
     for wanted in ([x, h, *parameters], [h], [x], parameters):
-        close(*(torch.autograd.grad(y, wanted, upstream, retain_graph=True) for y in (ours, theirs)))
+        close(
+            *(torch.autograd.grad(y, wanted, upstream, retain_graph=True) for y in (ours, theirs))
+        )
     with torch.no_grad():
         close(fused.gru(x, h, parameters[:2], parameters[2:]), theirs)
 
@@ -165,7 +232,10 @@ def test_mapped_grus_have_weights_of_their_own() -> None:
     torch.manual_seed(0)
     cells = [GRUCell(32, 32) for _ in range(3)]
     names = ["input.weight", "recurrent.weight", "input.bias", "recurrent.bias"]
-    parameters = [torch.stack([cell.get_parameter(name).detach() for cell in cells]).requires_grad_() for name in names]
+    parameters = [
+        torch.stack([cell.get_parameter(name).detach() for cell in cells]).requires_grad_()
+        for name in names
+    ]
     x, h = torch.randn(3, 2, 80, 32), torch.randn(3, 80, 32)
     ours = torch.vmap(lambda x, h, p: fused.gru(x, h, p[:2], p[2:]))(x, h, parameters)
     theirs = torch.stack([unrolled(cell, x[i], h[i]) for i, cell in enumerate(cells)])
@@ -174,11 +244,17 @@ def test_mapped_grus_have_weights_of_their_own() -> None:
     for i, cell in enumerate(cells):
         close(
             [g[i] for g in found],
-            list(torch.autograd.grad(theirs.square().sum(), [cell.get_parameter(n) for n in names], retain_graph=True)),
+            list(
+                torch.autograd.grad(
+                    theirs.square().sum(), [cell.get_parameter(n) for n in names], retain_graph=True
+                )
+            ),
         )
 
 
-def convolutions(channels: int, *widths: int, groups: tuple[int, ...] = ()) -> tuple[list[Tensor], list[Tensor]]:
+def convolutions(
+    channels: int, *widths: int, groups: tuple[int, ...] = ()
+) -> tuple[list[Tensor], list[Tensor]]:
     torch.manual_seed(0)
     pairs = list(zip((2 * channels, *widths), widths, strict=False))
     weights = [(torch.randn(*groups, n, k, 3, 3) / (3 * k**0.5)).requires_grad_() for k, n in pairs]
@@ -208,7 +284,9 @@ def random_frames(*shape: int) -> Tensor:
         ((3, 2, 8, 7, 3), (32,)),
     ],
 )
-def test_convolutions_of_frames_and_their_gradients_are_those_of_torch(shape: tuple[int, ...], widths: tuple[int, ...]) -> None:
+def test_convolutions_of_frames_and_their_gradients_are_those_of_torch(
+    shape: tuple[int, ...], widths: tuple[int, ...]
+) -> None:
     weights, biases = convolutions(shape[-1], *widths)
     frames = random_frames(*shape)
     ours, theirs = (encode(frames, weights, biases) for encode in (fused.encode, encoded_by_torch))
@@ -237,12 +315,19 @@ def test_convolutions_of_frames_that_do_not_lie_in_order_are_those_of_torch(fram
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_mapped_convolutions_have_weights_of_their_own_and_may_share_their_frames(shared: bool) -> None:
+def test_mapped_convolutions_have_weights_of_their_own_and_may_share_their_frames(
+    shared: bool,
+) -> None:
     weights, biases = convolutions(3, 32, 64, groups=(2,))
     frames = random_frames(*([] if shared else [2]), 3, 4, 12, 10, 3)
     ours = torch.vmap(fused.encode, (None if shared else 0, 0, 0))(frames, weights, biases)
     theirs = torch.stack(
-        [encoded_by_torch(frames if shared else frames[i], [w[i] for w in weights], [b[i] for b in biases]) for i in range(2)]
+        [
+            encoded_by_torch(
+                frames if shared else frames[i], [w[i] for w in weights], [b[i] for b in biases]
+            )
+            for i in range(2)
+        ]
     )
     close(ours, theirs)
     close(*(torch.autograd.grad(y.square().sum(), [*weights, *biases]) for y in (ours, theirs)))
@@ -276,7 +361,9 @@ def test_other_frames_are_left_to_torch() -> None:
         (lambda: EnsembleMLP(2, 6, 40), [(70, 6)]),
     ],
 )
-def test_networks_are_the_same_with_the_kernels_and_without(make: Callable[[], Any], shapes: list[tuple[int, ...]]) -> None:
+def test_networks_are_the_same_with_the_kernels_and_without(
+    make: Callable[[], Any], shapes: list[tuple[int, ...]]
+) -> None:
     net = make()
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.3)
@@ -298,7 +385,7 @@ def test_a_gru_unrolls_the_same_with_the_kernels_and_without(inputs: int) -> Non
     close(cell.step(x[0], h), plain[0])
 
 
-# Factors in bfloat16 --------------------------------------------------------------------------------------------------------------------
+# Factors in bfloat16 ------------------------------------------------------------------------------
 
 
 def half(x: Tensor) -> Tensor:
@@ -306,7 +393,8 @@ def half(x: Tensor) -> Tensor:
 
 
 class HalfLinear(torch.autograd.Function):
-    """What the kernels compute under autocast: the factors of all products are rounded, sums are not."""
+    """What the kernels compute under autocast: the factors of all products are rounded, sums are
+    not."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
@@ -326,7 +414,11 @@ class HalfActivation(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, activation: str) -> Tensor:
         y = half(ACTIVATE[activation](x))
         ctx.save_for_backward(
-            {"none": torch.ones_like(y), "elu": y.clamp(max=0.0) + 1, "leaky_relu": torch.where(y > 0, 1.0, 0.01)}[activation]
+            {
+                "none": torch.ones_like(y),
+                "elu": y.clamp(max=0.0) + 1,
+                "leaky_relu": torch.where(y > 0, 1.0, 0.01),
+            }[activation]
         )
         return y
 
@@ -336,7 +428,8 @@ class HalfActivation(torch.autograd.Function):
 
 
 def near(ours: Any, theirs: Any) -> None:
-    """The same but for sums that lie so close to the middle of two numbers that they are rounded to different ones."""
+    """The same but for sums that lie so close to the middle of two numbers that they are rounded to
+    different ones."""
     for a, b in zip(ours, theirs, strict=True):
         assert a.dtype == torch.float32
         assert (a - b).norm() <= 3e-4 * b.norm()
@@ -351,27 +444,43 @@ def in_bfloat16(call: Callable[..., Tensor], *inputs: Any) -> Tensor:
 @pytest.mark.parametrize("activation", ACTIVATE)
 @pytest.mark.parametrize(
     ("rows", "widths"),
-    [(64, (1, 1)), (141, (5, 34, 70, 12)), (301, (114, 64, 48, 101)), (1000, (34, 16)), (65, (33, 32, 1)), (700, (17, 98, 31))],
+    [
+        (64, (1, 1)),
+        (141, (5, 34, 70, 12)),
+        (301, (114, 64, 48, 101)),
+        (1000, (34, 16)),
+        (65, (33, 32, 1)),
+        (700, (17, 98, 31)),
+    ],
 )
-def test_a_chain_of_bfloat16_rounds_factors_and_nothing_else(rows: int, widths: tuple[int, ...], activation: str) -> None:
+def test_a_chain_of_bfloat16_rounds_factors_and_nothing_else(
+    rows: int, widths: tuple[int, ...], activation: str
+) -> None:
     weights, biases = layers(*widths)
     x = torch.randn(rows, widths[0], requires_grad=True)
     theirs: Tensor = x
     for index, (w, b) in enumerate(zip(weights, biases, strict=True)):
-        theirs = HalfLinear.apply(HalfActivation.apply(theirs, activation) if index else theirs, w, b)
+        theirs = HalfLinear.apply(
+            HalfActivation.apply(theirs, activation) if index else theirs, w, b
+        )
     ours = in_bfloat16(fused.chain, [x], weights, biases, activation)
     upstream = torch.randn_like(ours)
     near([ours], [theirs])
     near(
-        torch.autograd.grad(ours, [x, *weights, *biases], upstream), torch.autograd.grad(theirs, [x, *weights, *biases], upstream.double())
+        torch.autograd.grad(ours, [x, *weights, *biases], upstream),
+        torch.autograd.grad(theirs, [x, *weights, *biases], upstream.double()),
     )
     with torch.no_grad():
         near([in_bfloat16(fused.chain, [x], weights, biases, activation)], [theirs])
 
 
 @bfloat16
-@pytest.mark.parametrize(("steps", "rows", "inputs", "hidden"), [(1, 64, 32, 32), (1, 301, 64, 96), (2, 601, 96, 64)])
-def test_steps_of_a_gru_of_bfloat16_round_factors_and_nothing_else(steps: int, rows: int, inputs: int, hidden: int) -> None:
+@pytest.mark.parametrize(
+    ("steps", "rows", "inputs", "hidden"), [(1, 64, 32, 32), (1, 301, 64, 96), (2, 601, 96, 64)]
+)
+def test_steps_of_a_gru_of_bfloat16_round_factors_and_nothing_else(
+    steps: int, rows: int, inputs: int, hidden: int
+) -> None:
     cell, x, h, parameters = gru(steps, rows, inputs, hidden)
     states: list[Tensor] = [h]
     for step in x:
@@ -379,7 +488,10 @@ def test_steps_of_a_gru_of_bfloat16_round_factors_and_nothing_else(steps: int, r
         of_h = HalfLinear.apply(states[-1], cell.recurrent.weight, cell.recurrent.bias).chunk(3, -1)
         fresh = torch.tanh(new + torch.sigmoid(reset + of_h[0]) * of_h[2])
         states.append(fresh + torch.sigmoid(update + of_h[1]) * (states[-1].double() - fresh))
-    ours, theirs = in_bfloat16(fused.gru, x, h, parameters[:2], parameters[2:]), torch.stack(states[1:])
+    ours, theirs = (
+        in_bfloat16(fused.gru, x, h, parameters[:2], parameters[2:]),
+        torch.stack(states[1:]),
+    )
     upstream = torch.randn_like(ours)
     near([ours], [theirs])
     for wanted in ([x, h, *parameters], [h], parameters):
@@ -395,11 +507,17 @@ def test_mapped_chains_and_grus_of_bfloat16_are_those_of_each_alone() -> None:
     x, h = torch.randn(3, 2, 70, 32), torch.randn(3, 70, 32)
     gates = layers(32, 96, groups=(3,)), layers(32, 96, groups=(3,))
     parameters = [own[0] for own, _ in gates], [own[0] for _, own in gates]
-    for call in (lambda x, h, w, b, *_: fused.chain([x], w, b, "elu"), lambda x, h, _w, _b, w, b: fused.gru(x, h, w, b)):
+    for call in (
+        lambda x, h, w, b, *_: fused.chain([x], w, b, "elu"),
+        lambda x, h, _w, _b, w, b: fused.gru(x, h, w, b),
+    ):
         given = (x, h, weights, biases, *parameters)
         mapped = in_bfloat16(torch.vmap(call), *given)
         for i in range(3):
-            assert torch.equal(mapped[i], in_bfloat16(call, *torch.utils._pytree.tree_map(lambda t, i=i: t[i], given)))
+            assert torch.equal(
+                mapped[i],
+                in_bfloat16(call, *torch.utils._pytree.tree_map(lambda t, i=i: t[i], given)),
+            )
 
 
 def test_layers_of_odd_width_are_left_to_torch_under_autocast_alone() -> None:
@@ -408,11 +526,20 @@ def test_layers_of_odd_width_are_left_to_torch_under_autocast_alone() -> None:
     assert net(x).dtype == torch.float32 and in_bfloat16(net, x).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("x", [torch.zeros(63, 4), torch.zeros(64, 4, dtype=torch.float64), torch.zeros(64, 4, device="meta")])
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(63, 4),
+        torch.zeros(64, 4, dtype=torch.float64),
+        torch.zeros(64, 4, device="meta"),
+    ],
+)
 def test_other_inputs_are_left_to_torch(x: Tensor) -> None:
     assert fused.usable([torch.zeros(64, 4)]) and not fused.usable([x])
     with torch.autocast("cpu", torch.bfloat16):
-        assert fused.usable([torch.zeros(64, 4)]) == fused.MULTIPLIES_BFLOAT16 and not fused.usable([x])
+        assert fused.usable([torch.zeros(64, 4)]) == fused.MULTIPLIES_BFLOAT16 and not fused.usable(
+            [x]
+        )
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of x86")
@@ -431,7 +558,7 @@ def test_a_compiler_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(OSError, match="nothing works today"):
         fused.load.__wrapped__()
-    assert not list((tmp_path / "vis_rpg").iterdir())  # nothing half-made is left
+    assert not list((tmp_path / "perception").iterdir())  # nothing half-made is left
 
 
 def test_a_user_without_a_home_keeps_kernels_in_a_temporary_folder_of_their_own(
@@ -449,7 +576,9 @@ def test_a_user_without_a_home_keeps_kernels_in_a_temporary_folder_of_their_own(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert fused.cache_folder() == folder
     stranger = folder.stat().st_uid + 1
-    folder.rename(tmp_path / f"vis_rpg-{stranger}")
+    folder.rename(tmp_path / f"perception-{stranger}")
     monkeypatch.setattr("os.getuid", lambda: stranger)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "deeper"))
-    assert fused.cache_folder().name != f"vis_rpg-{stranger}", "what another user may have put there is not loaded"
+    assert fused.cache_folder().name != f"perception-{stranger}", (
+        "what another user may have put there is not loaded"
+    )

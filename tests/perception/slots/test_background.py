@@ -7,7 +7,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from perception.slots.background import estimate_background, foreground_alpha, nearest_background, never_left
+from perception.slots.background import (
+    estimate_background,
+    foreground_alpha,
+    nearest_background,
+    never_left,
+)
 from tests.perception.scene import empty_floor, roll_scene
 
 
@@ -32,14 +37,22 @@ def test_a_thing_that_comes_to_rest_for_good_is_no_background() -> None:
 
 def test_what_is_covered_most_of_the_time_continues_its_neighbours() -> None:
     clips = still(200)
-    for column, share in enumerate((0.74, 0.68, 0.6, 0.5, 0.3, 0.1)):  # a door: the nearer to its hinge, the longer it covers the floor
+    for column, share in enumerate(
+        (0.74, 0.68, 0.6, 0.5, 0.3, 0.1)
+    ):  # a door: the nearer to its hinge, the longer it covers the floor
         clips[0, : int(200 * share), 14:24, 6 + column] = (180, 140, 60)
     assert (np.median(clips, axis=(0, 1)) != empty_floor()).any(), "else the scene is too easy"
     assert (estimate_background(clips) == empty_floor()).all()
 
 
-@pytest.mark.parametrize(("mark", "cover", "share"), [((200, 30, 30), 100, 0.2), ((48, 40, 40), 40, 0.3)], ids=["bright", "dim"])
-def test_a_mark_on_the_floor_that_is_covered_now_and_then_stays(mark: tuple[int, int, int], cover: int, share: float) -> None:
+@pytest.mark.parametrize(
+    ("mark", "cover", "share"),
+    [((200, 30, 30), 100, 0.2), ((48, 40, 40), 40, 0.3)],
+    ids=["bright", "dim"],
+)
+def test_a_mark_on_the_floor_that_is_covered_now_and_then_stays(
+    mark: tuple[int, int, int], cover: int, share: float
+) -> None:
     clips = still(100)
     clips[:, :, 20, 20] = mark  # unlike all of its neighbours
     with_mark = clips[0, 0].copy()
@@ -54,7 +67,8 @@ def test_what_lies_in_one_place_in_all_clips_is_background() -> None:
 
 
 def sliding(rows: slice) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Frames (90, 32, 32, 3) of a brown block of ten rows that slides by eight, and the floor on which `rows` are as brown as the block."""
+    """Frames (90, 32, 32, 3) of a brown block of ten rows that slides by eight, and the floor on
+    which `rows` are as brown as the block."""
     brown = (100, 40, 0)
     background = empty_floor().copy()
     background[rows, 8:14] = brown

@@ -26,7 +26,9 @@ def model() -> SlotModel:
 
 
 def noise(batch: int, seed: int = 0) -> Tensor:
-    return torch.randint(0, 256, (batch, 16, 24, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return torch.randint(
+        0, 256, (batch, 16, 24, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+    )
 
 
 def test_masks_and_background_share_every_pixel_and_the_image_follows(model: SlotModel) -> None:
@@ -50,7 +52,9 @@ def test_coordinates_are_centroid_area_and_presence(model: SlotModel, x: int, y:
     masks = torch.zeros(1, 3, 16, 24)
     masks[0, 1, y : y + 4, x : x + 4] = 1
     at_x, at_y, area, presence = model.locate(masks)[0, 1].tolist()
-    assert at_x == pytest.approx((x + 2) / 12 - 1, abs=1e-6) and at_y == pytest.approx((y + 2) / 8 - 1, abs=1e-6)
+    assert at_x == pytest.approx((x + 2) / 12 - 1, abs=1e-6) and at_y == pytest.approx(
+        (y + 2) / 8 - 1, abs=1e-6
+    )
     assert area == pytest.approx(16 / float(model.sizes[0])) and presence > 0.8
     assert model.locate(masks)[0, 0].tolist() == pytest.approx([0, 0, 0, 0], abs=0.01)
 
@@ -82,7 +86,8 @@ def test_a_first_frame_takes_all_iterations_and_a_later_one_a_single_one() -> No
 
 
 def test_nothing_adds_up_in_slots_that_are_carried_for_long() -> None:
-    """A residual beside the GRU did: slots grew by as much at every frame, until they lost their things."""
+    """A residual beside the GRU did: slots grew by as much at every frame, until they lost their
+    things."""
     torch.manual_seed(0)
     attention = SlotAttention(slots=3, width=8, iterations=2)
     slots = None
@@ -104,7 +109,9 @@ def test_tokens_without_foreground_do_not_count() -> None:
 def test_a_thing_of_strange_colours_goes_to_the_idle_slot_that_it_changes_least() -> None:
     torch.manual_seed(0)
     attention = SlotAttention(slots=3, width=8, iterations=2)
-    logits = torch.tensor([8.0, -8.0, -8.0]).view(1, 3, 1).expand(1, 3, 20)  # slots 1 and 2 are idle
+    logits = (
+        torch.tensor([8.0, -8.0, -8.0]).view(1, 3, 1).expand(1, 3, 20)
+    )  # slots 1 and 2 are idle
     slots, values, before = torch.randn(1, 3, 8), torch.randn(1, 20, 8), torch.randn(1, 3, 8)
     weight, strange, colours = torch.ones(1, 20), torch.zeros(1, 20), torch.rand(1, 20, 3)
     known = attention._adopt(slots, logits, before, values, weight, strange, colours)
@@ -119,17 +126,27 @@ def test_a_thing_of_strange_colours_goes_to_the_idle_slot_that_it_changes_least(
         held = before.clone()
         held[:, holder] = saw[:, holder]
         now, given = attention._adopt(slots, logits, held, values, weight, strange, colours)
-        torch.testing.assert_close(now[:, holder], attention._update(held, thing, values)[:, holder])
+        torch.testing.assert_close(
+            now[:, holder], attention._update(held, thing, values)[:, holder]
+        )
         assert torch.equal(now[:, [0, 3 - holder]], slots[:, [0, 3 - holder]])
-        assert (given[:, :, 5:10].argmax(dim=1) == holder).all() and torch.equal(given[:, :, 10:], logits[:, :, 10:])
-    colours[:, 8:10] = torch.tensor([0.1, 0.9, 0.1])  # two colours: three tokens are a thing, two are none
+        assert (given[:, :, 5:10].argmax(dim=1) == holder).all() and torch.equal(
+            given[:, :, 10:], logits[:, :, 10:]
+        )
+    colours[:, 8:10] = torch.tensor(
+        [0.1, 0.9, 0.1]
+    )  # two colours: three tokens are a thing, two are none
     given = attention._adopt(slots, logits, before, values, weight, strange, colours)[1]
     assert (given != logits).any(dim=1).squeeze().nonzero().flatten().tolist() == [5, 6, 7]
     busy = torch.zeros(1, 3, 20)
-    assert torch.equal(attention._adopt(slots, busy, before, values, weight, strange, colours)[1], busy), "no slot is idle"
+    assert torch.equal(
+        attention._adopt(slots, busy, before, values, weight, strange, colours)[1], busy
+    ), "no slot is idle"
 
 
-def test_what_is_strange_moves_no_slot_but_an_idle_one_and_training_leaves_it_out(model: SlotModel) -> None:
+def test_what_is_strange_moves_no_slot_but_an_idle_one_and_training_leaves_it_out(
+    model: SlotModel,
+) -> None:
     """A model that knows only the floor's colour: all else is strange."""
     frames = torch.zeros(1, 16, 24, 3, dtype=torch.uint8)
     model.backgrounds.zero_()
@@ -155,7 +172,9 @@ def test_queries_and_encoder_learn_although_iterations_are_cut(model: SlotModel)
 
 def test_slots_of_the_frame_before_get_no_gradient(model: SlotModel) -> None:
     before = torch.randn(2, 3, 8, requires_grad=True)
-    (gradient,) = torch.autograd.grad(model(noise(2), before).slots.sum(), before, allow_unused=True)
+    (gradient,) = torch.autograd.grad(
+        model(noise(2), before).slots.sum(), before, allow_unused=True
+    )
     assert gradient is None
 
 
@@ -183,7 +202,9 @@ def refused(path: Path, frame_size: tuple[int, int] | None = None) -> str:
     return message
 
 
-def test_files_that_are_no_slot_model_are_refused_in_one_line(model: SlotModel, tmp_path: Path) -> None:
+def test_files_that_are_no_slot_model_are_refused_in_one_line(
+    model: SlotModel, tmp_path: Path
+) -> None:
     assert "does not exist" in refused(tmp_path / "missing.safetensors")
     path = tmp_path / "model.safetensors"
     model.save(path, {})
@@ -196,7 +217,9 @@ def test_files_that_are_no_slot_model_are_refused_in_one_line(model: SlotModel, 
     assert "no slot model" in refused(foreign)
 
 
-def test_a_model_for_other_frames_or_with_other_tensors_is_refused(model: SlotModel, tmp_path: Path) -> None:
+def test_a_model_for_other_frames_or_with_other_tensors_is_refused(
+    model: SlotModel, tmp_path: Path
+) -> None:
     path = tmp_path / "model.safetensors"
     model.save(path, {})
     assert "(16, 24)" in refused(path, (64, 64))
@@ -204,7 +227,9 @@ def test_a_model_for_other_frames_or_with_other_tensors_is_refused(model: SlotMo
     metadata = {"format": FORMAT, "config": json.dumps(config), "card": "{}"}
     save_file(model.state_dict(), path, metadata)
     assert "other shapes" in refused(path)
-    save_file(model.state_dict(), path, metadata | {"config": json.dumps({"slots": 3, "colour": "red"})})
+    save_file(
+        model.state_dict(), path, metadata | {"config": json.dumps({"slots": 3, "colour": "red"})}
+    )
     assert "config" in refused(path)
 
 
@@ -219,7 +244,11 @@ def test_tokens_can_be_coarser() -> None:
     for stride in (2, 4):
         model = SlotModel(replace(SMALL, stride=stride, fine=4))
         assert model.grid == (16 // stride, 24 // stride)
-        assert model.encoder(torch.rand(2, 6, 16, 24)).shape == (2, 16 * 24 // stride**2, SMALL.width)
+        assert model.encoder(torch.rand(2, 6, 16, 24)).shape == (
+            2,
+            16 * 24 // stride**2,
+            SMALL.width,
+        )
         assert model(frames).decoded.masks.shape == (2, SMALL.slots, 16, 24)
     with pytest.raises(ValueError, match="stride=3: choose 2 or 4"):
         SlotModel(SlotConfig(stride=3))

@@ -21,25 +21,36 @@ def look(film: Film, most: int = 2, seed: int = 0) -> Things:
 def shares_of(things: Things, film: Film) -> torch.Tensor:
     """Share of the pixels of each square (S,) that each thing (N,) has, over all frames: (S, N)."""
     shares = things(film.images, film.foreground.float())
-    squares = torch.stack([film.squares == i for i in range(int(film.squares.max()) + 1)], dim=1).float()
+    squares = torch.stack(
+        [film.squares == i for i in range(int(film.squares.max()) + 1)], dim=1
+    ).float()
     return torch.einsum("bshw,bnhw->sn", squares, shares) / squares.sum(dim=(0, 2, 3)).unsqueeze(1)
 
 
 def holders(things: Things, film: Film) -> list[int]:
-    """The thing that has (nearly) all pixels of each square, counted in the order in which they come; fails where none has."""
+    """The thing that has (nearly) all pixels of each square, counted in the order in which they
+    come; fails where none has."""
     best = shares_of(things, film).max(dim=1)
     assert best.values.min() > 0.9, "a square is divided among things"
     order = list(dict.fromkeys(best.indices.tolist()))
     return [order.index(i) for i in best.indices.tolist()]
 
 
-def coat_and_cap(path: NDArray[np.int64], coat: tuple[int, int, int], cap: tuple[int, int, int]) -> list[Square]:
+def coat_and_cap(
+    path: NDArray[np.int64], coat: tuple[int, int, int], cap: tuple[int, int, int]
+) -> list[Square]:
     """A thing of two colours that moves as one."""
     return [Square(coat, path), Square(cap, path + [4, 0])]
 
 
 def test_two_colours_that_move_together_are_one_thing() -> None:
-    film = draw([*coat_and_cap(places(0, x=(0, 24)), RED, ORANGE), Square(CYAN, places(1)), Square(BLUE, places(2))])
+    film = draw(
+        [
+            *coat_and_cap(places(0, x=(0, 24)), RED, ORANGE),
+            Square(CYAN, places(1)),
+            Square(BLUE, places(2)),
+        ]
+    )
     assert holders(look(film, most=3), film) == [0, 0, 1, 2]
 
 
@@ -51,7 +62,10 @@ def test_two_colours_that_move_apart_are_two_things() -> None:
 
 
 def test_unlike_colours_stay_apart_sooner_than_alike_ones() -> None:
-    alike, unlike = coat_and_cap(places(0, x=(0, 24)), RED, ORANGE), coat_and_cap(places(1, x=(0, 24)), CYAN, BLUE)
+    alike, unlike = (
+        coat_and_cap(places(0, x=(0, 24)), RED, ORANGE),
+        coat_and_cap(places(1, x=(0, 24)), CYAN, BLUE),
+    )
     film = draw([*alike, *unlike])
     assert holders(look(film, most=3), film) == [0, 0, 1, 2]
 
@@ -59,7 +73,14 @@ def test_unlike_colours_stay_apart_sooner_than_alike_ones() -> None:
 def white_fingers_and_board() -> Film:
     """A cyan hand with a white finger, and a white board with a red edge, far from the hand."""
     hand, board = places(0, x=(0, 22), y=(0, 10)), places(1, x=(0, 22), y=(18, 28))
-    return draw([Square(CYAN, hand), Square(WHITE, hand + [4, 0], side=3), Square(WHITE, board), Square(RED, board + [4, 0])])
+    return draw(
+        [
+            Square(CYAN, hand),
+            Square(WHITE, hand + [4, 0], side=3),
+            Square(WHITE, board),
+            Square(RED, board + [4, 0]),
+        ]
+    )
 
 
 def test_a_shared_colour_goes_to_the_thing_that_is_near() -> None:
@@ -67,14 +88,19 @@ def test_a_shared_colour_goes_to_the_thing_that_is_near() -> None:
     things = look(film)
     assert (things.owner == -1).sum() == 1, "white lies in two places that move apart"
     white = things.colours[things.owner == -1][0]
-    torch.testing.assert_close(white, colours_of(torch.tensor(WHITE).view(1, 3, 1, 1) / 255).flatten(), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        white, colours_of(torch.tensor(WHITE).view(1, 3, 1, 1) / 255).flatten(), atol=0.02, rtol=0
+    )
     assert holders(things, film) == [0, 0, 1, 1]
 
 
 def test_a_part_in_two_places_that_move_as_one_is_no_shared_one() -> None:
     gate = places(0, x=(2, 16))
     cover = gate - [2, 0]
-    cover[::2] += [12, 0]  # covers half of one post, then of the other, so that either is the larger
+    cover[::2] += [
+        12,
+        0,
+    ]  # covers half of one post, then of the other, so that either is the larger
     film = draw([Square(CYAN, gate), Square(CYAN, gate + [12, 0]), Square(RED, cover)])
     things = look(film)
     assert (things.owner >= 0).all()
@@ -86,10 +112,14 @@ def test_coherence_is_one_for_equal_paths_none_for_independent_ones_and_less_for
     rng = np.random.default_rng(0)
     path, other = rng.normal(size=(2, 4000, 2))
     assert coherence(path, path) == 1.0
-    assert coherence(path, path + [3.0, -2.0]) == pytest.approx(1.0), "a thing may be beside the other"
+    assert coherence(path, path + [3.0, -2.0]) == pytest.approx(1.0), (
+        "a thing may be beside the other"
+    )
     assert coherence(path, other) == pytest.approx(0.0, abs=0.05)
     assert coherence(path, -path) == pytest.approx(-1.0)
-    assert coherence(path, np.zeros_like(path)) == pytest.approx(0.0), "one moves and the other rests"
+    assert coherence(path, np.zeros_like(path)) == pytest.approx(0.0), (
+        "one moves and the other rests"
+    )
 
 
 def two_squares(shared: bool) -> Things:
@@ -113,12 +143,18 @@ def test_a_shared_colour_goes_in_every_frame_to_the_thing_that_is_near_then() ->
     white[::2] = blue[::2] + [4, 0]
     film = draw([Square(RED, red), Square(BLUE, blue), Square(WHITE, white)])
     shares = two_squares(shared=True)(film.images, film.foreground.float())
-    with_blue = (shares[:, 1] * (film.squares == 2)).sum(dim=(1, 2)) / (film.squares == 2).sum(dim=(1, 2))
+    with_blue = (shares[:, 1] * (film.squares == 2)).sum(dim=(1, 2)) / (film.squares == 2).sum(
+        dim=(1, 2)
+    )
     assert with_blue[::2].min() > 0.9 and with_blue[1::2].max() < 0.1
 
 
 def test_a_thing_out_of_sight_has_nothing() -> None:
-    red, blue, white = places(0, x=(8, 28), steps=20), places(1, x=(8, 28), steps=20), places(2, steps=20)
+    red, blue, white = (
+        places(0, x=(8, 28), steps=20),
+        places(1, x=(8, 28), steps=20),
+        places(2, steps=20),
+    )
     blue[::2] = SIZE  # beyond the picture
     white[::2] = 0  # in the corner, where the centroid of no pixels would lie
     film = draw([Square(RED, red), Square(WHITE, white), Square(BLUE, blue)])
@@ -134,7 +170,9 @@ def test_spread_follows_the_size(side: int) -> None:
     things(film.images, film.foreground.float())
     assert torch.equal(things.spread, before), "only where it is fitted"
     things.fit(film.images, film.foreground.float())
-    assert things.spread[0].item() == pytest.approx(max(SPREAD, ((side**2 - 1) / 12) ** 0.5), rel=1e-3)
+    assert things.spread[0].item() == pytest.approx(
+        max(SPREAD, ((side**2 - 1) / 12) ** 0.5), rel=1e-3
+    )
 
 
 def test_an_empty_frame_has_nothing() -> None:
@@ -174,8 +212,9 @@ def test_any_seed_finds_the_things_of_an_easy_scene(seed: int) -> None:
 
 
 def waving_hands(steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Images (B, 3, 64, 64) of a red hand, whose solid forearm and thin fingers point anywhere and bend, and of a solid cyan box that
-    rests but for one frame in ten; labels (B, 64, 64): 1 forearm, 2 fingers, 3 box; and what moved (B, 64, 64)."""
+    """Images (B, 3, 64, 64) of a red hand, whose solid forearm and thin fingers point anywhere and
+    bend, and of a solid cyan box that rests but for one frame in ten; labels (B, 64, 64): 1
+    forearm, 2 fingers, 3 box; and what moved (B, 64, 64)."""
     rng = np.random.default_rng(0)
     labels = np.zeros((steps, 64, 64), dtype=np.int64)
     box = np.array([4, 4])
@@ -191,7 +230,11 @@ def waving_hands(steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         image[box[0] : box[0] + 6, box[1] : box[1] + 6] = 3
     colours = torch.tensor([[0, 0, 0], RED, RED, CYAN]) / 255
     moved = np.concatenate([labels[:1] > 0, labels[1:] != labels[:-1]])
-    return colours[torch.from_numpy(labels)].permute(0, 3, 1, 2), torch.from_numpy(labels), torch.from_numpy(moved)
+    return (
+        colours[torch.from_numpy(labels)].permute(0, 3, 1, 2),
+        torch.from_numpy(labels),
+        torch.from_numpy(moved),
+    )
 
 
 def test_what_moves_most_of_the_time_is_seen_as_two_limbs() -> None:
@@ -200,8 +243,14 @@ def test_what_moves_most_of_the_time_is_seen_as_two_limbs() -> None:
     shares = things(images, (labels > 0).float())
     assert things.things == 3
     torch.testing.assert_close(shares.sum(dim=1), (labels > 0).float())
-    both = torch.stack([(shares * (labels == label).unsqueeze(1)).sum(dim=(0, 2, 3)) for label in (1, 2, 3)])
-    iou = both / (torch.stack([(labels == label).sum() for label in (1, 2, 3)]).unsqueeze(1) + shares.sum(dim=(0, 2, 3)) - both)
+    both = torch.stack(
+        [(shares * (labels == label).unsqueeze(1)).sum(dim=(0, 2, 3)) for label in (1, 2, 3)]
+    )
+    iou = both / (
+        torch.stack([(labels == label).sum() for label in (1, 2, 3)]).unsqueeze(1)
+        + shares.sum(dim=(0, 2, 3))
+        - both
+    )
     assert sorted(iou.argmax(dim=1).tolist()) == [0, 1, 2]
     assert iou.max(dim=1).values.min() > 0.8, iou
 
@@ -223,22 +272,36 @@ def test_specks_go_to_what_they_lie_on(monkeypatch: pytest.MonkeyPatch) -> None:
     holder = things(film.images, foreground)[frame, :, y, x].argmax(dim=1)
     assert (things(images, foreground)[frame, :, y, x].argmax(dim=1) == holder).all()
     monkeypatch.setattr("perception.slots.segments.SUCH", 0.0)
-    assert (things(images, foreground)[frame, :, y, x].argmax(dim=1) != holder).all(), "else there is nothing to mend"
+    assert (things(images, foreground)[frame, :, y, x].argmax(dim=1) != holder).all(), (
+        "else there is nothing to mend"
+    )
 
 
 @pytest.mark.parametrize("jitter", [0, 4])
 def test_what_is_joined_rigidly_is_one_thing_whatever_its_colours(jitter: int) -> None:
     """A red hoop before a white board; a hoop that slides along its board is another thing."""
     board = places(0, x=(0, 20), y=(0, 20))
-    hoop = board + [0, 6] + np.random.default_rng(2).integers(-jitter, jitter + 1, (len(board), 1)) * [1, 0]
-    film = draw([Square(WHITE, board, side=6), Square(RED, np.maximum(hoop, 0), side=6), Square(CYAN, places(1), side=3)])
+    hoop = (
+        board
+        + [0, 6]
+        + np.random.default_rng(2).integers(-jitter, jitter + 1, (len(board), 1)) * [1, 0]
+    )
+    film = draw(
+        [
+            Square(WHITE, board, side=6),
+            Square(RED, np.maximum(hoop, 0), side=6),
+            Square(CYAN, places(1), side=3),
+        ]
+    )
     assert len(set(holders(look(film, most=1), film)[:2])) == (2 if jitter else 1)
 
 
 def test_strange_are_colours_far_from_those_of_all_parts() -> None:
     torch.manual_seed(0)
     images = torch.rand(3, 3, 16, 16)
-    things = Things(colours_of(torch.rand(1, 3, 1, 4))[0, :, 0].T, torch.zeros(4, dtype=torch.int64), 1)
+    things = Things(
+        colours_of(torch.rand(1, 3, 1, 4))[0, :, 0].T, torch.zeros(4, dtype=torch.int64), 1
+    )
     things.tabulate()
     apart = torch.cdist(colours_of(images).permute(0, 2, 3, 1), things.colours).amin(dim=-1)
     clear = (apart - STRANGE).abs() > 0.03  # it is told on a grid of colours

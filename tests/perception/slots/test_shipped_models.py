@@ -20,17 +20,25 @@ from vis_rpg.errors import UserError
 FILE = Path(__file__).parents[3] / "assets" / "slots" / "block_push.safetensors"
 
 
-@pytest.mark.parametrize("path", sorted(FILE.parent.glob("*.safetensors")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(FILE.parent.glob("*.safetensors")), ids=lambda path: path.stem
+)
 def test_every_shipped_model_can_be_loaded_and_has_its_card(path: Path) -> None:
     model, card = SlotModel.load(path, (64, 64))
-    assert card["task"] == path.stem and path.with_suffix(".json").is_file() and path.stat().st_size <= 1_000_000
+    assert (
+        card["task"] == path.stem
+        and path.with_suffix(".json").is_file()
+        and path.stat().st_size <= 1_000_000
+    )
     assert model.sizes.min() > 4, "each slot has seen its thing"
 
 
 @pytest.fixture(scope="module", params=[1, 2])
 def walks(request: pytest.FixtureRequest) -> Walks:
     try:
-        env = gymnasium.make("vis_rpg/BlockPush-v0", obs="pixels", blocks=request.param, disable_env_checker=True)
+        env = gymnasium.make(
+            "vis_rpg/BlockPush-v0", obs="pixels", blocks=request.param, disable_env_checker=True
+        )
     except UserError as error:
         pytest.skip(str(error))
     return wander(env, walks=4, steps=200, seed=7_000 + request.param, truth=True)
@@ -44,7 +52,11 @@ def test_the_shipped_model_keeps_its_promise(walks: Walks) -> None:
     scores = score(model, walks.frames, walks.segmentation, walks.objects)
     assert scores["fg_ari"] >= 0.97 and scores["ari"] >= 0.97 and scores["worst_iou"] >= 0.9
     # The walks are three times as long as an episode and end with blocks side by side in corners.
-    assert scores["video_fg_ari"] >= 0.95 and scores["switch_rate"] <= 0.01 and scores["worst_position_r2"] >= 0.98
+    assert (
+        scores["video_fg_ari"] >= 0.95
+        and scores["switch_rate"] <= 0.01
+        and scores["worst_position_r2"] >= 0.98
+    )
     assert min(scores["presence"]) > 0.95 and max(scores["spare_presence"], default=0.0) < 0.05
 
 
@@ -55,19 +67,33 @@ def test_the_shipped_model_raises_no_alarm(walks: Walks) -> None:
 
 ALONE = ("maze", "ant_push", "cheetah_back")
 """Tasks that need no robotics packages and no Vulkan."""
-OTHERS = ("metaworld_basketball", "metaworld_stick_pull", "adroit_door", "adroit_hammer", "cabinet_sparse", "cabinet_dense")
+OTHERS = (
+    "metaworld_basketball",
+    "metaworld_stick_pull",
+    "adroit_door",
+    "adroit_hammer",
+    "cabinet_sparse",
+    "cabinet_dense",
+)
 
 
-@pytest.mark.parametrize("task", [*ALONE, *(pytest.param(task, marks=pytest.mark.slow) for task in OTHERS)])
+@pytest.mark.parametrize(
+    "task", [*ALONE, *(pytest.param(task, marks=pytest.mark.slow) for task in OTHERS)]
+)
 def test_no_shipped_model_would_be_rejected(task: str) -> None:
     try:
         env = make_env({"name": task}, "pixels")
     except UserError as error:
         pytest.skip(str(error))
     known = env.has_wrapper_attr("segmentation")
-    held_out = wander(env, walks=4 if task in ALONE else 20, steps=20, seed=10_000, truth=known, scatter=True)
+    held_out = wander(
+        env, walks=4 if task in ALONE else 20, steps=20, seed=10_000, truth=known, scatter=True
+    )
     model, _ = SlotModel.load(FILE.with_stem(task))
-    assert alarms(model, held_out.frames, held_out.actions, held_out.segmentation if known else None) == []
+    assert (
+        alarms(model, held_out.frames, held_out.actions, held_out.segmentation if known else None)
+        == []
+    )
 
 
 def test_the_encoding_of_a_resting_object_is_quiet(walks: Walks) -> None:
@@ -76,12 +102,18 @@ def test_the_encoding_of_a_resting_object_is_quiet(walks: Walks) -> None:
 
 
 @pytest.mark.parametrize("sigma", [2, 5])
-def test_under_noise_a_block_at_rest_turns_the_highest_frequency_by_less_than_the_limit(walks: Walks, sigma: int) -> None:
+def test_under_noise_a_block_at_rest_turns_the_highest_frequency_by_less_than_the_limit(
+    walks: Walks, sigma: int
+) -> None:
     model, _ = SlotModel.load(FILE)
-    clean, positions, truth = (of[:3, :40] for of in (walks.frames, walks.positions, walks.segmentation))
+    clean, positions, truth = (
+        of[:3, :40] for of in (walks.frames, walks.positions, walks.segmentation)
+    )
     noise = np.random.default_rng(0).normal(0, sigma, clean.shape)
     frames = (clean + noise).round().clip(0, 255).astype(np.uint8)
-    coordinates = np.stack([sight.coordinates.numpy() for sight in see_episodes(model, frames)], axis=1)
+    coordinates = np.stack(
+        [sight.coordinates.numpy() for sight in see_episodes(model, frames)], axis=1
+    )
     owners = score(model, clean, truth, walks.objects)["slots"][1 : walks.objects]
     moves = np.abs(np.diff(coordinates[:, :, owners, :2], axis=1)).max(axis=-1)
     resting = np.abs(np.diff(positions[:, :, 1:], axis=1)).max(axis=-1) < 1e-4
@@ -93,7 +125,9 @@ def test_wandering_moves_what_can_be_moved_and_repeats_by_seed(walks: Walks) -> 
     assert walks.positions is not None
     assert (walks.positions[:, -1] != walks.positions[:, 0]).any(axis=(0, 2)).all()
     blocks = walks.positions.shape[2] - 1
-    env = gymnasium.make("vis_rpg/BlockPush-v0", obs="pixels", blocks=blocks, disable_env_checker=True)
+    env = gymnasium.make(
+        "vis_rpg/BlockPush-v0", obs="pixels", blocks=blocks, disable_env_checker=True
+    )
     again = wander(env, walks=1, steps=20, seed=7_000 + blocks)
     assert again.segmentation is None
     assert (again.frames[0] == walks.frames[0, :20]).all()

@@ -1,4 +1,5 @@
-"""Observations whose frames are not the environments' own: a ray-caster pictures all of them in one call, or all of a worker's."""
+"""Observations whose frames are not the environments' own: a ray-caster pictures all of them in one
+call, or all of a worker's."""
 
 from __future__ import annotations
 
@@ -20,17 +21,22 @@ class Renderer(Protocol):
     """Takes all frames of one model in one call."""
 
     def pictures(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-        """Positions (N, P, 3) and rotations (N, P, 9), each environment's `MujocoTask.poses` -> frames (N, 64, 64, 3) uint8."""
+        """Positions (N, P, 3) and rotations (N, P, 9), each environment's `MujocoTask.poses` ->
+        frames (N, 64, 64, 3) uint8."""
 
 
 class Pictures:
-    """The newest frames of `count` environments, however many groups they are in; shapes: P, how many geoms and sites one has."""
+    """The newest frames of `count` environments, however many groups they are in; shapes: P, how
+    many geoms and sites one has."""
 
     space = frames_space()
 
     def __init__(self, renderer: Renderer, count: int, shapes: int) -> None:
         self._renderer = renderer
-        self._positions, self._rotations = np.zeros((count, shapes, 3)), np.zeros((count, shapes, 9))
+        self._positions, self._rotations = (
+            np.zeros((count, shapes, 3)),
+            np.zeros((count, shapes, 9)),
+        )
         self._frames = np.zeros((count, FRAME, FRAME, 3), np.uint8)
         self._given = 0
         self._stale = True
@@ -47,7 +53,10 @@ class Pictures:
     def frames(self, rows: slice) -> np.ndarray:
         """(n, 64, 64, 3) uint8; everything is pictured at once where anything has moved since."""
         if self._stale:
-            self._frames, self._stale = self._renderer.pictures(self._positions, self._rotations), False
+            self._frames, self._stale = (
+                self._renderer.pictures(self._positions, self._rotations),
+                False,
+            )
         return self._frames[rows]
 
 
@@ -64,7 +73,14 @@ class View:
 
     def push(self) -> np.ndarray:
         """Observations (n, 2, 64, 64, 3) after a step."""
-        return np.stack([stack.push(frame) for stack, frame in zip(self._stacks, self._pictures.frames(self._rows), strict=True)])
+        return np.stack(
+            [
+                stack.push(frame)
+                for stack, frame in zip(
+                    self._stacks, self._pictures.frames(self._rows), strict=True
+                )
+            ]
+        )
 
     def start(self, indices: list[int]) -> dict[int, np.ndarray]:
         """First observations of episodes that have begun."""
@@ -82,30 +98,44 @@ class View:
 
 
 def ray_cast(task: Any, count: int) -> Pictures:
-    """Those of `count` environments like this MujocoTask, by the ray-caster. Raises UserError for what it does not draw."""
+    """Those of `count` environments like this MujocoTask, by the ray-caster. Raises UserError for
+    what it does not draw."""
     from vis_rpg.envs.rendering.warp_renderer import WarpRenderer  # it needs an optional extra
 
     if task.squeeze > 1:
-        raise UserError(f"render.backend=warp squeezes no pictures, as task={task.task.name} needs: use render.backend=egl")
+        raise UserError(
+            f"render.backend=warp squeezes no pictures, as task={task.task.name} needs: use "
+            "render.backend=egl"
+        )
     renderer = WarpRenderer(task.looks(FRAME), task.view, FRAME, count, sky=task.sky)
     return Pictures(renderer, count, len(task.poses()[0]))
 
 
-def choose_pictures(env: gymnasium.Env[Any, Any], count: int, wanted: str) -> tuple[Pictures | None, str]:
-    """The batch ray-caster for `count` environments like this one, None where each is to draw its own frames; and whose frames those are.
+def choose_pictures(
+    env: gymnasium.Env[Any, Any], count: int, wanted: str
+) -> tuple[Pictures | None, str]:
+    """The batch ray-caster for `count` environments like this one, None where each is to draw its
+    own frames; and whose frames those are.
 
-    wanted: render.backend; auto takes the ray-caster on a GPU. Raises UserError for a backend that cannot picture this task.
+    wanted: render.backend; auto takes the ray-caster on a GPU. Raises UserError for a backend that
+    cannot picture this task.
     """
     task = env.unwrapped
     if not isinstance(task, MujocoTask):
         if wanted != "auto":
-            raise UserError(f"render.backend={wanted}: this task is no MuJoCo model of ours and is drawn by its own library; use auto")
+            raise UserError(
+                f"render.backend={wanted}: this task is no MuJoCo model of ours and is drawn "
+                "by its own library; use auto"
+            )
         return None, "auto (the task draws its own)"
     installed = importlib.util.find_spec("mujoco_warp") is not None
     if wanted == "egl" or (wanted == "auto" and not (installed and torch.cuda.is_available())):
         return None, "egl"
     if not installed:
-        raise UserError("render.backend=warp needs mujoco-warp: pip install 'vis-rpg[warp]', or use render.backend=egl")
+        raise UserError(
+            "render.backend=warp needs mujoco-warp: pip install 'vis-rpg[warp]', or use "
+            "render.backend=egl"
+        )
     try:
         return ray_cast(task, count), "warp"
     except UserError as error:  # a scene that it does not draw

@@ -1,4 +1,5 @@
-"""Coarser looks for small frames: a robot's meshes have tens of thousands of triangles, where a frame has 4,096 pixels."""
+"""Coarser looks for small frames: a robot's meshes have tens of thousands of triangles, where a
+frame has 4,096 pixels."""
 
 from __future__ import annotations
 
@@ -11,16 +12,19 @@ import numpy as np
 import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
 
 CELL = 0.005
-"""Side of the cubes, in metres, within which a mesh's vertices become one: a third to half of what a pixel of our robot tasks shows. At
-6 mm seams of the Sawyer arm begin to gape. The mesh's origin is the middle of one, so that symmetric parts stay symmetric."""
+"""Side of the cubes, in metres, within which a mesh's vertices become one: a third to half of what
+a pixel of our robot tasks shows. At 6 mm seams of the Sawyer arm begin to gape. The mesh's origin
+is the middle of one, so that symmetric parts stay symmetric."""
 SQUARES = 16
 """Most squares that a plane is drawn as, along x and along y."""
 
 
 def coarse(model: Any, geoms: Sequence[int]) -> Any:
-    """A copy of an MjModel to draw, not to simulate, with coarser meshes of these `geoms` and planes of fewer squares.
+    """A copy of an MjModel to draw, not to simulate, with coarser meshes of these `geoms` and
+    planes of fewer squares.
 
-    By vertex clustering (Rossignac and Borrel 1993). A mesh's remaining faces stand first in its block; all else is the model's.
+    By vertex clustering (Rossignac and Borrel 1993). A mesh's remaining faces stand first in its
+    block; all else is the model's.
     """
     drawn = copy(model)
     planes = drawn.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
@@ -33,12 +37,15 @@ def coarse(model: Any, geoms: Sequence[int]) -> Any:
 
 
 def _merge(model: Any, mesh: int) -> None:
-    """Move each vertex to the mean of those in its cube, and drop the faces that have become lines or points.
+    """Move each vertex to the mean of those in its cube, and drop the faces that have become lines
+    or points.
 
     Corners keep their normals, so that shading changes little.
     """
     vertices = model.mesh_vert[model.mesh_vertadr[mesh] :][: model.mesh_vertnum[mesh]]
-    _, cube, count = np.unique(np.round(vertices / CELL).astype(int), axis=0, return_inverse=True, return_counts=True)
+    _, cube, count = np.unique(
+        np.round(vertices / CELL).astype(int), axis=0, return_inverse=True, return_counts=True
+    )
     cube = cube.reshape(-1)  # NumPy 2.0 alone returns a column
     for axis in vertices.T:
         axis[:] = (np.bincount(cube, axis) / count)[cube]

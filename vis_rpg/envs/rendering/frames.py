@@ -1,4 +1,5 @@
-"""Pictures of the tasks: stacks of small frames for learning, larger ones for videos, and masks for metrics."""
+"""Pictures of the tasks: stacks of small frames for learning, larger ones for videos, and masks for
+metrics."""
 
 from __future__ import annotations
 
@@ -26,11 +27,15 @@ STACK = 2
 """Frames in one observation."""
 HIDDEN = 5
 """A group of geoms that MuJoCo does not draw."""
-NO_EGL = "pictures of MuJoCo scenes need EGL: install libegl1, libegl-mesa0 and libgl1-mesa-dri (Debian, Ubuntu), or use obs=state"
+NO_EGL = (
+    "pictures of MuJoCo scenes need EGL: install libegl1, libegl-mesa0 and libgl1-mesa-dri "
+    "(Debian, Ubuntu), or use obs=state"
+)
 
 
 def choose_gl() -> str | None:
-    """Choose MuJoCo's GL back end and import MuJoCo: EGL unless MUJOCO_GL names another, none where that one fails.
+    """Choose MuJoCo's GL back end and import MuJoCo: EGL unless MUJOCO_GL names another, none where
+    that one fails.
 
     Returns:
         Why there are no pictures; None where nothing speaks against them so far. State needs no GL.
@@ -46,12 +51,22 @@ def choose_gl() -> str | None:
         import mujoco
 
         drawn = hasattr(mujoco.gl_context, "GLContext")
-        return None if drawn else f"MUJOCO_GL={wanted} switches pictures off: unset it, or use obs=state"
+        return (
+            None
+            if drawn
+            else f"MUJOCO_GL={wanted} switches pictures off: unset it, or use obs=state"
+        )
     except OSError:
         why = NO_EGL
     except Exception as error:  # whatever the GL library lacks
-        why = f"{NO_EGL} ({one_line(error)})" if wanted == "egl" else f"MUJOCO_GL={wanted}: use egl, osmesa or glfw ({one_line(error)})"
-    os.environ["MUJOCO_GL"] = "disabled"  # for this import alone: worker processes find out for themselves
+        why = (
+            f"{NO_EGL} ({one_line(error)})"
+            if wanted == "egl"
+            else f"MUJOCO_GL={wanted}: use egl, osmesa or glfw ({one_line(error)})"
+        )
+    os.environ["MUJOCO_GL"] = (
+        "disabled"  # for this import alone: worker processes find out for themselves
+    )
     import mujoco  # noqa: F811
 
     os.environ["MUJOCO_GL"] = wanted
@@ -75,7 +90,9 @@ def check_gl() -> None:
     try:
         context = Context(FRAME, FRAME)
         context.make_current()
-        mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_100).free()
+        mujoco.MjrContext(
+            mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_100
+        ).free()
         context.free()
     except Exception as error:  # each GL back end fails in its own way, with its own exception
         raise UserError(f"{NO_EGL} ({one_line(error)})") from error
@@ -84,8 +101,9 @@ def check_gl() -> None:
 def render_on(device: torch.device) -> None:
     """Let MuJoCo render on the GPU that a run uses, unless MUJOCO_EGL_DEVICE_ID says otherwise.
 
-    It holds for every GL context made afterwards, those of worker processes included. EGL counts all GPUs of the
-    machine, CUDA those in CUDA_VISIBLE_DEVICES. A GPU that EGL does not list leaves the choice to MuJoCo.
+    It holds for every GL context made afterwards, those of worker processes included. EGL counts
+    all GPUs of the machine, CUDA those in CUDA_VISIBLE_DEVICES. A GPU that EGL does not list leaves
+    the choice to MuJoCo.
     """
     if device.type != "cuda" or os.environ.get("MUJOCO_GL") != "egl":
         return
@@ -104,9 +122,9 @@ def render_on(device: torch.device) -> None:
 def mend_gymnasium_viewers() -> None:
     """Make each of Gymnasium's MuJoCo viewers draw, and free what it holds, in its own GL context.
 
-    Gymnasium's viewer draws in whichever context is current: that of another environment, or none after one was closed.
-    Its MjrContext also outlives its GL context, so freeing it deletes buffers and textures of the environment that is
-    current by then (Gymnasium issue 736).
+    Gymnasium's viewer draws in whichever context is current: that of another environment, or none
+    after one was closed. Its MjrContext also outlives its GL context, so freeing it deletes buffers
+    and textures of the environment that is current by then (Gymnasium issue 736).
     """
     from gymnasium.envs.mujoco.mujoco_rendering import OffScreenViewer
 
@@ -115,7 +133,8 @@ def mend_gymnasium_viewers() -> None:
 
     @cache
     def free_at_exit() -> None:
-        """Free what is left before EGL ends: MuJoCo registers EGL's own exit handler with the first GL context."""
+        """Free what is left before EGL ends: MuJoCo registers EGL's own exit handler with the first
+        GL context."""
         atexit.register(lambda: [viewer.free() for viewer in list(viewers)])
 
     def render_in_own_context(viewer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -129,7 +148,9 @@ def mend_gymnasium_viewers() -> None:
         if context is None:  # freed already, or never made
             return
         if "con" in viewer.__dict__:
-            with suppress(Exception):  # each GL back end fails in its own way; without a current context nothing is freed
+            with suppress(
+                Exception
+            ):  # each GL back end fails in its own way; without a current context nothing is freed
                 context.make_current()
                 viewer.con.free()
         context.free()
@@ -142,8 +163,9 @@ def rgb(picture: Any, of: str) -> np.ndarray:
     """A picture that an environment has drawn, in the one form that everything here reads.
 
     Args:
-        picture: (H, W), or (H, W, C) with 1 (grey), 3 (RGB) or 4 (RGBA) channels; integers 0 to 255, or floats 0 to 1, or bools;
-            an array or a tensor. Floats above 1 are taken as 0 to 255.
+        picture: (H, W), or (H, W, C) with 1 (grey), 3 (RGB) or 4 (RGBA) channels; integers 0 to
+            255, or floats 0 to 1, or bools; an array or a tensor. Floats above 1 are taken as 0 to
+            255.
         of: What has drawn it, for the error.
 
     Returns:
@@ -159,8 +181,15 @@ def rgb(picture: Any, of: str) -> np.ndarray:
     except Exception:  # a list of pictures of unlike sizes, say
         array = np.zeros(0)
     array = array[..., None] if array.ndim == 2 else array
-    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or not array.size or array.dtype.kind not in "biuf":
-        what = f"an array {array.shape} of {array.dtype}" if array.ndim > 1 else type(picture).__name__
+    if (
+        array.ndim != 3
+        or array.shape[-1] not in (1, 3, 4)
+        or not array.size
+        or array.dtype.kind not in "biuf"
+    ):
+        what = (
+            f"an array {array.shape} of {array.dtype}" if array.ndim > 1 else type(picture).__name__
+        )
         raise UserError(f"{of} draws {what} where a picture (H, W, 3) is needed")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UserError(f"{of} draws a picture with numbers that are not finite")
@@ -190,28 +219,42 @@ class FrameStack:
 
 
 class Camera:
-    """Pictures of one MuJoCo model from one of its cameras (a name) or from a free-standing one (an MjvCamera); no shadows, no
-    reflections.
+    """Pictures of one MuJoCo model from one of its cameras (a name) or from a free-standing one (an
+    MjvCamera); no shadows, no reflections.
 
-    squeeze: a scene much wider than high is drawn this many times wider than the picture, then averaged over as many columns for each
-    of the picture's; sky: whether the model's own sky is drawn; without it, what no geom covers is black. Raises UserError where no GL
-    context can be made.
+    squeeze: a scene much wider than high is drawn this many times wider than the picture, then
+    averaged over as many columns for each of the picture's; sky: whether the model's own sky is
+    drawn; without it, what no geom covers is black. Raises UserError where no GL context can be
+    made.
     """
 
-    def __init__(self, model: Any, camera: str | Any, size: int, samples: int, squeeze: int = 1, sky: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        camera: str | Any,
+        size: int,
+        samples: int,
+        squeeze: int = 1,
+        sky: bool = False,
+    ) -> None:
         import mujoco
 
         check_gl()
         quality, frame = model.vis.quality, model.vis.global_
         quality.offsamples, quality.shadowsize = samples, 0
-        # Nearly all of a small frame's cost is in triangles: round geoms get half as many each way as by default.
+        # Nearly all of a small frame's cost is in triangles: round geoms get half as many each way
+        # as by default.
         quality.numslices, quality.numstacks = (12, 6) if size == FRAME else (28, 16)
         frame.offwidth, frame.offheight = size * squeeze, size
         try:
-            self._renderer = mujoco.Renderer(model, size, size * squeeze, max_geom=64 + 2 * (model.ngeom + model.nsite))
+            self._renderer = mujoco.Renderer(
+                model, size, size * squeeze, max_geom=64 + 2 * (model.ngeom + model.nsite)
+            )
         except Exception as error:  # each GL back end fails in its own way, with its own exception
             raise UserError(f"{NO_EGL} ({one_line(error)})") from error
-        atexit.register(self._renderer.close)  # later than that, EGL is gone and freeing the context fails aloud
+        atexit.register(
+            self._renderer.close
+        )  # later than that, EGL is gone and freeing the context fails aloud
         self._renderer.scene.flags[:] = 0
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = sky
@@ -228,34 +271,47 @@ class Camera:
             self._renderer.update_scene(data, camera=self._camera)
             self._model.geom_group[:] = self._groups
         wide = self._renderer.render()
-        return wide if self._squeeze == 1 else cv2.resize(wide, wide.shape[:1] * 2, interpolation=cv2.INTER_AREA)
+        return (
+            wide
+            if self._squeeze == 1
+            else cv2.resize(wide, wide.shape[:1] * 2, interpolation=cv2.INTER_AREA)
+        )
 
     def _outside(self, data: Any) -> np.ndarray:
-        """(geoms,) bool: those that lie wholly beside the picture. A robot's meshes there would cost as much as those that are seen."""
+        """(geoms,) bool: those that lie wholly beside the picture. A robot's meshes there would
+        cost as much as those that are seen."""
         left, right = self._renderer.scene.camera  # of two eyes, whose mean is the camera
         (fx, fy, fz), (ux, uy, uz) = left.forward.tolist(), left.up.tolist()
-        axes = np.array([[fx, ux, fy * uz - fz * uy], [fy, uy, fz * ux - fx * uz], [fz, uz, fx * uy - fy * ux]])
+        axes = np.array(
+            [[fx, ux, fy * uz - fz * uy], [fy, uy, fz * ux - fx * uz], [fz, uz, fx * uy - fy * ux]]
+        )
         along, up, aside = ((data.geom_xpos - (left.pos + right.pos) / 2) @ axes).T
         slope = float(left.frustum_top / left.frustum_near)
-        beyond = (np.maximum(np.abs(up), np.abs(aside)) - slope * along) / math.hypot(1.0, slope)  # frames are square: one slope both ways
+        beyond = (np.maximum(np.abs(up), np.abs(aside)) - slope * along) / math.hypot(
+            1.0, slope
+        )  # frames are square: one slope both ways
         radius = self._model.geom_rbound
         return (radius > 0) & (beyond > radius * 1.01 + 1e-3)  # planes have no radius
 
     def geoms(self, data: Any) -> np.ndarray:
-        """Which geom each pixel shows, seen through the markers that a model calls sites: (size, size) int, -1 where there is none; of a
-        squeezed picture's columns the (upper) median."""
+        """Which geom each pixel shows, seen through the markers that a model calls sites: (size,
+        size) int, -1 where there is none; of a squeezed picture's columns the (upper) median."""
         shown = self._segments(data, self._without_sites)[..., 0]
-        return np.sort(shown.reshape(len(shown), -1, self._squeeze), axis=-1)[..., self._squeeze // 2]
+        return np.sort(shown.reshape(len(shown), -1, self._squeeze), axis=-1)[
+            ..., self._squeeze // 2
+        ]
 
     def sites(self, data: Any) -> np.ndarray:
-        """Which site each pixel shows: (size, size) int, -1 where there is none; of a picture that is not squeezed."""
+        """Which site each pixel shows: (size, size) int, -1 where there is none; of a picture that
+        is not squeezed."""
         import mujoco
 
         shown = self._segments(data, None)
         return np.where(shown[..., 1] == mujoco.mjtObj.mjOBJ_SITE, shown[..., 0], -1)
 
     def _segments(self, data: Any, option: Any) -> np.ndarray:
-        """(size, size x squeeze, 2) int: the number and the kind (mjtObj) of what each pixel shows."""
+        """(size, size x squeeze, 2) int: the number and the kind (mjtObj) of what each
+        pixel shows."""
         self._renderer.enable_segmentation_rendering()
         try:
             self._renderer.update_scene(data, camera=self._camera, scene_option=option)

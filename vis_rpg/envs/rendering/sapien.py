@@ -1,4 +1,5 @@
-"""What a task on SAPIEN needs: articulations from URDF files, and pictures of them. Physics never needs a Vulkan device; pictures do."""
+"""What a task on SAPIEN needs: articulations from URDF files, and pictures of them. Physics never
+needs a Vulkan device; pictures do."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from vis_rpg.envs.rendering.frames import FRAME
 from vis_rpg.errors import UserError
 
 VULKAN = (
-    "a Vulkan device: run scripts/install_vulkan.sh (Debian 12), or install your graphics card's Vulkan driver or the package "
+    "a Vulkan device: run scripts/install_vulkan.sh (Debian 12), or install your graphics "
+    "card's Vulkan driver or the package "
     "mesa-vulkan-drivers, of Mesa 25 or newer; or use obs=state"
 )
 AMBIENT = 0.75
@@ -32,10 +34,11 @@ def sapien_for(id: str) -> Any:
 
 
 def read_urdf(path: Path, drawn: bool, group: int = 0, fixed: Sequence[str] = ()) -> Any:
-    """The articulation of a URDF file as a SAPIEN builder, with its visual shapes or, so that no Vulkan device is needed, without.
+    """The articulation of a URDF file as a SAPIEN builder, with its visual shapes or, so that no
+    Vulkan device is needed, without.
 
-    group: a number of its own, so that links of the articulation do not collide with each other; fixed: names of joints that are held at 0.
-    It may be built many times.
+    group: a number of its own, so that links of the articulation do not collide with each other;
+    fixed: names of joints that are held at 0. It may be built many times.
     """
     import sapien
     from sapien.wrapper.urdf_loader import URDFLoader
@@ -60,20 +63,36 @@ def read_urdf(path: Path, drawn: bool, group: int = 0, fixed: Sequence[str] = ()
 
 
 class Studio:
-    """A scene that is only drawn: the links of some URDF files, put where a physics scene has them. It has no shadows and no reflections.
+    """A scene that is only drawn: the links of some URDF files, put where a physics scene has them.
+    It has no shadows and no reflections.
 
-    Environments that show the same models share one studio, since each would hold pipelines of its own.
+    Environments that show the same models share one studio, since each would hold pipelines of its
+    own.
     """
 
-    def __init__(self, id: str, files: Sequence[Path], eye: Sequence[float], target: Sequence[float], fovy: float) -> None:
-        """id: of the task, for messages; eye, target: the camera's place and what it looks at; fovy: its vertical field of view, radians.
-        Raises UserError where SAPIEN finds no Vulkan device that it takes."""
+    def __init__(
+        self,
+        id: str,
+        files: Sequence[Path],
+        eye: Sequence[float],
+        target: Sequence[float],
+        fovy: float,
+    ) -> None:
+        """id: of the task, for messages; eye, target: the camera's place and what it looks at;
+        fovy: its vertical field of view, radians. Raises UserError where SAPIEN finds no Vulkan
+        device that it takes."""
         sapien = sapien_for(id)
         try:
             self._system = sapien.render.RenderSystem()
         except RuntimeError as error:
-            raise UserError(f"obs=pixels for {id} needs {VULKAN} ({' '.join(str(error).split())})") from error
-        self._sapien, self._fovy, self._pose = sapien, fovy, _look(sapien, np.array(eye), np.array(target))
+            raise UserError(
+                f"obs=pixels for {id} needs {VULKAN} ({' '.join(str(error).split())})"
+            ) from error
+        self._sapien, self._fovy, self._pose = (
+            sapien,
+            fovy,
+            _look(sapien, np.array(eye), np.array(target)),
+        )
         self._scene = sapien.Scene([self._system])
         self._system.ambient_light = [AMBIENT] * 3
         light = sapien.render.RenderDirectionalLightComponent()
@@ -94,14 +113,16 @@ class Studio:
         self._cameras: dict[int, Any] = {}
 
     def labels(self, parts: Mapping[str, int]) -> np.ndarray:
-        """Which label each number in the segmentation picture stands for: 0 but for the links that `parts` names."""
+        """Which label each number in the segmentation picture stands for: 0 but for the links that
+        `parts` names."""
         table = np.zeros(1 + max(entity.per_scene_id for entity in self._entities), int)
         for entity in self._entities:
             table[entity.per_scene_id] = parts.get(entity.name, 0)
         return table
 
     def _shoot(self, poses: Sequence[Any], size: int) -> Any:
-        """A camera of `size` pixels that has just seen the links at `poses`, in the order of the files."""
+        """A camera of `size` pixels that has just seen the links at `poses`, in the order of the
+        files."""
         if size not in self._cameras:
             camera = self._sapien.render.RenderCameraComponent(size, size, self._shaders)
             camera.set_fovy(self._fovy, True)
@@ -138,4 +159,5 @@ def _look(sapien: Any, eye: np.ndarray, target: np.ndarray) -> Any:
 
 
 studios: dict[str, Studio] = {}
-"""The studios of this process, by a name of what they show. They stay when environments are closed: a first picture costs seconds."""
+"""The studios of this process, by a name of what they show. They stay when environments are closed:
+a first picture costs seconds."""

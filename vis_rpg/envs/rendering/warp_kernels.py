@@ -1,6 +1,8 @@
-"""The device half of the batch renderer: where in the picture geoms can be, and threads that cast and shade some pixels each."""
+"""The device half of the batch renderer: where in the picture geoms can be, and threads that cast
+and shade some pixels each."""
 
-# What follows is compiled by Warp: its types are its own, and float(1.0) is a variable where 1.0 is a constant.
+# What follows is compiled by Warp: its types are its own, and float(1.0) is a variable where 1.0 is
+# a constant.
 # mypy: ignore-errors
 # ruff: noqa: UP018
 
@@ -10,18 +12,21 @@ from mujoco_warp._src.ray import ray_geom, ray_mesh_with_bvh
 wp.set_module_options({"enable_backward": False})
 
 LAYERS = wp.constant(8)
-"""Surfaces that one ray may pass, front and back ones: those of three transparent geoms or sites, say, and what is behind them."""
+"""Surfaces that one ray may pass, front and back ones: those of three transparent geoms or sites,
+say, and what is behind them."""
 BEHIND = wp.constant(1e-4)
 """How far behind a transparent surface the ray goes on, in metres."""
 NOTHING = wp.constant(1e10)
 """The distance of what a ray does not meet."""
 MARGIN = wp.constant(0.05)
-"""By how much the place of a geom in the picture is larger than the geom, in pixels, for the sake of rounding."""
+"""By how much the place of a geom in the picture is larger than the geom, in pixels, for the sake
+of rounding."""
 
 
 @wp.struct
 class Geoms:
-    """What a model's geoms, and its sites after them, look like; the same in every environment. G of both, V of them visible, M meshes."""
+    """What a model's geoms, and its sites after them, look like; the same in every environment. G
+    of both, V of them visible, M meshes."""
 
     sites: int  # the first site
     moving: int  # the first of `visible` that has joints between it and the world
@@ -58,8 +63,8 @@ class Lights:
 
 @wp.struct
 class Lens:
-    """Where a point x is seen: in column c / d of row r / d, of which the first one's middle is 0, where (c, r, d) = turn x + shift; and
-    the rays of the P pixels."""
+    """Where a point x is seen: in column c / d of row r / d, of which the first one's middle is 0,
+    where (c, r, d) = turn x + shift; and the rays of the P pixels."""
 
     side: int  # of a picture, in pixels
     turn: wp.mat33
@@ -70,14 +75,19 @@ class Lens:
 
 @wp.struct
 class Still:
-    """What N environments look like without their moving geoms, and where the others were when that was drawn."""
+    """What N environments look like without their moving geoms, and where the others were when that
+    was drawn."""
 
     xpos: wp.array2d(dtype=wp.vec3)  # (N, V)
     xmat: wp.array2d(dtype=wp.mat33)  # (N, V)
     stale: wp.array(dtype=int)  # (N,) 1 where one of them is elsewhere now, else 0
     frames: wp.array3d(dtype=wp.uint8)  # (N, P, 3)
     shown: wp.array2d(dtype=int)  # (N, P)
-    distance: wp.array2d(dtype=float)  # (N, P) of the only surface in the ray's way, NOTHING without one, -1 where there may be more
+    distance: wp.array2d(
+        dtype=float
+        # (N, P) of the only surface in the ray's way, NOTHING without one, -1 where there may be
+        # more
+    )
 
 
 @wp.func
@@ -88,14 +98,21 @@ def column_of(axes: wp.mat33, index: int) -> wp.vec3:
 
 @wp.struct
 class Places:
-    """Where in the R rows of the picture each of V visible geoms of N environments can be, and which ones are in a row at all."""
+    """Where in the R rows of the picture each of V visible geoms of N environments can be, and
+    which ones are in a row at all."""
 
     spans: wp.array3d(dtype=wp.vec2i)  # (N, R, V) first and last column
     near: wp.array2d(dtype=float)  # (N, V) no point of it is less far ahead of the camera
-    listed: wp.array3d(dtype=int)  # (N, R, V) places in `visible`: still ones, then moving ones, the nearest first
+    listed: wp.array3d(
+        dtype=int
+    )  # (N, R, V) places in `visible`: still ones, then moving ones, the nearest first
     counts: wp.array2d(dtype=wp.vec2i)  # (N, R) how many of these are still, and how many there are
-    moving: wp.array2d(dtype=wp.vec2i)  # (N, R) first and last column where something that moves can be
-    dirty: wp.array2d(dtype=wp.vec2i)  # (N, R) first and last column where it can be or was in the picture before
+    moving: wp.array2d(
+        dtype=wp.vec2i
+    )  # (N, R) first and last column where something that moves can be
+    dirty: wp.array2d(
+        dtype=wp.vec2i
+    )  # (N, R) first and last column where it can be or was in the picture before
 
 
 @wp.kernel
@@ -107,7 +124,8 @@ def place(
     still: Still,
     places: Places,
 ) -> None:
-    """The spans of each visible geom of each environment. Marks the environments whose still geoms are not where they were.
+    """The spans of each visible geom of each environment. Marks the environments whose still geoms
+    are not where they were.
 
     A row's span is where it crosses the edges of the geom's bounding box, and what lies between.
     """
@@ -140,14 +158,19 @@ def place(
         axis = edge // 4
         one = (axis + 1) % 3
         two = (axis + 2) % 3
-        side = float(edge % 2 * 2 - 1) * column_of(axes, one) + float(edge // 2 % 2 * 2 - 1) * column_of(axes, two)
+        side = float(edge % 2 * 2 - 1) * column_of(axes, one) + float(
+            edge // 2 % 2 * 2 - 1
+        ) * column_of(axes, two)
         a = middle + side - column_of(axes, axis)
         b = middle + side + column_of(axes, axis)
         start = wp.vec2(a[0], a[1]) / a[2]
         along = wp.vec2(b[0], b[1]) / b[2] - start
         low = wp.min(start[1], start[1] + along[1])
         high = wp.max(start[1], start[1] + along[1])
-        for row in range(int(wp.ceil(wp.clamp(low - MARGIN, 0.0, end))), int(wp.floor(wp.clamp(high + MARGIN, -1.0, end - 1.0))) + 1):
+        for row in range(
+            int(wp.ceil(wp.clamp(low - MARGIN, 0.0, end))),
+            int(wp.floor(wp.clamp(high + MARGIN, -1.0, end - 1.0))) + 1,
+        ):
             share = float(0.0)
             if high - low > 1e-6:
                 share = wp.clamp((float(row) - start[1]) / along[1], 0.0, 1.0)
@@ -159,7 +182,10 @@ def place(
             span = places.spans[world, row, index]
             places.spans[world, row, index] = wp.vec2i(
                 wp.min(span[0], int(wp.ceil(wp.clamp(wp.min(column, other) - MARGIN, 0.0, end)))),
-                wp.max(span[1], int(wp.floor(wp.clamp(wp.max(column, other) + MARGIN, -1.0, end - 1.0)))),
+                wp.max(
+                    span[1],
+                    int(wp.floor(wp.clamp(wp.max(column, other) + MARGIN, -1.0, end - 1.0))),
+                ),
             )
 
 
@@ -198,8 +224,11 @@ def enlist(geoms: Geoms, lens: Lens, still: Still, places: Places) -> None:
 
 
 @wp.func
-def shade(lights: Lights, rgba: wp.vec4, shine: wp.vec3, point: wp.vec3, normal: wp.vec3, to_eye: wp.vec3) -> wp.vec3:
-    """Emission, ambient, diffuse and specular light as OpenGL's fixed functions add them, in [0, 1]."""
+def shade(
+    lights: Lights, rgba: wp.vec4, shine: wp.vec3, point: wp.vec3, normal: wp.vec3, to_eye: wp.vec3
+) -> wp.vec3:
+    """Emission, ambient, diffuse and specular light as OpenGL's fixed functions add them, in [0,
+    1]."""
     base = wp.vec3(rgba[0], rgba[1], rgba[2])
     seen = base * shine[0] + wp.cw_mul(base, lights.ambient)
     for i in range(lights.spot.shape[0]):
@@ -211,7 +240,9 @@ def shade(lights: Lights, rgba: wp.vec4, shine: wp.vec3, point: wp.vec3, normal:
             to_light = gap / distance
             along = -wp.dot(to_light, lights.direction[i])
             fade = lights.attenuation[i]
-            cone = wp.where(along < lights.cutoff[i], 0.0, wp.pow(wp.max(along, 0.0), lights.exponent[i]))
+            cone = wp.where(
+                along < lights.cutoff[i], 0.0, wp.pow(wp.max(along, 0.0), lights.exponent[i])
+            )
             strength = cone / (fade[0] + fade[1] * distance + fade[2] * distance * distance)
         facing = wp.dot(normal, to_light)
         if facing > 0.0:
@@ -224,7 +255,8 @@ def shade(lights: Lights, rgba: wp.vec4, shine: wp.vec3, point: wp.vec3, normal:
 
 @wp.func
 def bend(corner: wp.vec3, face: wp.vec3) -> wp.vec3:
-    """A mesh's normal at a corner of a face, unless there is a sharp edge, as MuJoCo smoothes them."""
+    """A mesh's normal at a corner of a face, unless there is a sharp edge, as MuJoCo
+    smoothes them."""
     return wp.where(wp.dot(corner, face) < 0.8, face, corner)
 
 
@@ -249,8 +281,9 @@ def cast(
     ray: wp.vec3,
     limit: float,
 ):
-    """The first surface nearer than `limit` that a pixel's ray meets among those listed in its row from `begin` to `end`: geom or -1,
-    distance, normal, and of a mesh the face and the weights of its first two corners."""
+    """The first surface nearer than `limit` that a pixel's ray meets among those listed in its row
+    from `begin` to `end`: geom or -1, distance, normal, and of a mesh the face and the weights of
+    its first two corners."""
     geom = int(-1)
     distance = float(limit)
     normal = wp.vec3(0.0, 0.0, 0.0)
@@ -265,7 +298,9 @@ def cast(
             position = xpos[world, other]
             turn = xmat[world, other]
             if geoms.surface[other] != wp.uint64(0):
-                d, n, a, b, f, _ = ray_mesh_with_bvh(geoms.surface, other, position, turn, origin, ray, distance)
+                d, n, a, b, f, _ = ray_mesh_with_bvh(
+                    geoms.surface, other, position, turn, origin, ray, distance
+                )
                 if d >= 0.0 and d < distance:
                     geom = other
                     distance = d
@@ -296,10 +331,11 @@ def draw(
     frames: wp.array3d(dtype=wp.uint8),
     shown: wp.array2d(dtype=int),
 ) -> None:
-    """`span` neighbouring pixels in a row: frames (N, P, 3), shown (N, P) the nearest geom, sites aside, or -1. Where nothing is in the way
-    they have the colour `beyond`.
+    """`span` neighbouring pixels in a row: frames (N, P, 3), shown (N, P) the nearest geom, sites
+    aside, or -1. Where nothing is in the way they have the colour `beyond`.
 
-    What an environment's still geoms look like is kept; where nothing that moves can be, or is nearer, that is shown.
+    What an environment's still geoms look like is kept; where nothing that moves can be, or is
+    nearer, that is shown.
     """
     world, row, block = wp.tid()
     counts = places.counts[world, row]
@@ -328,7 +364,9 @@ def draw(
             seen = int(-1)
             only = float(-1.0)
             for layer in range(LAYERS):
-                geom, distance, normal, face, u, v = cast(geoms, xpos, xmat, places, world, row, column, begin, end, origin, ray, limit)
+                geom, distance, normal, face, u, v = cast(
+                    geoms, xpos, xmat, places, world, row, column, begin, end, origin, ray, limit
+                )
                 if geom < 0:
                     colour += beyond * passing
                     passing = 0.0
@@ -345,7 +383,9 @@ def draw(
                             turn = xmat[world, geom]
                             smooth = bend(turn @ geoms.normals[start + corner[0]], normal) * u
                             smooth += bend(turn @ geoms.normals[start + corner[1]], normal) * v
-                            smooth += bend(turn @ geoms.normals[start + corner[2]], normal) * (1.0 - u - v)
+                            smooth += bend(turn @ geoms.normals[start + corner[2]], normal) * (
+                                1.0 - u - v
+                            )
                             normal = wp.normalize(smooth)
                         rgba = geoms.rgba[geom]
                         lit = shade(lights, rgba, geoms.shine[geom], point, normal, -ray)

@@ -1,4 +1,5 @@
-"""Pictures of many environments of one MuJoCo scene in one call, with the ray-caster of mujoco-warp, on a CPU or a GPU."""
+"""Pictures of many environments of one MuJoCo scene in one call, with the ray-caster of
+mujoco-warp, on a CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -14,20 +15,25 @@ import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
 EGL = "use render.backend=egl"
 FAR = 1000.0
 """Half the side of an infinite plane, in metres."""
-PLANE, HFIELD, MESH = (int(getattr(mujoco.mjtGeom, f"mjGEOM_{name}")) for name in ("PLANE", "HFIELD", "MESH"))
+PLANE, HFIELD, MESH = (
+    int(getattr(mujoco.mjtGeom, f"mjGEOM_{name}")) for name in ("PLANE", "HFIELD", "MESH")
+)
 
 
 class WarpRenderer:
-    """Pictures of `count` environments that share a model's looks and differ in where its geoms and sites are; no shadows, no reflections.
+    """Pictures of `count` environments that share a model's looks and differ in where its geoms and
+    sites are; no shadows, no reflections.
 
-    view: a camera, by its name in the model or free-standing (an MjvCamera), that does not move; size: the side of a picture in pixels;
-    device: of Warp ("cpu", "cuda:1"), by default the GPU if there is one; sky: as of a Camera.
-    Which geoms and sites are visible, their sizes and materials, the lights and the camera are what MuJoCo's own renderer is given, read
-    once: what changes them in a model later is not seen. Light is OpenGL's, computed for each pixel; a texture counts with its mean colour.
-    Tendons are left out, and lights stay where the model's initial pose has them. Poses are those of all geoms and, after them, all sites,
-    P together (`MujocoTask.poses`).
-    The first renderer on a machine compiles for some seconds; Warp keeps the result in its cache folder.
-    Raises UserError where mujoco-warp is missing or has changed, for an unknown device, and for what it cannot draw.
+    view: a camera, by its name in the model or free-standing (an MjvCamera), that does not move;
+    size: the side of a picture in pixels; device: of Warp ("cpu", "cuda:1"), by default the GPU if
+    there is one; sky: as of a Camera. Which geoms and sites are visible, their sizes and materials,
+    the lights and the camera are what MuJoCo's own renderer is given, read once: what changes them
+    in a model later is not seen. Light is OpenGL's, computed for each pixel; a texture counts with
+    its mean colour. Tendons are left out, and lights stay where the model's initial pose has them.
+    Poses are those of all geoms and, after them, all sites, P together (`MujocoTask.poses`). The
+    first renderer on a machine compiles for some seconds; Warp keeps the result in its cache
+    folder. Raises UserError where mujoco-warp is missing or has changed, for an unknown device, and
+    for what it cannot draw.
     """
 
     def __init__(
@@ -42,17 +48,27 @@ class WarpRenderer:
         try:
             import warp as wp
 
-            vars(wp.config).update(quiet=True, log_level=40)  # older and newer Warp; it reports compilation on stdout
+            vars(wp.config).update(
+                quiet=True, log_level=40
+            )  # older and newer Warp; it reports compilation on stdout
             from vis_rpg.envs.rendering import warp_kernels as kernels
         except ImportError as error:
-            raise UserError(f"render.backend=warp needs mujoco-warp 3.5 ({error}): pip install 'vis-rpg[warp]', or {EGL}") from error
+            raise UserError(
+                f"render.backend=warp needs mujoco-warp 3.5 ({error}): pip install "
+                f"'vis-rpg[warp]', or {EGL}"
+            ) from error
         self._wp = wp
         try:
             self._device = wp.get_device(device)
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"device={device}: mujoco-warp finds no such device ({error}): take cpu, or {EGL}") from error
+            raise UserError(
+                f"device={device}: mujoco-warp finds no such device ({error}): take cpu, or {EGL}"
+            ) from error
         except OSError as error:
-            raise UserError(f"Warp cannot write its cache ({error}): set WARP_CACHE_PATH to a folder that it can, or {EGL}") from error
+            raise UserError(
+                f"Warp cannot write its cache ({error}): set WARP_CACHE_PATH to a folder that "
+                f"it can, or {EGL}"
+            ) from error
         looks = _Looks(model, view)
         with wp.ScopedDevice(self._device):
             geoms, surfaces = _put_geoms(wp, kernels, model, looks)
@@ -60,46 +76,71 @@ class WarpRenderer:
             beyond = wp.vec3(*(_sky(model) if sky else np.zeros(3)))
             pixels, visible = size * size, len(looks.visible)
             positions = np.concatenate([looks.data.geom_xpos, looks.data.site_xpos])
-            rotations = np.concatenate([looks.data.geom_xmat, looks.data.site_xmat]).reshape(-1, 3, 3)
+            rotations = np.concatenate([looks.data.geom_xmat, looks.data.site_xmat]).reshape(
+                -1, 3, 3
+            )
             xpos: Any = wp.array(np.tile(positions, (count, 1, 1)), dtype=wp.vec3)
             xmat: Any = wp.array(np.tile(rotations, (count, 1, 1, 1)), dtype=wp.mat33)
-            frames, shown = wp.zeros((count, pixels, 3), dtype=wp.uint8), wp.zeros((count, pixels), dtype=int)
-            lens, still = _put_lens(wp, kernels, looks, size), _make_still(wp, kernels, count, visible, pixels)
+            frames, shown = (
+                wp.zeros((count, pixels, 3), dtype=wp.uint8),
+                wp.zeros((count, pixels), dtype=int),
+            )
+            lens, still = (
+                _put_lens(wp, kernels, looks, size),
+                _make_still(wp, kernels, count, visible, pixels),
+            )
             places = _make_places(wp, kernels, count, size, visible)
             where = [geoms, lens, xpos, xmat, still, places]
             place = wp.launch(kernels.place, (count, visible), where, record_cmd=True)
-            enlist = wp.launch(kernels.enlist, (count, size), [geoms, lens, still, places], record_cmd=True)
-            # Warp runs a CPU kernel in the thread that launches it, one of these after the other: a whole row is less work than its pixels.
+            enlist = wp.launch(
+                kernels.enlist, (count, size), [geoms, lens, still, places], record_cmd=True
+            )
+            # Warp runs a CPU kernel in the thread that launches it, one of these after the other: a
+            # whole row is less work than its pixels.
             span = size if self._device.is_cpu else 1
             scene = [geoms, lights, lens, beyond, xpos, xmat, places, still, frames, shown]
-            draw = wp.launch(kernels.draw, (count, size, size // span), [span, *scene], record_cmd=True)
+            draw = wp.launch(
+                kernels.draw, (count, size, size // span), [span, *scene], record_cmd=True
+            )
             self._launches = (place, enlist, draw)
             still.stale.fill_(1)
             for launch in self._launches:
                 launch.launch()
             self._owned = (surfaces, scene)  # recorded launches hold addresses alone
             self._positions, self._rotations = wp.to_torch(xpos), wp.to_torch(xmat).flatten(-2)
-            self._frames, self._shown = wp.to_torch(frames).view(-1, size, size, 3), wp.to_torch(shown).view(-1, size, size)
+            self._frames, self._shown = (
+                wp.to_torch(frames).view(-1, size, size, 3),
+                wp.to_torch(shown).view(-1, size, size),
+            )
             self._stale = wp.to_torch(still.stale)
-            wp.synchronize_device(self._device)  # pictures are drawn in torch's stream, not in this one
+            wp.synchronize_device(
+                self._device
+            )  # pictures are drawn in torch's stream, not in this one
 
     def pictures(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-        """(N, P, 3) positions and (N, P, 9) rotations of all geoms and sites -> (N, size, size, 3) uint8, the caller's to keep."""
+        """(N, P, 3) positions and (N, P, 9) rotations of all geoms and sites -> (N, size, size, 3)
+        uint8, the caller's to keep."""
         return self.tensor(positions, rotations).cpu().clone().numpy()
 
     def tensor(self, positions: np.ndarray, rotations: np.ndarray) -> torch.Tensor:
-        """`pictures`, left on the device, in order with torch's current stream, and only to be read: the next call draws what changes."""
+        """`pictures`, left on the device, in order with torch's current stream, and only to be
+        read: the next call draws what changes."""
         self._draw(positions, rotations)
         return self._frames
 
     def geoms(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-        """Which geom each pixel shows first, seen through sites as in `Camera.geoms`: (N, size, size) int, -1 where there is none."""
+        """Which geom each pixel shows first, seen through sites as in `Camera.geoms`: (N, size,
+        size) int, -1 where there is none."""
         self._draw(positions, rotations)
         return self._shown.cpu().clone().numpy()
 
     def _draw(self, positions: np.ndarray, rotations: np.ndarray) -> None:
         wp, device = self._wp, self._device
-        stream = wp.stream_from_torch(torch.cuda.current_stream(wp.device_to_torch(device))) if device.is_cuda else None
+        stream = (
+            wp.stream_from_torch(torch.cuda.current_stream(wp.device_to_torch(device)))
+            if device.is_cuda
+            else None
+        )
         self._positions.copy_(torch.from_numpy(np.ascontiguousarray(positions)))
         self._rotations.copy_(torch.from_numpy(np.ascontiguousarray(rotations)))
         self._stale.zero_()
@@ -108,10 +149,12 @@ class WarpRenderer:
 
 
 class _Looks:
-    """What MuJoCo hands to its own renderer for the initial pose: visible geoms and sites with their materials, lights, and the camera.
+    """What MuJoCo hands to its own renderer for the initial pose: visible geoms and sites with
+    their materials, lights, and the camera.
 
-    `types` (P,) are the shapes of all geoms and then sites; `shown` maps the places of visible ones among these, `visible` (V,), to what
-    MuJoCo hands over. The first `still` of `visible` have no joints between them and the world.
+    `types` (P,) are the shapes of all geoms and then sites; `shown` maps the places of visible ones
+    among these, `visible` (V,), to what MuJoCo hands over. The first `still` of `visible` have no
+    joints between them and the world.
     """
 
     def __init__(self, model: Any, view: str | Any) -> None:
@@ -124,39 +167,59 @@ class _Looks:
         parts = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, camera, parts, scene)
         if model.nflex or model.nskin:
-            raise UserError(f"render.backend=warp draws no soft bodies and no skins, and this scene has some: {EGL}")
+            raise UserError(
+                "render.backend=warp draws no soft bodies and no skins, and this scene has "
+                f"some: {EGL}"
+            )
         drawn = [scene.geoms[i] for i in range(scene.ngeom)]
         starts = {int(mujoco.mjtObj.mjOBJ_GEOM): 0, int(mujoco.mjtObj.mjOBJ_SITE): model.ngeom}
-        self.shown = {starts[part.objtype] + part.objid: part for part in drawn if part.objtype in starts and part.rgba[3] > 0}
+        self.shown = {
+            starts[part.objtype] + part.objid: part
+            for part in drawn
+            if part.objtype in starts and part.rgba[3] > 0
+        }
         moves = model.body_weldid[np.concatenate([model.geom_bodyid, model.site_bodyid])] != 0
         self.visible = np.array(sorted(self.shown, key=lambda place: (moves[place], place)), int)
         self.still = int((~moves[self.visible]).sum())
         self.types = np.concatenate([model.geom_type, model.site_type])
         strange = sorted(set(self.types[self.visible]) - set(range(MESH + 1)))
         if strange:
-            raise UserError(f"render.backend=warp draws no geoms of type {mujoco.mjtGeom(strange[0]).name}: {EGL}")
+            raise UserError(
+                "render.backend=warp draws no geoms of type "
+                f"{mujoco.mjtGeom(strange[0]).name}: {EGL}"
+            )
         self.lights = [scene.lights[i] for i in range(scene.nlight)]
         self.scene = scene  # owns the camera below
         self.lens = scene.camera[0]
 
     def projection(self, size: int) -> np.ndarray:
-        """(3, 4) M, so that a point x is seen in column c / d of row r / d, of those that `rays` numbers, where (c, r, d) = M (x, 1)."""
+        """(3, 4) M, so that a point x is seen in column c / d of row r / d, of those that `rays`
+        numbers, where (c, r, d) = M (x, 1)."""
         lens, eyes = self.lens, self.scene.camera
-        middle, tall = (lens.frustum_top + lens.frustum_bottom) / 2, (lens.frustum_top - lens.frustum_bottom) / 2
+        middle, tall = (
+            (lens.frustum_top + lens.frustum_bottom) / 2,
+            (lens.frustum_top - lens.frustum_bottom) / 2,
+        )
         depth = np.append(lens.forward, 0.0) / lens.frustum_near
         if lens.orthographic:
             depth = np.array([0.0, 0.0, 0.0, 1.0])
         x, y = np.append(np.cross(lens.forward, lens.up), 0.0), np.append(lens.up, 0.0)
         across = (x - lens.frustum_center * depth) / (lens.frustum_width or tall)
         down = (middle * depth - y) / tall
-        relative = np.stack([(across + depth) * size / 2 - depth / 2, (down + depth) * size / 2 - depth / 2, depth])
+        relative = np.stack(
+            [(across + depth) * size / 2 - depth / 2, (down + depth) * size / 2 - depth / 2, depth]
+        )
         from_eye = np.eye(4)
         from_eye[:3, 3] = -(eyes[0].pos + eyes[1].pos) / 2
         return relative @ from_eye
 
     def rays(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where the rays of the pixels start, and their unit directions, row by row from the top left: (size * size, 3) each."""
-        lens, eyes = self.lens, self.scene.camera  # the eyes of a stereo pair, of which MuJoCo takes the mean as well
+        """Where the rays of the pixels start, and their unit directions, row by row from the top
+        left: (size * size, 3) each."""
+        lens, eyes = (
+            self.lens,
+            self.scene.camera,
+        )  # the eyes of a stereo pair, of which MuJoCo takes the mean as well
         across = 2 * (np.arange(size) + 0.5) / size - 1
         tall = (lens.frustum_top - lens.frustum_bottom) / 2
         x = lens.frustum_center + (lens.frustum_width or tall) * across
@@ -182,18 +245,25 @@ def _still_camera(model: Any, view: str | Any) -> Any:
         moves = mode != mujoco.mjtCamLight.mjCAMLIGHT_FIXED or model.body_weldid[body] != 0
     if moves:
         name = view if isinstance(view, str) else "tracking"
-        raise UserError(f"render.backend=warp needs a camera that stands still, and {name!r} moves with a body: {EGL}")
+        raise UserError(
+            f"render.backend=warp needs a camera that stands still, and {name!r} moves with a "
+            f"body: {EGL}"
+        )
     return camera
 
 
 def _put_geoms(wp: Any, kernels: Any, model: Any, looks: _Looks) -> tuple[Any, Any]:
-    """The geoms and sites on the device, and the meshes and height fields that must outlive them."""
+    """The geoms and sites on the device, and the meshes and height fields that must
+    outlive them."""
     from mujoco_warp._src.bvh import build_hfield_bvh
 
     places = len(looks.types)
     rgba, tint, shine = np.zeros((places, 4)), np.zeros((places, 3)), np.zeros((places, 3))
     for place, part in looks.shown.items():
-        rgba[place] = *part.rgba[:3], 1 - (1 - part.rgba[3]) ** 2  # MuJoCo draws what is transparent twice
+        rgba[place] = (
+            *part.rgba[:3],
+            1 - (1 - part.rgba[3]) ** 2,
+        )  # MuJoCo draws what is transparent twice
         tint[place] = _mean_colour(model, part.matid)
         shine[place] = part.emission, part.specular, 128 * part.shininess
     size = np.concatenate([model.geom_size, model.site_size])
@@ -210,7 +280,11 @@ def _put_geoms(wp: Any, kernels: Any, model: Any, looks: _Looks) -> tuple[Any, A
         kind, index = looks.types[place], dataid[place]
         if kind in (MESH, HFIELD):
             if (kind, index) not in surfaces:
-                surfaces[kind, index] = _put_mesh(wp, model, index) if kind == MESH else build_hfield_bvh(model, index)[0]
+                surfaces[kind, index] = (
+                    _put_mesh(wp, model, index)
+                    if kind == MESH
+                    else build_hfield_bvh(model, index)[0]
+                )
             handles[place] = surfaces[kind, index].id
     geoms = kernels.Geoms()
     geoms.sites = model.ngeom
@@ -219,10 +293,20 @@ def _put_geoms(wp: Any, kernels: Any, model: Any, looks: _Looks) -> tuple[Any, A
     geoms.mesh = wp.array(np.where(looks.types == MESH, dataid, -1), dtype=int)
     geoms.size = wp.array(size, dtype=wp.vec3)
     geoms.centre, geoms.half = wp.array(centre, dtype=wp.vec3), wp.array(half, dtype=wp.vec3)
-    geoms.rgba, geoms.tint, geoms.shine = wp.array(rgba, dtype=wp.vec4), wp.array(tint, dtype=wp.vec3), wp.array(shine, dtype=wp.vec3)
+    geoms.rgba, geoms.tint, geoms.shine = (
+        wp.array(rgba, dtype=wp.vec4),
+        wp.array(tint, dtype=wp.vec3),
+        wp.array(shine, dtype=wp.vec3),
+    )
     geoms.visible = wp.array(looks.visible, dtype=int)
-    geoms.normals, geoms.normal_start = wp.array(model.mesh_normal, dtype=wp.vec3), wp.array(model.mesh_normaladr, dtype=int)
-    geoms.corners, geoms.corner_start = wp.array(model.mesh_facenormal, dtype=wp.vec3i), wp.array(model.mesh_faceadr, dtype=int)
+    geoms.normals, geoms.normal_start = (
+        wp.array(model.mesh_normal, dtype=wp.vec3),
+        wp.array(model.mesh_normaladr, dtype=int),
+    )
+    geoms.corners, geoms.corner_start = (
+        wp.array(model.mesh_facenormal, dtype=wp.vec3i),
+        wp.array(model.mesh_faceadr, dtype=int),
+    )
     return geoms, surfaces
 
 
@@ -264,7 +348,11 @@ def _site_boxes(model: Any) -> np.ndarray:
     """(sites, 3) half the sides of the boxes around them, which MuJoCo keeps for geoms only."""
     half, kinds = model.site_size.copy(), mujoco.mjtGeom
     radius, length = half[:, 0].copy(), half[:, 1].copy()
-    for kind, tall in ((kinds.mjGEOM_SPHERE, radius), (kinds.mjGEOM_CAPSULE, length + radius), (kinds.mjGEOM_CYLINDER, length)):
+    for kind, tall in (
+        (kinds.mjGEOM_SPHERE, radius),
+        (kinds.mjGEOM_CAPSULE, length + radius),
+        (kinds.mjGEOM_CYLINDER, length),
+    ):
         round_ones = model.site_type == kind
         half[round_ones] = np.stack([radius, radius, tall], 1)[round_ones]
     return half
@@ -275,12 +363,16 @@ def _put_mesh(wp: Any, model: Any, index: int) -> Any:
     faces = model.mesh_face[model.mesh_faceadr[index] :][: model.mesh_facenum[index]]
     # Vertices of a coarse mesh lie on each other, and fewer of them are more often in the cache.
     points, corners = np.unique(vertices[faces.ravel()], axis=0, return_inverse=True)
-    return wp.Mesh(wp.array(points, dtype=wp.vec3), wp.array(corners.ravel(), dtype=int), bvh_constructor="sah")
+    return wp.Mesh(
+        wp.array(points, dtype=wp.vec3), wp.array(corners.ravel(), dtype=int), bvh_constructor="sah"
+    )
 
 
 def _mean_colour(model: Any, material: int) -> np.ndarray:
     """(3,) what a material's colour texture is at a distance; white where there is none."""
-    texture = model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB] if material >= 0 else -1
+    texture = (
+        model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB] if material >= 0 else -1
+    )
     return np.ones(3) if texture < 0 else _mean_of_texture(model, texture)
 
 
@@ -292,17 +384,22 @@ def _sky(model: Any) -> np.ndarray:
 
 def _mean_of_texture(model: Any, texture: int) -> np.ndarray:
     channels = model.tex_nchannel[texture]
-    pixels = model.tex_data[model.tex_adr[texture] :][: model.tex_width[texture] * model.tex_height[texture] * channels]
+    pixels = model.tex_data[model.tex_adr[texture] :][
+        : model.tex_width[texture] * model.tex_height[texture] * channels
+    ]
     return pixels.reshape(-1, channels)[:, :3].mean(axis=0) / 255
 
 
 def _put_lights(wp: Any, kernels: Any, looks: _Looks) -> Any:
-    """The lights on the device. MuJoCo's renderer lets point lights shine from the camera, straight ahead, and so does this."""
+    """The lights on the device. MuJoCo's renderer lets point lights shine from the camera, straight
+    ahead, and so does this."""
     of, kinds = looks.lights, mujoco.mjtLightType
     lights = kernels.Lights()
     ahead = looks.lens.forward
     directed = (kinds.mjLIGHT_SPOT, kinds.mjLIGHT_DIRECTIONAL)
-    lights.direction = wp.array([light.dir if light.type in directed else ahead for light in of], dtype=wp.vec3)
+    lights.direction = wp.array(
+        [light.dir if light.type in directed else ahead for light in of], dtype=wp.vec3
+    )
     lights.diffuse = wp.array([light.diffuse for light in of], dtype=wp.vec3)
     lights.specular = wp.array([light.specular for light in of], dtype=wp.vec3)
     lights.ambient = wp.vec3(*sum((light.ambient for light in of), np.zeros(3)))

@@ -1,4 +1,5 @@
-"""Adroit, Gymnasium-Robotics' hand of 24 joints on a moving arm: open a door, or drive a nail with a hammer."""
+"""Adroit, Gymnasium-Robotics' hand of 24 joints on a moving arm: open a door, or drive a nail with
+a hammer."""
 
 from __future__ import annotations
 
@@ -20,11 +21,14 @@ import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
 REPEAT = 2
 """Steps of the library that one action is held for."""
 REACH = 0.6
-"""Scale of positions in the encoding, in metres: the hand and what it reaches stay about within +-0.6 along each axis."""
+"""Scale of positions in the encoding, in metres: the hand and what it reaches stay about within
++-0.6 along each axis."""
 OPEN, DRIVEN = {"library": 1.35, "paper": 1.0}, {"library": 0.01, "paper": 0.02}
-"""Success by `task.success`: from which angle of its hinge on, in rad, the door is open; how near its goal, in metres, the nail is."""
+"""Success by `task.success`: from which angle of its hinge on, in rad, the door is open; how near
+its goal, in metres, the nail is."""
 TABLE, LIFT = ((-0.35, -0.4), (0.1, 0.1)), 0.2
-"""Where a scattered start puts the hammer, in metres: corners in x and y, and the greatest height above where it lies."""
+"""Where a scattered start puts the hammer, in metres: corners in x and y, and the greatest height
+above where it lies."""
 
 
 def locate_door(state: Tensor) -> Tensor:
@@ -46,7 +50,14 @@ def draw(axes: Any) -> None:
     axes.set(xlim=(-REACH - 0.02, REACH + 0.02), ylim=(-REACH - 0.02, REACH + 0.02), aspect="equal")
 
 
-def make_task(name: str, names: tuple[str, ...], locate: Any, length: int, covered: tuple[str, ...], plane: tuple[int, int]) -> Task:
+def make_task(
+    name: str,
+    names: tuple[str, ...],
+    locate: Any,
+    length: int,
+    covered: tuple[str, ...],
+    plane: tuple[int, int],
+) -> Task:
     coverage = Coverage(covered, (-REACH, -REACH), (REACH, REACH), (24, 24))
     return Task(
         name,
@@ -63,11 +74,13 @@ def make_task(name: str, names: tuple[str, ...], locate: Any, length: int, cover
 
 
 class Adroit(MujocoTask):
-    """What the two tasks share: an action is held for two of the library's steps (0.01 s each); the reward is 1 after every action at whose
-    end success holds, else 0; and what the library moves in the model at every start is part of the saved state.
+    """What the two tasks share: an action is held for two of the library's steps (0.01 s each); the
+    reward is 1 after every action at whose end success holds, else 0; and what the library moves in
+    the model at every start is part of the saved state.
 
-    success: library, the library's own criterion, or paper, the easier one of the paper's runs; `info` holds both, as success_library and
-    success_paper. env: the library's environment; placed: the body that it places anew at every start.
+    success: library, the library's own criterion, or paper, the easier one of the paper's runs;
+    `info` holds both, as success_library and success_paper. env: the library's environment; placed:
+    the body that it places anew at every start.
     """
 
     def __init__(
@@ -82,14 +95,29 @@ class Adroit(MujocoTask):
         render_mode: str | None,
         success: str,
     ) -> None:
-        """size: S, numbers of the state. Raises UserError for a success that is neither library nor paper."""
+        """size: S, numbers of the state. Raises UserError for a success that is neither library nor
+        paper."""
         if success not in task.criteria:
-            raise UserError(f"task.success={success} is not one of {', '.join(task.criteria)}{nearest(success, list(task.criteria))}")
+            raise UserError(
+                f"task.success={success} is not one of "
+                f"{', '.join(task.criteria)}{nearest(success, list(task.criteria))}"
+            )
         self._env, self._criterion = env, success
         self._placed_body = env.model.body(placed).id
         self._obs = np.zeros(0)
         self._succeeded = dict.fromkeys(task.criteria, False)
-        super().__init__(task, env.model, env.data, task.name, view, parts, np.full(size, np.inf), obs, render_mode, robot="forearm")
+        super().__init__(
+            task,
+            env.model,
+            env.data,
+            task.name,
+            view,
+            parts,
+            np.full(size, np.inf),
+            obs,
+            render_mode,
+            robot="forearm",
+        )
 
     def _start(self) -> None:
         self._env.np_random = self.np_random
@@ -101,7 +129,11 @@ class Adroit(MujocoTask):
             self._strew()
             mujoco.mj_forward(self.model, self.data)
             places = self.data.geom_xpos[self.labels[:-1] > 0]
-            above = places[:, 2].min() > 0  # the table's top: the hammer's thin neck may stick through it without touching it deeply
+            above = (
+                places[:, 2].min() > 0
+                # the table's top: the hammer's thin neck may stick through it without touching it
+                # deeply
+            )
             if above and not self._collisions() and self._in_view(places):
                 break
         self._obs = self._env._get_obs()
@@ -119,8 +151,12 @@ class Adroit(MujocoTask):
 
     def _move(self, action: np.ndarray) -> float:
         env = self._env
-        for _ in range(REPEAT - 1):  # what the library's step does, without an observation and a reward that nobody reads
-            env.do_simulation(env.act_mean + np.clip(action, -1.0, 1.0) * env.act_rng, env.frame_skip)
+        for _ in range(
+            REPEAT - 1
+        ):  # what the library's step does, without an observation and a reward that nobody reads
+            env.do_simulation(
+                env.act_mean + np.clip(action, -1.0, 1.0) * env.act_rng, env.frame_skip
+            )
         self._obs, *_ = env.step(action)
         self._succeeded = {name: self._succeeds(name) for name in self.task.criteria}
         return 0.0
@@ -133,13 +169,19 @@ class Adroit(MujocoTask):
         return self._succeeded[self._criterion]
 
     def _info(self) -> dict[str, Any]:
-        return super()._info() | {f"success_{name}": holds for name, holds in self._succeeded.items()}
+        return super()._info() | {
+            f"success_{name}": holds for name, holds in self._succeeded.items()
+        }
 
     def _state(self) -> np.ndarray:
         return self._obs
 
     def _save(self) -> dict[str, Any]:
-        library = {"placed": self.model.body_pos[self._placed_body].copy(), "obs": self._obs.copy(), "success": dict(self._succeeded)}
+        library = {
+            "placed": self.model.body_pos[self._placed_body].copy(),
+            "obs": self._obs.copy(),
+            "success": dict(self._succeeded),
+        }
         return super()._save() | library
 
     def _load(self, saved: dict[str, Any]) -> None:
@@ -149,21 +191,27 @@ class Adroit(MujocoTask):
 
 
 class AdroitDoor(Adroit):
-    """Turn the latch of a door and pull it open (to 1.35 rad; 1.0 by `success="paper"`); the door stands elsewhere at every start.
+    """Turn the latch of a door and pull it open (to 1.35 rad; 1.0 by `success="paper"`); the door
+    stands elsewhere at every start.
 
     28 actions.
 
-    State (42,): the library's observation (39: joints of the hand, latch, door hinge, palm, handle of the latch, palm - handle, open or
-    not), then the centre of the door panel (3), which it lacks.
-    Objects of interest and their geoms: `palm` all of the hand from the body "palm" to the fingertips (its position is the library's
-    grasp point in the palm), `latch` those of the body "latch" (its position is the end of its handle), `door` those of the panel that
-    swings, body "door", without latch and frame.
-    Raises UserError for an unknown `obs` or `success`, and where pictures cannot be rendered.
+    State (42,): the library's observation (39: joints of the hand, latch, door hinge, palm, handle
+    of the latch, palm - handle, open or not), then the centre of the door panel (3), which it
+    lacks. Objects of interest and their geoms: `palm` all of the hand from the body "palm" to the
+    fingertips (its position is the library's grasp point in the palm), `latch` those of the body
+    "latch" (its position is the end of its handle), `door` those of the panel that swings, body
+    "door", without latch and frame. Raises UserError for an unknown `obs` or `success`, and where
+    pictures cannot be rendered.
     """
 
-    def __init__(self, obs: str = "state", render_mode: str | None = None, success: str = "library") -> None:
+    def __init__(
+        self, obs: str = "state", render_mode: str | None = None, success: str = "library"
+    ) -> None:
         env = AdroitHandDoorEnv(reward_type="sparse")
-        task = make_task("adroit_door", ("palm", "latch", "door"), locate_door, 100, ("latch", "door"), (0, 1))
+        task = make_task(
+            "adroit_door", ("palm", "latch", "door"), locate_door, 100, ("latch", "door"), (0, 1)
+        )
         palm, latch, door = (geoms_under(env.model, body) for body in ("palm", "latch", "door"))
         parts = {"palm": palm, "latch": latch, "door": [geom for geom in door if geom not in latch]}
         view = free_camera((0.08, -0.03, 0.2), distance=1.35, azimuth=70.0, elevation=-42.0)
@@ -184,18 +232,23 @@ class AdroitHammer(Adroit):
 
     The board hangs at another height at every start. 26 actions.
 
-    State (49,): the library's observation (46: joints of the hand, velocity of the hammer, palm, handle of the hammer and its angles,
-    nail, force on it), then the hammer's head (3, its site "tool"), which it lacks: that is what drives the nail, and it swings while
-    the handle stays where it is.
-    Objects of interest and their geoms: `palm` all of the hand from the body "palm" to the fingertips (its position is the library's
-    grasp point in the palm), `hammer` those of the body "Object" (handle, neck and head; its position is its head's), `nail`
-    those of the body "nail" (its position is its head).
-    Raises UserError for an unknown `obs` or `success`, and where pictures cannot be rendered.
+    State (49,): the library's observation (46: joints of the hand, velocity of the hammer, palm,
+    handle of the hammer and its angles, nail, force on it), then the hammer's head (3, its site
+    "tool"), which it lacks: that is what drives the nail, and it swings while the handle stays
+    where it is. Objects of interest and their geoms: `palm` all of the hand from the body "palm" to
+    the fingertips (its position is the library's grasp point in the palm), `hammer` those of the
+    body "Object" (handle, neck and head; its position is its head's), `nail` those of the body
+    "nail" (its position is its head). Raises UserError for an unknown `obs` or `success`, and where
+    pictures cannot be rendered.
     """
 
-    def __init__(self, obs: str = "state", render_mode: str | None = None, success: str = "library") -> None:
+    def __init__(
+        self, obs: str = "state", render_mode: str | None = None, success: str = "library"
+    ) -> None:
         env = AdroitHandHammerEnv(reward_type="sparse")
-        task = make_task("adroit_hammer", ("palm", "hammer", "nail"), locate_hammer, 125, ("hammer",), (0, 2))
+        task = make_task(
+            "adroit_hammer", ("palm", "hammer", "nail"), locate_hammer, 125, ("hammer",), (0, 2)
+        )
         bodies = {"palm": "palm", "hammer": "Object", "nail": "nail"}
         parts = {name: geoms_under(env.model, body) for name, body in bodies.items()}
         view = free_camera((-0.05, -0.1, 0.13), distance=0.88, azimuth=25.0, elevation=-30.0)

@@ -1,4 +1,5 @@
-"""AntPush (Nachum et al. 2018): go round a block, push it aside and reach the upper room; pushed straight ahead, it shuts the way in."""
+"""AntPush (Nachum et al. 2018): go round a block, push it aside and reach the upper room; pushed
+straight ahead, it shuts the way in."""
 
 from __future__ import annotations
 
@@ -25,8 +26,16 @@ CENTRE = np.array([0.0, 8.0])
 WALLS = np.array([[8.0, 0.0], [-8.0, 16.0], [8.0, 16.0]])
 """Centres of the walled cells among the 3 x 3."""
 CELL = 8.0
-BLOCK = np.array([[[-8.0, 0.0], [0.0, 8.0]], [[-8.0, 0.0], [0.0, 8.0]], [[0.0, 8.0], [0.0, 16.0]], [[0.0, 8.0], [8.0, 8.0]]])
-"""Where the block's centre can be, as rectangles (low, high); the one with an area is there twice."""
+BLOCK = np.array(
+    [
+        [[-8.0, 0.0], [0.0, 8.0]],
+        [[-8.0, 0.0], [0.0, 8.0]],
+        [[0.0, 8.0], [0.0, 16.0]],
+        [[0.0, 8.0], [8.0, 8.0]],
+    ]
+)
+"""Where the block's centre can be, as rectangles (low, high); the one with an area is there twice.
+"""
 GOAL = np.array([0.0, 19.0])
 NEAR = 5.0
 """The ant is at the goal if its torso is closer than this."""
@@ -51,7 +60,8 @@ def ant_geoms(model: Any) -> list[int]:
 
 @cache
 def drawn_model() -> Any:
-    """The model with limbs eight times as thick and the torso four times: a pixel of a small frame is 0.375 wide, a limb 0.16."""
+    """The model with limbs eight times as thick and the torso four times: a pixel of a small frame
+    is 0.375 wide, a limb 0.16."""
     model = copy(load_model())
     model.geom_size[ant_geoms(model), 0] *= 8.0
     model.geom("torso").size[0] = 1.0
@@ -59,13 +69,15 @@ def drawn_model() -> Any:
 
 
 def locate(state: Tensor) -> Tensor:
-    """State (..., 31) -> coordinates (..., 2, 2) of torso and block, scaled to [-1, 1] on the floor between the walls."""
+    """State (..., 31) -> coordinates (..., 2, 2) of torso and block, scaled to [-1, 1] on the floor
+    between the walls."""
     positions = torch.stack([state[..., :2], state[..., ANT_QPOS + ANT_QVEL :]], dim=-2)
     return (positions - positions.new_tensor(CENTRE)) / HALF
 
 
 def draw(axes: Any) -> None:
-    """Walls, the goal and the area that counts as reached, and where ant and block start, in world units."""
+    """Walls, the goal and the area that counts as reached, and where ant and block start, in world
+    units."""
     from matplotlib.patches import Circle, Rectangle  # only drawings need matplotlib
 
     for x, y in WALLS:
@@ -73,7 +85,9 @@ def draw(axes: Any) -> None:
     axes.add_patch(Rectangle((LOW[0], LOW[1]), 2 * HALF, 2 * HALF, fill=False, edgecolor="black"))
     axes.add_patch(Rectangle((-CELL / 2, CELL / 2), CELL, CELL, fill=False, edgecolor="tab:red"))
     room = Rectangle((-CELL / 2, 1.5 * CELL), CELL, CELL, transform=axes.transData)
-    axes.add_patch(Circle((GOAL[0], GOAL[1]), NEAR, fill=False, edgecolor="tab:green")).set_clip_path(room)
+    axes.add_patch(
+        Circle((GOAL[0], GOAL[1]), NEAR, fill=False, edgecolor="tab:green")
+    ).set_clip_path(room)
     axes.plot(*GOAL, marker="*", color="tab:green")
     axes.plot(0, 0, marker="x", color="black")
     axes.set(xlim=(LOW[0], HIGH[0]), ylim=(LOW[1], HIGH[1]), aspect="equal")
@@ -91,19 +105,31 @@ TASK = Task(
 
 
 class AntPush(MujocoTask):
-    """An ant of eight motors, at most 30 Nm each; a step lasts 0.1 s. The reward is -0.1 times the distance of the torso to the goal.
+    """An ant of eight motors, at most 30 Nm each; a step lasts 0.1 s. The reward is -0.1 times the
+    distance of the torso to the goal.
 
-    State (31,): the ant's coordinates (x, y, z, quaternion, 8 joint angles) and velocities (3 linear, 3 angular, 8 joints), and the
-    block's x and y. It starts at (0, 0), the block at (0, 8), the goal is (0, 19); success is a distance below 5. Positions in `info`
-    are those of torso and block.
-    Raises UserError for an unknown `obs`, and where pictures cannot be rendered.
+    State (31,): the ant's coordinates (x, y, z, quaternion, 8 joint angles) and velocities (3
+    linear, 3 angular, 8 joints), and the block's x and y. It starts at (0, 0), the block at (0, 8),
+    the goal is (0, 19); success is a distance below 5. Positions in `info` are those of torso and
+    block. Raises UserError for an unknown `obs`, and where pictures cannot be rendered.
     """
 
     def __init__(self, obs: str = "state", render_mode: str | None = None) -> None:
         model = load_model()
         limits = np.full(ANT_QPOS + ANT_QVEL + 2, np.inf)
         parts = {"ant": ant_geoms(model), "block": [model.geom("block").id]}
-        super().__init__(TASK, model, mujoco.MjData(model), "ant_push", "top", parts, limits, obs, render_mode, drawn=drawn_model())
+        super().__init__(
+            TASK,
+            model,
+            mujoco.MjData(model),
+            "ant_push",
+            "top",
+            parts,
+            limits,
+            obs,
+            render_mode,
+            drawn=drawn_model(),
+        )
 
     def _start(self) -> None:
         model, data = self.model, self.data
@@ -126,7 +152,9 @@ class AntPush(MujocoTask):
     def _move(self, action: np.ndarray) -> float:
         self.data.ctrl[:] = action
         mujoco.mj_step(self.model, self.data, SUBSTEPS)
-        mujoco.mj_kinematics(self.model, self.data)  # pictures show where things are, not where the integrator last tried them
+        mujoco.mj_kinematics(
+            self.model, self.data
+        )  # pictures show where things are, not where the integrator last tried them
         return -0.1 * self._distance()
 
     def _distance(self) -> float:

@@ -1,4 +1,5 @@
-"""Bandit (Fig. 4): one step, one action, two modes; the wide one is a trap, the narrow one is the best."""
+"""Bandit (Fig. 4): one step, one action, two modes; the wide one is a trap, the narrow one is the
+best."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ REACH = 1.2
 def bandit_reward(x: Tensor) -> Tensor:
     """Exact reward of x in [-1.2, 1.2], elementwise and differentiable almost everywhere.
 
-    Left mode: narrow, peak 1.1 at -0.6. Right mode: wide, rising to 0.5 at 0.875, where it drops to 0.
+    Left mode: narrow, peak 1.1 at -0.6. Right mode: wide, rising to 0.5 at 0.875, where it drops to
+    0.
     """
     left = torch.relu(1.1 - 18 * (2 * x + 1.2) ** 2)
     right = torch.relu(0.5 - 0.125 * (2 * x - 1.75) ** 2)
@@ -27,7 +29,8 @@ def bandit_reward(x: Tensor) -> Tensor:
 
 
 class Bandit(OwnTask):
-    """One action, one step; the observation is a constant (1,) zero. There is nothing to see: obs=pixels raises UserError."""
+    """One action, one step; the observation is a constant (1,) zero. There is nothing to see:
+    obs=pixels raises UserError."""
 
     metadata = {"render_modes": []}
 

@@ -1,4 +1,5 @@
-"""What the project's own tasks share: observation kinds, the episode's clock, seeding, and saving of the whole state."""
+"""What the project's own tasks share: observation kinds, the episode's clock, seeding, and saving
+of the whole state."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from vis_rpg.envs.tasks.task import Task, TaskEnv
 from vis_rpg.errors import UserError
 
 TRIES = 1000
-"""Scattered scenes that are drawn, at most, until one is seen and has nothing inside another thing."""
+"""Scattered scenes that are drawn, at most, until one is seen and has nothing inside another thing.
+"""
 DEEP = 0.005
 """Metres by which things may be inside each other in one: contacts are soft."""
 OBSERVATIONS = ("state", "pixels")
@@ -29,7 +31,9 @@ def nearest(word: object, known: list[str]) -> str:
 def check_obs(obs: str) -> None:
     """Raise UserError unless `obs` names an observation kind."""
     if obs not in OBSERVATIONS:
-        raise UserError(f"obs={obs} is not one of {', '.join(OBSERVATIONS)}{nearest(obs, list(OBSERVATIONS))}")
+        raise UserError(
+            f"obs={obs} is not one of {', '.join(OBSERVATIONS)}{nearest(obs, list(OBSERVATIONS))}"
+        )
 
 
 def frames_space() -> gymnasium.spaces.Box:
@@ -38,24 +42,38 @@ def frames_space() -> gymnasium.spaces.Box:
 
 
 class OwnTask(TaskEnv):
-    """A task of this project, from state (S,) float32 or pixels (2, 64, 64, 3) uint8; actions (A,) in [-1, 1].
+    """A task of this project, from state (S,) float32 or pixels (2, 64, 64, 3) uint8; actions (A,)
+    in [-1, 1].
 
-    A task says how it starts, moves, is seen and succeeds; this class keeps the clock, the frame stack and the saved state.
-    Raises UserError for an unknown `obs`.
+    A task says how it starts, moves, is seen and succeeds; this class keeps the clock, the frame
+    stack and the saved state. Raises UserError for an unknown `obs`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
     threads_from: float = float("inf")
-    """How many environments must step together for threads to be faster than one: `advance` must leave Python's lock for long."""
+    """How many environments must step together for threads to be faster than one: `advance` must
+    leave Python's lock for long."""
 
-    def __init__(self, task: Task, actions: int, state_limits: np.ndarray, obs: str = "state", render_mode: str | None = None) -> None:
-        """`state_limits`: (S,) the largest absolute value of each number of the state, in world units; infinite where none is known."""
+    def __init__(
+        self,
+        task: Task,
+        actions: int,
+        state_limits: np.ndarray,
+        obs: str = "state",
+        render_mode: str | None = None,
+    ) -> None:
+        """`state_limits`: (S,) the largest absolute value of each number of the state, in world
+        units; infinite where none is known."""
         check_obs(obs)
         self.task = task
         self.render_mode = render_mode
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (actions,), np.float32)
         limits = state_limits.astype(np.float32)
-        self.observation_space = frames_space() if obs == "pixels" else gymnasium.spaces.Box(-limits, limits, dtype=np.float32)
+        self.observation_space = (
+            frames_space()
+            if obs == "pixels"
+            else gymnasium.spaces.Box(-limits, limits, dtype=np.float32)
+        )
         self._stack = FrameStack() if obs == "pixels" else None
         self._steps = 0
         self._reward = 0.0
@@ -65,8 +83,8 @@ class OwnTask(TaskEnv):
         """Put everything where an episode starts."""
 
     def _scatter(self) -> None:
-        """From where an episode starts, put what can move anywhere that it can be, drawn from the episode's generator; a task in which
-        nothing can stays as it starts."""
+        """From where an episode starts, put what can move anywhere that it can be, drawn from the
+        episode's generator; a task in which nothing can stays as it starts."""
 
     @property
     def scatters(self) -> bool:
@@ -107,15 +125,22 @@ class OwnTask(TaskEnv):
     def _info(self) -> dict[str, Any]:
         return {"success": self._success(), "objects": self._objects()}
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode. options: {"scatter": True} puts what can move anywhere that it can be, so that frames show every object in many
-        places: for discovering objects and for measuring, never for an agent's training."""
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode. options: {"scatter": True} puts what can move anywhere that it can be,
+        so that frames show every object in many places: for discovering objects and for measuring,
+        never for an agent's training."""
         super().reset(seed=seed)
         self._steps = 0
         self._start()
         if options and options.get("scatter"):
             self._scatter()
-        obs = self._stack.start(self._frame(FRAME)) if self._stack else self._state().astype(np.float32)
+        obs = (
+            self._stack.start(self._frame(FRAME))
+            if self._stack
+            else self._state().astype(np.float32)
+        )
         return obs, self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -123,13 +148,18 @@ class OwnTask(TaskEnv):
         return self.outcome()
 
     def advance(self, action: np.ndarray) -> None:
-        """The physics of one step. It draws nothing, so that environments may advance in threads, side by side."""
+        """The physics of one step. It draws nothing, so that environments may advance in threads,
+        side by side."""
         self._reward = self._move(np.clip(np.asarray(action, np.float64), -1.0, 1.0))
         self._steps += 1
 
     def outcome(self) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """What `step` returns, of the step that `advance` has made."""
-        obs = self._stack.push(self._frame(FRAME)) if self._stack else self._state().astype(np.float32)
+        obs = (
+            self._stack.push(self._frame(FRAME))
+            if self._stack
+            else self._state().astype(np.float32)
+        )
         info = self._info()
         reward = float(info["success"]) if self.task.sparse else self._reward
         return obs, reward, self._terminated(), self._steps >= self.task.episode_length, info

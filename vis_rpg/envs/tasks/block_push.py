@@ -1,4 +1,5 @@
-"""BlockPush: push two blocks (or one) to their goals; the reward is 1 only while all of them are there."""
+"""BlockPush: push two blocks (or one) to their goals; the reward is 1 only while all of them are
+there."""
 
 from __future__ import annotations
 
@@ -29,12 +30,14 @@ STARTS = np.array([[0.0, -1.4], [-1.2, 0.0], [0.0, 0.0]])
 GOALS = np.array([[-1.4, 1.4], [0.0, 1.4]])
 COLOURS = ("tab:red", "tab:green", "tab:blue")
 SIDES, UNLIKE = (0.3, 0.6), 0.35
-"""Of blocks with other looks: what their sides are drawn from, and how far their colours are at least from any other in the RGB cube."""
+"""Of blocks with other looks: what their sides are drawn from, and how far their colours are at
+least from any other in the RGB cube."""
 
 
 @cache
 def load_model(blocks: int, looks: int = 0) -> Any:
-    """The compiled MJCF; with one block, the blue block and its goal are left out. Stepping leaves it as it is: environments share it.
+    """The compiled MJCF; with one block, the blue block and its goal are left out. Stepping leaves
+    it as it is: environments share it.
 
     looks: 0 for green and blue blocks, otherwise the seed of colours and sizes of other blocks.
     """
@@ -71,33 +74,62 @@ def make_task(blocks: int) -> Task:
 
     coverage = Coverage(NAMES[1 : 1 + blocks], (-LIMIT, -LIMIT), (LIMIT, LIMIT), (20, 20))
     names = NAMES[: 1 + blocks]
-    return Task("block_push", names, locate, state_scale=0.5, episode_length=60, sparse=True, coverage=coverage, draw=draw)
+    return Task(
+        "block_push",
+        names,
+        locate,
+        state_scale=0.5,
+        episode_length=60,
+        sparse=True,
+        coverage=coverage,
+        draw=draw,
+    )
 
 
 def _square(centre: np.ndarray, half: float, colour: str) -> Any:
     from matplotlib.patches import Rectangle  # only drawings need matplotlib
 
-    return Rectangle((centre[0] - half, centre[1] - half), 2 * half, 2 * half, fill=False, edgecolor=colour)
+    return Rectangle(
+        (centre[0] - half, centre[1] - half), 2 * half, 2 * half, fill=False, edgecolor=colour
+    )
 
 
 class BlockPush(MujocoTask):
     """The pusher's velocity is held at 4 x action for 0.08 s; blocks stop when they are not pushed.
 
-    State: x and y of pusher, green block (, blue block). Every step starts from rest, so positions are the whole state.
-    looks: 0, or the seed of other colours and sizes of the blocks, to test perception on what it was not trained on.
-    Raises UserError for an unknown `obs`, for `blocks` other than 1 or 2, for a negative `looks`, and where pictures cannot be rendered.
+    State: x and y of pusher, green block (, blue block). Every step starts from rest, so positions
+    are the whole state. looks: 0, or the seed of other colours and sizes of the blocks, to test
+    perception on what it was not trained on. Raises UserError for an unknown `obs`, for `blocks`
+    other than 1 or 2, for a negative `looks`, and where pictures cannot be rendered.
     """
 
-    def __init__(self, obs: str = "state", blocks: int = 2, render_mode: str | None = None, looks: int = 0) -> None:
+    def __init__(
+        self, obs: str = "state", blocks: int = 2, render_mode: str | None = None, looks: int = 0
+    ) -> None:
         if blocks not in (1, 2):
-            raise UserError(f"blocks={blocks} for vis_rpg/BlockPush-v0: it is played with 1 or 2 blocks")
+            raise UserError(
+                f"blocks={blocks} for vis_rpg/BlockPush-v0: it is played with 1 or 2 blocks"
+            )
         if looks < 0:
-            raise UserError(f"looks={looks} for vis_rpg/BlockPush-v0: 0 for green and blue, or the seed of other looks, from 1")
+            raise UserError(
+                f"looks={looks} for vis_rpg/BlockPush-v0: 0 for green and blue, or the seed of "
+                "other looks, from 1"
+            )
         self._blocks = blocks
         task, model = make_task(blocks), load_model(blocks, looks)
         parts = {name: (name,) for name in task.object_names}
         limits = np.full(2 + 2 * blocks, LIMIT)
-        super().__init__(task, model, mujoco.MjData(model), f"block_push {blocks} {looks}", "top", parts, limits, obs, render_mode)
+        super().__init__(
+            task,
+            model,
+            mujoco.MjData(model),
+            f"block_push {blocks} {looks}",
+            "top",
+            parts,
+            limits,
+            obs,
+            render_mode,
+        )
         self._substeps = round(STEP / model.opt.timestep)
         self._side = 2 * max(model.geom(name).size[0] for name in task.object_names)
 

@@ -1,4 +1,5 @@
-"""Cabinet: an arm opens the two doors of a cabinet, for a sparse reward with a fixed base, for a dense one with a moving base."""
+"""Cabinet: an arm opens the two doors of a cabinet, for a sparse reward with a fixed base, for a
+dense one with a moving base."""
 
 from __future__ import annotations
 
@@ -20,19 +21,37 @@ SUBSTEPS = 20
 TIMESTEP = 0.005
 """Seconds of a substep; a control step is 20 of them, 0.1 s."""
 DISTANCE = 1.1
-"""From the middle of the robot's base to the handles, in metres. The arm stands at the base's front edge, 0.45 m ahead of its middle: the
-fingertips of a Panda reach 0.92 m from its shoulder."""
+"""From the middle of the robot's base to the handles, in metres. The arm stands at the base's front
+edge, 0.45 m ahead of its middle: the fingertips of a Panda reach 0.92 m from its shoulder."""
 BASE = ("base_x", "base_y", "base_turn")
 ARM = tuple(f"joint{number}" for number in range(1, 8))
 FINGERS = ("finger_joint1", "finger_joint2")
 SPEED = {**dict.fromkeys(BASE, 0.6), **dict.fromkeys(ARM, 2.0), **dict.fromkeys(FINGERS, 0.1)}
-"""Of a joint at action 1: m/s of the base in x and y and of the fingers, rad/s of its turn and of the arm."""
-EFFORT = {**dict.fromkeys(BASE, 500.0), **dict.fromkeys(ARM[:4], 87.0), **dict.fromkeys(ARM[4:], 12.0), **dict.fromkeys(FINGERS, 20.0)}
+"""Of a joint at action 1: m/s of the base in x and y and of the fingers, rad/s of its turn and of
+the arm."""
+EFFORT = {
+    **dict.fromkeys(BASE, 500.0),
+    **dict.fromkeys(ARM[:4], 87.0),
+    **dict.fromkeys(ARM[4:], 12.0),
+    **dict.fromkeys(FINGERS, 20.0),
+}
 """What a joint's motor can give at most, N or Nm; a Panda's for its joints."""
-GAIN = {**dict.fromkeys(BASE, 5000.0), **dict.fromkeys(ARM[:4], 500.0), **dict.fromkeys(ARM[4:], 50.0), **dict.fromkeys(FINGERS, 500.0)}
+GAIN = {
+    **dict.fromkeys(BASE, 5000.0),
+    **dict.fromkeys(ARM[:4], 500.0),
+    **dict.fromkeys(ARM[4:], 50.0),
+    **dict.fromkeys(FINGERS, 500.0),
+}
 """Effort per unit of error in a joint's velocity."""
-START = dict(zip(("base_y", *ARM, *FINGERS), (0.25, 0.0, -0.7265, 0.0, -2.6675, 0.0, 3.5118, np.pi / 4, 0.02, 0.02), strict=True))
-"""Joints that do not start at 0. The gripper points at the cabinet 0.2 m before the handles; a base that moves is 0.25 m to the left."""
+START = dict(
+    zip(
+        ("base_y", *ARM, *FINGERS),
+        (0.25, 0.0, -0.7265, 0.0, -2.6675, 0.0, 3.5118, np.pi / 4, 0.02, 0.02),
+        strict=True,
+    )
+)
+"""Joints that do not start at 0. The gripper points at the cabinet 0.2 m before the handles; a base
+that moves is 0.25 m to the left."""
 OPEN = np.pi / 2
 """The range of a door's hinge, rad."""
 SPARSE_SHARE, DENSE_SHARE = 0.72, 0.9
@@ -46,14 +65,30 @@ HEIGHT = 0.7
 NAMES = ("gripper", "left door", "right door")
 LABELS = {"hand": 1, "leftfinger": 1, "rightfinger": 1, "left_door": 2, "right_door": 3}
 """Which object of interest a link belongs to."""
-ROBOT = ("rail_x", "rail_y", "base", *(f"link{number}" for number in range(1, 8)), "hand", "leftfinger", "rightfinger")
+ROBOT = (
+    "rail_x",
+    "rail_y",
+    "base",
+    *(f"link{number}" for number in range(1, 8)),
+    "hand",
+    "leftfinger",
+    "rightfinger",
+)
 """The robot's links, each after the joint that carries it."""
-SPREAD = dict(zip((*BASE, *ARM, *FINGERS), (0.3, 0.6, 0.8, 1.0, 0.8, 0.8, 1.0, 1.5, 1.5, 1.5, 0.02, 0.02), strict=True))
+SPREAD = dict(
+    zip(
+        (*BASE, *ARM, *FINGERS),
+        (0.3, 0.6, 0.8, 1.0, 0.8, 0.8, 1.0, 1.5, 1.5, 1.5, 0.02, 0.02),
+        strict=True,
+    )
+)
 """How far from where it starts a joint may be in a scattered scene, rad or m, within its range."""
 SEEN = np.array([[-0.9, -0.7, 0.2], [0.1, 0.7, 1.2]])
-"""The corners of the space in which the end effector is then: near the cabinet, and in the picture."""
+"""The corners of the space in which the end effector is then: near the cabinet, and in the picture.
+"""
 EYE, TARGET, FOVY = (-1.45, 0.0, 2.55), (-0.4, 0.0, 0.45), 0.7
-"""The camera, behind and above the robot: its place and what it looks at, in metres, and its vertical field of view, rad."""
+"""The camera, behind and above the robot: its place and what it looks at, in metres, and its
+vertical field of view, rad."""
 
 
 @cache
@@ -62,7 +97,8 @@ def _builder(path: Path, held: tuple[str, ...]) -> Any:
 
 
 def locate(state: Tensor) -> Tensor:
-    """State (..., S) -> x, y, z of the end effector and the two door angles, (..., 5, 1), scaled to about [-1, 1]."""
+    """State (..., S) -> x, y, z of the end effector and the two door angles, (..., 5, 1), scaled to
+    about [-1, 1]."""
     x, y, z, left, right = state[..., :5].unbind(-1)
     return torch.stack([x, y, z - HEIGHT, left / OPEN, right / OPEN], -1).unsqueeze(-1)
 
@@ -72,36 +108,60 @@ def draw(axes: Any) -> None:
     axes.plot([0.08, 0.42, 0.42, 0.08], [0.42, 0.42, -0.42, -0.42], color="black")
     for side, colour in ((1, "tab:green"), (-1, "tab:blue")):
         angle = np.linspace(0, OPEN, 30)
-        axes.plot(0.08 - 0.41 * np.sin(angle), side * (0.42 - 0.41 * np.cos(angle)), color=colour, linewidth=1)
+        axes.plot(
+            0.08 - 0.41 * np.sin(angle),
+            side * (0.42 - 0.41 * np.cos(angle)),
+            color=colour,
+            linewidth=1,
+        )
         axes.plot([0.08, 0.08], [side * 0.42, side * 0.01], color=colour)
     axes.plot(-DISTANCE, 0, marker="x", color="black")
     axes.set(xlim=(-1.3, 0.5), ylim=(-0.9, 0.9), aspect="equal")
 
 
 def make_task(name: str, sparse: bool) -> Task:
-    """The declaration. Coverage is counted along x alone, where a door's handle comes forward by 0.33 m of the grid's 1.2 as it opens."""
+    """The declaration. Coverage is counted along x alone, where a door's handle comes forward by
+    0.33 m of the grid's 1.2 as it opens."""
     coverage = Coverage(NAMES[1:], (-0.9, -0.9), (0.3, 0.9), (24, 1))
-    return Task(name, NAMES, locate, state_scale=0.2, episode_length=60, sparse=sparse, coverage=coverage, draw=draw, processes=True)
+    return Task(
+        name,
+        NAMES,
+        locate,
+        state_scale=0.2,
+        episode_length=60,
+        sparse=sparse,
+        coverage=coverage,
+        draw=draw,
+        processes=True,
+    )
 
 
 class Cabinet(OwnTask):
-    """What both tasks share. An action is the velocity of each joint, as a share of its largest, held for 0.1 s.
+    """What both tasks share. An action is the velocity of each joint, as a share of its largest,
+    held for 0.1 s.
 
-    Velocities, not position targets: they leave nothing behind but positions and velocities, which the state shows, so the task is Markov;
-    and random actions then add up to a walk of the joints, which alone carries the hand over decimetres in an episode. Gravity is left
-    out: an arm's controller cancels it, and the hinges are upright. The arm does not collide with itself.
-    State: x, y, z of the end effector (m), angles and angular velocities of the left and the right door (rad, rad/s), positions and
-    velocities of the robot's joints, in the order of the actions: base (x, y, turn) where it moves, arm, fingers.
+    Velocities, not position targets: they leave nothing behind but positions and velocities, which
+    the state shows, so the task is Markov; and random actions then add up to a walk of the joints,
+    which alone carries the hand over decimetres in an episode. Gravity is left out: an arm's
+    controller cancels it, and the hinges are upright. The arm does not collide with itself. State:
+    x, y, z of the end effector (m), angles and angular velocities of the left and the right door
+    (rad, rad/s), positions and velocities of the robot's joints, in the order of the actions: base
+    (x, y, turn) where it moves, arm, fingers.
 
-    PhysX carries contacts from step to step in caches that it neither shows nor takes. So each episode begins in a new scene, and what is
-    saved is the episode's start and its actions so far, which are carried out again when it is restored.
-    Raises UserError for an unknown `obs`, without SAPIEN, and for pictures without a Vulkan device.
+    PhysX carries contacts from step to step in caches that it neither shows nor takes. So each
+    episode begins in a new scene, and what is saved is the episode's start and its actions so far,
+    which are carried out again when it is restored. Raises UserError for an unknown `obs`, without
+    SAPIEN, and for pictures without a Vulkan device.
     """
 
-    def __init__(self, task: Task, id: str, held: tuple[str, ...], obs: str, render_mode: str | None) -> None:
+    def __init__(
+        self, task: Task, id: str, held: tuple[str, ...], obs: str, render_mode: str | None
+    ) -> None:
         """held: joints of the base that do not move."""
         self._names = tuple(name for name in (*BASE, *ARM, *FINGERS) if name not in held)
-        super().__init__(task, len(self._names), np.full(7 + 2 * len(self._names), np.inf), obs, render_mode)
+        super().__init__(
+            task, len(self._names), np.full(7 + 2 * len(self._names), np.inf), obs, render_mode
+        )
         self._id, self._held, self._sapien = id, held, sapien_for(id)
         self._links = ROBOT[len(held) :]
         """Links of the robot that move: a base whose joints are held does not."""
@@ -118,28 +178,39 @@ class Cabinet(OwnTask):
         return studios["cabinet"]
 
     def _start(self) -> None:
-        self._begin({"robot": np.array([START.get(name, 0.0) for name in self._names]), "doors": np.zeros(2)})
+        self._begin(
+            {
+                "robot": np.array([START.get(name, 0.0) for name in self._names]),
+                "doors": np.zeros(2),
+            }
+        )
 
     def _scatter(self) -> None:
         rng = self.np_random
-        middle, spread = (np.array([share.get(name, 0.0) for name in self._names]) for share in (START, SPREAD))
+        middle, spread = (
+            np.array([share.get(name, 0.0) for name in self._names]) for share in (START, SPREAD)
+        )
         low, high = self._robot.qlimits.T
         for _ in range(TRIES):
             robot = np.clip(middle + spread * rng.uniform(-1, 1, len(middle)), low, high)
             start = {"robot": robot, "doors": rng.uniform(0.0, OPEN, 2)}
             self._begin(start)
-            if ((SEEN[0] < self._objects()[0]) & (self._objects()[0] < SEEN[1])).all() and self._sound():
+            if (
+                (SEEN[0] < self._objects()[0]) & (self._objects()[0] < SEEN[1])
+            ).all() and self._sound():
                 return self._begin(start)
         self._start()
 
     def _sound(self) -> bool:
-        """Whether nothing is deeper inside another thing than DEEP; it takes a substep to be told, after which the scene is spent."""
+        """Whether nothing is deeper inside another thing than DEEP; it takes a substep to be told,
+        after which the scene is spent."""
         self._scene.physx_system.step()
         points = [point for contact in self._scene.get_contacts() for point in contact.points]
         return all(point.separation > -DEEP for point in points)
 
     def _begin(self, start: dict[str, np.ndarray]) -> None:
-        """A new scene at rest; start: the positions of the robot's joints and the angles of the doors."""
+        """A new scene at rest; start: the positions of the robot's joints and the angles of the
+        doors."""
         self._began, self._actions = start, []
         physics = self._sapien.physx.PhysxCpuSystem()
         physics.timestep = TIMESTEP
@@ -152,7 +223,9 @@ class Cabinet(OwnTask):
         for joint in self._joints:
             joint.set_drive_properties(0.0, GAIN[joint.name], EFFORT[joint.name])
         self._hand = self._robot.find_link_by_name("hand")
-        self._doors = [self._cabinet.find_link_by_name(f"{side}_door") for side in ("left", "right")]
+        self._doors = [
+            self._cabinet.find_link_by_name(f"{side}_door") for side in ("left", "right")
+        ]
 
     def _build(self, path: Path) -> Any:
         articulation = _builder(path, self._held).set_scene(self._scene).build(fix_root_link=True)
@@ -174,7 +247,10 @@ class Cabinet(OwnTask):
 
     def _objects(self) -> np.ndarray:
         tip = self._hand.entity_pose * self._sapien.Pose(TIP)
-        handles = [door.entity_pose * self._sapien.Pose(at) for door, at in zip(self._doors, HANDLES, strict=True)]
+        handles = [
+            door.entity_pose * self._sapien.Pose(at)
+            for door, at in zip(self._doors, HANDLES, strict=True)
+        ]
         return np.stack([pose.p for pose in (tip, *handles)]).astype(np.float64)
 
     def _state(self) -> np.ndarray:
@@ -182,14 +258,19 @@ class Cabinet(OwnTask):
         return np.concatenate([self._objects()[0], doors.qpos, doors.qvel, robot.qpos, robot.qvel])
 
     def _poses(self) -> list[Any]:
-        return [link.entity_pose for articulation in (self._robot, self._cabinet) for link in articulation.links]
+        return [
+            link.entity_pose
+            for articulation in (self._robot, self._cabinet)
+            for link in articulation.links
+        ]
 
     def _frame(self, size: int) -> np.ndarray:
         return self._see().picture(self._poses(), size)
 
     def segmentation(self, whole: bool = False) -> np.ndarray:
-        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background, 1..N objects in order; whole: N + 1 on
-        what else of the robot moves, so that 0 is what never changes."""
+        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background,
+        1..N objects in order; whole: N + 1 on what else of the robot moves, so that 0 is what never
+        changes."""
         studio = self._see()
         labels = {**dict.fromkeys(self._links, len(NAMES) + 1), **LABELS} if whole else LABELS
         return studio.labels(labels)[studio.segmentation(self._poses())]
@@ -209,24 +290,39 @@ class Cabinet(OwnTask):
 
 
 class CabinetSparse(Cabinet):
-    """The arm stands still, 9 actions; success, and reward 1, while both doors are beyond 0.72 of their range. See `Cabinet`."""
+    """The arm stands still, 9 actions; success, and reward 1, while both doors are beyond 0.72 of
+    their range. See `Cabinet`."""
 
     def __init__(self, obs: str = "state", render_mode: str | None = None) -> None:
-        super().__init__(make_task("cabinet_sparse", sparse=True), "vis_rpg/CabinetSparse-v0", BASE, obs, render_mode)
+        super().__init__(
+            make_task("cabinet_sparse", sparse=True),
+            "vis_rpg/CabinetSparse-v0",
+            BASE,
+            obs,
+            render_mode,
+        )
 
     def _success(self) -> bool:
         return bool((self._shares() > SPARSE_SHARE).all())
 
 
 class CabinetDense(Cabinet):
-    """The base moves too, 12 actions; success while the right door is fully open, at 0.9 of its range. See `Cabinet`.
+    """The base moves too, 12 actions; success while the right door is fully open, at 0.9 of its
+    range. See `Cabinet`.
 
-    Reward: the sum of the doors' opened shares of that, + 2 while the right door is fully open, + 1 while the left one is, - 2 x the
-    distance (m) from the end effector to the nearer handle. The robot starts nearer the left door, the one that is worth less.
+    Reward: the sum of the doors' opened shares of that, + 2 while the right door is fully open, + 1
+    while the left one is, - 2 x the distance (m) from the end effector to the nearer handle. The
+    robot starts nearer the left door, the one that is worth less.
     """
 
     def __init__(self, obs: str = "state", render_mode: str | None = None) -> None:
-        super().__init__(make_task("cabinet_dense", sparse=False), "vis_rpg/CabinetDense-v0", (), obs, render_mode)
+        super().__init__(
+            make_task("cabinet_dense", sparse=False),
+            "vis_rpg/CabinetDense-v0",
+            (),
+            obs,
+            render_mode,
+        )
 
     def _success(self) -> bool:
         return bool(self._shares()[1] >= DENSE_SHARE)

@@ -22,19 +22,22 @@ from vis_rpg.errors import RunStopped, UserError, one_line
 DEFAULT_LENGTH = 1000
 """Steps of an episode where the id sets no limit."""
 API = (
-    "Gymnasium's API is wanted: reset(seed=..., options=...) returns (observation, info), and step(action) returns "
+    "Gymnasium's API is wanted: reset(seed=..., options=...) returns (observation, info), and "
+    "step(action) returns "
     "(observation, reward, terminated, truncated, info)"
 )
 
 
 class GymTask(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
-    """The outermost wrapper: actions (A,) in [-1, 1]; observations (S,) float32 or (2, 64, 64, 3) uint8; no named objects.
+    """The outermost wrapper: actions (A,) in [-1, 1]; observations (S,) float32 or (2, 64, 64, 3)
+    uint8; no named objects.
 
     Its physical state cannot be saved: a resumed run drops the running episode.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], task: Task, obs: str) -> None:
-        """Raises UserError where the observations or actions are of a kind that cannot be trained."""
+        """Raises UserError where the observations or actions are of a kind that cannot
+        be trained."""
         super().__init__(env)
         self.task = task
         self._id = env.spec.id if env.spec else task.name
@@ -49,23 +52,38 @@ class GymTask(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
             low, high = (bound.ravel().astype(np.float32) for bound in (flat.low, flat.high))
         except (AttributeError, NotImplementedError):  # what it flattens to is no Box
             kind = type(env.observation_space).__name__
-            raise UserError(f"obs=state for {self._id}: its observation, a {kind}, is no list of numbers; use obs=pixels") from None
+            raise UserError(
+                f"obs=state for {self._id}: its observation, a {kind}, is no list of numbers; "
+                "use obs=pixels"
+            ) from None
         if not low.size:
-            raise UserError(f"obs=state for {self._id}: its observation space {env.observation_space} holds no number; use obs=pixels")
+            raise UserError(
+                f"obs=state for {self._id}: its observation space {env.observation_space} "
+                "holds no number; use obs=pixels"
+            )
         self.observation_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
 
     def _seen(self, obs: Any) -> np.ndarray:
         """An observation as numbers (S,) float32."""
         space = self.env.observation_space
         try:
-            flat = obs if isinstance(space, gymnasium.spaces.Box) else gymnasium.spaces.flatten(space, obs)
+            flat = (
+                obs
+                if isinstance(space, gymnasium.spaces.Box)
+                else gymnasium.spaces.flatten(space, obs)
+            )
             numbers = np.asarray(flat, np.float32).ravel()
         except Exception as error:  # an observation may be anything at all
-            raise RunStopped(f"{self._id}: an observation is not of its space {space} ({one_line(error)})") from error
+            raise RunStopped(
+                f"{self._id}: an observation is not of its space {space} ({one_line(error)})"
+            ) from error
         if numbers.shape != self.observation_space.shape:
             assert self.observation_space.shape
             size = self.observation_space.shape[0]
-            raise RunStopped(f"{self._id}: an observation has {numbers.size} numbers, its space {space} has {size}")
+            raise RunStopped(
+                f"{self._id}: an observation has {numbers.size} numbers, its space {space} has "
+                f"{size}"
+            )
         return numbers
 
     def _frame(self) -> np.ndarray:
@@ -90,24 +108,35 @@ class GymTask(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
         return float(array.item())
 
     def _info(self, info: dict[str, Any]) -> dict[str, Any]:
-        success = bool(self._number('info["success"]', info.get("success", info.get("is_success", False))))
+        success = bool(
+            self._number('info["success"]', info.get("success", info.get("is_success", False)))
+        )
         return {**info, "success": success, "objects": np.zeros((0, 2))}
 
     def _call(self, size: int, method: Any, *args: Any, **kwargs: Any) -> Any:
-        """What reset or step of the environment returns, `size` values. Raises RunStopped where it has another API."""
+        """What reset or step of the environment returns, `size` values. Raises RunStopped where it
+        has another API."""
         try:
             returned = method(*args, **kwargs)
         except (TypeError, ValueError) as error:  # wrappers below unpack and pass on
             if "unpack" in str(error) or "unexpected keyword argument" in str(error):
                 raise RunStopped(f"{self._id}: {API} ({one_line(error)})") from error
             raise
-        if not isinstance(returned, tuple) or len(returned) != size or not isinstance(returned[-1], Mapping):
+        if (
+            not isinstance(returned, tuple)
+            or len(returned) != size
+            or not isinstance(returned[-1], Mapping)
+        ):
             raise RunStopped(f"{self._id}: {API}")
         return returned
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         obs, info = self._call(2, self.env.reset, seed=seed, options=options)
-        return self._stack.start(self._frame()) if self._stack else self._seen(obs), self._info(info)
+        return self._stack.start(self._frame()) if self._stack else self._seen(obs), self._info(
+            info
+        )
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         share = (np.clip(action, -1.0, 1.0).reshape(self._low.shape) + 1) / 2
@@ -115,15 +144,25 @@ class GymTask(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
         raw = ((1 - share) * self._low + share * self._high).astype(self._low.dtype)
         obs, reward, terminated, truncated, info = self._call(5, self.env.step, raw)
         seen = self._stack.push(self._frame()) if self._stack else self._seen(obs)
-        return seen, self._number("reward", reward), bool(terminated), bool(truncated), self._info(info)
+        return (
+            seen,
+            self._number("reward", reward),
+            bool(terminated),
+            bool(truncated),
+            self._info(info),
+        )
 
     def get_state(self) -> dict[str, Any]:
         """Not supported: raises NotImplementedError."""
-        raise NotImplementedError(f"the state of {self.spec.id if self.spec else 'this environment'} cannot be saved")
+        raise NotImplementedError(
+            f"the state of {self.spec.id if self.spec else 'this environment'} cannot be saved"
+        )
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Not supported: raises NotImplementedError."""
-        raise NotImplementedError(f"the state of {self.spec.id if self.spec else 'this environment'} cannot be restored")
+        raise NotImplementedError(
+            f"the state of {self.spec.id if self.spec else 'this environment'} cannot be restored"
+        )
 
 
 def action_bounds(env: gymnasium.Env[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -133,21 +172,32 @@ def action_bounds(env: gymnasium.Env[Any, Any]) -> tuple[np.ndarray, np.ndarray]
     Raises UserError for actions that are no Box of real numbers, or that have no bounds at all.
     """
     id, actions = env.spec.id if env.spec else "gym", env.action_space
-    if not isinstance(actions, gymnasium.spaces.Box) or not np.issubdtype(actions.dtype, np.floating):
-        raise UserError(f"task.id={id}: its action space is {actions}; only a Box of real numbers can be trained")
+    if not isinstance(actions, gymnasium.spaces.Box) or not np.issubdtype(
+        actions.dtype, np.floating
+    ):
+        raise UserError(
+            f"task.id={id}: its action space is {actions}; only a Box of real numbers can be "
+            "trained"
+        )
     if not actions.low.size:
-        raise UserError(f"task.id={id}: its action space {actions} holds no number: there is nothing to do")
+        raise UserError(
+            f"task.id={id}: its action space {actions} holds no number: there is nothing to do"
+        )
     low, high = actions.low, actions.high
     while isinstance(env, gymnasium.Wrapper):
         env = env.env
-        if isinstance(env.action_space, gymnasium.spaces.Box) and env.action_space.shape == low.shape:
+        if (
+            isinstance(env.action_space, gymnasium.spaces.Box)
+            and env.action_space.shape == low.shape
+        ):
             low, high = (
                 np.where(np.isfinite(mine), mine, theirs).astype(actions.dtype)
                 for mine, theirs in ((low, env.action_space.low), (high, env.action_space.high))
             )
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise UserError(
-            f"task.id={id}: its action space {actions} is unbounded: give it finite bounds where it is defined "
+            f"task.id={id}: its action space {actions} is unbounded: give it finite bounds "
+            "where it is defined "
             "(gymnasium.wrappers.RescaleAction then stretches them to others)"
         )
     return low, high
@@ -160,12 +210,15 @@ def _make(id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
         return gymnasium.make(id, disable_env_checker=True, **kwargs)
     except gymnasium.error.UnregisteredEnv as error:
         raise UserError(f"task.id={id} is not registered with Gymnasium{_elsewhere(id)}") from error
-    except Exception as error:  # an id may fail in any way of its own: a missing package, an unknown argument
+    except (
+        Exception
+    ) as error:  # an id may fail in any way of its own: a missing package, an unknown argument
         raise UserError(f"task.id={id} cannot be made: {one_line(error)}") from error
 
 
 def _elsewhere(id: str) -> str:
-    """A hint for an id that is not registered: the nearest one that is, once every installed package that uses Gymnasium has been."""
+    """A hint for an id that is not registered: the nearest one that is, once every installed
+    package that uses Gymnasium has been."""
     module_of: dict[str, str] = {}
     for module in _packages():
         known = set(gymnasium.registry)
@@ -175,7 +228,9 @@ def _elsewhere(id: str) -> str:
             except Exception:  # a package that is broken registers nothing
                 continue
         module_of |= dict.fromkeys(set(gymnasium.registry) - known, module)
-    names = [f"{module_of[name]}:{name}" if name in module_of else name for name in gymnasium.registry]
+    names = [
+        f"{module_of[name]}:{name}" if name in module_of else name for name in gymnasium.registry
+    ]
     wanted = id.rpartition(":")[2]
     if wanted in module_of:
         return f"; {module_of[wanted]} registers it: task.id={module_of[wanted]}:{wanted}"
@@ -185,23 +240,31 @@ def _elsewhere(id: str) -> str:
 def _packages() -> Iterable[str]:
     """Modules of installed packages that need Gymnasium, ours aside."""
     for package in distributions():
-        if any(need.startswith("gymnasium") for need in package.requires or []) and package.name != "vis-rpg":
-            yield from (package.read_text("top_level.txt") or package.name.replace("-", "_")).split()
+        if (
+            any(need.startswith("gymnasium") for need in package.requires or [])
+            and package.name != "vis-rpg"
+        ):
+            yield from (
+                package.read_text("top_level.txt") or package.name.replace("-", "_")
+            ).split()
 
 
 def _render_fast(env: gymnasium.Env[Any, Any]) -> None:
-    """Without shadows and multisampling, where the environment draws a MuJoCo model: nearly all of a frame's cost, lost at 64 x 64."""
+    """Without shadows and multisampling, where the environment draws a MuJoCo model: nearly all of
+    a frame's cost, lost at 64 x 64."""
     model: Any = getattr(env.unwrapped, "model", None)
     if hasattr(model, "vis"):
         model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
 
 
 def make_gym(id: str, obs: str, processes: bool = False, **kwargs: Any) -> GymTask:
-    """The registered environment `id` as a task; `kwargs` go to `gymnasium.make`; processes: step it in worker processes.
+    """The registered environment `id` as a task; `kwargs` go to `gymnasium.make`; processes: step
+    it in worker processes.
 
     id: as Gymnasium has it, or `module:Id-v0`, whose module may lie in the working directory.
-    Raises UserError for an unknown id (naming the nearest), for an action space that is not a bounded Box, for obs=state where the
-    observation is no list of numbers, and for obs=pixels where it cannot be rendered.
+    Raises UserError for an unknown id (naming the nearest), for an action space that is not a
+    bounded Box, for obs=state where the observation is no list of numbers, and for obs=pixels where
+    it cannot be rendered.
     """
     check_obs(obs)
     env = _make(id, kwargs)
@@ -213,7 +276,9 @@ def make_gym(id: str, obs: str, processes: bool = False, **kwargs: Any) -> GymTa
         raise UserError(f"obs=pixels for {id}: it does not render to rgb_array; use obs=state")
     if env.spec is None or env.spec.max_episode_steps is None:
         env = gymnasium.wrappers.TimeLimit(env, DEFAULT_LENGTH)
-    length = env.spec.max_episode_steps if env.spec and env.spec.max_episode_steps else DEFAULT_LENGTH
+    length = (
+        env.spec.max_episode_steps if env.spec and env.spec.max_episode_steps else DEFAULT_LENGTH
+    )
     task = GymTask(env, Task("gym", (), episode_length=length, processes=processes), obs)
     if obs == "pixels":
         if hasattr(env.unwrapped, "mujoco_renderer"):

@@ -1,4 +1,5 @@
-"""Gymnasium's HalfCheetah-v5 and Humanoid-v5 as tasks (Fig. 12), and the cheetah that must go back (Fig. 11)."""
+"""Gymnasium's HalfCheetah-v5 and Humanoid-v5 as tasks (Fig. 12), and the cheetah that must go back
+(Fig. 11)."""
 
 from __future__ import annotations
 
@@ -17,11 +18,13 @@ import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
 BACK = 5.0
 """Metres behind its start at which the cheetah has succeeded."""
 SIGHT = 10.0
-"""The picture of CheetahBack shows x in +-10 m, the start in its middle; further out the cheetah is not seen."""
+"""The picture of CheetahBack shows x in +-10 m, the start in its middle; further out the cheetah is
+not seen."""
 HEIGHT = 2.0
 """And this much of z, from 0.1 m below the floor."""
 THICK = 0.12
-"""Radius of the cheetah's limbs in that picture, whose pixels are 0.31 m wide and 0.03 m high; their own is 0.046 m."""
+"""Radius of the cheetah's limbs in that picture, whose pixels are 0.31 m wide and 0.03 m high;
+their own is 0.046 m."""
 COLOUR = (1.0, 0.55, 0.1, 1.0)
 FLOOR = (0.4, 0.4, 0.45, 1.0)
 DERIVED = ("xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
@@ -29,13 +32,17 @@ DERIVED = ("xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
 
 
 def make_inner(id: str, **kwargs: Any) -> Any:
-    """Gymnasium's environment without its wrappers, its model painted for small pictures: a robot of one colour, evenly lit, no mirror."""
+    """Gymnasium's environment without its wrappers, its model painted for small pictures: a robot
+    of one colour, evenly lit, no mirror."""
     inner: Any = gymnasium.make(id, **kwargs).unwrapped
     model = inner.model
     model.geom_matid[robot_geoms(model)] = -1
     model.geom_rgba[robot_geoms(model)] = COLOUR
     model.mat_reflectance[:] = 0.0
-    model.geom("floor").size[2] = 40.0  # how finely a plane is drawn, no matter to physics: the humanoid's is of 100,000 squares
+    model.geom("floor").size[2] = (
+        # how finely a plane is drawn, no matter to physics: the humanoid's is of 100,000 squares
+        40.0
+    )
     model.light_active[:] = 0
     light = model.vis.headlight
     light.ambient[:], light.diffuse[:], light.specular[:] = 1.0, 0.0, 0.0
@@ -50,15 +57,26 @@ def robot_geoms(model: Any) -> list[int]:
 class Locomotion(MujocoTask):
     """The inner environment's model, start, observation and reward, which no time limit cuts short.
 
-    The one object of interest is the robot, all of its geoms; its position is the torso's. Seen by the camera that runs beside it.
+    The one object of interest is the robot, all of its geoms; its position is the torso's. Seen by
+    the camera that runs beside it.
     """
 
-    def __init__(self, task: Task, inner: Any, obs: str, render_mode: str | None, view: Any = "track", **seeing: Any) -> None:
+    def __init__(
+        self,
+        task: Task,
+        inner: Any,
+        obs: str,
+        render_mode: str | None,
+        view: Any = "track",
+        **seeing: Any,
+    ) -> None:
         self._inner = inner
         model = inner.model
         parts = {task.object_names[0]: robot_geoms(model)}
         limits = np.full(inner.observation_space.shape, np.inf)
-        super().__init__(task, model, inner.data, task.name, view, parts, limits, obs, render_mode, **seeing)
+        super().__init__(
+            task, model, inner.data, task.name, view, parts, limits, obs, render_mode, **seeing
+        )
         self._strength = model.actuator_ctrlrange[:, 1]
 
     def _start(self) -> None:
@@ -77,7 +95,8 @@ class Cheetah(Locomotion):
 
     def _move(self, action: np.ndarray) -> float:
         reward = super()._move(action)
-        # Pictures show where it is, not where it was a substep ago; the reward and the state read neither.
+        # Pictures show where it is, not where it was a substep ago; the reward and the state read
+        # neither.
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_comPos(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
@@ -89,7 +108,8 @@ class Cheetah(Locomotion):
 
 
 class HalfCheetah(Cheetah):
-    """Gymnasium's HalfCheetah-v5: state (17,), 6 actions, 1000 steps of 0.05 s, the reward of moving forward.
+    """Gymnasium's HalfCheetah-v5: state (17,), 6 actions, 1000 steps of 0.05 s, the reward of
+    moving forward.
 
     Raises UserError for an unknown `obs`, and where pictures cannot be rendered.
     """
@@ -114,11 +134,13 @@ def draw(axes: Any) -> None:
 
 
 class CheetahBack(Cheetah):
-    """The cheetah of HalfCheetah-v5 with a sparse reward: 1 in each step in which its torso is at least 5 m behind where it started.
+    """The cheetah of HalfCheetah-v5 with a sparse reward: 1 in each step in which its torso is at
+    least 5 m behind where it started.
 
-    State (18,): x, z and pitch of the torso and 6 joint angles, then their velocities. 200 steps. Its picture stands still, so that x is
-    seen: a camera beside the track that spans 20 m by 2 m, squeezed into a square.
-    Raises UserError for an unknown `obs`, and where pictures cannot be rendered.
+    State (18,): x, z and pitch of the torso and 6 joint angles, then their velocities. 200 steps.
+    Its picture stands still, so that x is seen: a camera beside the track that spans 20 m by 2 m,
+    squeezed into a square. Raises UserError for an unknown `obs`, and where pictures cannot be
+    rendered.
     """
 
     TASK = Task(
@@ -137,21 +159,38 @@ class CheetahBack(Cheetah):
         inner = make_inner("HalfCheetah-v5", exclude_current_positions_from_observation=False)
         drawn = copy(inner.model)
         drawn.geom_size[robot_geoms(drawn), 0] = THICK
-        # The floor, seen from its edge, as the 5 m before and behind the start: where it ends on the left, success begins.
+        # The floor, seen from its edge, as the 5 m before and behind the start: where it ends on
+        # the left, success begins.
         floor = drawn.geom("floor")
-        floor.type[:], floor.size[:], floor.matid[:] = mujoco.mjtGeom.mjGEOM_BOX, (BACK, 0.01, 0.05), -1
+        floor.type[:], floor.size[:], floor.matid[:] = (
+            mujoco.mjtGeom.mjGEOM_BOX,
+            (BACK, 0.01, 0.05),
+            -1,
+        )
         floor.rgba[:] = FLOOR
         drawn.vis.global_.orthographic, drawn.vis.global_.fovy = 1, HEIGHT
-        view = free_camera((0.0, 0.0, HEIGHT / 2 - 0.1), distance=SIGHT, azimuth=90.0, elevation=0.0)
+        view = free_camera(
+            (0.0, 0.0, HEIGHT / 2 - 0.1), distance=SIGHT, azimuth=90.0, elevation=0.0
+        )
         self._begin = 0.0
-        super().__init__(self.TASK, inner, obs, render_mode, view=view, drawn=drawn, squeeze=round(2 * SIGHT / HEIGHT))
+        super().__init__(
+            self.TASK,
+            inner,
+            obs,
+            render_mode,
+            view=view,
+            drawn=drawn,
+            squeeze=round(2 * SIGHT / HEIGHT),
+        )
 
     def _start(self) -> None:
         super()._start()
         self._begin = float(self.data.qpos[0])
 
     def _scatter(self) -> None:
-        self.data.qpos[0] = self.np_random.uniform(-SIGHT + 1.0, SIGHT - 1.0)  # success is still at the same place
+        self.data.qpos[0] = self.np_random.uniform(
+            -SIGHT + 1.0, SIGHT - 1.0
+        )  # success is still at the same place
         mujoco.mj_forward(self.model, self.data)
 
     def _success(self) -> bool:
@@ -166,8 +205,8 @@ class CheetahBack(Cheetah):
 
 
 class Humanoid(Locomotion):
-    """Gymnasium's Humanoid-v5: state (348,), 17 actions, at most 1000 steps of 0.015 s; an episode ends when the torso leaves its healthy
-    height, 1 to 2 m.
+    """Gymnasium's Humanoid-v5: state (348,), 17 actions, at most 1000 steps of 0.015 s; an episode
+    ends when the torso leaves its healthy height, 1 to 2 m.
 
     Raises UserError for an unknown `obs`, and where pictures cannot be rendered.
     """

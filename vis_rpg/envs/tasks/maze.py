@@ -1,4 +1,5 @@
-"""Maze (Fig. 5): 5 x 5 rooms joined by narrow gaps; no reward, so only exploration moves the agent."""
+"""Maze (Fig. 5): 5 x 5 rooms joined by narrow gaps; no reward, so only exploration
+moves the agent."""
 
 from __future__ import annotations
 
@@ -24,9 +25,11 @@ CLOSED_BELOW = {(0, 2), (1, 2), (3, 2), (4, 2), (1, 3), (3, 3)}
 CLOSED_LEFT = {(1, 0), (2, 0), (3, 1), (4, 1), (2, 3), (4, 3), (1, 4), (2, 4), (3, 4), (4, 4)}
 """Rooms (x, y) without a gap to (x - 1, y)."""
 SKIN = 1e-6
-"""Half thickness of a wall: too thin to be seen, thick enough for its ends to block a move along it."""
+"""Half thickness of a wall: too thin to be seen, thick enough for its ends to block a move along
+it."""
 BACK_OFF = 1e-9
-"""Share of a step by which the agent stops before contact, so that rounding never puts it inside a wall."""
+"""Share of a step by which the agent stops before contact, so that rounding never puts it inside a
+wall."""
 RADIUS = 0.5
 """Of the disc that stands for the agent, a point, in pictures."""
 FLOOR, WALL, AGENT = (40, 40, 46), (150, 150, 160), (240, 80, 60)
@@ -41,9 +44,19 @@ def maze_walls() -> np.ndarray:
             start, end = ROOM * room - SIZE, ROOM * (room + 1) - SIZE
             middle = (start + end) / 2
             outer = line in (0, ROOMS)
-            for closed, upright in (((line, room) in CLOSED_LEFT, True), ((room, line) in CLOSED_BELOW, False)):
-                spans = [(start, end)] if outer or closed else [(start, middle - GAP / 2), (middle + GAP / 2, end)]
-                walls += [[(across, a), (across, b)] if upright else [(a, across), (b, across)] for a, b in spans]
+            for closed, upright in (
+                ((line, room) in CLOSED_LEFT, True),
+                ((room, line) in CLOSED_BELOW, False),
+            ):
+                spans = (
+                    [(start, end)]
+                    if outer or closed
+                    else [(start, middle - GAP / 2), (middle + GAP / 2, end)]
+                )
+                walls += [
+                    [(across, a), (across, b)] if upright else [(a, across), (b, across)]
+                    for a, b in spans
+                ]
     return np.array(walls)
 
 
@@ -52,9 +65,13 @@ _LOW, _HIGH = WALLS.min(axis=1) - SKIN, WALLS.max(axis=1) + SKIN  # (W, 2)
 
 
 def slide_free_move(position: np.ndarray, move: np.ndarray) -> np.ndarray:
-    """Where a point (2,) ends that moves by (2,) and stops at the first wall it touches, without sliding (slab test)."""
+    """Where a point (2,) ends that moves by (2,) and stops at the first wall it touches, without
+    sliding (slab test)."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        near, far = (_LOW - position) / move, (_HIGH - position) / move  # (W, 2), in shares of the move
+        near, far = (
+            (_LOW - position) / move,
+            (_HIGH - position) / move,
+        )  # (W, 2), in shares of the move
     enter = np.minimum(near, far).max(axis=1)
     leave = np.maximum(near, far).min(axis=1)
     hit = (enter <= leave) & (enter <= 1) & (leave > BACK_OFF)
@@ -88,26 +105,31 @@ TASK = Task(
 
 
 def to_pixels(points: np.ndarray, size: int) -> np.ndarray:
-    """World (..., 2) -> (column, row) in a picture of `size` pixels, from its upper left corner; y points up."""
+    """World (..., 2) -> (column, row) in a picture of `size` pixels, from its upper left corner; y
+    points up."""
     return (points * (1, -1) + SIZE) * size / (2 * SIZE)
 
 
 @cache
 def background(size: int) -> np.ndarray:
-    """The empty maze: (size, size, 3) uint8; walls one 64th of the picture wide, drawn large and averaged."""
+    """The empty maze: (size, size, 3) uint8; walls one 64th of the picture wide, drawn large and
+    averaged."""
     large = 8 * size
     picture = np.full((large, large, 3), FLOOR, np.uint8)
     half = large / FRAME / 2
     for ends in to_pixels(WALLS, large):
         along = np.array([half, 0]) if ends[0, 1] == ends[1, 1] else np.array([0, half])
         across = half - along
-        (left, top), (right, bottom) = np.rint(np.clip([ends.min(0) - across, ends.max(0) + across], 0, large)).astype(int)
+        (left, top), (right, bottom) = np.rint(
+            np.clip([ends.min(0) - across, ends.max(0) + across], 0, large)
+        ).astype(int)
         picture[top:bottom, left:right] = WALL
     return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
 
 
 class Maze(OwnTask):
-    """The agent is a point; a step moves it by 0.25 x action. State: its (x, y). No reward, no success.
+    """The agent is a point; a step moves it by 0.25 x action. State: its (x, y). No reward, no
+    success.
 
     Raises UserError for an unknown `obs`.
     """
@@ -136,15 +158,17 @@ class Maze(OwnTask):
         return self._disc(background(size).copy(), AGENT, cv2.LINE_AA)
 
     def segmentation(self, whole: bool = False) -> np.ndarray:
-        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background, 1 agent; nothing else moves that
-        `whole` could show."""
+        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background,
+        1 agent; nothing else moves that `whole` could show."""
         return self._disc(np.zeros((FRAME, FRAME), np.uint8), 1, cv2.LINE_8).astype(int)
 
     def _disc(self, picture: np.ndarray, colour: Any, line: int) -> np.ndarray:
         size = picture.shape[0]
         # cv2 puts whole coordinates on pixel centres, and takes 4 fractional bits.
         x, y = np.rint((to_pixels(self._position, size) - 0.5) * 16).astype(int)
-        cv2.circle(picture, (int(x), int(y)), round(RADIUS * size / (2 * SIZE) * 16), colour, -1, line, 4)
+        cv2.circle(
+            picture, (int(x), int(y)), round(RADIUS * size / (2 * SIZE) * 16), colour, -1, line, 4
+        )
         return picture
 
     def _save(self) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Meta-World v3: a Sawyer arm whose hand is moved in x, y and z and whose gripper opens and closes; any of its tasks by name."""
+"""Meta-World v3: a Sawyer arm whose hand is moved in x, y and z and whose gripper opens and closes;
+any of its tasks by name."""
 
 from __future__ import annotations
 
@@ -22,10 +23,11 @@ REPEAT = 2
 LENGTH = 100
 """Actions of an episode."""
 HAND_STEPS, FALL_STEPS = 50, 10
-"""Steps of the library in which a scattered start moves the hand to its place, and lets the objects come to rest."""
+"""Steps of the library in which a scattered start moves the hand to its place, and lets the objects
+come to rest."""
 OBSERVED = 39
-"""Numbers of the library's own observation, which begin the state: hand (3), gripper opening (1), objects (14), the same 18 of the
-library's step before, and the goal (3)."""
+"""Numbers of the library's own observation, which begin the state: hand (3), gripper opening (1),
+objects (14), the same 18 of the library's step before, and the goal (3)."""
 FIRST, SECOND = 4, 11
 """Where the positions of its first and second object begin."""
 PADS = "leftpad_geom", "rightpad_geom"
@@ -37,13 +39,15 @@ NAMES = {
     "basketball-v3": ("metaworld_basketball", ("fingertips", "ball")),
     "stick-pull-v3": ("metaworld_stick_pull", ("fingertips", "stick", "handle")),
 }
-"""The paper's two tasks: Meta-World's name -> the word in `task=...` and the objects of interest."""
+"""The paper's two tasks: Meta-World's name -> the word in `task=...` and the objects of interest.
+"""
 VIEWS = {
     "basketball-v3": ((0.0, 0.7, 0.19), 0.85, 135.0, -30.0),
     "stick-pull-v3": ((0.15, 0.61, 0.1), 1.0, 135.0, -37.0),
 }
-"""Cameras as near as the task allows: what they look at, distance, azimuth and elevation. All starts, goals and ways between them are
-seen; the hand can be driven out of the picture, to the far corners of its range, where there is nothing to do."""
+"""Cameras as near as the task allows: what they look at, distance, azimuth and elevation. All
+starts, goals and ways between them are seen; the hand can be driven out of the picture, to the far
+corners of its range, where there is nothing to do."""
 FAR = ((0.03, 0.65, 0.1), 1.1, 135.0, -35.0)
 """The camera of every other task: the whole table top."""
 
@@ -54,14 +58,20 @@ def symlog(x: Tensor) -> Tensor:
 
 
 def locate_one(state: Tensor) -> Tensor:
-    """State (..., 42) of a task with one object -> (..., 7, 1): fingertips - object, the object, gripper opening."""
+    """State (..., 42) of a task with one object -> (..., 7, 1): fingertips - object, the object,
+    gripper opening."""
     tcp, first = state[..., OBSERVED:], state[..., FIRST : FIRST + 3]
     return _scaled(tcp - first, first, state[..., 3:4])
 
 
 def locate_two(state: Tensor) -> Tensor:
-    """State (..., 42) of a task with two objects -> (..., 7, 1): first - second, first - fingertips, gripper opening."""
-    tcp, first, second = state[..., OBSERVED:], state[..., FIRST : FIRST + 3], state[..., SECOND : SECOND + 3]
+    """State (..., 42) of a task with two objects -> (..., 7, 1): first - second, first -
+    fingertips, gripper opening."""
+    tcp, first, second = (
+        state[..., OBSERVED:],
+        state[..., FIRST : FIRST + 3],
+        state[..., SECOND : SECOND + 3],
+    )
     return _scaled(first - second, first - tcp, state[..., 3:4])
 
 
@@ -74,8 +84,8 @@ def _unevaluated(obs: np.ndarray, action: np.ndarray) -> tuple[float, dict[str, 
 
 
 def touching(model: Any, data: Any, geom: int) -> bool:
-    """Whether both pads of the gripper press on a geom: the library's `touching_object`, which reads contacts one by one in Python, at a
-    quarter of a decision's cost."""
+    """Whether both pads of the gripper press on a geom: the library's `touching_object`, which
+    reads contacts one by one in Python, at a quarter of a decision's cost."""
     contact = data.contact
     held = (contact.geom == geom).any(1)
     pads = [contact.efc_address[held & (contact.geom == model.geom(pad).id).any(1)] for pad in PADS]
@@ -83,10 +93,11 @@ def touching(model: Any, data: Any, geom: int) -> bool:
 
 
 def carrier(env: Any, index: int) -> int:
-    """The id of the body that the observed position of object `index` moves with: the deepest one whose own joint moves it.
+    """The id of the body that the observed position of object `index` moves with: the deepest one
+    whose own joint moves it.
 
-    The joints of `env` (one of Meta-World's, at rest), its robot's aside, are moved a little, body by body.
-    Raises IndexError where no joint moves it; every task of the library has one that does.
+    The joints of `env` (one of Meta-World's, at rest), its robot's aside, are moved a little, body
+    by body. Raises IndexError where no joint moves it; every task of the library has one that does.
     """
 
     def position() -> np.ndarray:
@@ -108,43 +119,67 @@ def carrier(env: Any, index: int) -> int:
 
 
 def make_task(name: str, objects: int) -> Task:
-    """The declaration of Meta-World's task `name`, whose observation holds the positions of one or two `objects`."""
+    """The declaration of Meta-World's task `name`, whose observation holds the positions of one or
+    two `objects`."""
     word, names = NAMES.get(name, (name, ("fingertips", "object", "second object")[: 1 + objects]))
 
     def draw(axes: Any) -> None:
         from matplotlib.patches import Rectangle  # only drawings need matplotlib
 
-        axes.add_patch(Rectangle(LOW, HIGH[0] - LOW[0], HIGH[1] - LOW[1], fill=False, edgecolor="black"))
+        axes.add_patch(
+            Rectangle(LOW, HIGH[0] - LOW[0], HIGH[1] - LOW[1], fill=False, edgecolor="black")
+        )
         axes.plot(0.0, 0.6, marker="x", color="black")  # where the hand starts
-        axes.set(xlim=(LOW[0] - 0.02, HIGH[0] + 0.02), ylim=(LOW[1] - 0.02, HIGH[1] + 0.02), aspect="equal")
+        axes.set(
+            xlim=(LOW[0] - 0.02, HIGH[0] + 0.02),
+            ylim=(LOW[1] - 0.02, HIGH[1] + 0.02),
+            aspect="equal",
+        )
 
     locate = locate_one if objects == 1 else locate_two
     coverage = Coverage(names[1:], LOW, HIGH, (24, 14))
-    return Task(word, names, locate, episode_length=LENGTH, sparse=True, coverage=coverage, draw=draw, processes=True)
+    return Task(
+        word,
+        names,
+        locate,
+        episode_length=LENGTH,
+        sparse=True,
+        coverage=coverage,
+        draw=draw,
+        processes=True,
+    )
 
 
 class MetaWorld(MujocoTask):
-    """Meta-World's task `name` (such as door-open-v3): an action (4,) moves the hand by up to 1 cm along x, y, z and sets the force that
-    closes the gripper, for two of the library's steps (0.0125 s each).
+    """Meta-World's task `name` (such as door-open-v3): an action (4,) moves the hand by up to 1 cm
+    along x, y, z and sets the force that closes the gripper, for two of the library's steps (0.0125
+    s each).
 
-    Every episode draws start and goal anew from the library's own distribution; the goal is in the state: the library's observation (39),
-    then the point between the fingertips (3). The reward is 1 after every action at whose end the library's own `success` holds, else 0.
-    Objects of interest and their geoms: `fingertips` is the body "hand" and all below it (rail, claws and pads; its position is the point
-    between the pads' ends); an object is all geoms at or below the deepest body whose joint moves the object's observed position: for the
-    ball those of "bsktball", for the stick those of "stick", for the handle those of "object", the thermos that it belongs to.
-    Pictures show the library's grey sky: before a black one, the gripper's black wrist could not be seen.
-    Raises UserError for an unknown `name` or `obs`, and where pictures cannot be rendered.
+    Every episode draws start and goal anew from the library's own distribution; the goal is in the
+    state: the library's observation (39), then the point between the fingertips (3). The reward is
+    1 after every action at whose end the library's own `success` holds, else 0. Objects of interest
+    and their geoms: `fingertips` is the body "hand" and all below it (rail, claws and pads; its
+    position is the point between the pads' ends); an object is all geoms at or below the deepest
+    body whose joint moves the object's observed position: for the ball those of "bsktball", for the
+    stick those of "stick", for the handle those of "object", the thermos that it belongs to.
+    Pictures show the library's grey sky: before a black one, the gripper's black wrist could not be
+    seen. Raises UserError for an unknown `name` or `obs`, and where pictures cannot be rendered.
     """
 
     sky = True
 
-    def __init__(self, name: str = "reach-v3", obs: str = "state", render_mode: str | None = None) -> None:
+    def __init__(
+        self, name: str = "reach-v3", obs: str = "state", render_mode: str | None = None
+    ) -> None:
         known = metaworld.env_dict.ALL_V3_ENVIRONMENTS
         if name not in known:
-            raise UserError(f"task.name={name} is not one of Meta-World's tasks{nearest(name, list(known))}")
+            raise UserError(
+                f"task.name={name} is not one of Meta-World's tasks{nearest(name, list(known))}"
+            )
         env: Any = known[name]()
         self._env = env
-        env._set_task_called = True  # we hand it the random vector of a task, which is all that setting a task would do here
+        # we hand it the random vector of a task, which is all that setting a task would do here
+        env._set_task_called = True
         env._partially_observable = False
         del env.sawyer_observation_space  # cached with the goal hidden
         env.touching_object = partial(touching, env.model, env.data)
@@ -155,7 +190,19 @@ class MetaWorld(MujocoTask):
         view = free_camera(*VIEWS.get(name, FAR))
         parts = self._parts(task.object_names)
         scene, limits = f"metaworld {name}", np.full(OBSERVED + 3, np.inf)
-        super().__init__(task, env.model, env.data, scene, view, parts, limits, obs, render_mode, actions=4, robot="base")
+        super().__init__(
+            task,
+            env.model,
+            env.data,
+            scene,
+            view,
+            parts,
+            limits,
+            obs,
+            render_mode,
+            actions=4,
+            robot="base",
+        )
 
     def _parts(self, names: tuple[str, ...]) -> dict[str, list[int]]:
         """For each object of interest the ids of its geoms."""
@@ -169,13 +216,16 @@ class MetaWorld(MujocoTask):
         env = self._env
         env.np_random, env.seeded_rand_vec, env._freeze_rand_vec = self.np_random, True, False
         self._restore()
-        env._reset_hand = lambda *_: type(env)._reset_hand(env, 1)  # the hand moves to its place when the episode begins
+        env._reset_hand = lambda *_: type(env)._reset_hand(
+            env, 1
+        )  # the hand moves to its place when the episode begins
         env.reset_model()  # draws until the library takes it
         del env._reset_hand
         self._begin(env._last_rand_vec.copy())
 
     def _restore(self) -> None:
-        """Undo what an episode has changed in the model, so that the next one depends on its random vector alone."""
+        """Undo what an episode has changed in the model, so that the next one depends on its random
+        vector alone."""
         self.model.body_pos[:], self.model.site_pos[:] = self._pristine
         mujoco.mj_resetData(self.model, self.data)
 
@@ -209,15 +259,16 @@ class MetaWorld(MujocoTask):
         self._obs, self._succeeded = env._get_obs(), False
 
     def _hold(self, hand: np.ndarray, grip: float, steps: int) -> None:
-        """Pull the hand to a place (3,) for some of the library's steps, with a force in [-1, 1] that closes the gripper."""
+        """Pull the hand to a place (3,) for some of the library's steps, with a force in [-1, 1]
+        that closes the gripper."""
         env, data = self._env, self.data
         for _ in range(steps):
             data.mocap_pos[:], data.mocap_quat[:] = hand, (1, 0, 1, 0)
             env.do_simulation([grip, -grip], env.frame_skip)
 
     def _strewn(self, reached: np.ndarray, rest: np.ndarray) -> np.ndarray:
-        """The robot as in the coordinates `reached`, all objects anywhere on the table, upright as at `rest`, at any turn, and what has
-        joints anywhere in their ranges."""
+        """The robot as in the coordinates `reached`, all objects anywhere on the table, upright as
+        at `rest`, at any turn, and what has joints anywhere in their ranges."""
         model, rng, qpos = self.model, self.np_random, reached.copy()
         for joint in np.flatnonzero(model.body_rootid[model.jnt_bodyid] != model.body("base").id):
             at = model.jnt_qposadr[joint]
@@ -225,7 +276,11 @@ class MetaWorld(MujocoTask):
                 turn, angle = np.zeros(4), rng.uniform(-np.pi, np.pi)
                 qpos[at : at + 2] = rng.uniform(LOW, HIGH)
                 qpos[at + 2] = rest[at + 2]
-                mujoco.mju_mulQuat(turn, np.array([np.cos(angle / 2), 0.0, 0.0, np.sin(angle / 2)]), rest[at + 3 : at + 7])
+                mujoco.mju_mulQuat(
+                    turn,
+                    np.array([np.cos(angle / 2), 0.0, 0.0, np.sin(angle / 2)]),
+                    rest[at + 3 : at + 7],
+                )
                 qpos[at + 3 : at + 7] = turn
             elif model.jnt_limited[joint]:
                 qpos[at] = rng.uniform(*model.jnt_range[joint])
@@ -234,13 +289,17 @@ class MetaWorld(MujocoTask):
     def _placed(self) -> tuple[list[int], list[int]]:
         moved = [
             np.flatnonzero((now != then).any(1)).tolist()
-            for now, then in zip((self.model.body_pos, self.model.site_pos), self._pristine, strict=True)
+            for now, then in zip(
+                (self.model.body_pos, self.model.site_pos), self._pristine, strict=True
+            )
         ]
         return moved[0], moved[1]
 
     def _move(self, action: np.ndarray) -> float:
         env = self._env
-        env.evaluate_state = _unevaluated  # only the last step's success counts, and rewards cost more than physics
+        env.evaluate_state = (
+            _unevaluated  # only the last step's success counts, and rewards cost more than physics
+        )
         for _ in range(REPEAT - 1):
             env.step(action)
         del env.evaluate_state
@@ -259,11 +318,17 @@ class MetaWorld(MujocoTask):
         return np.stack([self._env.tcp_center, *objects])
 
     def _save(self) -> dict[str, Any]:
-        library = {"vector": self._vector.copy(), "obs": self._obs.copy(), "before": self._env._prev_obs.copy(), "success": self._succeeded}
+        library = {
+            "vector": self._vector.copy(),
+            "obs": self._obs.copy(),
+            "before": self._env._prev_obs.copy(),
+            "success": self._succeeded,
+        }
         return super()._save() | library
 
     def _load(self, saved: dict[str, Any]) -> None:
-        # All that the library keeps beside MuJoCo's state and the two observations follows from the random vector: it begins anew from it.
+        # All that the library keeps beside MuJoCo's state and the two observations follows from the
+        # random vector: it begins anew from it.
         self._begin(np.array(saved["vector"], np.float64))
         super()._load(saved)
         self._env._prev_obs = np.array(saved["before"], np.float64)

@@ -1,4 +1,5 @@
-"""What tasks share whose world is one MuJoCo model, our own or another library's: pictures, masks, and saving of the physical state."""
+"""What tasks share whose world is one MuJoCo model, our own or another library's: pictures, masks,
+and saving of the physical state."""
 
 from __future__ import annotations
 
@@ -22,8 +23,11 @@ EDGE = 0.1
 _cameras: dict[tuple[str, int], Camera] = {}
 
 
-def free_camera(lookat: tuple[float, float, float], distance: float, azimuth: float, elevation: float) -> Any:
-    """A camera that belongs to no model: the point that it looks at and its distance from it in world units, its angles in degrees."""
+def free_camera(
+    lookat: tuple[float, float, float], distance: float, azimuth: float, elevation: float
+) -> Any:
+    """A camera that belongs to no model: the point that it looks at and its distance from it in
+    world units, its angles in degrees."""
     camera = mujoco.MjvCamera()
     camera.type = mujoco.mjtCamera.mjCAMERA_FREE
     camera.lookat[:] = lookat
@@ -43,14 +47,15 @@ def geoms_under(model: Any, body: str | int) -> list[int]:
 class MujocoTask(OwnTask):
     """A task on `self.model` and `self.data`.
 
-    scene: a name for what the model looks like: tasks of the same name share one GL context a process, since switching contexts costs more
-    than a small frame; view: the camera, by its name in the model or free-standing; parts: for each object of interest, in the order of
-    the task's `object_names`, the names or ids of the geoms that make it up.
-    Raises UserError for an unknown `obs`, for a part that the model does not have, and where pictures cannot be rendered.
+    scene: a name for what the model looks like: tasks of the same name share one GL context a
+    process, since switching contexts costs more than a small frame; view: the camera, by its name
+    in the model or free-standing; parts: for each object of interest, in the order of the task's
+    `object_names`, the names or ids of the geoms that make it up. Raises UserError for an unknown
+    `obs`, for a part that the model does not have, and where pictures cannot be rendered.
     """
 
-    # Measured on two cores: at 5 environments threads are 10% to 25% slower than a loop, also where a step takes 1 ms (Humanoid); at 40
-    # they are 10% to 20% faster.
+    # Measured on two cores: at 5 environments threads are 10% to 25% slower than a loop, also where
+    # a step takes 1 ms (Humanoid); at 40 they are 10% to 20% faster.
     threads_from = 16
     sky = False
     """Whether pictures show the model's sky, which costs a little, or black."""
@@ -71,8 +76,9 @@ class MujocoTask(OwnTask):
         squeeze: int = 1,
         robot: str | None = None,
     ) -> None:
-        """actions: A, the model's actuators unless given; drawn: the model that pictures show in place of `model`, a copy of it whose
-        geoms may differ in size; squeeze: of the Camera; robot: a body of fine meshes, which frames show coarser, it and all below it."""
+        """actions: A, the model's actuators unless given; drawn: the model that pictures show in
+        place of `model`, a copy of it whose geoms may differ in size; squeeze: of the Camera;
+        robot: a body of fine meshes, which frames show coarser, it and all below it."""
         super().__init__(task, actions or model.nu, state_limits, obs, render_mode)
         self.model, self.data, self.scene, self.view = model, data, scene, view
         self.drawn, self.squeeze, self.robot = drawn or model, squeeze, robot
@@ -82,7 +88,9 @@ class MujocoTask(OwnTask):
                 try:
                     labels[model.geom(part).id] = index + 1
                 except KeyError as error:
-                    raise UserError(f"task={task.name}: its model has no geom {part!r} for the object {name!r}") from error
+                    raise UserError(
+                        f"task={task.name}: its model has no geom {part!r} for the object {name!r}"
+                    ) from error
         self.labels = labels
         """(geoms + 1,) what each geom belongs to: 0 background, 1.. objects in order."""
         if obs == "pixels":
@@ -91,21 +99,34 @@ class MujocoTask(OwnTask):
     def _camera(self, size: int) -> Camera:
         key = (self.scene, size)
         if key not in _cameras:
-            _cameras[key] = Camera(self.looks(size), self.view, size, 0 if size == FRAME or self.squeeze > 1 else 4, self.squeeze, self.sky)
+            _cameras[key] = Camera(
+                self.looks(size),
+                self.view,
+                size,
+                0 if size == FRAME or self.squeeze > 1 else 4,
+                self.squeeze,
+                self.sky,
+            )
         return _cameras[key]
 
     def looks(self, size: int) -> Any:
         """The model that pictures of this size show: in frames the robot's meshes are coarser."""
-        return coarse(self.drawn, geoms_under(self.drawn, self.robot)) if size == FRAME and self.robot else self.drawn
+        return (
+            coarse(self.drawn, geoms_under(self.drawn, self.robot))
+            if size == FRAME and self.robot
+            else self.drawn
+        )
 
     def _frame(self, size: int) -> np.ndarray:
         return self._camera(size).picture(self.data)
 
     def segmentation(self, whole: bool = False) -> np.ndarray:
-        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background, 1..N objects in order.
+        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background,
+        1..N objects in order.
 
-        whole: also N + 1 on what else of the robot moves, N + 2.. on every other thing that physics can move or that an episode's start
-        places anew, goal markers included; 0 is then what never changes.
+        whole: also N + 1 on what else of the robot moves, N + 2.. on every other thing that physics
+        can move or that an episode's start places anew, goal markers included; 0 is then what never
+        changes.
         """
         camera = self._camera(FRAME)
         shown = camera.geoms(self.data)
@@ -114,13 +135,17 @@ class MujocoTask(OwnTask):
             return labels
         geoms, sites = self._whole_labels
         labels = geoms[shown]
-        return np.where(labels == 0, sites[camera.sites(self.data)], labels) if sites.any() else labels
+        return (
+            np.where(labels == 0, sites[camera.sites(self.data)], labels) if sites.any() else labels
+        )
 
     @cached_property
     def _whole_labels(self) -> tuple[np.ndarray, np.ndarray]:
-        """The labels of `segmentation(whole=True)`: of geoms (geoms + 1,) and of sites (sites + 1,), the last ones for neither.
+        """The labels of `segmentation(whole=True)`: of geoms (geoms + 1,) and of sites (sites +
+        1,), the last ones for neither.
 
-        A thing is all that hangs on one child of the world. A marker on an object of interest has no label: the object is seen through it.
+        A thing is all that hangs on one child of the world. A marker on an object of interest has
+        no label: the object is seen through it.
         """
         model, objects = self.model, len(self.task.object_names)
         bodies, sites = self._placed()
@@ -129,7 +154,9 @@ class MujocoTask(OwnTask):
             changes[body] |= body in bodies or changes[model.body_parentid[body]]
         robot = model.body(self.robot).rootid[0] if self.robot else -1
         geoms, markers = self.labels.copy(), np.zeros(model.nsite + 1, int)
-        things = [robot]  # what has a label after the objects of interest, in order, by the body that it hangs on
+        things = [
+            robot
+        ]  # what has a label after the objects of interest, in order, by the body that it hangs on
 
         def label(root: int) -> int:
             if root not in things:
@@ -149,29 +176,42 @@ class MujocoTask(OwnTask):
         return geoms, markers
 
     def _placed(self) -> tuple[list[int], list[int]]:
-        """Ids of the bodies and of the sites that the start of an episode places anew in the model."""
+        """Ids of the bodies and of the sites that the start of an episode places anew
+        in the model."""
         return [], []
 
     def _collisions(self) -> set[tuple[int, ...]]:
-        """The pairs of geoms that are deeper inside each other than DEEP, as `data` stands after mj_forward."""
+        """The pairs of geoms that are deeper inside each other than DEEP, as `data` stands after
+        mj_forward."""
         contact = self.data.contact
         return {tuple(pair) for pair in contact.geom[contact.dist < -DEEP].tolist()}
 
     def _in_view(self, points: np.ndarray) -> bool:
-        """Whether all points (..., 3) lie in the picture of the free-standing camera, EDGE of its half width from its rim or further."""
+        """Whether all points (..., 3) lie in the picture of the free-standing camera, EDGE of its
+        half width from its rim or further."""
         camera: Any = self.view
         azimuth, elevation = np.radians([camera.azimuth, camera.elevation])
         flat = np.array([np.cos(azimuth), np.sin(azimuth), 0.0])
-        forward, right = flat * np.cos(elevation) + [0.0, 0.0, np.sin(elevation)], np.array([flat[1], -flat[0], 0.0])
+        forward, right = (
+            flat * np.cos(elevation) + [0.0, 0.0, np.sin(elevation)],
+            np.array([flat[1], -flat[0], 0.0]),
+        )
         away = points - camera.lookat
         depth = away @ forward + camera.distance
         across = np.abs(away @ np.stack([right, np.cross(right, forward)], 1)).max(-1)
-        return bool((across < (1 - EDGE) * depth * np.tan(np.radians(self.model.vis.global_.fovy) / 2)).all())
+        return bool(
+            (
+                across < (1 - EDGE) * depth * np.tan(np.radians(self.model.vis.global_.fovy) / 2)
+            ).all()
+        )
 
     def poses(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where all geoms and, after them, all sites are, P together: positions (P, 3) and rotations (P, 9), in world units."""
+        """Where all geoms and, after them, all sites are, P together: positions (P, 3) and
+        rotations (P, 9), in world units."""
         data = self.data
-        return np.concatenate([data.geom_xpos, data.site_xpos]), np.concatenate([data.geom_xmat, data.site_xmat])
+        return np.concatenate([data.geom_xpos, data.site_xpos]), np.concatenate(
+            [data.geom_xmat, data.site_xmat]
+        )
 
     def _save(self) -> dict[str, Any]:
         physics = np.empty(mujoco.mj_stateSize(self.model, PHYSICS))

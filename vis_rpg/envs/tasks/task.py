@@ -1,4 +1,5 @@
-"""What a task declares beside its Gymnasium environment: objects of interest, coverage, a drawing of explored states."""
+"""What a task declares beside its Gymnasium environment: objects of interest, coverage, a drawing
+of explored states."""
 
 from __future__ import annotations
 
@@ -18,11 +19,12 @@ def no_objects(state: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Coverage:
-    """The grid on which visited positions are counted: object displacement coverage is the share of the cells that an object's
-    true position has ever visited, averaged over the objects."""
+    """The grid on which visited positions are counted: object displacement coverage is the share of
+    the cells that an object's true position has ever visited, averaged over the objects."""
 
     objects: tuple[str, ...]
-    """Names of the objects that count (for a pushing task the things that are pushed, not the pusher)."""
+    """Names of the objects that count (for a pushing task the things that are pushed, not the
+    pusher)."""
     low: tuple[float, float]
     high: tuple[float, float]
     bins: tuple[int, int]
@@ -38,8 +40,9 @@ class Task:
     object_names: tuple[str, ...]
     """Objects of interest, in the order of `info["objects"]`."""
     locate: Callable[[Tensor], Tensor] = no_objects
-    """State (..., S) -> coordinates (..., N, C) of the objects of interest, scaled to about [-1, 1]: what is encoded for the bonus and the
-    encoder. Coordinates of unlike kinds (a position, an angle) are given as N scalars (..., N, 1)."""
+    """State (..., S) -> coordinates (..., N, C) of the objects of interest, scaled to about [-1,
+    1]: what is encoded for the bonus and the encoder. Coordinates of unlike kinds (a position, an
+    angle) are given as N scalars (..., N, 1)."""
     state_scale: float = 1.0
     """Factor on the raw state before it enters the encoder."""
     episode_length: int = 1000
@@ -49,11 +52,14 @@ class Task:
     """Which two coordinates of the objects' true positions drawings and coverage use."""
     coverage: Coverage | None = None
     draw: Callable[[Any], None] | None = field(default=None, compare=False)
-    """Draws walls, goals and starts, in world units, on matplotlib axes of the task's plane; visited positions are drawn over it."""
+    """Draws walls, goals and starts, in world units, on matplotlib axes of the task's plane;
+    visited positions are drawn over it."""
     processes: bool = False
-    """Whether environments are stepped in worker processes: where stepping holds Python's lock, or a library keeps one state a process."""
+    """Whether environments are stepped in worker processes: where stepping holds Python's lock, or
+    a library keeps one state a process."""
     criteria: tuple[str, ...] = ()
-    """Where success can be judged in several ways, their names: `info["success_<name>"]` holds each, and runs log them all."""
+    """Where success can be judged in several ways, their names: `info["success_<name>"]` holds
+    each, and runs log them all."""
 
 
 class Declared(Protocol):
@@ -70,14 +76,16 @@ class Declared(Protocol):
 class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """A Gymnasium environment of this project.
 
-    `reset` and `step` put into info: "success" (bool) and "objects" ((N, 2) or (N, 3) float64: true positions of the objects of
-    interest in world units, for metrics and drawings, never for training). Reaching the episode's length is truncation, never termination.
+    `reset` and `step` put into info: "success" (bool) and "objects" ((N, 2) or (N, 3) float64: true
+    positions of the objects of interest in world units, for metrics and drawings, never for
+    training). Reaching the episode's length is truncation, never termination.
     """
 
     task: Task
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that `set_state` needs to continue bit for bit: NumPy arrays and JSON values, random generator included."""
+        """Everything that `set_state` needs to continue bit for bit: NumPy arrays and JSON values,
+        random generator included."""
         raise NotImplementedError
 
     def set_state(self, state: dict[str, Any]) -> None:

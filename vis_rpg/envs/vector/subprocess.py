@@ -1,4 +1,5 @@
-"""A group of environments in worker processes: they write what they see into shared memory, and may die without taking the run along."""
+"""A group of environments in worker processes: they write what they see into shared memory, and may
+die without taking the run along."""
 
 from __future__ import annotations
 
@@ -20,13 +21,23 @@ from tqdm import tqdm
 from vis_rpg.envs.make import make_env, task_of
 from vis_rpg.envs.rendering.batch import Pictures, View, ray_cast
 from vis_rpg.envs.tasks.base import frames_space
-from vis_rpg.envs.vector.sync import First, Group, StepResult, cores, first_of, poses_of, saved_state, stack_step
+from vis_rpg.envs.vector.sync import (
+    First,
+    Group,
+    StepResult,
+    cores,
+    first_of,
+    poses_of,
+    saved_state,
+    stack_step,
+)
 from vis_rpg.errors import RunStopped, UserError, WorkersFailed, one_line
 
 DEATHS = 3
 """Of one worker in a row, without a good step between them: they stop the run."""
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""What tells numerical libraries, when they are imported, to leave the other cores to the other workers."""
+"""What tells numerical libraries, when they are imported, to leave the other cores to the other
+workers."""
 GPU = "MUJOCO_EGL_DEVICE_ID"
 """What tells EGL, when its first context is made, on which GPU to render."""
 OUTCOME = ("obs", "reward", "terminated", "truncated", "success", "objects", "criteria")
@@ -44,24 +55,29 @@ class _Died(Exception):
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker is given: it makes the environments `rows` of a group and keeps their part of its shared memory."""
+    """What a worker is given: it makes the environments `rows` of a group and keeps their part of
+    its shared memory."""
 
     task: Mapping[str, Any]
     obs: str
     rows: range
     fields: Fields
     memory: Any
-    """ctypes array: it belongs to no name, so that nothing is left behind however the processes end."""
+    """ctypes array: it belongs to no name, so that nothing is left behind however the processes
+    end."""
     cast: bool
     """Whether frames are ray-cast."""
     gpu: str | None
-    """MUJOCO_EGL_DEVICE_ID of the parent: processes inherit what it was when the first of them was started."""
+    """MUJOCO_EGL_DEVICE_ID of the parent: processes inherit what it was when the first of them was
+    started."""
 
     def arrays(self, count: int) -> dict[str, np.ndarray]:
         """The shared memory of `count` environments, by name: (count, ...)."""
         arrays, offset = {}, 0
         for name, (shape, dtype) in self.fields.items():
-            array = np.frombuffer(self.memory, dtype, count * int(np.prod(shape)), offset).reshape(count, *shape)
+            array = np.frombuffer(self.memory, dtype, count * int(np.prod(shape)), offset).reshape(
+                count, *shape
+            )
             arrays[name], offset = array, offset + array.nbytes
         return arrays
 
@@ -82,7 +98,9 @@ class _Worker:
         os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
         try:
             self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_work, args=(theirs, self.job, self.count), name=self.name, daemon=True)
+            self._process = context.Process(
+                target=_work, args=(theirs, self.job, self.count), name=self.name, daemon=True
+            )
             self._process.start()
             theirs.close()
         finally:
@@ -127,8 +145,9 @@ class _Worker:
 class WorkerGroup(Group):
     """Environments of one task in up to `workers` processes, one a core unless given.
 
-    A worker that dies, or whose environment raises, is named and restarted with new episodes in all its environments, and the step's
-    result says which were dropped. Raises WorkersFailed for a third death in a row.
+    A worker that dies, or whose environment raises, is named and restarted with new episodes in all
+    its environments, and the step's result says which were dropped. Raises WorkersFailed for a
+    third death in a row.
     """
 
     def __init__(
@@ -142,8 +161,9 @@ class WorkerGroup(Group):
         pictures: Pictures | None = None,
         cast: bool = False,
     ) -> None:
-        """example: an environment of this task, of any observation kind, so that none need be rendered in this process; task, obs: as for
-        `make_env`; cast: with obs=pixels, whether the workers' frames are ray-cast. `ready` waits until the workers have made theirs."""
+        """example: an environment of this task, of any observation kind, so that none need be
+        rendered in this process; task, obs: as for `make_env`; cast: with obs=pixels, whether the
+        workers' frames are ray-cast. `ready` waits until the workers have made theirs."""
         super().__init__(example, count, seed, pictures)
         if obs == "pixels":
             self.observation_space = frames_space()
@@ -155,10 +175,24 @@ class WorkerGroup(Group):
             self._stop(0, "at reset", error)
         space = frames_space() if obs == "pixels" else example.observation_space
         fields = _fields(example, space, np.shape(info["objects"]), pictures is not None)
-        size = sum(count * int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in fields.values())
+        size = sum(
+            count * int(np.prod(shape)) * np.dtype(dtype).itemsize
+            for shape, dtype in fields.values()
+        )
         memory = multiprocessing.get_context("forkserver").RawArray(ctypes.c_byte, size)
         shares = np.array_split(np.arange(count), min(count, workers or cores()))
-        jobs = [_Job(_plain(task), obs, range(share[0], share[-1] + 1), fields, memory, cast, os.environ.get(GPU)) for share in shares]
+        jobs = [
+            _Job(
+                _plain(task),
+                obs,
+                range(share[0], share[-1] + 1),
+                fields,
+                memory,
+                cast,
+                os.environ.get(GPU),
+            )
+            for share in shares
+        ]
         self._shared = jobs[0].arrays(count)
         self.workers = [_Worker(f"worker {number}", job, count) for number, job in enumerate(jobs)]
         self.stepped_in = f"{len(jobs)} worker processes"
@@ -174,7 +208,7 @@ class WorkerGroup(Group):
                 except _Died as death:
                     self._restart(worker, str(death))
 
-    # What a group does ------------------------------------------------------------------------------------------------------------------
+    # What a group does ----------------------------------------------------------------------------
 
     def _send(self, actions: np.ndarray) -> None:
         self.ready()
@@ -200,7 +234,8 @@ class WorkerGroup(Group):
         return self._ask("restore", states)
 
     def _ask(self, command: str, about: Mapping[int, Any]) -> dict[int, First]:
-        """Let the workers concerned do something at the same time; returns how episodes have begun that it began, or that died."""
+        """Let the workers concerned do something at the same time; returns how episodes have begun
+        that it began, or that died."""
         self.ready()
         asked = []
         for worker in self.workers:
@@ -236,7 +271,7 @@ class WorkerGroup(Group):
         for worker in self.workers:
             worker.close()
 
-    # Deaths -----------------------------------------------------------------------------------------------------------------------------
+    # Deaths ---------------------------------------------------------------------------------------
 
     def _revive(self, worker: _Worker, how: str) -> dict[int, First]:
         """Restart a worker that has died, with a new episode in each of its environments."""
@@ -254,12 +289,19 @@ class WorkerGroup(Group):
             worker.close()
             worker.deaths += 1
             rows = worker.job.rows
-            which = f"environment {rows[0]}" if len(rows) == 1 else f"environments {rows[0]} to {rows[-1]}"
+            which = (
+                f"environment {rows[0]}"
+                if len(rows) == 1
+                else f"environments {rows[0]} to {rows[-1]}"
+            )
             who = f"{self.id}, {worker.name} ({which} of seed {self.seed})"
             if worker.deaths == DEATHS:
                 self._failed = True
                 raise WorkersFailed(f"{who} died {DEATHS} times in a row: {how}")
-            tqdm.write(f"{who} died: {how}; it is restarted and its running episodes are dropped", file=sys.stderr)
+            tqdm.write(
+                f"{who} died: {how}; it is restarted and its running episodes are dropped",
+                file=sys.stderr,
+            )
             worker.launch()
             try:
                 worker.answer()
@@ -270,10 +312,17 @@ class WorkerGroup(Group):
 
 def _plain(task: Mapping[str, Any]) -> dict[str, Any]:
     """A task's configuration as a worker can be given it."""
-    return {key: _plain(value) if isinstance(value, Mapping) else value for key, value in task.items()}
+    return {
+        key: _plain(value) if isinstance(value, Mapping) else value for key, value in task.items()
+    }
 
 
-def _fields(example: gymnasium.Env[Any, Any], space: gymnasium.Space[Any], objects: tuple[int, ...], poses: bool) -> Fields:
+def _fields(
+    example: gymnasium.Env[Any, Any],
+    space: gymnasium.Space[Any],
+    objects: tuple[int, ...],
+    poses: bool,
+) -> Fields:
     assert example.action_space.shape is not None and space.shape is not None
     fields: Fields = {
         "objects": (objects, "float64"),
@@ -287,7 +336,10 @@ def _fields(example: gymnasium.Env[Any, Any], space: gymnasium.Space[Any], objec
     }
     if poses:  # eight-byte numbers come first, so that all lie where their kind must
         positions, rotations = example.get_wrapper_attr("poses")()
-        fields = {"positions": (positions.shape, "float64"), "rotations": (rotations.shape, "float64")} | fields
+        fields = {
+            "positions": (positions.shape, "float64"),
+            "rotations": (rotations.shape, "float64"),
+        } | fields
     return fields
 
 
@@ -297,11 +349,12 @@ def _how(exitcode: int | None) -> str:
     return f"exit code {exitcode}"
 
 
-# In the worker ----------------------------------------------------------------------------------------------------------------------------
+# In the worker ------------------------------------------------------------------------------------
 
 
 def _work(pipe: Connection, job: _Job, count: int) -> None:
-    """A worker's life: make the environments, then do what the parent asks until it closes the pipe or is gone."""
+    """A worker's life: make the environments, then do what the parent asks until it closes the pipe
+    or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     os.environ.pop(GPU, None)
     if job.gpu is not None:
@@ -310,7 +363,11 @@ def _work(pipe: Connection, job: _Job, count: int) -> None:
         try:
             envs = {row: make_env(job.task, "state" if job.cast else job.obs) for row in job.rows}
             shared = job.arrays(count)
-            view = ray_cast(envs[job.rows[0]].unwrapped, len(envs)).view(len(envs)) if job.cast else None
+            view = (
+                ray_cast(envs[job.rows[0]].unwrapped, len(envs)).view(len(envs))
+                if job.cast
+                else None
+            )
             pipe.send(("done", None))
             while True:
                 command, *what = pipe.recv()
@@ -325,11 +382,17 @@ def _work(pipe: Connection, job: _Job, count: int) -> None:
         pass
 
 
-def _do(command: str, what: list[Any], envs: Envs, shared: dict[str, np.ndarray], view: View | None) -> Any:
+def _do(
+    command: str, what: list[Any], envs: Envs, shared: dict[str, np.ndarray], view: View | None
+) -> Any:
     start = min(envs)  # a view counts from 0
     if command == "save":
         states = [saved_state(env) for env in envs.values()]
-        return [state and state | {"frames": view.stack(index)} for index, state in enumerate(states)] if view else states
+        return (
+            [state and state | {"frames": view.stack(index)} for index, state in enumerate(states)]
+            if view
+            else states
+        )
     if command == "restore":
         for row, state in what[0].items():
             envs[row].get_wrapper_attr("set_state")(state)
@@ -344,7 +407,10 @@ def _do(command: str, what: list[Any], envs: Envs, shared: dict[str, np.ndarray]
         if view:
             view.put(*poses_of(envs.values()))
             firsts = {
-                row: (obs, *firsts[row][1:]) for row, obs in zip(firsts, view.start([row - start for row in firsts]).values(), strict=True)
+                row: (obs, *firsts[row][1:])
+                for row, obs in zip(
+                    firsts, view.start([row - start for row in firsts]).values(), strict=True
+                )
             }
         _show_poses(envs, shared)
         return firsts
@@ -354,7 +420,10 @@ def _do(command: str, what: list[Any], envs: Envs, shared: dict[str, np.ndarray]
         with _named(row, f"at action {action.tolist()}"):
             told.append(env.step(action))
     obs, reward, terminated, truncated, infos = zip(*told, strict=True)
-    step, rows = stack_step(obs, reward, terminated, truncated, infos, task_of(envs[start]).criteria), slice(start, max(envs) + 1)
+    step, rows = (
+        stack_step(obs, reward, terminated, truncated, infos, task_of(envs[start]).criteria),
+        slice(start, max(envs) + 1),
+    )
     if view:
         view.put(*poses_of(envs.values()))
         step.obs = view.push()
@@ -366,7 +435,8 @@ def _do(command: str, what: list[Any], envs: Envs, shared: dict[str, np.ndarray]
 
 @contextlib.contextmanager
 def _named(row: int, when: str) -> Iterator[None]:
-    """Whatever an environment raises ends its worker, with its name; the user's errors pass as they are."""
+    """Whatever an environment raises ends its worker, with its name; the user's errors pass as they
+    are."""
     try:
         yield
     except UserError:

@@ -1,4 +1,5 @@
-"""Several environments of one task, stepped side by side: what every kind of group shares, and the group that lives in this process."""
+"""Several environments of one task, stepped side by side: what every kind of group shares, and the
+group that lives in this process."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class StepResult:
     """One step of N environments."""
 
     obs: np.ndarray
-    """(N, ...) after the step; of a finished episode its final observation, not the next one's first."""
+    """(N, ...) after the step; of a finished episode its final observation, not the next one's
+    first."""
     reward: np.ndarray
     """(N,) float32."""
     terminated: np.ndarray
@@ -45,9 +47,11 @@ class StepResult:
     criteria: np.ndarray
     """(N, C) bool, success by each of the task's criteria."""
     first_obs: dict[int, np.ndarray] = field(default_factory=dict)
-    """For each environment whose episode is over: the first observation (...) of its next one, which has begun."""
+    """For each environment whose episode is over: the first observation (...) of its next one,
+    which has begun."""
     dropped: list[int] = field(default_factory=list)
-    """Environments whose episode was cut: they were lost with their worker, their rows of this step mean nothing."""
+    """Environments whose episode was cut: they were lost with their worker, their rows of this step
+    mean nothing."""
 
     @property
     def kept(self) -> np.ndarray:
@@ -56,14 +60,18 @@ class StepResult:
 
 
 class Group(ABC):
-    """`count` environments of one task. Each is seeded at its first reset only; its own generator carries on from there.
+    """`count` environments of one task. Each is seeded at its first reset only; its own generator
+    carries on from there.
 
-    A step is `begin`, `wait`, `finish`, so that several groups can move at the same time; `step` is all three.
-    pictures: where given, observations are taken from it, of all environments in one call; they step from state.
-    Raises RunStopped for an environment that raises, for an action, observation or reward that is not finite.
+    A step is `begin`, `wait`, `finish`, so that several groups can move at the same time; `step` is
+    all three. pictures: where given, observations are taken from it, of all environments in one
+    call; they step from state. Raises RunStopped for an environment that raises, for an action,
+    observation or reward that is not finite.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], count: int, seed: int, pictures: Pictures | None = None) -> None:
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], count: int, seed: int, pictures: Pictures | None = None
+    ) -> None:
         """env: one like those of the group."""
         self.seed = seed
         self.task: Task = task_of(env)
@@ -80,7 +88,7 @@ class Group(ABC):
         self.frames_by: str | None = None
         """Whose frames observations are, where they are frames."""
 
-    # What a kind of group does ----------------------------------------------------------------------------------------------------------
+    # What a kind of group does --------------------------------------------------------------------
 
     @abstractmethod
     def _send(self, actions: np.ndarray) -> None:
@@ -88,11 +96,13 @@ class Group(ABC):
 
     @abstractmethod
     def _receive(self) -> tuple[StepResult, dict[int, First]]:
-        """What these led to, and how the next episodes of environments that were lost have begun."""
+        """What these led to, and how the next episodes of environments that were lost
+        have begun."""
 
     @abstractmethod
     def _start(self, seeds: Mapping[int, int | None]) -> dict[int, First]:
-        """Reset these environments; returns how their episodes begin, and those of others that were lost."""
+        """Reset these environments; returns how their episodes begin, and those of others that were
+        lost."""
 
     @abstractmethod
     def _save(self) -> list[dict[str, Any] | None]:
@@ -100,28 +110,38 @@ class Group(ABC):
 
     @abstractmethod
     def _restore(self, states: Mapping[int, dict[str, Any]]) -> dict[int, First]:
-        """Continue from saved states; returns how the next episodes of environments that were lost have begun."""
+        """Continue from saved states; returns how the next episodes of environments that were lost
+        have begun."""
 
     @abstractmethod
     def _poses(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where the geoms and sites of each environment are now: positions (N, P, 3) and rotations (N, P, 9), of `MujocoTask.poses`."""
+        """Where the geoms and sites of each environment are now: positions (N, P, 3) and rotations
+        (N, P, 9), of `MujocoTask.poses`."""
 
     @abstractmethod
     def close(self) -> None:
         """Close every environment."""
 
-    # Steps ------------------------------------------------------------------------------------------------------------------------------
+    # Steps ----------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self.obs)
 
     def reset(self) -> np.ndarray:
         """Begin an episode everywhere: first observations (N, ...)."""
-        self._enter(self._start({index: None if self._episodes[index] else self._seed(index) for index in range(len(self))}))
+        self._enter(
+            self._start(
+                {
+                    index: None if self._episodes[index] else self._seed(index)
+                    for index in range(len(self))
+                }
+            )
+        )
         return np.stack(self.obs)
 
     def step(self, actions: np.ndarray) -> StepResult:
-        """Carry out actions (N, A) in [-1, 1]; environments whose episode ends are reset at once."""
+        """Carry out actions (N, A) in [-1, 1]; environments whose episode ends are
+        reset at once."""
         self.begin(actions)
         self.wait()
         return self.finish()
@@ -146,7 +166,11 @@ class Group(ABC):
             step.terminated[index] = step.truncated[index] = step.success[index] = False
         self._finite("observation", step.obs)
         self._finite("reward", step.reward)
-        self.obs, self._success, self._objects = list(step.obs), step.success.tolist(), list(step.objects)
+        self.obs, self._success, self._objects = (
+            list(step.obs),
+            step.success.tolist(),
+            list(step.objects),
+        )
         ended = {int(index): None for index in np.flatnonzero(step.terminated | step.truncated)}
         firsts = lost | (self._start(ended) if ended else {})
         self._enter(firsts)
@@ -167,13 +191,17 @@ class Group(ABC):
                 self.obs[index] = stack
         self._finite("observation", self.obs)
 
-    # Checkpoints ------------------------------------------------------------------------------------------------------------------------
+    # Checkpoints ----------------------------------------------------------------------------------
 
     def get_state(self) -> list[dict[str, Any]]:
-        """Of each environment: NumPy arrays and JSON values; its "env" is None where it cannot be saved."""
+        """Of each environment: NumPy arrays and JSON values; its "env" is None where it cannot be
+        saved."""
         saved = self._save()
         if self._view:  # as it is where environments stack their own frames
-            saved = [None if state is None else state | {"frames": obs} for state, obs in zip(saved, self.obs, strict=True)]
+            saved = [
+                None if state is None else state | {"frames": obs}
+                for state, obs in zip(saved, self.obs, strict=True)
+            ]
         return [
             {
                 "env": saved[index],
@@ -188,11 +216,18 @@ class Group(ABC):
     def set_state(self, states: list[dict[str, Any]]) -> list[int]:
         """Continue from `get_state`; `obs` then holds what the next actions answer to.
 
-        Returns the environments that could not be restored: their episodes are dropped, and new ones, freshly seeded, have begun.
+        Returns the environments that could not be restored: their episodes are dropped, and new
+        ones, freshly seeded, have begun.
         """
         self._episodes = [int(state["episodes"]) for state in states]
-        firsts = self._restore({index: state["env"] for index, state in enumerate(states) if state["env"] is not None})
-        unsaved = {index: self._fresh(index) for index, state in enumerate(states) if state["env"] is None and index not in firsts}
+        firsts = self._restore(
+            {index: state["env"] for index, state in enumerate(states) if state["env"] is not None}
+        )
+        unsaved = {
+            index: self._fresh(index)
+            for index, state in enumerate(states)
+            if state["env"] is None and index not in firsts
+        }
         firsts |= self._start(unsaved) if unsaved else {}
         self.obs = [np.array(state["obs"]) for state in states]
         self._success = [bool(state["success"]) for state in states]
@@ -202,21 +237,28 @@ class Group(ABC):
         self._enter(firsts)
         return sorted(firsts)
 
-    # Names and errors -------------------------------------------------------------------------------------------------------------------
+    # Names and errors -----------------------------------------------------------------------------
 
     def _seed(self, index: int) -> int:
         return self.seed * SEED_STRIDE + index
 
     def _fresh(self, index: int) -> int:
         """The seed of the episode that follows one that was dropped."""
-        return int(np.random.SeedSequence([self._seed(index), self._episodes[index]]).generate_state(1)[0])
+        return int(
+            np.random.SeedSequence([self._seed(index), self._episodes[index]]).generate_state(1)[0]
+        )
 
     def _name(self, index: int) -> str:
-        return f"{self.id}, environment {index} (seed {self._seed(index)}, episode {self._episodes[index]})"
+        return (
+            f"{self.id}, environment {index} (seed {self._seed(index)}, episode "
+            f"{self._episodes[index]})"
+        )
 
     def _stop(self, index: int, when: str, error: Exception) -> NoReturn:
         what = " ".join(str(error).split())
-        raise RunStopped(f"{self._name(index)} raised {type(error).__name__} {when}: {what}") from error
+        raise RunStopped(
+            f"{self._name(index)} raised {type(error).__name__} {when}: {what}"
+        ) from error
 
     def _finite(self, quantity: str, values: Any) -> Any:
         """`values` (N, ...), or RunStopped with the first environment where they are not finite."""
@@ -227,10 +269,12 @@ class Group(ABC):
 
 
 class EnvGroup(Group):
-    """Environments in this process; make: index -> environment; together: how many all groups that step together have, `count` by default.
+    """Environments in this process; make: index -> environment; together: how many all groups that
+    step together have, `count` by default.
 
-    Where it is faster (`OwnTask.threads_from`) physics moves in threads, which all groups share; pictures are taken afterwards, in one
-    thread, since a GL context belongs to one. Otherwise environments are stepped in turn.
+    Where it is faster (`OwnTask.threads_from`) physics moves in threads, which all groups share;
+    pictures are taken afterwards, in one thread, since a GL context belongs to one. Otherwise
+    environments are stepped in turn.
     """
 
     def __init__(
@@ -243,7 +287,11 @@ class EnvGroup(Group):
     ) -> None:
         self.envs = [make(index) for index in range(count)]
         super().__init__(self.envs[0], count, seed, pictures)
-        own = [env for env in self.envs if isinstance(env, OwnTask) and env.threads_from <= (together or count)]
+        own = [
+            env
+            for env in self.envs
+            if isinstance(env, OwnTask) and env.threads_from <= (together or count)
+        ]
         self._own = own if len(own) == count and cores() > 1 else []
         if self._own:
             self.stepped_in = f"{min(count, cores())} threads"
@@ -266,7 +314,9 @@ class EnvGroup(Group):
     def _receive(self) -> tuple[StepResult, dict[int, First]]:
         for move in self._moves:
             move.result()
-        obs, reward, terminated, truncated, infos = zip(*[self._step(index) for index in range(len(self))], strict=True)
+        obs, reward, terminated, truncated, infos = zip(
+            *[self._step(index) for index in range(len(self))], strict=True
+        )
         return stack_step(obs, reward, terminated, truncated, infos, self.task.criteria), {}
 
     def _step(self, index: int) -> tuple[Any, ...]:
@@ -308,14 +358,19 @@ class EnvGroup(Group):
             env.close()
 
 
-def step_together(groups: Sequence[Group], actions: Sequence[np.ndarray]) -> list[StepResult | RunStopped]:
-    """One step of several groups, all of whose environments move at the same time; why it failed where it did."""
+def step_together(
+    groups: Sequence[Group], actions: Sequence[np.ndarray]
+) -> list[StepResult | RunStopped]:
+    """One step of several groups, all of whose environments move at the same time; why it failed
+    where it did."""
     results: list[Any] = [None] * len(groups)
     for phase in ("begin", "wait", "finish"):
         for index, group in enumerate(groups):
             if not isinstance(results[index], RunStopped):
                 try:
-                    results[index] = getattr(group, phase)(*([actions[index]] if phase == "begin" else []))
+                    results[index] = getattr(group, phase)(
+                        *([actions[index]] if phase == "begin" else [])
+                    )
                 except RunStopped as error:
                     results[index] = error
     return results
@@ -357,7 +412,8 @@ def saved_state(env: gymnasium.Env[Any, Any]) -> dict[str, Any] | None:
 
 
 def poses_of(envs: Iterable[gymnasium.Env[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Where the geoms and sites of each environment are: positions (N, P, 3) and rotations (N, P, 9), of `MujocoTask.poses`."""
+    """Where the geoms and sites of each environment are: positions (N, P, 3) and rotations (N, P,
+    9), of `MujocoTask.poses`."""
     positions, rotations = zip(*[env.get_wrapper_attr("poses")() for env in envs], strict=True)
     return np.stack(positions), np.stack(rotations)
 
