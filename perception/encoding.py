@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-MOST_FREQUENCIES = 6
+MAX_FREQUENCIES = 6
 """The paper's state setting: 2^0 .. 2^5."""
 
 
@@ -35,6 +35,6 @@ def frequencies_for(jitter: float, limit: float = 0.3) -> int:
     exploration bonus.
     """
     if jitter <= 0:
-        return MOST_FREQUENCIES
+        return MAX_FREQUENCIES
     highest = math.ceil(math.log2(limit / jitter)) - 1
-    return max(1, min(MOST_FREQUENCIES, highest + 1))
+    return max(1, min(MAX_FREQUENCIES, highest + 1))

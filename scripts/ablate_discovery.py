@@ -35,15 +35,15 @@ from torch import Tensor
 
 from perception.discovery import common_fate as finding
 from perception.discovery import train as discovery
-from perception.discovery.collect import Walks
-from perception.evaluation.evaluate import score
+from perception.discovery.collect import Trajectories
+from perception.evaluation.evaluate import evaluate
 from perception.evaluation.summary import WORDS
 from perception.slots import attention as slot_attention
 from perception.slots import background
 from perception.slots import model as slot_model
 from perception.slots import segments as things
 from perception.slots.decoder import Decoded
-from perception.slots.model import Sight, SlotConfig, SlotModel
+from perception.slots.model import SlotConfig, SlotModel, SlotOutput
 from vis_rpg.cli import run
 from vis_rpg.compose import require
 from vis_rpg.config import device
@@ -76,8 +76,12 @@ class Without:
 
 
 MODULES = {
-    module.__name__.split(".")[-1]: module
-    for module in (background, discovery, finding, slot_attention, slot_model, things)
+    "background": background,
+    "discovery": discovery,
+    "finding": finding,
+    "slot_attention": slot_attention,
+    "slot_model": slot_model,
+    "things": things,
 }
 NO_LIMBS, NO_ADOPTION = "no limbs", "no adoption of strange colours"
 SLOTS = {
@@ -90,14 +94,14 @@ SLOTS = {
     "masks as coarse as tokens": Without(model={"fine": 0}),
     "tokens of 4 x 4 pixels instead of 2 x 2": Without(model={"stride": 4}),
     "both of these": Without(model={"fine": 0, "stride": 4}),
-    "no slots of other rows": Without(training={"confused": 0.0}),
+    "no slots of other rows": Without(training={"slot_shuffle_prob": 0.0}),
     NO_ADOPTION: Without(constants={"things.STRANGE": np.inf}),
 }
 """What slots learn by, and what a trained model is worth without it."""
 RANDOM = {"features": 0.1, "backbone": "resnet18"}
 ADDED: dict[str, Without] = {
     "an action-conditioned predictor": Without(predict=True),
-    "pixels at rest count a fifth": Without(training={"resting": 0.2}),
+    "pixels at rest count a fifth": Without(training={"static_pixel_weight": 0.2}),
     "contrast of slots over time": Without(training={"contrast": 0.1}),
     "features of a random ResNet-18": Without(training=RANDOM),
 }
@@ -105,15 +109,21 @@ ADDED: dict[str, Without] = {
 OTHERS = {
     "everything": Without(),
     **{f"everything, and {name}": with_it for name, with_it in ADDED.items()},
-    "reconstruction alone": Without(training={"taught": False}),
+    "reconstruction alone": Without(training={"pseudo_label_loss": False}),
     **{
         f"reconstruction, and {name}": replace(
-            with_it, training={**with_it.training, "taught": False}
+            with_it, training={**with_it.training, "pseudo_label_loss": False}
         )
         for name, with_it in ADDED.items()
     },
     "reconstruction, and all of these": Without(
-        training={"taught": False, "resting": 0.2, "contrast": 0.1, **RANDOM}, predict=True
+        training={
+            "pseudo_label_loss": False,
+            "static_pixel_weight": 0.2,
+            "contrast": 0.1,
+            **RANDOM,
+        },
+        predict=True,
     ),
 }
 """What a trained model is worth with them, and without the things that were found, as slot models
@@ -142,7 +152,7 @@ TRAINED = ("slots", "others")
 KINDS = {"things": THINGS, "slots": SLOTS, "others": OTHERS}
 
 
-class ThingsAlone(SlotModel):
+class ProposalsOnly(SlotModel):
     """Sees things as they were found: what slots are taught."""
 
     def __init__(self, model: SlotModel) -> None:
@@ -153,13 +163,15 @@ class ThingsAlone(SlotModel):
         images: Tensor,
         previous: Tensor | None = None,
         is_first: Tensor | None = None,
-        adopt: bool = True,
+        assign_unseen: bool = True,
         action: Tensor | None = None,
-    ) -> Sight:
+    ) -> SlotOutput:
         alpha = self.foreground(images)[0]
         masks = self.things(images, alpha)
         nothing = images.new_zeros(*masks.shape[:2], self.config.width)
-        return Sight(nothing, self.locate(masks), Decoded(masks, nothing[..., :3], images), alpha)
+        return SlotOutput(
+            nothing, self.locate(masks), Decoded(masks, nothing[..., :3], images), alpha
+        )
 
 
 @contextmanager
@@ -181,8 +193,8 @@ def figures(
     kind: str,
     without: Without,
     seed: int,
-    frames: Mapping[str, Walks],
-    held_out: Mapping[str, Walks],
+    frames: Mapping[str, Trajectories],
+    held_out: Mapping[str, Trajectories],
 ) -> dict[str, Any]:
     """Scores by scene without an ingredient, of things alone or of a trained model; None where
     nothing is found at all."""
@@ -190,9 +202,9 @@ def figures(
     with constants(without.constants):
         try:
             if kind == "things":
-                scenes = [walks.frames for walks in frames.values()]
+                scenes = [trajectories.frames for trajectories in frames.values()]
                 slots = SlotConfig(**model_settings, frame_size=scenes[0].shape[2:4])
-                model: SlotModel = ThingsAlone(
+                model: SlotModel = ProposalsOnly(
                     discovery.untrained(scenes, slots, np.random.default_rng(seed))
                 )
             else:
@@ -203,9 +215,15 @@ def figures(
         except ValueError:
             return dict.fromkeys(held_out)
         scores = {}
-        for name, walks in held_out.items():
-            assert walks.segmentation is not None
-            scored = score(model, walks.frames, walks.segmentation, walks.objects, walks.actions)
+        for name, trajectories in held_out.items():
+            assert trajectories.segmentation is not None
+            scored = evaluate(
+                model,
+                trajectories.frames,
+                trajectories.segmentation,
+                trajectories.objects,
+                trajectories.actions,
+            )
             scores[name] = {key: scored[key] for key in FIGURES}
     return scores
 

@@ -24,11 +24,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from perception.discovery.collect import HOLD, Walks, wander
+from perception.discovery.collect import ACTION_REPEAT, Trajectories, collect_random_trajectories
 from perception.discovery.train import DiscoveryConfig, discover
 from perception.encoding import frequencies_for
-from perception.evaluation.diagnostics import ADVICE, alarms
-from perception.evaluation.evaluate import resting_jitter, score
+from perception.evaluation.diagnostics import ADVICE, diagnose_failures
+from perception.evaluation.evaluate import evaluate, resting_jitter
 from perception.evaluation.summary import draw_table, summarise
 from perception.slots.model import SlotConfig, SlotModel
 from vis_rpg.cli import run
@@ -88,35 +88,39 @@ def scenes_of(config: DictConfig) -> dict[str, gymnasium.Env[Any, Any]]:
     }
 
 
-def collect(config: DictConfig, frames: int, seed: int, truth: bool) -> dict[str, Walks]:
+def collect(config: DictConfig, frames: int, seed: int, truth: bool) -> dict[str, Trajectories]:
     """`frames` frames in all, shared among the scenes of the task; every seed and scene has random
     numbers of its own."""
     envs = scenes_of(config)
-    walks = max(2, round(frames / config.walk / len(envs)))
-    steps = frames // (walks * len(envs))
+    trajectories = max(2, round(frames / config.trajectory_length / len(envs)))
+    steps = frames // (trajectories * len(envs))
     collected = {}
-    for i, (name, env) in enumerate(track(envs.items(), "wandering", len(envs))):
-        collected[name] = wander(env, walks, steps, seed * len(envs) + i, truth, config.scatter)
+    for i, (name, env) in enumerate(track(envs.items(), "collecting", len(envs))):
+        collected[name] = collect_random_trajectories(
+            env, trajectories, steps, seed * len(envs) + i, truth, config.randomized_reset
+        )
         env.close()
     return collected
 
 
-def collect_otherwise(config: DictConfig, frames: int, seed: int) -> dict[str, Walks]:
+def collect_otherwise(config: DictConfig, frames: int, seed: int) -> dict[str, Trajectories]:
     """`frames` frames in all of the task's scenes with other looks, where it has such; looks follow
-    each other in the walks of a scene."""
+    each other in the trajectories of a scene."""
     looks = LOOKS.get(config.task.name, ())
-    collected: dict[str, list[Walks]] = {}
+    collected: dict[str, list[Trajectories]] = {}
     for look in looks:
         other = DictConfig({**config, "task": {**config.task, "looks": look}})
-        for name, walks in collect(other, frames // len(looks), seed + look, truth=True).items():
-            collected.setdefault(name + OTHERWISE, []).append(walks)
-    return {name: joined(walks) for name, walks in collected.items()}
+        for name, trajectories in collect(
+            other, frames // len(looks), seed + look, truth=True
+        ).items():
+            collected.setdefault(name + OTHERWISE, []).append(trajectories)
+    return {name: joined(trajectories) for name, trajectories in collected.items()}
 
 
-def joined(parts: Sequence[Walks]) -> Walks:
+def joined(parts: Sequence[Trajectories]) -> Trajectories:
     """Walks of the same length and objects as one."""
     frames, segmentation, actions = (
-        np.concatenate([getattr(walks, name) for walks in parts])
+        np.concatenate([getattr(trajectories, name) for trajectories in parts])
         for name in ("frames", "segmentation", "actions")
     )
     return replace(
@@ -136,18 +140,18 @@ def settings(config: DictConfig, seed: int, **others: Any) -> DiscoveryConfig:
 
 
 def learn(
-    walks: Sequence[Walks],
+    trajectories: Sequence[Trajectories],
     model: Mapping[str, Any],
     training: DiscoveryConfig,
     predict: bool,
     where: torch.device,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> SlotModel:
-    """A slot model from walks of each scene. model: settings of SlotConfig; predict: whether slots
-    go on by what was done."""
+    """A slot model from trajectories of each scene. model: settings of SlotConfig; predict:
+    whether slots go on by what was done."""
     frames, actions = (
-        [walk.frames for walk in walks],
-        [walk.actions for walk in walks if walk.actions is not None],
+        [walk.frames for walk in trajectories],
+        [walk.actions for walk in trajectories if walk.actions is not None],
     )
     slots = SlotConfig(
         **model, frame_size=frames[0].shape[2:4], actions=actions[0].shape[2] if predict else 0
@@ -156,7 +160,7 @@ def learn(
 
 
 def train(
-    config: DictConfig, seed: int, held_out: dict[str, Walks], path: Path
+    config: DictConfig, seed: int, held_out: dict[str, Trajectories], path: Path
 ) -> tuple[dict[str, Any], Path]:
     """Train and write one model; its card, and where it lies: at `path`, or beside it as
     *.rejected.* if held-out frames raise an alarm."""
@@ -168,15 +172,22 @@ def train(
         model = learn(collected, config.model, training, config.predict, device(config), progress)
     except ValueError as error:  # nothing stands out
         raise UserError(f"task={config.task.name}: {error}") from None
-    jitter = max(resting_jitter(model, walks.frames, walks.actions) for walks in collected)
+    jitter = max(
+        resting_jitter(model, trajectories.frames, trajectories.actions)
+        for trajectories in collected
+    )
     model.config = replace(model.config, frequencies=frequencies_for(jitter))
     minutes = (time.monotonic() - began) / 60
-    usual = [walks for name, walks in held_out.items() if not name.endswith(OTHERWISE)]
+    usual = [
+        trajectories for name, trajectories in held_out.items() if not name.endswith(OTHERWISE)
+    ]
     raised = sorted(
         {
             alarm
-            for walks in usual
-            for alarm in alarms(model, walks.frames, walks.actions, walks.segmentation)
+            for trajectories in usual
+            for alarm in diagnose_failures(
+                model, trajectories.frames, trajectories.actions, trajectories.segmentation
+            )
         }
     )
     for alarm in raised:
@@ -190,19 +201,19 @@ def train(
     for name, held in held_out.items():
         if held.segmentation is None:
             continue
-        scores[name] = score(model, held.frames, held.segmentation, held.objects, held.actions)
+        scores[name] = evaluate(model, held.frames, held.segmentation, held.objects, held.actions)
         if name.endswith(OTHERWISE):
             scores[name] |= dict.fromkeys(POSITIONS)
     card = {
         "task": config.task.name,
         "command": command(),
-        "frames": sum(int(np.prod(walks.frames.shape[:2])) for walks in collected),
+        "frames": sum(int(np.prod(trajectories.frames.shape[:2])) for trajectories in collected),
         "seed": seed,
         "updates": training.steps,
         "minutes": round(minutes, 1),
         "hardware": hardware(),
         "torch": torch.__version__,
-        "data": described(config, collected[0].scattered),
+        "data": described(config, collected[0].randomized),
         "jitter": jitter,
         "alarms": raised,
         "scores": scores,
@@ -216,7 +227,9 @@ def check(config: DictConfig) -> None:
     """One line to the user where a setting cannot be."""
     require(config.frames >= 100, f"frames={config.frames}: at least 100 are needed")
     require(config.held_out >= 100, f"held_out={config.held_out}: at least 100 are needed")
-    require(config.walk >= 2, f"walk={config.walk}: at least 2")
+    require(
+        config.trajectory_length >= 2, f"trajectory_length={config.trajectory_length}: at least 2"
+    )
     require(config.seeds >= 1, f"seeds={config.seeds}: at least 1")
     for key, choices in (("precision", ("float32", "bfloat16")), ("runtime", ("eager", "compile"))):
         require(config[key] in choices, f"{key}={config[key]}: choose one of {', '.join(choices)}")
@@ -330,18 +343,19 @@ def write(path: Path, values: Mapping[str, Any]) -> Path:
     return path
 
 
-def described(config: DictConfig, scattered: bool) -> str:
-    """How the frames came about, in words; scattered: whether walks truly began so."""
+def described(config: DictConfig, randomized: bool) -> str:
+    """How the frames came about, in words; randomized: whether trajectories truly began so."""
     start = (
         "movable things anywhere that they can be"
-        if scattered
+        if randomized
         else "everything where episodes start"
     )
     scenes = len(VARIANTS.get(config.task.name, [{}]))
     shared = f"; as many frames of each of {scenes} scenes of the task" if scenes > 1 else ""
     return (
-        f"walks of {config.walk} frames that begin with {start}, random actions held for 1 to "
-        f"{HOLD} steps, no reset at the time limit, so "
+        f"trajectories of {config.trajectory_length} frames that begin with {start}, random "
+        "actions held for 1 to "
+        f"{ACTION_REPEAT} steps, no reset at the time limit, so "
         f"that things get away from their start{shared}; no labels"
     )
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from perception.discovery.collect import wander
-from perception.evaluation.evaluate import compare, label_map, see_episodes, worst_frames
+from perception.discovery.collect import collect_random_trajectories
+from perception.evaluation.evaluate import argmax_masks, compare, encode_episodes, worst_frames
 from perception.evaluation.visualise import (
     draw_paths,
     enlarge,
@@ -25,7 +25,7 @@ from perception.evaluation.visualise import (
     spotlight,
 )
 from perception.slots.background import nearest_background
-from perception.slots.model import Sight, SlotModel
+from perception.slots.model import SlotModel, SlotOutput
 from perception.slots.perception import SlotPerception
 from vis_rpg.analysis.video import captioned, write_mp4
 from vis_rpg.cli import run
@@ -90,19 +90,23 @@ def episode_of_task(path: Path, env: gymnasium.Env, seed: int) -> Episode:
     except ValueError as error:
         raise UserError(str(error)) from None
     task = task_of(env)
-    walks = wander(env, 1, task.episode_length, seed, truth=env.has_wrapper_attr("segmentation"))
-    labels = None if walks.segmentation is None else walks.segmentation[0]
-    assert walks.actions is not None
-    return Episode(model, walks.frames[0], walks.actions[0], labels, task.object_names)
+    trajectories = collect_random_trajectories(
+        env, 1, task.episode_length, seed, truth=env.has_wrapper_attr("segmentation")
+    )
+    labels = None if trajectories.segmentation is None else trajectories.segmentation[0]
+    assert trajectories.actions is not None
+    return Episode(
+        model, trajectories.frames[0], trajectories.actions[0], labels, task.object_names
+    )
 
 
-def failures(episode: Episode, sights: Sequence[Sight]) -> np.ndarray | None:
+def failures(episode: Episode, sights: Sequence[SlotOutput]) -> np.ndarray | None:
     """A page of the worst cases by the IoU of an object under the best matching of its frame: the
     frame, the object's true mask, the slots. None where every mask is perfect, or the task cannot
     tell."""
     if episode.segmentation is None:
         return None
-    labels = np.concatenate([label_map(sight) for sight in sights])
+    labels = np.concatenate([argmax_masks(sight) for sight in sights])
     found = compare(
         episode.segmentation, labels, len(episode.names), sights[0].decoded.masks.shape[1]
     )
@@ -138,7 +142,7 @@ def main(config: DictConfig) -> None:
     folder = Path(config.out or config.run or "runs/slots")
     folder.mkdir(parents=True, exist_ok=True)
 
-    sights = see_episodes(model, frames[None], episode.actions[None])
+    sights = encode_episodes(model, frames[None], episode.actions[None])
     shown = np.linspace(0, len(frames) - 1, config.columns).round().astype(int)
     save(folder / "slots.png", sheet([frames[t] for t in shown], [sights[t] for t in shown]))
     coordinates = torch.cat([s.coordinates for s in sights]).numpy()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from perception.slots.segments import LEAST, LIGHTNESS, Things, colours_of
+from perception.slots.segments import LEAST, LIGHTNESS, SegmentProposals, colours_of
 
 PARTS = 26
 """Colours that the foreground is divided into."""
@@ -68,14 +68,14 @@ FIT_IN = 500
 """Frames to which shared colours and limbs are fitted."""
 
 
-def find_things(
+def propose_segments(
     images: Tensor,
     foreground: Tensor,
     most: int,
     rng: np.random.Generator,
     joints: int = 0,
     moved: Tensor | None = None,
-) -> Things:
+) -> SegmentProposals:
     """The things in frames (B, 3, H, W) in [0, 1] with foreground (B, H, W) bool; about `most`,
     more where more move apart. The `joints` of them that move most of the time (a robot does, what
     it handles does not) are divided in two; `moved` (B, H, W) bool tells what differs from the
@@ -99,7 +99,9 @@ def find_things(
     owner = torch.full((len(centres),), -1)
     for thing, group in enumerate(groups):
         owner[group] = thing
-    things = Things(torch.from_numpy(centres), owner, len(groups), min(joints, len(groups)))
+    things = SegmentProposals(
+        torch.from_numpy(centres), owner, len(groups), min(joints, len(groups))
+    )
     few = slice(None, None, max(1, len(images) // FIT_IN))
     things.fit(images[few], foreground[few].float())
     if joints:
@@ -117,7 +119,7 @@ def _grouped(
     small_least: float = MERGE,
 ) -> tuple[NDArray[np.float32], list[list[int]]]:
     """The colours of parts (P, 3), and the groups of parts that are things."""
-    nobody = Things(torch.from_numpy(centres), torch.full((len(centres),), -1), 0)
+    nobody = SegmentProposals(torch.from_numpy(centres), torch.full((len(centres),), -1), 0)
     labels = np.full(foreground.shape, -1)
     labels[foreground.numpy()] = nobody.parts(images.permute(0, 2, 3, 1)[foreground]).numpy()
     mass, centroids = _moments(labels, len(centres))

@@ -15,7 +15,7 @@ from kornia.morphology import dilation
 from torch import Tensor, nn
 
 from perception.images import as_images
-from perception.slots.model import Sight, SlotConfig, SlotModel, pixel_places
+from perception.slots.model import SlotConfig, SlotModel, SlotOutput, pixel_places
 
 AROUND = 5
 """Side of the square within which a pixel that changes counts as motion."""
@@ -26,13 +26,13 @@ HIDDEN = 64
 
 
 @dataclass(frozen=True)
-class Terms:
+class LossConfig:
     """What a slot model is trained for, and by products of which precision."""
 
-    taught: bool = True
+    pseudo_label_loss: bool = True
     """Whether slots learn to see the things that were found; without, they learn to reconstruct
     frames, as slot models usually do."""
-    resting: float = 1.0
+    static_pixel_weight: float = 1.0
     """Weight of pixels around which nothing moves, of those in motion having 1."""
     contrast: float = 0.0
     """Weight of the contrast of slots over time."""
@@ -70,10 +70,10 @@ class Batch:
         return Batch(**values)
 
 
-class Objective(nn.Module):
+class SlotLoss(nn.Module):
     """The loss of a slot model, and what is trained beside it and thrown away."""
 
-    def __init__(self, model: SlotModel, terms: Terms = Terms()) -> None:
+    def __init__(self, model: SlotModel, terms: LossConfig = LossConfig()) -> None:
         super().__init__()
         self.model, self.terms = model, terms
         self.features = FeatureTargets(model.config, terms) if terms.features else None
@@ -90,19 +90,19 @@ class Objective(nn.Module):
     def _loss(self, batch: Batch, slots: Tensor) -> tuple[Tensor, Tensor]:
         model, terms = self.model, self.terms
         images = as_images(batch.frames)
-        sight = model.see(images, slots, batch.is_first, adopt=False, action=batch.action)
+        sight = model.see(images, slots, batch.is_first, assign_unseen=False, action=batch.action)
         weight = (
-            motion_weight(batch.moved, terms.resting)
-            if batch.moved is not None and terms.resting != 1.0
+            motion_weight(batch.moved, terms.static_pixel_weight)
+            if batch.moved is not None and terms.static_pixel_weight != 1.0
             else None
         )
-        if terms.taught:
+        if terms.pseudo_label_loss:
             shares = (
                 model.things(images, model.foreground(images)[0])
                 if batch.shares is None
                 else batch.shares
             )
-            loss = slot_loss(sight, shares, images, weight)
+            loss = pseudo_label_loss(sight, shares, images, weight)
         else:
             loss = reconstruction_loss(sight, images, weight)
         if terms.contrast:
@@ -112,7 +112,9 @@ class Objective(nn.Module):
         return loss, sight.slots
 
 
-def slot_loss(sight: Sight, shares: Tensor, images: Tensor, weight: Tensor | None = None) -> Tensor:
+def pseudo_label_loss(
+    sight: SlotOutput, shares: Tensor, images: Tensor, weight: Tensor | None = None
+) -> Tensor:
     """Cross entropy between what slots claim of each foreground pixel and `shares` (B, K, H, W),
     what their things have of it, and the squared error of the colours that slots tell, images (B,
     3, H, W) in [0, 1]. weight: (B, H, W) of each pixel, 1 where None.
@@ -132,9 +134,9 @@ def slot_loss(sight: Sight, shares: Tensor, images: Tensor, weight: Tensor | Non
     return (own.sum() / size.sum().clamp(min=1.0).sqrt() / len(size) ** 0.5) + error.mean()
 
 
-def reconstruction_loss(sight: Sight, images: Tensor, weight: Tensor | None = None) -> Tensor:
+def reconstruction_loss(sight: SlotOutput, images: Tensor, weight: Tensor | None = None) -> Tensor:
     """Squared error of the frames (B, 3, H, W) that slots and background draw, of a pixel of the
-    foreground; weight as in `slot_loss`."""
+    foreground; weight as in `pseudo_label_loss`."""
     error = (sight.decoded.image - images).square().sum(dim=1)
     error = error if weight is None else error * weight
     return error.sum() / sight.alpha.sum().clamp(min=1.0)
@@ -169,7 +171,7 @@ class FeatureTargets(nn.Module):
     the masks mix them, with those of the background, which knows the place alone.
     """
 
-    def __init__(self, config: SlotConfig, terms: Terms) -> None:
+    def __init__(self, config: SlotConfig, terms: LossConfig) -> None:
         super().__init__()
         from perception.encoders.timm import FrozenFeatures  # timm is slow to import
 
@@ -187,7 +189,7 @@ class FeatureTargets(nn.Module):
         )
         self.places: Tensor
 
-    def forward(self, sight: Sight, images: Tensor) -> Tensor:
+    def forward(self, sight: SlotOutput, images: Tensor) -> Tensor:
         """Squared error of the features of images (B, 3, H, W) in [0, 1]."""
         target = self.backbone(images)  # (B, C, h, w)
         slots = torch.cat([sight.slots, self.background.expand(len(images), -1, -1)], dim=1)

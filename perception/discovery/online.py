@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
-from perception.discovery.losses import Batch, Objective
+from perception.discovery.losses import Batch, SlotLoss
 from perception.slots.model import SlotModel
 
 
@@ -21,7 +21,7 @@ class SlotLearner:
 
     def __init__(self, model: SlotModel, rate: float = 1e-4) -> None:
         self.model = copy.deepcopy(model).requires_grad_(True)
-        self.objective = Objective(self.model)
+        self.objective = SlotLoss(self.model)
         self.optimizer = torch.optim.Adam(self.model.parameters(), rate)
 
     def learn(self, frames: Tensor, previous: Tensor, is_first: Tensor) -> Tensor:

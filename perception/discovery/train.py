@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from perception.discovery.common_fate import find_things
-from perception.discovery.losses import Batch, Objective, Terms
+from perception.discovery.common_fate import propose_segments
+from perception.discovery.losses import Batch, LossConfig, SlotLoss
 from perception.images import as_images
 from perception.slots.background import estimate_background, foreground_alpha, nearest_background
 from perception.slots.model import SlotConfig, SlotModel
-from perception.slots.segments import Things
+from perception.slots.segments import SegmentProposals
 
 CARRIED = 50
 """Mean number of frames for which slots are carried in training, if clips are long enough."""
@@ -30,7 +30,7 @@ LOOKED_AT = 1500
 
 
 @dataclass(frozen=True)
-class DiscoveryConfig(Terms):
+class DiscoveryConfig(LossConfig):
     """How a slot model is trained, and for what."""
 
     steps: int = 1000
@@ -38,7 +38,7 @@ class DiscoveryConfig(Terms):
     """Frames, half of them seen as first ones."""
     learning_rate: float = 2e-3
     warmup: int = 50
-    confused: float = 0.15
+    slot_shuffle_prob: float = 0.15
     """Share of the later frames that are seen from the slots of another row, so that a slot that
     has lost its thing finds back to it."""
     seed: int = 0
@@ -47,7 +47,7 @@ class DiscoveryConfig(Terms):
 
 
 @dataclass
-class Clips:
+class VideoData:
     """What is learned from of one scene: E clips of T frames."""
 
     frames: NDArray[np.uint8]
@@ -58,14 +58,14 @@ class Clips:
     """(E, T, A): what was done in each frame."""
 
 
-class Cursors:
+class ClipSampler:
     """Places in clips from which frames are read: half of the rows jump to a new place at every
     step and are seen as an episode's first frame; the others go on by a frame, each carrying its
     slots, so that slots learn to stay with their things for long. At a clip's end they turn back:
     things move as plausibly in reverse, and slots are carried for longer than clips last. Where
     actions are known, which do not act in reverse, they jump instead."""
 
-    def __init__(self, scenes: Sequence[Clips], batch: int, rng: np.random.Generator) -> None:
+    def __init__(self, scenes: Sequence[VideoData], batch: int, rng: np.random.Generator) -> None:
         self.clips = [scenes[i // 2 % len(scenes)] for i in range(batch)]  # as many of each scene
         self.lengths = np.array([clips.frames.shape[1] for clips in self.clips])
         self.forward_only = scenes[0].actions is not None
@@ -74,7 +74,7 @@ class Cursors:
         self.episode, self.time = np.zeros(batch, dtype=np.int64), np.full(batch, -1)
         self.pace = np.ones(batch, dtype=np.int64)
 
-    def advance(self) -> Batch:
+    def sample(self) -> Batch:
         """The next frames, and what is known of them."""
         first = (self.rng.random(len(self.jump)) < self.jump) | (self.time < 0)
         ahead = self.time + self.pace
@@ -130,12 +130,15 @@ def discover(
     rng = np.random.default_rng(config.seed)
     model = untrained(scenes, slot_config, rng)
     done = actions if slot_config.actions and actions is not None else [None] * len(scenes)
-    cursors = Cursors(
-        [Clips(clips, _shares(model, clips), own) for clips, own in zip(scenes, done, strict=True)],
+    sampler = ClipSampler(
+        [
+            VideoData(clips, _shares(model, clips), own)
+            for clips, own in zip(scenes, done, strict=True)
+        ],
         config.batch,
         rng,
     )
-    objective = Objective(model, config).to(device)
+    objective = SlotLoss(model, config).to(device)
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -145,7 +148,9 @@ def discover(
     slots = torch.zeros(config.batch, model.config.slots, model.config.width, device=device)
     for _ in progress(range(config.steps)):
         optimizer.zero_grad(set_to_none=True)
-        loss, slots = step(cursors.advance().to(device), confuse(slots, config.confused))
+        loss, slots = step(
+            sampler.sample().to(device), shuffle_slots(slots, config.slot_shuffle_prob)
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -161,7 +166,7 @@ def untrained(
     """A slot model for scenes as `discover` takes them, that knows their backgrounds and things,
     and has yet to learn to see these."""
     backgrounds = torch.from_numpy(np.stack([estimate_background(clips) for clips in scenes]))
-    things = look_for_things(scenes, backgrounds, config, rng)
+    things = propose_from_scenes(scenes, backgrounds, config, rng)
     found = replace(
         config,
         backgrounds=len(backgrounds),
@@ -184,7 +189,7 @@ def _shares(model: SlotModel, clips: NDArray[np.uint8]) -> NDArray[np.float16]:
     return np.concatenate(shares).reshape(*clips.shape[:2], *shares[0].shape[1:])
 
 
-def confuse(slots: Tensor, share: float) -> Tensor:
+def shuffle_slots(slots: Tensor, share: float) -> Tensor:
     """Slots (B, K, D) with those of a share of the rows replaced by another row's, in another
     order."""
     batch, count = slots.shape[:2]
@@ -192,12 +197,12 @@ def confuse(slots: Tensor, share: float) -> Tensor:
     return torch.where((torch.rand(batch) < share).view(-1, 1, 1).to(slots.device), other, slots)
 
 
-def look_for_things(
+def propose_from_scenes(
     scenes: Sequence[NDArray[np.uint8]],
     backgrounds: Tensor,
     config: SlotConfig,
     rng: np.random.Generator,
-) -> Things:
+) -> SegmentProposals:
     """The things in some frames of all scenes, (E, T, H, W, 3) each, before `backgrounds` (V, H, W,
     3)."""
     chosen, moved = [], []
@@ -218,7 +223,7 @@ def look_for_things(
             for some in images.split(100)
         ]
     )
-    return find_things(
+    return propose_segments(
         images,
         alpha > 0.5,
         config.slots,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from perception.base import Memory, Perception, Window
-from perception.encoding import MOST_FREQUENCIES, encoded_width, positional_encoding
+from perception.encoding import MAX_FREQUENCIES, encoded_width, positional_encoding
 
 
 class StatePerception(Perception):
@@ -24,7 +24,7 @@ class StatePerception(Perception):
         state_dim: int,
         locate: Callable[[Tensor], Tensor],
         state_scale: float = 1.0,
-        frequencies: int = MOST_FREQUENCIES,
+        frequencies: int = MAX_FREQUENCIES,
     ) -> None:
         super().__init__()
         self.locate = locate

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from perception.evaluation.evaluate import label_map, see_episodes
+from perception.evaluation.evaluate import argmax_masks, encode_episodes
 from perception.slots.model import SlotModel
 
 EMPTY = 0.02
@@ -34,7 +34,7 @@ SMEARED = 4.0
 no compact thing."""
 
 
-def alarms(
+def diagnose_failures(
     model: SlotModel,
     frames: NDArray[np.uint8],
     actions: NDArray[np.float32] | None = None,
@@ -54,7 +54,7 @@ def alarms(
     Returns:
         A line for each kind of failure.
     """
-    sights = see_episodes(model, frames, actions)
+    sights = encode_episodes(model, frames, actions)
     masks = torch.cat([s.decoded.masks for s in sights])  # (B, K, H, W)
     masks = torch.where(masks > LEAK, masks, 0.0)
     coordinates = model.locate(masks)
@@ -64,7 +64,7 @@ def alarms(
     found = []
     slots, smallest = masks.shape[1], SIZEABLE * float(model.sizes.median())
     shares = pixels.mean(dim=0) / pixels.mean(dim=0).sum()
-    labels = np.concatenate([label_map(s) for s in sights])  # (T * E, H, W)
+    labels = np.concatenate([argmax_masks(s) for s in sights])  # (T * E, H, W)
     parts = parts_apart(labels, slots, smallest)
     crowded = [k for k in range(slots) if shares[k] > EMPTY and parts[k] > 0.5]
     present = coordinates[..., 3] > 0.5

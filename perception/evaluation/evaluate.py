@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from perception.evaluation import metrics
-from perception.slots.model import Sight, SlotModel
+from perception.slots.model import SlotModel, SlotOutput
 
 Score = float | None | list[float | None] | list[int]
 
@@ -24,23 +24,23 @@ exceeds it."""
 
 
 @torch.no_grad()
-def see_episodes(
+def encode_episodes(
     model: SlotModel, frames: NDArray[np.uint8], actions: NDArray[np.float32] | None = None
-) -> list[Sight]:
+) -> list[SlotOutput]:
     """Filter episodes (E, T, H, W, 3) from their first frames on: T sights of batch E. actions: (E,
     T, A), what was done in each frame."""
     device = model.backgrounds.device
     done = None if actions is None else torch.from_numpy(actions).transpose(0, 1).to(device)
-    return model.see_sequence(torch.from_numpy(frames).transpose(0, 1).to(device), done)
+    return model.encode_video(torch.from_numpy(frames).transpose(0, 1).to(device), done)
 
 
-def label_map(sight: Sight) -> NDArray[np.int64]:
+def argmax_masks(sight: SlotOutput) -> NDArray[np.int64]:
     """The likeliest slot of each pixel, (B, H, W): 0 for background, 1 .. K for slots."""
     shares = torch.cat([1 - sight.alpha.unsqueeze(1), sight.decoded.masks], dim=1)
     return shares.argmax(dim=1).cpu().numpy()
 
 
-def score(
+def evaluate(
     model: SlotModel,
     frames: NDArray[np.uint8],
     segmentation: NDArray[np.int64],
@@ -56,8 +56,8 @@ def score(
     robot; `ari` counts every pixel and label. None stands where there is nothing to measure: an
     object never in sight, one that never moves, FG-ARI of a single thing.
     """
-    sights = see_episodes(model, frames, actions)
-    labels = np.stack([label_map(s) for s in sights], axis=1)  # (E, T, H, W)
+    sights = encode_episodes(model, frames, actions)
+    labels = np.stack([argmax_masks(s) for s in sights], axis=1)  # (E, T, H, W)
     coordinates = np.stack(
         [s.coordinates.double().cpu().numpy() for s in sights], axis=1
     )  # (E, T, K, 4)
@@ -179,7 +179,7 @@ def resting_jitter(
     Returns:
         The largest 99% quantile over slots, in the unit of centroids ([-1, 1]).
     """
-    sights = see_episodes(model, frames, actions)
+    sights = encode_episodes(model, frames, actions)
     jitter: list[list[float]] = [[] for _ in range(sights[0].coordinates.shape[1])]
     levels = []
     for t in range(1, len(sights)):
@@ -197,7 +197,7 @@ def resting_jitter(
     sigma = float(np.mean(levels)) / 2**0.5 if levels else 0.0
     if sigma > 0 and not any(jitter):
         noisy = frames + np.random.default_rng(0).normal(0, sigma, frames.shape)
-        others = see_episodes(model, noisy.round().clip(0, 255).astype(np.uint8), actions)
+        others = encode_episodes(model, noisy.round().clip(0, 255).astype(np.uint8), actions)
         for sight, other in zip(sights, others, strict=True):
             both = _present(sight) & _present(other)
             for k, moves in enumerate(_moves(sight, other).T):
@@ -205,10 +205,10 @@ def resting_jitter(
     return max((float(np.quantile(j, 0.99)) for j in jitter if j), default=0.0)
 
 
-def _present(sight: Sight) -> torch.Tensor:
+def _present(sight: SlotOutput) -> torch.Tensor:
     return sight.coordinates[..., 3] > 0.5
 
 
-def _moves(before: Sight, now: Sight) -> torch.Tensor:
+def _moves(before: SlotOutput, now: SlotOutput) -> torch.Tensor:
     """(B, K): how far centroids moved, in x or y."""
     return (now.coordinates - before.coordinates)[..., :2].abs().amax(dim=-1)

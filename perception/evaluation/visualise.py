@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.slots.model import Sight
+from perception.slots.model import SlotOutput
 
 Image = NDArray[np.uint8]
 
@@ -52,14 +52,18 @@ def spotlight(frame: Image, mask: NDArray[np.bool_]) -> Image:
     return np.where(mask[..., None], np.uint8(255), grey)
 
 
-def reconstruction(sight: Sight, row: int = 0) -> Image:
+def reconstruction(sight: SlotOutput, row: int = 0) -> Image:
     """The decoded image of one row of the batch: (H, W, 3)."""
     image = sight.decoded.image[row].detach().permute(1, 2, 0).cpu().numpy()
     return np.clip(image * 255, 0, 255).round().astype(np.uint8)
 
 
 def sheet(
-    frames: Sequence[Image], sights: Sequence[Sight], row: int = 0, factor: int = 3, gap: int = 4
+    frames: Sequence[Image],
+    sights: Sequence[SlotOutput],
+    row: int = 0,
+    factor: int = 3,
+    gap: int = 4,
 ) -> Image:
     """Three rows over the given steps: frames, masks and reconstructions of one row of
     the batch."""
@@ -87,7 +91,7 @@ def grid(rows: Sequence[Sequence[Image]], gap: int = 4) -> Image:
 
 def draw_paths(background: Image, coordinates: NDArray[np.floating], factor: int = 8) -> Image:
     """Where each slot went: a line per slot over the empty scene (H, W, 3), from coordinates (T, K,
-    4) of `Sight`.
+    4) of `SlotOutput`.
 
     Drawn only while the slot is present; a ring marks the start, a dot the end.
     """

@@ -86,7 +86,7 @@ class SlotAttention(nn.Module):
         return (
             (slots, logits)
             if strange is None
-            else self._adopt(slots, logits, start, values, weight, *strange)
+            else self._assign_unseen(slots, logits, start, values, weight, *strange)
         )
 
     def _iterate(
@@ -106,7 +106,7 @@ class SlotAttention(nn.Module):
         attention = attention / (attention.sum(dim=2, keepdim=True) + 1.0)
         return self.cell(self.cell.input(attention @ values), slots)
 
-    def _adopt(
+    def _assign_unseen(
         self,
         slots: Tensor,
         logits: Tensor,

@@ -44,7 +44,7 @@ def estimate_background(clips: NDArray[np.uint8]) -> NDArray[np.uint8]:
     background. So a colour is only certain where it is there in nearly all frames; from there the
     background grows inwards, where it goes on most plainly first: of the colours that a doubtful
     pixel shows now and then, the one that continues its known neighbours and is common. Clips
-    should begin in scattered scenes: what rests in one place in all of them is background. Last,
+    should begin in randomized scenes: what rests in one place in all of them is background. Last,
     what a moving thing never uncovers is painted in from around it.
     """
     height, width = clips.shape[2:4]

@@ -23,7 +23,7 @@ from perception.images import as_images
 from perception.slots.attention import SlotAttention
 from perception.slots.background import foreground_alpha, nearest_background
 from perception.slots.decoder import Decoded, MaskDecoder
-from perception.slots.segments import Things
+from perception.slots.segments import SegmentProposals
 
 FORMAT = "vis-rpg slot model 3"
 
@@ -66,7 +66,7 @@ class SlotConfig:
 
 
 @dataclass
-class Sight:
+class SlotOutput:
     """One batch of frames, seen."""
 
     slots: Tensor
@@ -139,7 +139,10 @@ class SlotModel(nn.Module):
     on."""
 
     def __init__(
-        self, config: SlotConfig, backgrounds: Tensor | None = None, things: Things | None = None
+        self,
+        config: SlotConfig,
+        backgrounds: Tensor | None = None,
+        things: SegmentProposals | None = None,
     ) -> None:
         super().__init__()
         height, width = config.frame_size
@@ -171,7 +174,7 @@ class SlotModel(nn.Module):
         training frames."""
         blank = torch.zeros(config.parts, 3), torch.zeros(config.parts)
         self.things = (
-            Things(*blank, config.slots - config.joints, config.joints)
+            SegmentProposals(*blank, config.slots - config.joints, config.joints)
             if things is None
             else things
         )
@@ -182,7 +185,7 @@ class SlotModel(nn.Module):
         previous: Tensor | None = None,
         is_first: Tensor | None = None,
         action: Tensor | None = None,
-    ) -> Sight:
+    ) -> SlotOutput:
         """See frames (B, H, W, 3) uint8, from the slots `previous` (B, K, D) of the frame before,
         in which `action` (B, A) was done, where not `is_first` (B,)."""
         return self.see(as_images(frames), previous, is_first, action=action)
@@ -200,16 +203,16 @@ class SlotModel(nn.Module):
         images: Tensor,
         previous: Tensor | None = None,
         is_first: Tensor | None = None,
-        adopt: bool = True,
+        assign_unseen: bool = True,
         action: Tensor | None = None,
-    ) -> Sight:
-        """`forward`, on images (B, 3, H, W) in [0, 1]. adopt: whether slots that see nothing else
-        see things of colours never seen."""
+    ) -> SlotOutput:
+        """`forward`, on images (B, 3, H, W) in [0, 1]. assign_unseen: whether slots that see
+        nothing else see things of colours never seen."""
         alpha, background = self.foreground(images)
         seen = torch.cat([images - 0.5, images - background], dim=1)
         tokens = self.encoder(seen)
         known, unknown = alpha, None
-        if adopt:
+        if assign_unseen:
             strange = alpha * self.things.strange(images)
             known = alpha - strange
             share = self._on_grid(strange)
@@ -227,7 +230,7 @@ class SlotModel(nn.Module):
             tokens, self._on_grid(known).flatten(1), previous, is_first, unknown
         )
         decoded = self.decoder(slots, logits.unflatten(2, self.grid), alpha, background, seen)
-        return Sight(slots, self.locate(decoded.masks), decoded, alpha)
+        return SlotOutput(slots, self.locate(decoded.masks), decoded, alpha)
 
     def _on_grid(self, pixels: Tensor) -> Tensor:
         """Means over the cells of the grid of tokens: (B, H, W) or (B, C, H, W) -> (B, h, w) or (B,
@@ -245,10 +248,10 @@ class SlotModel(nn.Module):
         presence = torch.sigmoid((area - 0.3) / 0.05)
         return torch.cat([centroid, area.unsqueeze(-1), presence.unsqueeze(-1)], dim=-1)
 
-    def see_sequence(self, frames: Tensor, actions: Tensor | None = None) -> list[Sight]:
+    def encode_video(self, frames: Tensor, actions: Tensor | None = None) -> list[SlotOutput]:
         """See frames (T, B, H, W, 3) one after the other: all iterations on the first, one on each
         later frame. actions: (T, B, A), what was done in each."""
-        sights: list[Sight] = []
+        sights: list[SlotOutput] = []
         for t, frame in enumerate(frames):
             sights.append(
                 self(

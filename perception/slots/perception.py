@@ -10,7 +10,7 @@ from torch import Tensor
 from perception.base import Memory, Perception, Stored, Window
 from perception.encoders.cnn import GlobalToken
 from perception.encoding import encoded_width, positional_encoding
-from perception.slots.model import Sight, SlotModel
+from perception.slots.model import SlotModel, SlotOutput
 
 MOVED = 0.02
 """How far a centroid goes from one frame to the next that surely moves, in units of half a picture:
@@ -87,7 +87,7 @@ class SlotPerception(Perception):
         }
 
     @staticmethod
-    def reading(sight: Sight) -> Window:
+    def reading(sight: SlotOutput) -> Window:
         """What replay stores of a sight."""
         return {"slots": sight.slots.half(), "coordinates": sight.coordinates}
 
@@ -96,7 +96,7 @@ class SlotPerception(Perception):
         the whole, from frames where the model is trained on."""
         if "slots" in window:
             return window
-        sights = self.model.see_sequence(window["frame"])
+        sights = self.model.encode_video(window["frame"])
         whole = {} if self.token is None else {"token": self.token(window["frame"])}
         return {
             "slots": torch.stack([s.slots for s in sights]),

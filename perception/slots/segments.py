@@ -59,7 +59,7 @@ def colours_of(images: Tensor) -> Tensor:
     return rgb_to_lab(images) / 100 * images.new_tensor([LIGHTNESS, 1.0, 1.0]).view(1, 3, 1, 1)
 
 
-class Things(nn.Module):
+class SegmentProposals(nn.Module):
     """The things that were found, and how to see them in a frame.
 
     colours: (P, 3) of the parts, as `colours_of`; owner: (P,) which of the `bodies` each part

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from perception.slots.decoder import Decoded
-from perception.slots.model import Sight, SlotConfig, SlotModel
+from perception.slots.model import SlotConfig, SlotModel, SlotOutput
 
 
 class Painted(SlotModel):
@@ -24,10 +24,10 @@ class Painted(SlotModel):
         self.sizes.fill_(25.0)
         self.labels, self.leak = torch.from_numpy(labels), leak
 
-    def see_sequence(self, frames: Tensor, actions: Tensor | None = None) -> list[Sight]:
+    def encode_video(self, frames: Tensor, actions: Tensor | None = None) -> list[SlotOutput]:
         return [self.painted(self.labels[:, t]) for t in range(len(frames))]
 
-    def painted(self, labels: Tensor) -> Sight:
+    def painted(self, labels: Tensor) -> SlotOutput:
         slots = self.config.slots
         masks = torch.nn.functional.one_hot(labels, slots + 1)[..., 1:].permute(0, 3, 1, 2).float()
         masks = (1 - self.leak) * masks + self.leak / slots * masks.sum(dim=1, keepdim=True)
@@ -36,7 +36,7 @@ class Painted(SlotModel):
             torch.zeros(len(labels), slots, 3),
             torch.zeros(len(labels), 3, *labels.shape[1:]),
         )
-        return Sight(
+        return SlotOutput(
             torch.zeros(len(labels), slots, 4), self.locate(masks), decoded, masks.sum(dim=1)
         )
 

@@ -218,9 +218,9 @@ def test_a_slot_model_that_is_trained_on_runs_once_for_each_observation(
 ) -> None:
     perception = SlotPerception(slot_file, train=True)
     calls: list[int] = []
-    see = perception.model.see_sequence
+    see = perception.model.encode_video
     monkeypatch.setattr(
-        perception.model, "see_sequence", lambda frames: calls.append(len(frames)) or see(frames)
+        perception.model, "encode_video", lambda frames: calls.append(len(frames)) or see(frames)
     )
     act_through(perception, observations(perception))
     assert calls == [2] * STEPS

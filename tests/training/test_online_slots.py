@@ -266,7 +266,7 @@ def test_an_encoder_that_changes_makes_no_unchanged_scene_new_and_all_follow_it(
     assert changed(stored, agent.model.perception)
     assert changed(weights(adaptation.learner.model), agent.model.perception.model) == set()
     episode = at[0::ENVS][:61]
-    sights = adaptation.learner.model.see_sequence(replay.rows["obs.kept.frame"][episode][:, None])
+    sights = adaptation.learner.model.encode_video(replay.rows["obs.kept.frame"][episode][:, None])
     read = torch.stack([sight.coordinates for sight in sights])[:, 0]
     torch.testing.assert_close(
         replay.rows["obs.coordinates"][episode][..., :3], read[..., :3], rtol=0, atol=0.02

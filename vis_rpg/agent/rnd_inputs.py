@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from perception.base import Window
 from perception.encoders.cnn import STACK, FrozenCnn
-from perception.encoding import MOST_FREQUENCIES, encoded_width, positional_encoding
+from perception.encoding import MAX_FREQUENCIES, encoded_width, positional_encoding
 from vis_rpg.envs.tasks.task import Task
 from vis_rpg.errors import UserError
 
@@ -108,7 +108,7 @@ class TrueNovelty(Novelty):
             )
         self.plane = list(task.plane)
         self.object_count = len(task.object_names)
-        self.novelty_dim = self.object_count * encoded_width(2, MOST_FREQUENCIES)
+        self.novelty_dim = self.object_count * encoded_width(2, MAX_FREQUENCIES)
         for name, corner in (("low", task.coverage.low), ("high", task.coverage.high)):
             self.register_buffer(name, torch.tensor(corner, dtype=torch.float32), persistent=False)
         self.low: Tensor
@@ -117,7 +117,7 @@ class TrueNovelty(Novelty):
     def forward(self, obs: Tensor, positions: Tensor) -> Tensor:
         places = positions[..., self.plane].to(self.low)
         return positional_encoding(
-            2 * (places - self.low) / (self.high - self.low) - 1, MOST_FREQUENCIES
+            2 * (places - self.low) / (self.high - self.low) - 1, MAX_FREQUENCIES
         ).flatten(-2)
 
 

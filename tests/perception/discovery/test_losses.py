@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 
 from perception.discovery.losses import (
     Batch,
-    Objective,
-    Terms,
+    LossConfig,
+    SlotLoss,
     contrast_over_time,
     motion_weight,
+    pseudo_label_loss,
     reconstruction_loss,
-    slot_loss,
 )
 from perception.discovery.train import DiscoveryConfig, discover
 from perception.encoders.timm import FrozenFeatures
@@ -58,7 +58,7 @@ def test_what_rests_weighs_less_in_both_losses() -> None:
     images = as_images(some.frames)
     sight = seeing.see(images, slots, some.is_first)
     for loss in (
-        lambda weight: slot_loss(sight, some.shares, images, weight),
+        lambda weight: pseudo_label_loss(sight, some.shares, images, weight),
         lambda weight: reconstruction_loss(sight, images, weight),
     ):
         usual, ones, none = (
@@ -104,7 +104,7 @@ def test_a_predictor_begins_by_changing_little_and_learns_from_the_action() -> N
     some, before = batch()
     seeing = model(SlotConfig(slots=2, width=16, channels=8, frame_size=(SIZE, SIZE), actions=3))
     some.action = torch.randn(4, 3)
-    loss, _ = Objective(seeing)(some, before)
+    loss, _ = SlotLoss(seeing)(some, before)
     loss.backward()
     gradients = [parameter.grad for parameter in seeing.predictor.parameters()]
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
@@ -116,7 +116,7 @@ def test_slots_go_on_by_what_was_done_where_it_is_known() -> None:
         torch.from_numpy(roll_scene(2, 4, 2, seed=0).frames).transpose(0, 1),
         torch.randn(4, 2, 3),
     )
-    told, untold = seeing.see_sequence(frames, actions), seeing.see_sequence(frames)
+    told, untold = seeing.encode_video(frames, actions), seeing.encode_video(frames)
     assert torch.equal(told[0].slots, untold[0].slots) and not torch.equal(
         told[1].slots, untold[1].slots
     )
@@ -139,7 +139,7 @@ def test_a_predicting_model_is_kept_in_its_file_and_stays_frozen(tmp_path: Path)
         frames[:, :1], torch.zeros(2, 3), torch.tensor([True, True]), {}
     )
     window, _ = perception.observe(frames, action, torch.tensor([False, False]), memory)
-    expected = perception.model.see_sequence(frames.transpose(0, 1), torch.stack([action, action]))[
+    expected = perception.model.encode_video(frames.transpose(0, 1), torch.stack([action, action]))[
         1
     ]
     torch.testing.assert_close(window["coordinates"], expected.coordinates)
@@ -192,7 +192,7 @@ def test_weights_of_the_hub_that_cannot_be_had_are_one_line(
 def test_slots_are_taught_by_features_through_their_masks() -> None:
     some, slots = batch()
     seeing = model()
-    objective = Objective(seeing, Terms(features=1.0, backbone=TINY))
+    objective = SlotLoss(seeing, LossConfig(features=1.0, backbone=TINY))
     images = as_images(some.frames)
     sight = seeing.see(images, slots, some.is_first)
     loss = objective.features(sight, images)
@@ -202,21 +202,21 @@ def test_slots_are_taught_by_features_through_their_masks() -> None:
         and seeing.attention.to_key.weight.grad.abs().sum() > 0
     )
     with pytest.raises(ValueError, match="name a timm model"):
-        Objective(seeing, Terms(features=1.0))
+        SlotLoss(seeing, LossConfig(features=1.0))
 
 
 def test_each_term_changes_the_loss_and_bfloat16_little() -> None:
     some, slots = batch()
     some.moved[:, : SIZE // 2] = False
-    usual = Objective(model())(some, slots)[0].item()
+    usual = SlotLoss(model())(some, slots)[0].item()
     for terms in (
-        Terms(taught=False),
-        Terms(resting=0.2),
-        Terms(contrast=0.1),
-        Terms(features=0.1, backbone=TINY),
+        LossConfig(pseudo_label_loss=False),
+        LossConfig(static_pixel_weight=0.2),
+        LossConfig(contrast=0.1),
+        LossConfig(features=0.1, backbone=TINY),
     ):
-        assert Objective(model(), terms)(some, slots)[0].item() != pytest.approx(usual, rel=1e-5)
-    loss, seen = Objective(model(), Terms(precision="bfloat16"))(some, slots)
+        assert SlotLoss(model(), terms)(some, slots)[0].item() != pytest.approx(usual, rel=1e-5)
+    loss, seen = SlotLoss(model(), LossConfig(precision="bfloat16"))(some, slots)
     assert loss.item() == pytest.approx(usual, rel=0.05) and (loss.dtype, seen.dtype) == (
         torch.float32,
         torch.float32,

@@ -18,7 +18,14 @@ from perception.slots.model import SlotConfig, SlotModel
 from tests.runs import ROOT, run_script
 from vis_rpg.compose import compose
 
-SMALL = ["task=maze", "frames=100", "held_out=100", "walk=25", "training.steps=2", "model.width=8"]
+SMALL = [
+    "task=maze",
+    "frames=100",
+    "held_out=100",
+    "trajectory_length=25",
+    "training.steps=2",
+    "model.width=8",
+]
 
 
 def discover(out: Path, *words: str, raised: Iterable[list[str]] = ([],)) -> int:
@@ -29,7 +36,9 @@ def discover(out: Path, *words: str, raised: Iterable[list[str]] = ([],)) -> int
     """
     answers = itertools.cycle(raised)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("perception.evaluation.diagnostics.alarms", lambda *of: next(answers))
+        patch.setattr(
+            "perception.evaluation.diagnostics.diagnose_failures", lambda *of: next(answers)
+        )
         return run_script(
             patch, "discover_objects", *SMALL, f"out={out / 'model.safetensors'}", *words
         )
@@ -88,7 +97,7 @@ def test_the_card_says_how_walks_began(alone: Path) -> None:
 def test_block_push_is_scored_in_looks_that_it_was_not_trained_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert discover(tmp_path, "task=block_push", "walk=6") == 0
+    assert discover(tmp_path, "task=block_push", "trajectory_length=6") == 0
     scores = json.loads((tmp_path / "model.json").read_text())["scores"]
     assert list(scores) == [
         "blocks=1",

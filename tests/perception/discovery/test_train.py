@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from perception.discovery.losses import slot_loss
-from perception.discovery.train import CARRIED, Clips, Cursors, DiscoveryConfig, confuse, discover
-from perception.evaluation.diagnostics import alarms
-from perception.evaluation.evaluate import resting_jitter, score, see_episodes
+from perception.discovery.losses import pseudo_label_loss
+from perception.discovery.train import (
+    CARRIED,
+    ClipSampler,
+    DiscoveryConfig,
+    VideoData,
+    discover,
+    shuffle_slots,
+)
+from perception.evaluation.diagnostics import diagnose_failures
+from perception.evaluation.evaluate import encode_episodes, evaluate, resting_jitter
 from perception.images import as_images
 from perception.slots.model import SlotConfig, SlotModel
 from tests.perception.scene import SIZE, empty_floor, roll_scene
@@ -30,7 +37,7 @@ def model() -> SlotModel:
 @pytest.mark.parametrize("objects", [2, 3])
 def test_objects_are_found_without_labels(model: SlotModel, objects: int) -> None:
     held_out = roll_scene(6, 40, objects, seed=100)
-    scores = score(model, held_out.frames, held_out.segmentation, objects)
+    scores = evaluate(model, held_out.frames, held_out.segmentation, objects)
     assert scores["fg_ari"] > 0.95 and scores["ari"] > 0.95 and scores["miou"] > 0.9
     assert min(scores["position_r2"]) > 0.95, (
         "a slot is to stay with its object in all episodes, behind another one too"
@@ -39,18 +46,18 @@ def test_objects_are_found_without_labels(model: SlotModel, objects: int) -> Non
 
 def test_presence_tells_what_is_there(model: SlotModel) -> None:
     held_out = roll_scene(4, 20, 2, seed=101)
-    scores = score(model, held_out.frames, held_out.segmentation, objects=2)
+    scores = evaluate(model, held_out.frames, held_out.segmentation, objects=2)
     assert min(scores["presence"]) > 0.9 and max(scores["spare_presence"]) < 0.1
 
 
 def test_a_good_model_raises_no_alarm_and_rests_when_things_rest(model: SlotModel) -> None:
     held_out = roll_scene(4, 30, 3, seed=102)
-    assert alarms(model, held_out.frames) == []
+    assert diagnose_failures(model, held_out.frames) == []
     assert resting_jitter(model, held_out.frames) < 0.05
 
 
 def test_slots_stay_with_their_objects_over_an_episode(model: SlotModel) -> None:
-    sights = see_episodes(model, roll_scene(4, 40, 3, seed=103).frames)
+    sights = encode_episodes(model, roll_scene(4, 40, 3, seed=103).frames)
     centroids = torch.stack([s.coordinates[..., :2] for s in sights])
     present = torch.stack([s.coordinates[..., 3] for s in sights]) > 0.5
     jumps = centroids.diff(dim=0).norm(dim=-1)[present[1:] & present[:-1]]
@@ -66,10 +73,10 @@ def test_cursors_go_on_by_a_frame_and_turn_back_at_the_end_of_a_clip() -> None:
     shares = np.broadcast_to(number[:, :, None, None, None], (episodes, steps, 1, 2, 2)).astype(
         np.float16
     )
-    cursors = Cursors([Clips(clips, shares)], 4, np.random.default_rng(0))
+    sampler = ClipSampler([VideoData(clips, shares)], 4, np.random.default_rng(0))
     seen, firsts = [], []
     for _ in range(600):
-        batch = cursors.advance()
+        batch = sampler.sample()
         assert torch.equal(batch.frames[:, 0, 0, 0].float(), batch.shares[:, 0, 0, 0]), (
             "what things have of another frame"
         )
@@ -95,14 +102,14 @@ def test_cursors_that_know_actions_never_go_back_and_tell_what_was_done_before()
         np.uint8
     )
     actions = number[:, :, None].astype(np.float32)
-    cursors = Cursors(
-        [Clips(clips, clips[..., 0][:, :, None].astype(np.float16), actions)],
+    sampler = ClipSampler(
+        [VideoData(clips, clips[..., 0][:, :, None].astype(np.float16), actions)],
         4,
         np.random.default_rng(0),
     )
     before, carried = None, 0
     for _ in range(200):
-        batch = cursors.advance()
+        batch = sampler.sample()
         place = batch.frames[:, 0, 0, 0].long()
         later = ~batch.is_first
         assert torch.equal(batch.action[later, 0], place[later] - 1.0)
@@ -126,7 +133,7 @@ def test_the_loss_prefers_each_slot_to_see_its_thing() -> None:
     def loss(one: torch.Tensor, two: torch.Tensor) -> float:
         sight.decoded.masks = torch.stack([one.float(), two.float()], dim=1)
         sight.alpha = sight.decoded.masks.sum(dim=1)
-        return slot_loss(sight, shares, images).item()
+        return pseudo_label_loss(sight, shares, images).item()
 
     one, two = truth == 1, truth == 2
     right = loss(one, two)
@@ -143,10 +150,10 @@ def rows_of(slots: torch.Tensor) -> list[set[tuple[float, ...]]]:
 def test_confused_rows_are_seen_from_the_slots_of_another_row() -> None:
     torch.manual_seed(0)
     slots = torch.rand(12, 4, 3)
-    assert torch.equal(confuse(slots, 0.0), slots)
+    assert torch.equal(shuffle_slots(slots, 0.0), slots)
     kept = 0
     for _ in range(40):
-        confused = confuse(slots, 1.0)
+        confused = shuffle_slots(slots, 1.0)
         assert all(row in rows_of(slots) for row in rows_of(confused)), "a row's slots go together"
         kept += sum(torch.equal(one, other) for one, other in zip(confused, slots, strict=True))
     assert kept < 0.02 * 40 * 12, "rows drawn for themselves in their own order are to be rare"
@@ -155,7 +162,7 @@ def test_confused_rows_are_seen_from_the_slots_of_another_row() -> None:
 def test_as_many_rows_are_confused_as_asked() -> None:
     torch.manual_seed(0)
     slots = torch.rand(2000, 2, 3)
-    kept = (confuse(slots, 0.25) == slots).all(dim=(1, 2))
+    kept = (shuffle_slots(slots, 0.25) == slots).all(dim=(1, 2))
     assert kept.float().mean().item() == pytest.approx(0.75, abs=0.04)
 
 
@@ -172,4 +179,4 @@ def test_objects_of_colours_never_seen_are_told_apart(model: SlotModel) -> None:
         (240, 240, 90),
         (200, 60, 230),
     )
-    assert score(model, frames, held_out.segmentation, 2)["fg_ari"] > 0.75
+    assert evaluate(model, frames, held_out.segmentation, 2)["fg_ari"] > 0.75

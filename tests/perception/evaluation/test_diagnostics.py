@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perception.evaluation.diagnostics import ADVICE, alarms
+from perception.evaluation.diagnostics import ADVICE, diagnose_failures
 from tests.perception.painted import Painted, frames_for
 from tests.perception.scene import SIZE, roll_scene
 
@@ -12,7 +12,7 @@ SLOTS = 4
 
 
 def raised(labels: np.ndarray, slots: int = SLOTS, leak: float = 0.0) -> list[str]:
-    return alarms(Painted(labels, slots, leak), frames_for(labels))
+    return diagnose_failures(Painted(labels, slots, leak), frames_for(labels))
 
 
 def scene(objects: int) -> np.ndarray:
@@ -86,8 +86,10 @@ def test_stripes_and_smears_are_named() -> None:
 
 def test_slots_of_things_within_each_other_are_no_split_object_where_the_truth_is_known() -> None:
     seen = halves(scene(1), vertical=True)
-    assert alarms(Painted(seen, SLOTS), frames_for(seen), segmentation=seen) == []
-    assert len(alarms(Painted(seen, SLOTS), frames_for(seen), segmentation=scene(1))) == 1
+    assert diagnose_failures(Painted(seen, SLOTS), frames_for(seen), segmentation=seen) == []
+    assert (
+        len(diagnose_failures(Painted(seen, SLOTS), frames_for(seen), segmentation=scene(1))) == 1
+    )
 
 
 def test_one_long_thing_is_no_smear() -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from perception.encoding import frequencies_for
-from perception.evaluation.evaluate import resting_jitter, score, see_episodes, worst_frames
+from perception.evaluation.evaluate import encode_episodes, evaluate, resting_jitter, worst_frames
 from perception.slots.decoder import Decoded
-from perception.slots.model import Sight
+from perception.slots.model import SlotOutput
 from tests.perception.painted import Painted, frames_for
 
 SIZE, SIDE = 32, 5
@@ -32,7 +32,7 @@ def scene(robot: bool = True, episodes: int = 4, steps: int = 12) -> np.ndarray:
 
 
 def scored(truth: np.ndarray, seen: np.ndarray, slots: int = 5) -> dict:
-    return score(Painted(seen, slots), frames_for(truth), truth, OBJECTS)
+    return evaluate(Painted(seen, slots), frames_for(truth), truth, OBJECTS)
 
 
 @pytest.mark.parametrize("robot", [True, False])
@@ -104,7 +104,7 @@ def test_what_is_never_in_sight_and_what_never_moves_has_no_figures() -> None:
 
 def test_fg_ari_of_a_single_thing_says_nothing() -> None:
     truth = (scene(robot=False) == 1).astype(int)
-    scores = score(Painted(truth, 2), frames_for(truth), truth, 1)
+    scores = evaluate(Painted(truth, 2), frames_for(truth), truth, 1)
     assert scores["fg_ari"] is scores["video_fg_ari"] is None
     assert scores["ari"] == scores["worst_iou"] == 1.0
 
@@ -126,17 +126,19 @@ class Bright(Painted):
     def __init__(self) -> None:
         super().__init__(np.zeros((1, 1, SIZE, SIZE), int), 1)
 
-    def see_sequence(
+    def encode_video(
         self, frames: torch.Tensor, actions: torch.Tensor | None = None
-    ) -> list[Sight]:
+    ) -> list[SlotOutput]:
         return [self.looked_at(frame) for frame in frames]
 
-    def looked_at(self, frame: torch.Tensor) -> Sight:
+    def looked_at(self, frame: torch.Tensor) -> SlotOutput:
         masks = ((frame[..., :1].float() - 50) / 200).clamp(0, 1).permute(0, 3, 1, 2)
         decoded = Decoded(
             masks, torch.zeros(len(frame), 1, 3), torch.zeros(len(frame), 3, SIZE, SIZE)
         )
-        return Sight(torch.zeros(len(frame), 1, 4), self.locate(masks), decoded, masks.sum(dim=1))
+        return SlotOutput(
+            torch.zeros(len(frame), 1, 4), self.locate(masks), decoded, masks.sum(dim=1)
+        )
 
 
 def square(steps: int, pace: int) -> np.ndarray:
@@ -158,7 +160,7 @@ def test_the_jitter_of_a_thing_is_measured_under_noise_and_where_nothing_rests(
     noise = np.random.default_rng(1).normal(0, sigma, clean.shape) if sigma else 0.0
     frames = (clean + noise).round().clip(0, 255).astype(np.uint8)
     path, seen = (
-        np.concatenate([s.coordinates[0, :, :2].numpy() for s in see_episodes(model, f)])
+        np.concatenate([s.coordinates[0, :, :2].numpy() for s in encode_episodes(model, f)])
         for f in (clean, frames)
     )
     wrong = seen - path

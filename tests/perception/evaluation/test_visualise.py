@@ -59,7 +59,7 @@ def test_a_sheet_shows_frames_masks_and_reconstruction() -> None:
     frames = np.zeros((3, 16, 16, 3), np.uint8)
     frames[:, 2:6, 2:6] = 255
     with torch.no_grad():
-        sights = model.see_sequence(torch.from_numpy(frames)[:, None])
+        sights = model.encode_video(torch.from_numpy(frames)[:, None])
     page = sheet(list(frames), sights, factor=1, gap=0)
     assert page.shape == (48, 48, 3)
     assert (page[:16, :16] == frames[0]).all() and (

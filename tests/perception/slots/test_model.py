@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from perception.discovery.losses import slot_loss
+from perception.discovery.losses import pseudo_label_loss
 from perception.slots.attention import SlotAttention
 from perception.slots.model import FORMAT, SlotConfig, SlotModel, pixel_places
 from perception.slots.segments import colours_of
@@ -114,7 +114,7 @@ def test_a_thing_of_strange_colours_goes_to_the_idle_slot_that_it_changes_least(
     )  # slots 1 and 2 are idle
     slots, values, before = torch.randn(1, 3, 8), torch.randn(1, 20, 8), torch.randn(1, 3, 8)
     weight, strange, colours = torch.ones(1, 20), torch.zeros(1, 20), torch.rand(1, 20, 3)
-    known = attention._adopt(slots, logits, before, values, weight, strange, colours)
+    known = attention._assign_unseen(slots, logits, before, values, weight, strange, colours)
     assert torch.equal(known[0], slots) and torch.equal(known[1], logits)
     weight[:, 5:10], strange[:, 5:10] = 0.0, 1.0
     colours[:, 5:10] = torch.tensor([0.9, 0.1, 0.1])
@@ -125,7 +125,7 @@ def test_a_thing_of_strange_colours_goes_to_the_idle_slot_that_it_changes_least(
     for holder in (1, 2):
         held = before.clone()
         held[:, holder] = saw[:, holder]
-        now, given = attention._adopt(slots, logits, held, values, weight, strange, colours)
+        now, given = attention._assign_unseen(slots, logits, held, values, weight, strange, colours)
         torch.testing.assert_close(
             now[:, holder], attention._update(held, thing, values)[:, holder]
         )
@@ -136,11 +136,11 @@ def test_a_thing_of_strange_colours_goes_to_the_idle_slot_that_it_changes_least(
     colours[:, 8:10] = torch.tensor(
         [0.1, 0.9, 0.1]
     )  # two colours: three tokens are a thing, two are none
-    given = attention._adopt(slots, logits, before, values, weight, strange, colours)[1]
+    given = attention._assign_unseen(slots, logits, before, values, weight, strange, colours)[1]
     assert (given != logits).any(dim=1).squeeze().nonzero().flatten().tolist() == [5, 6, 7]
     busy = torch.zeros(1, 3, 20)
     assert torch.equal(
-        attention._adopt(slots, busy, before, values, weight, strange, colours)[1], busy
+        attention._assign_unseen(slots, busy, before, values, weight, strange, colours)[1], busy
     ), "no slot is idle"
 
 
@@ -155,7 +155,10 @@ def test_what_is_strange_moves_no_slot_but_an_idle_one_and_training_leaves_it_ou
     model.things.tabulate()
     images = frames.permute(0, 3, 1, 2) / 255
     assert torch.equal(model.things.strange(images)[0], frames[0, ..., 0] > 0)
-    masks, usual = model.see(images).decoded.masks, model.see(images, adopt=False).decoded.masks
+    masks, usual = (
+        model.see(images).decoded.masks,
+        model.see(images, assign_unseen=False).decoded.masks,
+    )
     assert masks[0, :, 4:8, 4:8].amax(dim=0).min() > 0.99, "one slot has it whole"
     assert not torch.allclose(masks, usual)
     model.things.colours[0] = colours_of(images[:, :, 4:5, 4:5]).flatten()
@@ -268,7 +271,7 @@ def test_only_fine_channels_tell_the_pixels_of_a_cell_apart(fine: int) -> None:
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(100):
         optimizer.zero_grad()
-        slot_loss(model.see(images, adopt=False), shares, images).backward()
+        pseudo_label_loss(model.see(images, assign_unseen=False), shares, images).backward()
         optimizer.step()
-    own = (model.see(images, adopt=False).decoded.masks * shares).sum() / shares.sum()
+    own = (model.see(images, assign_unseen=False).decoded.masks * shares).sum() / shares.sum()
     assert own > 0.95 if fine else own < 0.6

@@ -9,16 +9,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from perception.discovery.common_fate import coherence, find_things
-from perception.slots.segments import LEAST, SOME, SPREAD, STRANGE, Things, colours_of
+from perception.discovery.common_fate import coherence, propose_segments
+from perception.slots.segments import LEAST, SOME, SPREAD, STRANGE, SegmentProposals, colours_of
 from tests.perception.film import BLUE, CYAN, ORANGE, RED, SIZE, WHITE, Film, Square, draw, places
 
 
-def look(film: Film, most: int = 2, seed: int = 0) -> Things:
-    return find_things(film.images, film.foreground, most, np.random.default_rng(seed))
+def look(film: Film, most: int = 2, seed: int = 0) -> SegmentProposals:
+    return propose_segments(film.images, film.foreground, most, np.random.default_rng(seed))
 
 
-def shares_of(things: Things, film: Film) -> torch.Tensor:
+def shares_of(things: SegmentProposals, film: Film) -> torch.Tensor:
     """Share of the pixels of each square (S,) that each thing (N,) has, over all frames: (S, N)."""
     shares = things(film.images, film.foreground.float())
     squares = torch.stack(
@@ -27,7 +27,7 @@ def shares_of(things: Things, film: Film) -> torch.Tensor:
     return torch.einsum("bshw,bnhw->sn", squares, shares) / squares.sum(dim=(0, 2, 3)).unsqueeze(1)
 
 
-def holders(things: Things, film: Film) -> list[int]:
+def holders(things: SegmentProposals, film: Film) -> list[int]:
     """The thing that has (nearly) all pixels of each square, counted in the order in which they
     come; fails where none has."""
     best = shares_of(things, film).max(dim=1)
@@ -122,10 +122,10 @@ def test_coherence_is_one_for_equal_paths_none_for_independent_ones_and_less_for
     )
 
 
-def two_squares(shared: bool) -> Things:
+def two_squares(shared: bool) -> SegmentProposals:
     """A red and a blue thing, and white, which is shared or part of the red one."""
     colours = colours_of(torch.tensor([RED, BLUE, WHITE]).view(3, 3, 1, 1) / 255).view(3, 3)
-    return Things(colours, torch.tensor([0, 1, -1 if shared else 0]), 2)
+    return SegmentProposals(colours, torch.tensor([0, 1, -1 if shared else 0]), 2)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -183,7 +183,9 @@ def test_an_empty_frame_has_nothing() -> None:
 def test_nothing_in_the_foreground_is_refused() -> None:
     film = draw([Square(RED, places(0))])
     with pytest.raises(ValueError, match="nothing differs from the background"):
-        find_things(film.images, torch.zeros_like(film.foreground), 2, np.random.default_rng(0))
+        propose_segments(
+            film.images, torch.zeros_like(film.foreground), 2, np.random.default_rng(0)
+        )
 
 
 @pytest.mark.parametrize(("side", "steps"), [(1, 1), (1, 120), (2, 120)])
@@ -239,7 +241,9 @@ def waving_hands(steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_what_moves_most_of_the_time_is_seen_as_two_limbs() -> None:
     images, labels, moved = waving_hands(120)
-    things = find_things(images, labels > 0, 2, np.random.default_rng(0), joints=1, moved=moved)
+    things = propose_segments(
+        images, labels > 0, 2, np.random.default_rng(0), joints=1, moved=moved
+    )
     shares = things(images, (labels > 0).float())
     assert things.things == 3
     torch.testing.assert_close(shares.sum(dim=1), (labels > 0).float())
@@ -257,7 +261,9 @@ def test_what_moves_most_of_the_time_is_seen_as_two_limbs() -> None:
 
 def test_without_a_joint_a_thing_of_one_colour_is_whole() -> None:
     images, labels, moved = waving_hands(60)
-    assert find_things(images, labels > 0, 2, np.random.default_rng(0), moved=moved).things == 2
+    assert (
+        propose_segments(images, labels > 0, 2, np.random.default_rng(0), moved=moved).things == 2
+    )
 
 
 def test_specks_go_to_what_they_lie_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +305,7 @@ def test_what_is_joined_rigidly_is_one_thing_whatever_its_colours(jitter: int) -
 def test_strange_are_colours_far_from_those_of_all_parts() -> None:
     torch.manual_seed(0)
     images = torch.rand(3, 3, 16, 16)
-    things = Things(
+    things = SegmentProposals(
         colours_of(torch.rand(1, 3, 1, 4))[0, :, 0].T, torch.zeros(4, dtype=torch.int64), 1
     )
     things.tabulate()
@@ -307,6 +313,6 @@ def test_strange_are_colours_far_from_those_of_all_parts() -> None:
     clear = (apart - STRANGE).abs() > 0.03  # it is told on a grid of colours
     assert torch.equal(things.strange(images)[clear], (apart > STRANGE)[clear])
     assert 0.1 < things.strange(images).float().mean() < 0.9
-    other = Things(torch.rand(4, 3), torch.zeros(4, dtype=torch.int64), 1)
+    other = SegmentProposals(torch.rand(4, 3), torch.zeros(4, dtype=torch.int64), 1)
     other.load_state_dict(things.state_dict())
     assert torch.equal(other.strange(images), things.strange(images)), "loaded with the colours"

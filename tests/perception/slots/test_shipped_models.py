@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import vis_rpg.envs  # noqa: F401  (registers the tasks)
-from perception.discovery.collect import Walks, wander
+from perception.discovery.collect import Trajectories, collect_random_trajectories
 from perception.encoding import frequencies_for
-from perception.evaluation.diagnostics import alarms
-from perception.evaluation.evaluate import resting_jitter, score, see_episodes
+from perception.evaluation.diagnostics import diagnose_failures
+from perception.evaluation.evaluate import encode_episodes, evaluate, resting_jitter
 from perception.slots.model import SlotModel
 from vis_rpg.envs.make import make_env
 from vis_rpg.errors import UserError
@@ -34,24 +34,26 @@ def test_every_shipped_model_can_be_loaded_and_has_its_card(path: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=[1, 2])
-def walks(request: pytest.FixtureRequest) -> Walks:
+def trajectories(request: pytest.FixtureRequest) -> Trajectories:
     try:
         env = gymnasium.make(
             "vis_rpg/BlockPush-v0", obs="pixels", blocks=request.param, disable_env_checker=True
         )
     except UserError as error:
         pytest.skip(str(error))
-    return wander(env, walks=4, steps=200, seed=7_000 + request.param, truth=True)
+    return collect_random_trajectories(
+        env, count=4, steps=200, seed=7_000 + request.param, truth=True
+    )
 
 
-def test_the_shipped_model_keeps_its_promise(walks: Walks) -> None:
+def test_the_shipped_model_keeps_its_promise(trajectories: Trajectories) -> None:
     assert FILE.stat().st_size <= 1_000_000
     model, card = SlotModel.load(FILE, (64, 64))
     assert card["task"] == "block_push" and card["frames"] > 0
-    assert walks.segmentation is not None
-    scores = score(model, walks.frames, walks.segmentation, walks.objects)
+    assert trajectories.segmentation is not None
+    scores = evaluate(model, trajectories.frames, trajectories.segmentation, trajectories.objects)
     assert scores["fg_ari"] >= 0.97 and scores["ari"] >= 0.97 and scores["worst_iou"] >= 0.9
-    # The walks are three times as long as an episode and end with blocks side by side in corners.
+    # Three times as long as an episode; at the end blocks lie side by side in corners.
     assert (
         scores["video_fg_ari"] >= 0.95
         and scores["switch_rate"] <= 0.01
@@ -60,9 +62,9 @@ def test_the_shipped_model_keeps_its_promise(walks: Walks) -> None:
     assert min(scores["presence"]) > 0.95 and max(scores["spare_presence"], default=0.0) < 0.05
 
 
-def test_the_shipped_model_raises_no_alarm(walks: Walks) -> None:
+def test_the_shipped_model_raises_no_alarm(trajectories: Trajectories) -> None:
     model, _ = SlotModel.load(FILE)
-    assert alarms(model, walks.frames[:, ::4]) == []
+    assert diagnose_failures(model, trajectories.frames[:, ::4]) == []
 
 
 ALONE = ("maze", "ant_push", "cheetah_back")
@@ -86,48 +88,56 @@ def test_no_shipped_model_would_be_rejected(task: str) -> None:
     except UserError as error:
         pytest.skip(str(error))
     known = env.has_wrapper_attr("segmentation")
-    held_out = wander(
-        env, walks=4 if task in ALONE else 20, steps=20, seed=10_000, truth=known, scatter=True
+    held_out = collect_random_trajectories(
+        env,
+        count=4 if task in ALONE else 20,
+        steps=20,
+        seed=10_000,
+        truth=known,
+        randomized_reset=True,
     )
     model, _ = SlotModel.load(FILE.with_stem(task))
     assert (
-        alarms(model, held_out.frames, held_out.actions, held_out.segmentation if known else None)
+        diagnose_failures(
+            model, held_out.frames, held_out.actions, held_out.segmentation if known else None
+        )
         == []
     )
 
 
-def test_the_encoding_of_a_resting_object_is_quiet(walks: Walks) -> None:
+def test_the_encoding_of_a_resting_object_is_quiet(trajectories: Trajectories) -> None:
     model, _ = SlotModel.load(FILE)
-    assert frequencies_for(resting_jitter(model, walks.frames)) >= model.config.frequencies
+    assert frequencies_for(resting_jitter(model, trajectories.frames)) >= model.config.frequencies
 
 
 @pytest.mark.parametrize("sigma", [2, 5])
 def test_under_noise_a_block_at_rest_turns_the_highest_frequency_by_less_than_the_limit(
-    walks: Walks, sigma: int
+    trajectories: Trajectories, sigma: int
 ) -> None:
     model, _ = SlotModel.load(FILE)
     clean, positions, truth = (
-        of[:3, :40] for of in (walks.frames, walks.positions, walks.segmentation)
+        of[:3, :40]
+        for of in (trajectories.frames, trajectories.positions, trajectories.segmentation)
     )
     noise = np.random.default_rng(0).normal(0, sigma, clean.shape)
     frames = (clean + noise).round().clip(0, 255).astype(np.uint8)
     coordinates = np.stack(
-        [sight.coordinates.numpy() for sight in see_episodes(model, frames)], axis=1
+        [sight.coordinates.numpy() for sight in encode_episodes(model, frames)], axis=1
     )
-    owners = score(model, clean, truth, walks.objects)["slots"][1 : walks.objects]
+    owners = evaluate(model, clean, truth, trajectories.objects)["slots"][1 : trajectories.objects]
     moves = np.abs(np.diff(coordinates[:, :, owners, :2], axis=1)).max(axis=-1)
     resting = np.abs(np.diff(positions[:, :, 1:], axis=1)).max(axis=-1) < 1e-4
     jitter = max(np.quantile(moves[..., k][resting[..., k]], 0.99) for k in range(len(owners)))
     assert frequencies_for(resting_jitter(model, frames)) <= frequencies_for(jitter)
 
 
-def test_wandering_moves_what_can_be_moved_and_repeats_by_seed(walks: Walks) -> None:
-    assert walks.positions is not None
-    assert (walks.positions[:, -1] != walks.positions[:, 0]).any(axis=(0, 2)).all()
-    blocks = walks.positions.shape[2] - 1
+def test_wandering_moves_what_can_be_moved_and_repeats_by_seed(trajectories: Trajectories) -> None:
+    assert trajectories.positions is not None
+    assert (trajectories.positions[:, -1] != trajectories.positions[:, 0]).any(axis=(0, 2)).all()
+    blocks = trajectories.positions.shape[2] - 1
     env = gymnasium.make(
         "vis_rpg/BlockPush-v0", obs="pixels", blocks=blocks, disable_env_checker=True
     )
-    again = wander(env, walks=1, steps=20, seed=7_000 + blocks)
+    again = collect_random_trajectories(env, count=1, steps=20, seed=7_000 + blocks)
     assert again.segmentation is None
-    assert (again.frames[0] == walks.frames[0, :20]).all()
+    assert (again.frames[0] == trajectories.frames[0, :20]).all()
