@@ -24,7 +24,13 @@ CHOICES = {
     "agent.latent.kind": ("gaussian", "categorical", "none"),
     "agent.latent.prior": ("fixed", "learned"),
     "perception.encoder": ("mlp", "transformer"),
-    "exploration.novelty": ("objects", "moving", "global", "frames", "truth"),
+    "exploration.rnd_input": (
+        "slots",
+        "moving_slots",
+        "frame_embedding",
+        "frames",
+        "oracle_positions",
+    ),
 }
 POSITIVE = (
     "steps",
@@ -110,17 +116,20 @@ def check(config: DictConfig) -> None:
             "perception.train=true: one or the other teaches the slot model; "
             "leave one out"
         )
-    if config.perception.name != "slots" and config.exploration.get("novelty") == "moving":
+    if config.perception.name != "slots" and config.exploration.get("rnd_input") == "moving_slots":
         raise UserError(
-            "exploration.novelty=moving reads slots, which "
+            "exploration.rnd_input=moving_slots reads slots, which "
             f"perception={config.perception.name} does not see: use obs=pixels with "
-            "perception=slots, or exploration.novelty=objects"
+            "perception=slots, or exploration.rnd_input=slots"
         )
-    if config.obs.kind == "state" and config.exploration.get("novelty") in ("global", "frames"):
+    if config.obs.kind == "state" and config.exploration.get("rnd_input") in (
+        "frame_embedding",
+        "frames",
+    ):
         raise UserError(
-            f"exploration.novelty={config.exploration.novelty} reads frames, which obs=state "
+            f"exploration.rnd_input={config.exploration.rnd_input} reads frames, which obs=state "
             "does not give: use obs=pixels, or "
-            "exploration.novelty=objects"
+            "exploration.rnd_input=slots"
         )
     if config.task.name == "bandit":
         raise UserError(

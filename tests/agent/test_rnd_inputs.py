@@ -53,7 +53,9 @@ def test_true_positions_from_pixels_are_as_novel_as_the_coordinates_of_the_state
 
 
 def test_a_task_without_a_plane_has_no_true_novelty() -> None:
-    with pytest.raises(UserError, match="exploration.novelty=truth: task=gym declares no plane"):
+    with pytest.raises(
+        UserError, match="exploration.rnd_input=oracle_positions: task=gym declares no plane"
+    ):
         TrueNovelty(Task("gym", ()))
 
 
@@ -70,7 +72,7 @@ def test_the_global_novelty_is_that_of_the_agent_that_sees_by_a_cnn() -> None:
 
 def test_a_bonus_on_frames_is_convolutional_and_learns_what_pairs_have_been_seen() -> None:
     torch.manual_seed(0)
-    settings = config("obs=pixels", "perception=cnn", "exploration.novelty=frames").exploration
+    settings = config("obs=pixels", "perception=cnn", "exploration.rnd_input=frames").exploration
     rnd = make_rnd(FrameNovelty(), settings)
     assert [
         layer.kernel_size
@@ -143,8 +145,8 @@ def test_runs_that_compare_novelties_differ_in_the_bonus_alone(tmp_path: Path) -
     """While actions are random all runs see, do and store the same but the novelty, and begin from
     the same weights; then each learns."""
     words = {
-        kind: (f"exploration.novelty={kind}",)
-        for kind in ("objects", "moving", "global", "frames", "truth")
+        kind: (f"exploration.rnd_input={kind}",)
+        for kind in ("slots", "moving_slots", "frame_embedding", "frames", "oracle_positions")
     }
     words["sum"] = ("exploration.per_object=true",)
     trainers = {
@@ -158,24 +160,24 @@ def test_runs_that_compare_novelties_differ_in_the_bonus_alone(tmp_path: Path) -
     for trainer in trainers.values():
         assert trainer.run()[0]["updates"] == 4
         assert trainer.learning.sums["rnd_loss"].isfinite().all()
-    objects = trainers["objects"].runs[0]
+    objects = trainers["slots"].runs[0]
     before = slice(0, 30)
     for name, trainer in trainers.items():
         run = trainer.runs[0]
         for key, start in starts[name].items():
             assert key.startswith(("rnd.", "novelty.")) or torch.equal(
-                start, starts["objects"][key]
+                start, starts["slots"][key]
             ), key
         for key in ("obs.slots", "obs.coordinates", "action"):
             assert torch.equal(run.replay.rows[key][before], objects.replay.rows[key][before])
         rows = run.replay.rows
         assert (
             not rows["obs.novelty"][0].any()
-            if name in ("global", "truth")
+            if name in ("frame_embedding", "oracle_positions")
             else "obs.novelty" not in rows
         )
         assert rows["obs.frame"][0].any() if name == "frames" else "obs.frame" not in rows
-    truth = trainers["truth"].runs[0]
+    truth = trainers["oracle_positions"].runs[0]
     visits = truth.visits.read()["positions"][: 2 * 10]
     stored = truth.replay.rows["obs.novelty"][2 : 2 + 2 * 10]
     torch.testing.assert_close(stored, TrueNovelty(truth.task)(visits, visits))
@@ -184,19 +186,23 @@ def test_runs_that_compare_novelties_differ_in_the_bonus_alone(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("exploration.novelty=global",), "exploration.novelty=global reads frames"),
-        (("exploration.novelty=frames",), "exploration.novelty=frames reads frames"),
         (
-            ("exploration.novelty=moving",),
-            "exploration.novelty=moving reads slots, which perception=state does not see",
+            ("exploration.rnd_input=frame_embedding",),
+            "exploration.rnd_input=frame_embedding reads frames",
+        ),
+        (("exploration.rnd_input=frames",), "exploration.rnd_input=frames reads frames"),
+        (
+            ("exploration.rnd_input=moving_slots",),
+            "exploration.rnd_input=moving_slots reads slots, which perception=state does not see",
         ),
         (
-            ("obs=pixels", "perception=cnn", "exploration.novelty=moving"),
+            ("obs=pixels", "perception=cnn", "exploration.rnd_input=moving_slots"),
             "which perception=cnn does not see",
         ),
         (
-            ("exploration.novelty=slots",),
-            "exploration.novelty=slots: choose one of objects, moving, global, frames, truth",
+            ("exploration.rnd_input=objects",),
+            "exploration.rnd_input=objects: choose one of slots, moving_slots, frame_embedding, "
+            "frames, oracle_positions",
         ),
     ],
 )
@@ -206,7 +212,7 @@ def test_a_bonus_that_cannot_be_is_refused(words: tuple[str, ...], says: str) ->
 
 
 @pytest.mark.parametrize(
-    "words", [("obs=pixels", "exploration.novelty=frames"), ("obs=pixels", "perception=cnn")]
+    "words", [("obs=pixels", "exploration.rnd_input=frames"), ("obs=pixels", "perception=cnn")]
 )
 def test_without_objects_none_can_be_scored_alone(words: tuple[str, ...]) -> None:
     settings = config("task=block_push", *words, "exploration.per_object=true")
@@ -219,7 +225,7 @@ def test_without_objects_none_can_be_scored_alone(words: tuple[str, ...]) -> Non
 
 def test_a_run_with_another_novelty_resumes_exactly(tmp_path: Path) -> None:
     """The frozen network and what replay stores of the novelty come back with the checkpoint."""
-    words = (*PUSH, *SMALL, "exploration.novelty=global", "logger.checkpoint_every=20")
+    words = (*PUSH, *SMALL, "exploration.rnd_input=frame_embedding", "logger.checkpoint_every=20")
     Trainer(config(*words, "steps=60", f"out={tmp_path / 'whole'}")).run()
     for steps, resume in ((46, "false"), (60, "true")):
         Trainer(

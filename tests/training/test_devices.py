@@ -54,8 +54,8 @@ def trainer(out: Path, *words: str, steps: int = 12) -> Trainer:
     [
         (LEARNED, "seeds=2", HOST),
         (LEARNED, "agent.latent.kind=categorical", "exploration.per_object=true"),
-        ("exploration.novelty=truth", "task.terminates=true", "seeds=2"),
-        (PIXELS, "agent.latent.kind=categorical", "exploration.novelty=moving", "seeds=2"),
+        ("exploration.rnd_input=oracle_positions", "task.terminates=true", "seeds=2"),
+        (PIXELS, "agent.latent.kind=categorical", "exploration.rnd_input=moving_slots", "seeds=2"),
         (
             PIXELS,
             "perception.global_token=true",
@@ -63,8 +63,8 @@ def trainer(out: Path, *words: str, steps: int = 12) -> Trainer:
             "exploration.per_object=true",
             HOST,
         ),
-        (PIXELS, "perception.train=true", LEARNED, "exploration.novelty=global"),
-        (PIXELS, "perception=cnn", "exploration.novelty=frames", "seeds=2", HOST),
+        (PIXELS, "perception.train=true", LEARNED, "exploration.rnd_input=frame_embedding"),
+        (PIXELS, "perception=cnn", "exploration.rnd_input=frames", "seeds=2", HOST),
         (PIXELS, "perception=cnn", "agent=mbsac", "exploration=none"),
     ],
     ids=" ".join,

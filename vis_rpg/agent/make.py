@@ -44,7 +44,7 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
                 f"perception.checkpoint={seeing.checkpoint}: no slot model there; train one with "
                 f"scripts/discover_objects.py task={config.task.name}, or use perception=cnn"
             )
-        moving = config.exploration.get("novelty") == "moving"
+        moving = config.exploration.get("rnd_input") == "moving_slots"
         return SlotPerception(
             path,
             seeing.train,
@@ -64,7 +64,7 @@ def make_agent(config: DictConfig, env: gymnasium.Env | Declared) -> Agent:
     assert env.action_space.shape is not None
     exploration = config.exploration if config.exploration.name != "none" else None
     novelty = (
-        make_novelty(exploration.novelty, task_of(env), config.seed)
+        make_novelty(exploration.rnd_input, task_of(env), config.seed)
         if exploration is not None
         else None
     )

@@ -103,8 +103,8 @@ class TrueNovelty(Novelty):
         super().__init__()
         if task.coverage is None:
             raise UserError(
-                f"exploration.novelty=truth: task={task.name} declares no plane to read true "
-                "positions in; use objects"
+                f"exploration.rnd_input=oracle_positions: task={task.name} declares no plane to "
+                "read true positions in; use slots"
             )
         self.plane = list(task.plane)
         self.object_count = len(task.object_names)
@@ -122,10 +122,10 @@ class TrueNovelty(Novelty):
 
 
 def make_novelty(kind: str, task: Task, seed: int) -> Novelty | None:
-    """Of `exploration.novelty`: global | frames | truth, or None for objects and moving, which is
-    what perception itself calls novel."""
+    """Of `exploration.rnd_input`: frame_embedding | frames | oracle_positions, or None for slots
+    and moving_slots, which is what perception itself calls novel."""
     if kind == "frames":
         return FrameNovelty()
-    if kind == "global":
+    if kind == "frame_embedding":
         return GlobalNovelty(seed=seed)
-    return TrueNovelty(task) if kind == "truth" else None
+    return TrueNovelty(task) if kind == "oracle_positions" else None

@@ -95,8 +95,8 @@ def label(config: DictConfig) -> str:
         name += f" from {config.perception.name}"
     if bonus.name == "none":
         return f"{name} without bonus"
-    kind = bonus.get("novelty", "objects")
-    name += "" if kind == "objects" else f", {kind} bonus"
+    kind = bonus.get("rnd_input", "slots")
+    name += "" if kind == "slots" else f", {kind} bonus"
     return f"{name}, summed over objects" if bonus.get("per_object") else name
 
 
