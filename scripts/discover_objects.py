@@ -1,8 +1,10 @@
 """Discover objects: python scripts/discover_objects.py task=block_push seed=0
-out=assets/slots/block_push.safetensors Judge the method on several seeds: python
-scripts/discover_objects.py task=block_push seeds=5 out=runs/discovery/block_push.safetensors
+out=assets/slots/block_push.safetensors
 
-A model that raises an alarm on held-out frames is written as *.rejected.safetensors, and the script
+Judge the method on several seeds: python scripts/discover_objects.py task=block_push seeds=5
+out=runs/discovery/block_push.safetensors
+
+A model with a known failure on held-out frames is written as *.rejected.safetensors, and the script
 exits with 3."""
 
 from __future__ import annotations
@@ -25,17 +27,19 @@ from rich.console import Console
 from rich.progress import track
 
 from perception.discovery.collect import ACTION_REPEAT, Trajectories, collect_random_trajectories
+from perception.discovery.common_fate import ProposalConfig
 from perception.discovery.train import DiscoveryConfig, discover
 from perception.encoding import frequencies_for
 from perception.evaluation.diagnostics import ADVICE, diagnose_failures
 from perception.evaluation.evaluate import evaluate, resting_jitter
 from perception.evaluation.summary import draw_table, summarise
+from perception.slots.background import BackgroundConfig
 from perception.slots.model import SlotConfig, SlotModel
+from perception.slots.segments import SegmentConfig
 from vis_rpg.cli import run
 from vis_rpg.compose import require
 from vis_rpg.config import device, lacks_compiler
 from vis_rpg.envs.make import make_env, task_of
-from vis_rpg.envs.rendering.frames import FRAME
 from vis_rpg.errors import ModelRejected, UserError
 
 VARIANTS: dict[str, list[dict[str, int]]] = {"block_push": [{"blocks": 1}, {"blocks": 2}]}
@@ -55,17 +59,27 @@ BARS = {
 }
 """What a model is to reach in the scenes of each family, by how the names of its tasks begin."""
 OTHERWISE_BARS = {"fg_ari": 0.90}
+SECTIONS = {
+    "model": SlotConfig,
+    "segments": SegmentConfig,
+    "background": BackgroundConfig,
+    "proposals": ProposalConfig,
+    "training": DiscoveryConfig,
+}
+"""What the sections of the config are settings of."""
 DERIVED = {
     "frame_size",
     "backgrounds",
-    "parts",
-    "actions",
+    "clusters",
     "frequencies",
+    "segments",
     "seed",
     "compiled",
     "precision",
+    "background",
+    "proposals",
 }
-"""Settings that follow from the frames and from others."""
+"""Settings of the model and its training that follow from the frames and from others."""
 HELD_OUT = 10_000
 """Seed of the frames that models are scored on; far from those of training."""
 POSITIONS = ("position_r2", "mean_position_r2", "worst_position_r2")
@@ -77,145 +91,133 @@ PAGE = 150
 
 def scenes_of(config: DictConfig) -> dict[str, gymnasium.Env[Any, Any]]:
     """The environments that the task's slot model serves, by name."""
-    variants = VARIANTS.get(config.task.name, [{}])
-    names = [
-        " ".join(f"{key}={value}" for key, value in variant.items()) or "all"
-        for variant in variants
-    ]
     return {
-        name: make_env({**config.task, **variant}, "pixels")
-        for name, variant in zip(names, variants, strict=True)
+        " ".join(f"{key}={value}" for key, value in variant.items()) or "all": make_env(
+            {**config.task, **variant}, "pixels"
+        )
+        for variant in VARIANTS.get(config.task.name, [{}])
     }
 
 
 def collect(config: DictConfig, frames: int, seed: int, truth: bool) -> dict[str, Trajectories]:
-    """`frames` frames in all, shared among the scenes of the task; every seed and scene has random
-    numbers of its own."""
+    """Collect `frames` frames in all, shared among the scenes of the task; every seed and scene has
+    random numbers of its own."""
     envs = scenes_of(config)
-    trajectories = max(2, round(frames / config.trajectory_length / len(envs)))
-    steps = frames // (trajectories * len(envs))
+    count = max(2, round(frames / config.trajectory_length / len(envs)))
+    steps = frames // (count * len(envs))
     collected = {}
     for i, (name, env) in enumerate(track(envs.items(), "collecting", len(envs))):
         collected[name] = collect_random_trajectories(
-            env, trajectories, steps, seed * len(envs) + i, truth, config.randomized_reset
+            env, count, steps, seed * len(envs) + i, truth, config.randomized_reset
         )
         env.close()
     return collected
 
 
-def collect_otherwise(config: DictConfig, frames: int, seed: int) -> dict[str, Trajectories]:
-    """`frames` frames in all of the task's scenes with other looks, where it has such; looks follow
-    each other in the trajectories of a scene."""
+def collect_held_out(config: DictConfig) -> dict[str, Trajectories]:
+    """Held-out frames with their truth: of the task's scenes, and of the same with other looks if
+    it has such; looks follow each other in the trajectories of a scene."""
+    held_out = collect(config, config.held_out, HELD_OUT, truth=True)
     looks = LOOKS.get(config.task.name, ())
-    collected: dict[str, list[Trajectories]] = {}
-    for look in looks:
-        other = DictConfig({**config, "task": {**config.task, "looks": look}})
-        for name, trajectories in collect(
-            other, frames // len(looks), seed + look, truth=True
-        ).items():
-            collected.setdefault(name + OTHERWISE, []).append(trajectories)
-    return {name: joined(trajectories) for name, trajectories in collected.items()}
+    others = [
+        collect(
+            DictConfig({**config, "task": {**config.task, "looks": look}}),
+            config.held_out // len(looks),
+            HELD_OUT + look,
+            truth=True,
+        )
+        for look in looks
+    ]
+    names = held_out if looks else ()
+    return held_out | {name + OTHERWISE: joined([of[name] for of in others]) for name in names}
 
 
 def joined(parts: Sequence[Trajectories]) -> Trajectories:
-    """Walks of the same length and objects as one."""
-    frames, segmentation, actions = (
-        np.concatenate([getattr(trajectories, name) for trajectories in parts])
-        for name in ("frames", "segmentation", "actions")
+    """Trajectories of the same length and objects as one."""
+    frames, segmentation = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("frames", "segmentation")
     )
-    return replace(
-        parts[0], frames=frames, segmentation=segmentation, actions=actions, positions=None
-    )
+    return replace(parts[0], frames=frames, segmentation=segmentation, positions=None)
 
 
-def settings(config: DictConfig, seed: int, **others: Any) -> DiscoveryConfig:
-    """How a model is trained; others: values in place of the config's."""
-    values = {
+def slot_config(config: DictConfig, frames: np.ndarray) -> SlotConfig:
+    """Of a model of frames (E, T, H, W, 3)."""
+    segments = SegmentConfig(**config.segments)
+    return SlotConfig(**config.model, segments=segments, frame_size=frames.shape[2:4])
+
+
+def discovery_config(config: DictConfig, seed: int) -> DiscoveryConfig:
+    return DiscoveryConfig(
         **config.training,
-        "precision": config.precision,
-        "compiled": config.runtime == "compile",
-        "seed": seed,
-    }
-    return DiscoveryConfig(**values | others)
+        precision=config.precision,
+        compiled=config.runtime == "compile",
+        seed=seed,
+        background=BackgroundConfig(**config.background),
+        proposals=ProposalConfig(**config.proposals),
+    )
 
 
 def learn(
-    trajectories: Sequence[Trajectories],
-    model: Mapping[str, Any],
-    training: DiscoveryConfig,
-    predict: bool,
-    where: torch.device,
+    config: DictConfig,
+    seed: int,
+    scenes: Sequence[np.ndarray],
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> SlotModel:
-    """A slot model from trajectories of each scene. model: settings of SlotConfig; predict:
-    whether slots go on by what was done."""
-    frames, actions = (
-        [walk.frames for walk in trajectories],
-        [walk.actions for walk in trajectories if walk.actions is not None],
-    )
-    slots = SlotConfig(
-        **model, frame_size=frames[0].shape[2:4], actions=actions[0].shape[2] if predict else 0
-    )
-    return discover(frames, slots, training, progress, actions, where)
+    """Train a slot model on frames (E, T, H, W, 3) of each scene."""
+    training = discovery_config(config, seed)
+    return discover(scenes, slot_config(config, scenes[0]), training, progress, device(config))
 
 
 def train(
     config: DictConfig, seed: int, held_out: dict[str, Trajectories], path: Path
 ) -> tuple[dict[str, Any], Path]:
-    """Train and write one model; its card, and where it lies: at `path`, or beside it as
-    *.rejected.* if held-out frames raise an alarm."""
+    """Train and write one model.
+
+    Returns:
+        Its card, and where it lies: at `path`, or next to it as *.rejected.* if it has a known
+        failure on held-out frames.
+    """
     began = time.monotonic()
     collected = list(collect(config, config.frames, seed, truth=False).values())
-    training = settings(config, seed)
+    scenes = [trajectories.frames for trajectories in collected]
     try:
         progress = partial(track, description=f"discovering, seed {seed}")
-        model = learn(collected, config.model, training, config.predict, device(config), progress)
+        model = learn(config, seed, scenes, progress)
     except ValueError as error:  # nothing stands out
         raise UserError(f"task={config.task.name}: {error}") from None
-    jitter = max(
-        resting_jitter(model, trajectories.frames, trajectories.actions)
-        for trajectories in collected
-    )
+    jitter = max(resting_jitter(model, frames) for frames in scenes)
     model.config = replace(model.config, frequencies=frequencies_for(jitter))
     minutes = (time.monotonic() - began) / 60
-    usual = [
-        trajectories for name, trajectories in held_out.items() if not name.endswith(OTHERWISE)
-    ]
-    raised = sorted(
-        {
-            alarm
-            for trajectories in usual
-            for alarm in diagnose_failures(
-                model, trajectories.frames, trajectories.actions, trajectories.segmentation
-            )
-        }
-    )
-    for alarm in raised:
-        print(
-            f"alarm: {alarm}; try: "
-            f"{next(advice for begins, advice in ADVICE.items() if alarm.startswith(begins))}"
-        )
-    if raised:
+    failures = {
+        failure
+        for name, held in held_out.items()
+        if not name.endswith(OTHERWISE)
+        for failure in diagnose_failures(model, held.frames, held.segmentation)
+    }
+    for failure in sorted(failures):
+        advice = next(advice for begins, advice in ADVICE.items() if failure.startswith(begins))
+        print(f"failure: {failure}; try: {advice}")
+    if failures:
         path = path.with_suffix(f".rejected{path.suffix}")
-    scores = {}
-    for name, held in held_out.items():
-        if held.segmentation is None:
-            continue
-        scores[name] = evaluate(model, held.frames, held.segmentation, held.objects, held.actions)
-        if name.endswith(OTHERWISE):
-            scores[name] |= dict.fromkeys(POSITIONS)
+    scores = {
+        name: evaluate(model, held.frames, held.segmentation, held.objects)
+        | (dict.fromkeys(POSITIONS) if name.endswith(OTHERWISE) else {})
+        for name, held in held_out.items()
+        if held.segmentation is not None
+    }
     card = {
         "task": config.task.name,
         "command": command(),
-        "frames": sum(int(np.prod(trajectories.frames.shape[:2])) for trajectories in collected),
+        "frames": sum(int(np.prod(frames.shape[:2])) for frames in scenes),
         "seed": seed,
-        "updates": training.steps,
+        "updates": config.training.steps,
         "minutes": round(minutes, 1),
         "hardware": hardware(),
         "torch": torch.__version__,
         "data": described(config, collected[0].randomized),
         "jitter": jitter,
-        "alarms": raised,
+        "failures": sorted(failures),
         "scores": scores,
     }
     model.save(path, card)
@@ -236,20 +238,9 @@ def check(config: DictConfig) -> None:
     device(config)
     lacking = lacks_compiler(config) if config.runtime == "compile" else None
     require(lacking is None, f"runtime=compile needs {lacking}, or use runtime=eager")
-    training = config.training
-    require(
-        (training.backbone is None) == (not training.features),
-        "give training.backbone and training.features together, or neither",
-    )
-    if training.backbone is not None:
-        from perception.encoders.timm import FrozenFeatures  # timm is slow to import
-
-        try:
-            FrozenFeatures(training.backbone, (FRAME, FRAME), training.weights)
-        except ValueError as error:
-            raise UserError(str(error)) from None
-    for section, kind in (("model", SlotConfig), ("training", DiscoveryConfig)):
-        known = {field.name for field in fields(kind)} - DERIVED
+    for section, kind in SECTIONS.items():
+        known = {field.name for field in fields(kind)}
+        known -= DERIVED if section in ("model", "training") else set()
         for key in set(config[section]) - known:
             raise UserError(
                 f"{section}.{key}: no such setting; there are {', '.join(sorted(known))}"
@@ -269,9 +260,11 @@ def main(config: DictConfig) -> None:
     objects = {name: task_of(env).object_names for name, env in envs.items()}
     for env in envs.values():
         env.close()
-    held_out = collect(config, config.held_out, HELD_OUT, truth=told)
-    if told:
-        held_out |= collect_otherwise(config, config.held_out, HELD_OUT)
+    held_out = (
+        collect_held_out(config)
+        if told
+        else collect(config, config.held_out, HELD_OUT, truth=False)
+    )
     objects |= {name: objects[name.removesuffix(OTHERWISE)] for name in held_out}
     seeds, out = range(config.seed, config.seed + config.seeds), Path(config.out)
     cards: dict[int, dict[str, Any]] = {}
@@ -297,7 +290,7 @@ def main(config: DictConfig) -> None:
     print(f"done: {written}")
     if rejected := [path for path in paths if path.stem.endswith(".rejected")]:
         raise ModelRejected(
-            "held-out frames raise alarms (above, with what to try): rejected "
+            "known failures on held-out frames (above, with what to try): rejected "
             f"{', '.join(map(str, rejected))}"
         )
 
@@ -330,7 +323,7 @@ def summaries(
 def results(cards: Mapping[int, dict[str, Any]], summary: Mapping[str, Any]) -> dict[str, Any]:
     """What one file says of all seeds: what they share, their summary, and what each has of its
     own."""
-    own = ("seed", "minutes", "jitter", "alarms", "scores", "bytes", "frequencies")
+    own = ("seed", "minutes", "jitter", "failures", "scores", "bytes", "frequencies")
     shared = {key: value for key, value in next(iter(cards.values())).items() if key not in own}
     return shared | {
         "summary": summary,
@@ -344,19 +337,14 @@ def write(path: Path, values: Mapping[str, Any]) -> Path:
 
 
 def described(config: DictConfig, randomized: bool) -> str:
-    """How the frames came about, in words; randomized: whether trajectories truly began so."""
-    start = (
-        "movable things anywhere that they can be"
-        if randomized
-        else "everything where episodes start"
-    )
+    """How the frames came about, in words; randomized: whether resets truly were."""
     scenes = len(VARIANTS.get(config.task.name, [{}]))
-    shared = f"; as many frames of each of {scenes} scenes of the task" if scenes > 1 else ""
+    shared = f"; as many frames of each of the task's {scenes} scenes" if scenes > 1 else ""
     return (
-        f"trajectories of {config.trajectory_length} frames that begin with {start}, random "
-        "actions held for 1 to "
-        f"{ACTION_REPEAT} steps, no reset at the time limit, so "
-        f"that things get away from their start{shared}; no labels"
+        f"trajectories of {config.trajectory_length} frames from "
+        f"{'randomized' if randomized else 'plain'} resets, random actions repeated for 1 to "
+        f"{ACTION_REPEAT} steps and no reset at the time limit, so that objects get far from "
+        f"their start{shared}; no labels"
     )
 
 

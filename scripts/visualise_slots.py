@@ -48,8 +48,6 @@ class Episode:
     model: SlotModel
     frames: np.ndarray
     """(T, H, W, 3)."""
-    actions: np.ndarray
-    """(T, A): what was done in each frame."""
     segmentation: np.ndarray | None
     """(T, H, W) true labels: the objects of interest from 1 on, then the robot; None where the task
     cannot tell."""
@@ -66,10 +64,9 @@ def episode_of_run(folder: Path, seed: int) -> Episode:
     truth = env.get_wrapper_attr("segmentation") if env.has_wrapper_attr("segmentation") else None
     obs, _ = env.reset(seed=seed)
     actor.reset()
-    frames, actions, segmentation, done = [obs[-1]], [], [truth(whole=True)] if truth else [], False
+    frames, segmentation, done = [obs[-1]], [truth(whole=True)] if truth else [], False
     while not done:
-        actions.append(actor.act(obs))
-        obs, _, terminated, truncated, _ = env.step(actions[-1])
+        obs, _, terminated, truncated, _ = env.step(actor.act(obs))
         frames.append(obs[-1])
         segmentation += [truth(whole=True)] if truth else []
         done = terminated or truncated
@@ -77,7 +74,6 @@ def episode_of_run(folder: Path, seed: int) -> Episode:
     return Episode(
         perception.model,
         np.stack(frames),
-        np.stack([*actions, np.zeros_like(actions[0])]),
         labels,
         task_of(env).object_names,
     )
@@ -94,10 +90,7 @@ def episode_of_task(path: Path, env: gymnasium.Env, seed: int) -> Episode:
         env, 1, task.episode_length, seed, truth=env.has_wrapper_attr("segmentation")
     )
     labels = None if trajectories.segmentation is None else trajectories.segmentation[0]
-    assert trajectories.actions is not None
-    return Episode(
-        model, trajectories.frames[0], trajectories.actions[0], labels, task.object_names
-    )
+    return Episode(model, trajectories.frames[0], labels, task.object_names)
 
 
 def failures(episode: Episode, sights: Sequence[SlotOutput]) -> np.ndarray | None:
@@ -142,7 +135,7 @@ def main(config: DictConfig) -> None:
     folder = Path(config.out or config.run or "runs/slots")
     folder.mkdir(parents=True, exist_ok=True)
 
-    sights = encode_episodes(model, frames[None], episode.actions[None])
+    sights = encode_episodes(model, frames[None])
     shown = np.linspace(0, len(frames) - 1, config.columns).round().astype(int)
     save(folder / "slots.png", sheet([frames[t] for t in shown], [sights[t] for t in shown]))
     coordinates = torch.cat([s.coordinates for s in sights]).numpy()

@@ -1,4 +1,4 @@
-"""Frames to discover objects in, from a wandering random policy."""
+"""Frames to discover objects in, from a random policy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ACTION_REPEAT = 8
-"""Most steps for which one random action is held: noise that changes at every step hardly leaves
+"""Most steps for which a random action is repeated: noise that changes at every step hardly leaves
 its place."""
 
 
@@ -20,17 +20,15 @@ class Trajectories:
 
     frames: NDArray[np.uint8]
     """(E, T, H, W, 3)."""
+    randomized: bool
+    """Whether episodes began with a randomized reset."""
     segmentation: NDArray[np.int64] | None = None
-    """(E, T, H, W), 0 for what never changes, 1..N for the objects of interest, more for what else
+    """(E, T, H, W): 0 for what never changes, 1..N for the objects of interest, more for what else
     moves (`segmentation(whole=True)`)."""
     positions: NDArray[np.float64] | None = None
     """(E, T, N, 2 or 3), world units."""
-    actions: NDArray[np.float32] | None = None
-    """(E, T, A): what was done in each frame."""
     objects: int = 0
-    """N, how many objects of interest there are."""
-    randomized: bool = False
-    """Whether trajectories began with what can move anywhere that it can be."""
+    """N, number of objects of interest."""
 
 
 def collect_random_trajectories(
@@ -41,20 +39,26 @@ def collect_random_trajectories(
     truth: bool = False,
     randomized_reset: bool = False,
 ) -> Trajectories:
-    """Collect `count` trajectories of `steps` frames under random actions, each repeated for 1 to
-    ACTION_REPEAT steps.
+    """Collect frames under random actions, each repeated for 1 to ACTION_REPEAT steps.
 
-    env: observations (2, H, W, 3) uint8, actions in [-1, 1]. The episode's time limit is walked
-    past, so that what can be moved gets far from its start; only termination resets. truth: also
-    note `segmentation(whole=True)` and `info["objects"]`, for metrics. randomized_reset:
-    episodes begin with everything anywhere that it can be, where the task has such starts.
+    Time limits are ignored, so that objects get far from their start; only termination resets.
+
+    Args:
+        env: Observations (2, H, W, 3) uint8, actions in [-1, 1].
+        count: E.
+        steps: T.
+        seed: Of resets and actions.
+        truth: Whether to record `segmentation(whole=True)` and `info["objects"]`.
+        randomized_reset: Whether episodes begin with objects anywhere, if the task has such starts.
+
+    Returns:
+        The trajectories.
     """
     assert env.action_space.shape is not None and env.observation_space.shape is not None
     rng = np.random.default_rng(seed)
     size = env.observation_space.shape[1:]
     frames = np.empty((count, steps, *size), dtype=np.uint8)
     segmentation = np.zeros((count, steps, *size[:2]), dtype=np.int64)
-    actions = np.empty((count, steps, *env.action_space.shape), dtype=np.float32)
     positions: list[NDArray[np.float64]] = []
     randomized = (
         randomized_reset and env.has_wrapper_attr("scatters") and env.get_wrapper_attr("scatters")
@@ -62,28 +66,21 @@ def collect_random_trajectories(
     options = {"scatter": True} if randomized else None
     for episode in range(count):
         obs, info = env.reset(seed=int(rng.integers(2**31)), options=options)
-        held = 0
+        repeats = 0
         for t in range(steps):
             frames[episode, t] = obs[-1]
             if truth:
                 segmentation[episode, t] = env.get_wrapper_attr("segmentation")(whole=True)
                 positions.append(np.asarray(info["objects"], dtype=np.float64))
-            if held == 0:
+            if repeats == 0:
                 action = rng.uniform(-1, 1, env.action_space.shape).astype(np.float32)
-                held = int(rng.integers(1, ACTION_REPEAT + 1))
-            held -= 1
-            actions[episode, t] = action
+                repeats = int(rng.integers(1, ACTION_REPEAT + 1))
+            repeats -= 1
             obs, _, terminated, _, info = env.step(action)
             if terminated:
                 obs, info = env.reset(options=options)
     if not truth:
-        return Trajectories(frames, actions=actions, randomized=randomized)
-    objects = positions[0].shape
-    return Trajectories(
-        frames,
-        segmentation,
-        np.stack(positions).reshape(count, steps, *objects),
-        actions,
-        objects[0],
-        randomized,
-    )
+        return Trajectories(frames, randomized)
+    shape = positions[0].shape
+    stacked = np.stack(positions).reshape(count, steps, *shape)
+    return Trajectories(frames, randomized, segmentation, stacked, shape[0])

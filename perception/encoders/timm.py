@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import perception.encoders.torchvision_compat  # noqa: F401  (before timm, which imports torchvision)
 
-CELLS = 8
-"""Least side of the grid of features that slots tell."""
 HUB = "hub"
 """In place of a file of weights: those that timm knows, fetched once and kept by it."""
 
@@ -70,46 +67,3 @@ class TimmEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.model(images)
         return features.to(torch.float32)
-
-
-class FrozenFeatures(nn.Module):
-    """What a frozen timm model sees at each place: images (B, 3, H, W) in [0, 1] -> (B, C, h, w),
-    normalised over channels.
-
-    name, weights: as of `make_timm`; size: (H, W). Of the model's levels the deepest that has at
-    least CELLS x CELLS places is taken, or its finest. A file of weights is one of the model as it
-    is built for these frames.
-    """
-
-    def __init__(self, name: str, size: tuple[int, int], weights: str | None = None) -> None:
-        super().__init__()
-        import timm
-
-        known = timm.is_model(name) and timm.get_pretrained_cfg(name)
-        settings = {"img_size": size} if known and known.fixed_input_size else {}
-        self.model = make_timm(name, weights, features_only=True, **settings).requires_grad_(False)
-        mean, std = (
-            torch.tensor(values).view(1, 3, 1, 1)
-            for values in ((known.mean, known.std) if known else ((0.5,) * 3,) * 2)
-        )
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
-        self.mean: Tensor
-        self.std: Tensor
-        with torch.no_grad():
-            levels = [level.shape[1:] for level in self.model(torch.zeros(1, 3, *size))]
-        fine = [i for i, level in enumerate(levels) if min(level[1:]) >= CELLS]
-        self.level = (
-            fine[-1] if fine else min(range(len(levels)), key=lambda i: (-levels[i][1], -i))
-        )
-        self.channels, *grid = levels[self.level]
-        self.grid: tuple[int, int] = (grid[0], grid[1])
-
-    def train(self, mode: bool = True) -> FrozenFeatures:
-        """Stays in evaluation mode."""
-        return super().train(False)
-
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        seen: Tensor = self.model((images - self.mean) / self.std)[self.level]
-        return F.layer_norm(seen.movedim(1, -1), (self.channels,)).movedim(-1, 1)

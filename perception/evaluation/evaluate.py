@@ -1,8 +1,9 @@
-"""What a slot model is worth on episodes whose truth is known."""
+"""Scores of a slot model on episodes whose truth is known."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -13,53 +14,50 @@ from perception.slots.model import SlotModel, SlotOutput
 
 Score = float | None | list[float | None] | list[int]
 
-APART = 5
+MIN_GAP = 5
 """Frames within which cases of one object look alike."""
-TYPICAL_CHANGE = 1.26
-"""Median of the largest of three channels' changes, in their standard deviation, if they are
-normal."""
-CERTAIN_CHANGE = 5.0
-"""Standard deviations above which a change is no noise: one of a thing's hundred pixels hardly ever
+NOISE_MEDIAN = 1.26
+"""Median of the largest of three channels' changes, in their standard deviation, if normal."""
+NOISE_LIMIT = 5.0
+"""Standard deviations above which a change is no noise: hardly any of an object's hundred pixels
 exceeds it."""
 
 
 @torch.no_grad()
-def encode_episodes(
-    model: SlotModel, frames: NDArray[np.uint8], actions: NDArray[np.float32] | None = None
-) -> list[SlotOutput]:
-    """Filter episodes (E, T, H, W, 3) from their first frames on: T sights of batch E. actions: (E,
-    T, A), what was done in each frame."""
-    device = model.backgrounds.device
-    done = None if actions is None else torch.from_numpy(actions).transpose(0, 1).to(device)
-    return model.encode_video(torch.from_numpy(frames).transpose(0, 1).to(device), done)
+def encode_episodes(model: SlotModel, frames: NDArray[np.uint8]) -> list[SlotOutput]:
+    """Encode episodes (E, T, H, W, 3) from their first frames on: T outputs of batch E."""
+    return model.encode_video(torch.from_numpy(frames).transpose(0, 1).to(model.sizes.device))
 
 
-def argmax_masks(sight: SlotOutput) -> NDArray[np.int64]:
-    """The likeliest slot of each pixel, (B, H, W): 0 for background, 1 .. K for slots."""
-    shares = torch.cat([1 - sight.alpha.unsqueeze(1), sight.decoded.masks], dim=1)
+def argmax_masks(output: SlotOutput) -> NDArray[np.int64]:
+    """The likeliest slot of each pixel (B, H, W): 0 for background, 1 .. K for slots."""
+    shares = torch.cat([1 - output.alpha.unsqueeze(1), output.decoded.masks], dim=1)
     return shares.argmax(dim=1).cpu().numpy()
 
 
 def evaluate(
-    model: SlotModel,
-    frames: NDArray[np.uint8],
-    segmentation: NDArray[np.int64],
-    objects: int,
-    actions: NDArray[np.float32] | None = None,
+    model: SlotModel, frames: NDArray[np.uint8], segmentation: NDArray[np.int64], objects: int
 ) -> dict[str, Score]:
-    """Scores on episodes: frames (E, T, H, W, 3), segmentation (E, T, H, W) with labels 1 ..
-    `objects` for the objects of interest, objects + 1 for the rest of the robot and higher ones for
-    other things that are no part of the static background, 0; actions (E, T, A), what was done in
-    each frame, for slots that are predicted by it.
+    """Score a slot model on episodes.
 
     The foreground (`fg_ari`, `video_fg_ari`, `mbo`, `miou`) is the objects of interest and the
-    robot; `ari` counts every pixel and label. None stands where there is nothing to measure: an
-    object never in sight, one that never moves, FG-ARI of a single thing.
+    robot; `ari` counts every pixel and label.
+
+    Args:
+        model: The slot model.
+        frames: (E, T, H, W, 3).
+        segmentation: (E, T, H, W), 0 for the static background, 1 .. `objects` for the objects of
+            interest, objects + 1 for the rest of the robot, more for what else moves.
+        objects: Number of objects of interest.
+
+    Returns:
+        Scores by name. None where there is nothing to measure: an object never in sight, one that
+        never moves, FG-ARI of a single object.
     """
-    sights = encode_episodes(model, frames, actions)
-    labels = np.stack([argmax_masks(s) for s in sights], axis=1)  # (E, T, H, W)
+    outputs = encode_episodes(model, frames)
+    labels = np.stack([argmax_masks(output) for output in outputs], axis=1)  # (E, T, H, W)
     coordinates = np.stack(
-        [s.coordinates.double().cpu().numpy() for s in sights], axis=1
+        [output.coordinates.double().cpu().numpy() for output in outputs], axis=1
     )  # (E, T, K, 4)
     slots = coordinates.shape[2]
     presence = coordinates[..., 3].mean(axis=(0, 1))
@@ -67,14 +65,8 @@ def evaluate(
     found = compare(truth, guess, objects, slots)
     owners = metrics.match_slots(found.iou)
     centres = metrics.mask_centres(segmentation, objects)
-    # An object without a slot has nothing that could tell where it is.
-    centroids = np.stack(
-        [
-            coordinates[:, :, k, :2] if k >= 0 else np.zeros_like(centres[:, :, 0])
-            for k in owners[:objects]
-        ],
-        axis=2,
-    )
+    # Nothing tells where an object without a slot is.
+    centroids = coordinates[:, :, owners[:objects], :2] * (owners[:objects, None] >= 0)
     position_r2 = metrics.position_r2(centres, centroids)
     iou = _mean(found.matched)
     foreground = found.table[:, 1 : objects + 2]
@@ -104,13 +96,13 @@ def evaluate(
 
 @dataclass
 class Comparison:
-    """True and predicted masks of B images, compared; N is the objects of interest and
-    the robot."""
+    """True and predicted masks of B images, compared; N counts the objects of interest and the
+    robot."""
 
     table: NDArray[np.int64]
     """(B, labels, K + 1): pixels of each true label in each slot."""
     iou: NDArray[np.float64]
-    """(B, N, K), NaN for what is out of sight."""
+    """(B, N, K), NaN for objects out of sight."""
     matched: NDArray[np.float64]
     """(B, N): IoU under the best matching of the image, in which the robot takes part: a large arm
     cannot stand in for a lost cube."""
@@ -131,12 +123,12 @@ def compare(
 
 def worst_frames(matched: NDArray[np.float64], count: int) -> list[tuple[int, int]]:
     """The `count` worst cases (frame, thing) of one episode by the matched IoU (T, N), the worst
-    first; of those of one thing within APART frames, which look alike, only the worst, and none
+    first; of those of one thing within MIN_GAP frames, which look alike, only the worst, and none
     that is perfect."""
     chosen: list[tuple[int, int]] = []
     for cell in np.argsort(matched, axis=None)[: (matched < 1).sum()]:
         frame, thing = divmod(int(cell), matched.shape[1])
-        if all(thing != other or abs(frame - at) > APART for at, other in chosen):
+        if all(thing != other or abs(frame - at) > MIN_GAP for at, other in chosen):
             chosen.append((frame, thing))
     return chosen[:count]
 
@@ -161,54 +153,45 @@ def _number(value: float | np.floating | NDArray[np.float64]) -> float | None:
 
 
 @torch.no_grad()
-def resting_jitter(
-    model: SlotModel, frames: NDArray[np.uint8], actions: NDArray[np.float32] | None = None
-) -> float:
-    """Measure how far the centroid of an object at rest moves from frame to frame; no truth is
-    needed.
+def resting_jitter(model: SlotModel, frames: NDArray[np.uint8]) -> float:
+    """Measure how far the centroid of an object at rest moves from frame to frame, without truth.
 
     A slot is at rest where no pixel under its mask changes by more than the frames' noise. If no
-    slot ever is, the frames are seen again with as much noise added, and the difference of the
+    slot ever is, the frames are encoded again with as much noise added, and the difference of the
     centroids counts, which is rather too much than too little.
 
     Args:
         model: The slot model.
         frames: (E, T, H, W, 3).
-        actions: (E, T, A), what was done in each frame.
 
     Returns:
         The largest 99% quantile over slots, in the unit of centroids ([-1, 1]).
     """
-    sights = encode_episodes(model, frames, actions)
-    jitter: list[list[float]] = [[] for _ in range(sights[0].coordinates.shape[1])]
+    outputs = encode_episodes(model, frames)
+    jitter: list[list[float]] = [[] for _ in range(model.config.slots)]
     levels = []
-    for t in range(1, len(sights)):
-        before, now = sights[t - 1], sights[t]
+    for t, (before, now) in enumerate(pairwise(outputs), start=1):
         change = np.abs(frames[:, t].astype(np.int16) - frames[:, t - 1]).max(axis=-1)
-        noise = (
-            np.median(change, axis=(1, 2)) / TYPICAL_CHANGE
-        )  # (E,) standard deviation of the change that is only noise
+        noise = np.median(change, axis=(1, 2)) / NOISE_MEDIAN  # (E,) standard deviation
         levels.append(noise.mean())
-        changed = torch.from_numpy(change > CERTAIN_CHANGE * noise[:, None, None]).to(now.alpha)
+        changed = torch.from_numpy(change > NOISE_LIMIT * noise[:, None, None]).to(now.alpha)
         touched = torch.einsum("bkhw,bhw->bk", now.decoded.masks + before.decoded.masks, changed)
-        resting = (touched < 0.5) & _present(now) & _present(before)
-        for k, moves in enumerate(_moves(before, now).T):
-            jitter[k] += moves[resting[:, k]].tolist()
+        _add_moves(jitter, before, now, touched < 0.5)
     sigma = float(np.mean(levels)) / 2**0.5 if levels else 0.0
     if sigma > 0 and not any(jitter):
         noisy = frames + np.random.default_rng(0).normal(0, sigma, frames.shape)
-        others = encode_episodes(model, noisy.round().clip(0, 255).astype(np.uint8), actions)
-        for sight, other in zip(sights, others, strict=True):
-            both = _present(sight) & _present(other)
-            for k, moves in enumerate(_moves(sight, other).T):
-                jitter[k] += moves[both[:, k]].tolist()
+        others = encode_episodes(model, noisy.round().clip(0, 255).astype(np.uint8))
+        for output, other in zip(outputs, others, strict=True):
+            _add_moves(jitter, output, other, True)
     return max((float(np.quantile(j, 0.99)) for j in jitter if j), default=0.0)
 
 
-def _present(sight: SlotOutput) -> torch.Tensor:
-    return sight.coordinates[..., 3] > 0.5
-
-
-def _moves(before: SlotOutput, now: SlotOutput) -> torch.Tensor:
-    """(B, K): how far centroids moved, in x or y."""
-    return (now.coordinates - before.coordinates)[..., :2].abs().amax(dim=-1)
+def _add_moves(
+    jitter: list[list[float]], before: SlotOutput, now: SlotOutput, chosen: torch.Tensor | bool
+) -> None:
+    """Add to each slot's list how far its centroid moved, in x or y, where it is present in both
+    and `chosen` (B, K)."""
+    there = (before.coordinates[..., 3] > 0.5) & (now.coordinates[..., 3] > 0.5) & chosen
+    moves = (now.coordinates - before.coordinates)[..., :2].abs().amax(dim=-1)
+    for own, distance, present in zip(jitter, moves.T, there.T, strict=True):
+        own += distance[present].tolist()

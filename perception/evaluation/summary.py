@@ -1,5 +1,4 @@
-"""The scores of several seeds as one table: their mean, each of them and the worst, beside a bar
-where there is one."""
+"""The scores of several seeds as one table: their mean, the worst, each of them, and the bar."""
 
 from __future__ import annotations
 
@@ -21,22 +20,25 @@ WORDS = {
     "video_fg_ari": "video FG-ARI",
     "switch_rate": "identity switches",
 }
-"""Words for those of `perception.scores.score` that are one number."""
+"""Words for those scores of `evaluate` that are one number."""
 LOWER_IS_BETTER = ("switch_rate",)
-ENOUGH = 0.8
-"""Share of the seeds that have to meet a bar, beside their mean."""
+MIN_SEED_SHARE = 0.8
+"""Share of the seeds that have to meet a bar, as well as their mean."""
 
 
 def summarise(
     scores: Mapping[int, Mapping[str, Any]], bars: Mapping[str, float]
 ) -> dict[str, dict[str, Any]]:
-    """What the seeds' scores come to, for each figure that is one number, and not None for all of
-    them unless it has a bar.
+    """Summarise the seeds' scores on one scene.
 
-    `mean`, `worst`, `worst_seed`, `each` (by seed), and where there is a bar `bar`, `meeting` (how
-    many seeds meet it) and `met` (the mean does, and at least ENOUGH of the seeds). scores: of each
-    seed on one and the same scene, as of `perception.scores.score`; bars: figures -> the least that
-    is wanted.
+    Args:
+        scores: Scores of each seed, as of `evaluate`.
+        bars: Least value wanted, by figure.
+
+    Returns:
+        By figure that is one number, and known for some seed unless it has a bar: `mean`, `worst`,
+        `worst_seed`, `each` (by seed), and with a bar `bar`, `meeting` (number of seeds that meet
+        it) and `met` (the mean does, and at least MIN_SEED_SHARE of the seeds).
     """
     summary: dict[str, dict[str, Any]] = {}
     for figure in next(iter(scores.values())):
@@ -44,11 +46,8 @@ def summarise(
         known = {seed: value for seed, value in each.items() if isinstance(value, float)}
         if not known and figure not in bars:
             continue
-        worst = (
-            (max if figure in LOWER_IS_BETTER else min)(known, key=lambda seed: known[seed])
-            if known
-            else None
-        )
+        pick = max if figure in LOWER_IS_BETTER else min
+        worst = pick(known, key=lambda seed: known[seed], default=None)
         mean = sum(known.values()) / len(known) if known else None
         summary[figure] = {
             "mean": mean,
@@ -58,7 +57,8 @@ def summarise(
         }
         if figure in bars:
             bar, meeting = bars[figure], sum(value >= bars[figure] for value in known.values())
-            met = mean is not None and mean >= bar and meeting >= math.ceil(ENOUGH * len(each))
+            enough = meeting >= math.ceil(MIN_SEED_SHARE * len(each))
+            met = mean is not None and mean >= bar and enough
             summary[figure] |= {"bar": bar, "meeting": meeting, "met": met}
     return summary
 
@@ -68,18 +68,10 @@ def draw_table(
 ) -> Table:
     """Summaries of `summarise` by scene, as a table for the terminal."""
     table = Table(title=title)
-    for heading in (
-        "scene",
-        "figure",
-        "mean",
-        "worst",
-        *(f"seed {seed}" for seed in seeds),
-        "bar",
-        "met",
-    ):
-        table.add_column(
-            heading, justify="left" if heading in ("scene", "figure") else "right", no_wrap=True
-        )
+    for heading in ("scene", "figure"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("mean", "worst", *(f"seed {seed}" for seed in seeds), "bar", "met"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for scene, summary in summaries.items():
         for figure, row in summary.items():
             verdict = (

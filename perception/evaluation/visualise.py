@@ -1,4 +1,4 @@
-"""Pictures of what a slot model sees, as RGB arrays: masks, paths, sheets."""
+"""Pictures of slots as RGB arrays: masks, paths, sheets."""
 
 from __future__ import annotations
 
@@ -33,17 +33,23 @@ def slot_colour(slot: int) -> NDArray[np.float64]:
 
 
 def enlarge(image: Image, factor: int) -> Image:
-    """Every pixel as a square of `factor` pixels."""
+    """Repeat every pixel as a square of `factor` pixels."""
     return np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
 
 
 def overlay(frame: Image, masks: NDArray[np.floating], opacity: float = 0.8) -> Image:
-    """A greyed frame (H, W, 3) under the masks (K, H, W), each in the colour of its slot."""
+    """Draw masks over a grey frame, each in the colour of its slot.
+
+    Args:
+        frame: (H, W, 3).
+        masks: (K, H, W) in [0, 1].
+        opacity: Of a full mask.
+    """
     grey = np.repeat(frame.mean(axis=2, keepdims=True), 3, axis=2)
-    colours = np.stack([slot_colour(k) for k in range(len(masks))])
-    painted = np.einsum("khw,kc->hwc", masks, colours)
+    colours = COLOURS[np.arange(len(masks)) % len(COLOURS)]
     cover = opacity * masks.sum(axis=0)[..., None]
-    return np.clip((1 - cover) * grey + opacity * painted, 0, 255).astype(np.uint8)
+    painted = opacity * np.einsum("khw,kc->hwc", masks, colours)
+    return np.clip((1 - cover) * grey + painted, 0, 255).astype(np.uint8)
 
 
 def spotlight(frame: Image, mask: NDArray[np.bool_]) -> Image:
@@ -52,60 +58,71 @@ def spotlight(frame: Image, mask: NDArray[np.bool_]) -> Image:
     return np.where(mask[..., None], np.uint8(255), grey)
 
 
-def reconstruction(sight: SlotOutput, row: int = 0) -> Image:
-    """The decoded image of one row of the batch: (H, W, 3)."""
-    image = sight.decoded.image[row].detach().permute(1, 2, 0).cpu().numpy()
+def reconstruction(output: SlotOutput, row: int = 0) -> Image:
+    """The decoded image (H, W, 3) of one row of the batch."""
+    image = output.decoded.image[row].detach().permute(1, 2, 0).cpu().numpy()
     return np.clip(image * 255, 0, 255).round().astype(np.uint8)
 
 
 def sheet(
     frames: Sequence[Image],
-    sights: Sequence[SlotOutput],
+    outputs: Sequence[SlotOutput],
     row: int = 0,
     factor: int = 3,
     gap: int = 4,
 ) -> Image:
-    """Three rows over the given steps: frames, masks and reconstructions of one row of
-    the batch."""
-    columns = []
-    for frame, sight in zip(frames, sights, strict=True):
-        masks = sight.decoded.masks[row].detach().cpu().numpy()
-        columns.append([frame, overlay(frame, masks), reconstruction(sight, row)])
-    return grid([[enlarge(column[i], factor) for column in columns] for i in range(3)], gap)
+    """Three rows over the given steps: frames, masks and reconstructions.
+
+    Args:
+        frames: Frames (H, W, 3).
+        outputs: Slots of each frame.
+        row: Of the batch.
+        factor: Side of a pixel on the sheet.
+        gap: Pixels between images.
+    """
+    masks = [output.decoded.masks[row].detach().cpu().numpy() for output in outputs]
+    images = (
+        frames,
+        [overlay(frame, mask) for frame, mask in zip(frames, masks, strict=True)],
+        [reconstruction(output, row) for output in outputs],
+    )
+    return grid([[enlarge(image, factor) for image in line] for line in images], gap)
 
 
 def grid(rows: Sequence[Sequence[Image]], gap: int = 4) -> Image:
     """Images of one size side by side, on white."""
-    height, width, _ = rows[0][0].shape
-    page = np.full(
-        (len(rows) * (height + gap) + gap, len(rows[0]) * (width + gap) + gap, 3),
-        255,
-        dtype=np.uint8,
-    )
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            top, left = gap + i * (height + gap), gap + j * (width + gap)
-            page[top : top + height, left : left + width] = image
-    return page
+    sides = ((gap, 0), (gap, 0), (0, 0))
+    lines = [
+        np.concatenate([np.pad(image, sides, constant_values=255) for image in row], axis=1)
+        for row in rows
+    ]
+    width = max(line.shape[1] for line in lines) + gap
+    padded = [
+        np.pad(line, ((0, 0), (0, width - line.shape[1]), (0, 0)), constant_values=255)
+        for line in lines
+    ]
+    return np.pad(np.concatenate(padded), ((0, gap), (0, 0), (0, 0)), constant_values=255)
 
 
 def draw_paths(background: Image, coordinates: NDArray[np.floating], factor: int = 8) -> Image:
-    """Where each slot went: a line per slot over the empty scene (H, W, 3), from coordinates (T, K,
-    4) of `SlotOutput`.
+    """Draw each slot's path over the empty scene while the slot is present; a ring marks the start,
+    a dot the end.
 
-    Drawn only while the slot is present; a ring marks the start, a dot the end.
+    Args:
+        background: (H, W, 3).
+        coordinates: (T, K, 4) of `SlotOutput`.
+        factor: Side of a pixel on the page.
     """
     page = np.ascontiguousarray(enlarge((background * 0.5).astype(np.uint8), factor))
-    height, width, _ = page.shape
+    size = np.array(page.shape[1::-1])
     for k in range(coordinates.shape[1]):
         seen = coordinates[:, k, 3] > 0.5
-        points = ((coordinates[:, k, :2] + 1) / 2 * np.array([width, height])).round().astype(int)
+        points = ((coordinates[:, k, :2] + 1) / 2 * size).round().astype(int).tolist()
         colour = slot_colour(k).tolist()
-        for t in range(1, len(points)):
-            if seen[t - 1] and seen[t]:
-                cv2.line(page, points[t - 1].tolist(), points[t].tolist(), colour, 2, cv2.LINE_AA)
+        for t in np.flatnonzero(seen[1:] & seen[:-1]).tolist():
+            cv2.line(page, points[t], points[t + 1], colour, 2, cv2.LINE_AA)
         if seen.any():
             first, last = np.flatnonzero(seen)[[0, -1]]
-            cv2.circle(page, points[first].tolist(), 8, colour, 2, cv2.LINE_AA)
-            cv2.circle(page, points[last].tolist(), 6, colour, -1, cv2.LINE_AA)
+            cv2.circle(page, points[first], 8, colour, 2, cv2.LINE_AA)
+            cv2.circle(page, points[last], 6, colour, -1, cv2.LINE_AA)
     return page

@@ -2,7 +2,7 @@
 attention directly.
 
 A broadcast decoder needs tens of thousands of steps to find objects of 1% of the image; here a slot
-only has to say its colour.
+only predicts its colour.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 @dataclass
 class Decoded:
-    """K slots drawn: B batch, H and W of the frame."""
+    """K decoded slots: B batch, H and W of the frame."""
 
     masks: Tensor
-    """(B, K, H, W): share of each pixel that belongs to a slot; what they leave of one is
-    background."""
+    """(B, K, H, W) share of each pixel that belongs to a slot; the rest is background."""
     colours: Tensor
     """(B, K, 3) in [0, 1]."""
     image: Tensor
@@ -28,35 +27,48 @@ class Decoded:
 
 
 class MaskDecoder(nn.Module):
-    """Attention logits times foreground alpha as masks, one colour a slot, over the static
+    """Attention logits times foreground alpha as masks, one colour per slot, over the static
     background.
 
-    The logits have the grid of the tokens; what belongs to whom within a cell, slots tell from the
-    pixels' colours, by queries of their own over `fine` channels of full resolution. Without them
-    (fine=0) edges are as blurred as the grid.
+    The logits have the grid of the tokens. Within a token's cell, each slot claims pixels by a
+    query over features at full resolution; without these, edges are as blurred as the grid.
+
+    Args:
+        width: Slot width.
+        pixel_channels: Channels of the features at full resolution, 0 for none.
     """
 
-    def __init__(self, width: int, fine: int) -> None:
+    def __init__(self, width: int, pixel_channels: int) -> None:
         super().__init__()
         self.colour = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 3))
-        self.pixels = (
-            nn.Sequential(nn.Conv2d(6, fine, 3, padding=1), nn.ReLU(), nn.Conv2d(fine, fine, 1))
-            if fine
-            else None
-        )
-        self.query = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, fine)) if fine else None
+        self.pixels = self.query = None
+        if pixel_channels:
+            self.pixels = nn.Sequential(
+                nn.Conv2d(6, pixel_channels, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(pixel_channels, pixel_channels, 1),
+            )
+            self.query = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, pixel_channels))
 
     def forward(
-        self, slots: Tensor, logits: Tensor, alpha: Tensor, background: Tensor, seen: Tensor
+        self, slots: Tensor, logits: Tensor, alpha: Tensor, background: Tensor, inputs: Tensor
     ) -> Decoded:
-        """slots (B, K, D), logits (B, K, h, w), alpha (B, H, W), background (B, 3, H, W) in [0, 1],
-        seen (B, 6, H, W): what the encoder sees."""
+        """Decode slots (B, K, D).
+
+        Args:
+            slots: (B, K, D).
+            logits: (B, K, h, w) attention logits.
+            alpha: (B, H, W) foreground.
+            background: (B, 3, H, W) in [0, 1].
+            inputs: (B, 6, H, W) the encoder's.
+
+        Returns:
+            Masks, colours and image.
+        """
         logits = F.interpolate(logits, size=alpha.shape[-2:], mode="bilinear", align_corners=False)
         if self.pixels is not None and self.query is not None:
-            logits = logits + torch.einsum("bkc,bchw->bkhw", self.query(slots), self.pixels(seen))
+            logits = logits + torch.einsum("bkc,bchw->bkhw", self.query(slots), self.pixels(inputs))
         masks = logits.softmax(dim=1) * alpha.unsqueeze(1)
         colours = torch.sigmoid(self.colour(slots))
-        image = (
-            torch.einsum("bkhw,bkc->bchw", masks, colours) + (1 - alpha).unsqueeze(1) * background
-        )
-        return Decoded(masks, colours, image)
+        foreground = torch.einsum("bkhw,bkc->bchw", masks, colours)
+        return Decoded(masks, colours, foreground + (1 - alpha).unsqueeze(1) * background)

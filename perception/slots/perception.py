@@ -45,11 +45,6 @@ class SlotPerception(Perception):
         super().__init__()
         self.moving = moving
         self.model, self.card = SlotModel.load(Path(checkpoint), frame_size)
-        if self.model.config.actions and (train or learn):
-            raise ValueError(
-                f"slot model {checkpoint} predicts slots by actions, which are unknown where "
-                "it learns on; keep it frozen"
-            )
         self.model.requires_grad_(train)
         self.pretraining_frames = int(self.card.get("frames", 0))
         self.train_model = train
@@ -80,7 +75,7 @@ class SlotPerception(Perception):
         if self.train_model:
             return {"frame": frame}, {}
         with torch.no_grad():
-            sight = self.model(frame, memory.get("slots"), is_first, previous_action)
+            sight = self.model(frame, memory.get("slots"), is_first)
             whole = {} if self.token is None else {"token": self.token(frame).half()}
         return self.reading(sight) | whole | ({"kept.frame": frame} if self.learns else {}), {
             "slots": sight.slots

@@ -1,4 +1,4 @@
-"""A slot model that sees what it is told to see, so that scores and alarms can be tested without
+"""A slot model that sees what it is told to see, so that scores and failures can be tested without
 training one."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Painted(SlotModel):
         self.sizes.fill_(25.0)
         self.labels, self.leak = torch.from_numpy(labels), leak
 
-    def encode_video(self, frames: Tensor, actions: Tensor | None = None) -> list[SlotOutput]:
+    def encode_video(self, frames: Tensor) -> list[SlotOutput]:
         return [self.painted(self.labels[:, t]) for t in range(len(frames))]
 
     def painted(self, labels: Tensor) -> SlotOutput:

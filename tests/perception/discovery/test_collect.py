@@ -16,7 +16,7 @@ def make(name: str) -> gymnasium.Env:
     return gymnasium.make(f"vis_rpg/{name}-v0", disable_env_checker=True, obs="pixels")
 
 
-def test_scattered_walks_begin_in_scenes_of_their_own_and_repeat_by_seed() -> None:
+def test_randomized_trajectories_begin_in_scenes_of_their_own_and_repeat_by_seed() -> None:
     plain = collect_random_trajectories(make("BlockPush"), count=4, steps=3, seed=1, truth=True)
     randomized, again = (
         collect_random_trajectories(
@@ -39,7 +39,7 @@ def test_scattered_walks_begin_in_scenes_of_their_own_and_repeat_by_seed() -> No
     )  # random actions go on from there
 
 
-def test_an_episode_that_ends_within_a_scattered_walk_begins_anew_scattered() -> None:
+def test_an_episode_that_ends_within_a_trajectory_begins_anew_randomized() -> None:
     begun = []
 
     class Ends(gymnasium.Wrapper):
@@ -66,7 +66,7 @@ def test_truth_tells_objects_of_interest_from_what_else_moves() -> None:
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_walks_tell_whether_they_began_scattered(own: bool) -> None:
+def test_trajectories_tell_whether_resets_were_randomized(own: bool) -> None:
     options = []
 
     class Sees(gymnasium.Wrapper):
@@ -88,7 +88,7 @@ def test_walks_tell_whether_they_began_scattered(own: bool) -> None:
     assert not collect_random_trajectories(make("Maze"), count=1, steps=2, seed=0).randomized
 
 
-def test_tasks_in_which_nothing_can_be_scattered_say_so() -> None:
+def test_tasks_in_which_nothing_can_be_randomized_say_so() -> None:
     assert make("BlockPush").get_wrapper_attr("scatters")
     assert not make("HalfCheetah").get_wrapper_attr("scatters")
     assert not make_env({"name": "gym", "id": "Pendulum-v1"}, "state").has_wrapper_attr("scatters")

@@ -8,7 +8,6 @@ import torch
 
 from perception.discovery.losses import pseudo_label_loss
 from perception.discovery.train import (
-    CARRIED,
     ClipSampler,
     DiscoveryConfig,
     VideoData,
@@ -50,21 +49,21 @@ def test_presence_tells_what_is_there(model: SlotModel) -> None:
     assert min(scores["presence"]) > 0.9 and max(scores["spare_presence"]) < 0.1
 
 
-def test_a_good_model_raises_no_alarm_and_rests_when_things_rest(model: SlotModel) -> None:
+def test_a_good_model_has_no_known_failure_and_rests_when_things_rest(model: SlotModel) -> None:
     held_out = roll_scene(4, 30, 3, seed=102)
     assert diagnose_failures(model, held_out.frames) == []
     assert resting_jitter(model, held_out.frames) < 0.05
 
 
 def test_slots_stay_with_their_objects_over_an_episode(model: SlotModel) -> None:
-    sights = encode_episodes(model, roll_scene(4, 40, 3, seed=103).frames)
-    centroids = torch.stack([s.coordinates[..., :2] for s in sights])
-    present = torch.stack([s.coordinates[..., 3] for s in sights]) > 0.5
+    outputs = encode_episodes(model, roll_scene(4, 40, 3, seed=103).frames)
+    centroids = torch.stack([s.coordinates[..., :2] for s in outputs])
+    present = torch.stack([s.coordinates[..., 3] for s in outputs]) > 0.5
     jumps = centroids.diff(dim=0).norm(dim=-1)[present[1:] & present[:-1]]
     assert jumps.max() < 1.0
 
 
-def test_cursors_go_on_by_a_frame_and_turn_back_at_the_end_of_a_clip() -> None:
+def test_clips_go_on_by_a_frame_and_turn_back_at_the_end_of_a_clip() -> None:
     episodes, steps = 3, 5
     number = np.arange(episodes * steps).reshape(episodes, steps)
     clips = np.broadcast_to(number[:, :, None, None, None], (episodes, steps, 2, 2, 3)).astype(
@@ -73,14 +72,13 @@ def test_cursors_go_on_by_a_frame_and_turn_back_at_the_end_of_a_clip() -> None:
     shares = np.broadcast_to(number[:, :, None, None, None], (episodes, steps, 1, 2, 2)).astype(
         np.float16
     )
-    sampler = ClipSampler([VideoData(clips, shares)], 4, np.random.default_rng(0))
+    sampler = ClipSampler([VideoData(clips, shares)], 4, 50, np.random.default_rng(0))
     seen, firsts = [], []
     for _ in range(600):
         batch = sampler.sample()
         assert torch.equal(batch.frames[:, 0, 0, 0].float(), batch.shares[:, 0, 0, 0]), (
             "what things have of another frame"
         )
-        assert batch.moved.all(), "no two frames are alike"
         seen.append(batch.frames[:, 0, 0, 0].long())
         firsts.append(batch.is_first)
     place, first = torch.stack(seen), torch.stack(firsts)
@@ -89,34 +87,10 @@ def test_cursors_go_on_by_a_frame_and_turn_back_at_the_end_of_a_clip() -> None:
     assert (moved[carried].abs() == 1).all() and (place[1:] // steps == place[:-1] // steps)[
         carried
     ].all()
-    assert carried[:, 1::2].float().mean().item() == pytest.approx(1 - 1 / CARRIED, abs=0.02), (
+    assert carried[:, 1::2].float().mean().item() == pytest.approx(1 - 1 / 50, abs=0.02), (
         "for longer than a clip lasts"
     )
     assert (moved[:, 1::2] == -1).any() and (moved[:, 1::2] == 1).any()
-
-
-def test_cursors_that_know_actions_never_go_back_and_tell_what_was_done_before() -> None:
-    episodes, steps = 3, 5
-    number = np.arange(episodes * steps).reshape(episodes, steps)
-    clips = np.broadcast_to(number[:, :, None, None, None], (episodes, steps, 2, 2, 3)).astype(
-        np.uint8
-    )
-    actions = number[:, :, None].astype(np.float32)
-    sampler = ClipSampler(
-        [VideoData(clips, clips[..., 0][:, :, None].astype(np.float16), actions)],
-        4,
-        np.random.default_rng(0),
-    )
-    before, carried = None, 0
-    for _ in range(200):
-        batch = sampler.sample()
-        place = batch.frames[:, 0, 0, 0].long()
-        later = ~batch.is_first
-        assert torch.equal(batch.action[later, 0], place[later] - 1.0)
-        if before is not None:
-            assert torch.equal(place[later], before[later] + 1)
-        before, carried = place, carried + int(later.sum())
-    assert carried > 200
 
 
 def test_the_loss_prefers_each_slot_to_see_its_thing() -> None:
@@ -126,14 +100,14 @@ def test_the_loss_prefers_each_slot_to_see_its_thing() -> None:
         SlotConfig(slots=2, width=16, channels=8, frame_size=(SIZE, SIZE)),
         torch.from_numpy(empty_floor())[None],
     )
-    images, sight = as_images(frames), model(frames)
+    images, output = as_images(frames), model(frames)
     shares = torch.stack([truth == 1, truth == 2], dim=1).float()
     halves = torch.arange(SIZE).expand(SIZE, SIZE) % 2 == 0
 
     def loss(one: torch.Tensor, two: torch.Tensor) -> float:
-        sight.decoded.masks = torch.stack([one.float(), two.float()], dim=1)
-        sight.alpha = sight.decoded.masks.sum(dim=1)
-        return pseudo_label_loss(sight, shares, images).item()
+        output.decoded.masks = torch.stack([one.float(), two.float()], dim=1)
+        output.alpha = output.decoded.masks.sum(dim=1)
+        return pseudo_label_loss(output, shares, images).item()
 
     one, two = truth == 1, truth == 2
     right = loss(one, two)
@@ -147,19 +121,19 @@ def rows_of(slots: torch.Tensor) -> list[set[tuple[float, ...]]]:
     return [{tuple(slot.tolist()) for slot in row} for row in slots]
 
 
-def test_confused_rows_are_seen_from_the_slots_of_another_row() -> None:
+def test_shuffled_rows_are_seen_from_the_slots_of_another_row() -> None:
     torch.manual_seed(0)
     slots = torch.rand(12, 4, 3)
     assert torch.equal(shuffle_slots(slots, 0.0), slots)
     kept = 0
     for _ in range(40):
-        confused = shuffle_slots(slots, 1.0)
-        assert all(row in rows_of(slots) for row in rows_of(confused)), "a row's slots go together"
-        kept += sum(torch.equal(one, other) for one, other in zip(confused, slots, strict=True))
+        shuffled = shuffle_slots(slots, 1.0)
+        assert all(row in rows_of(slots) for row in rows_of(shuffled)), "a row's slots go together"
+        kept += sum(torch.equal(one, other) for one, other in zip(shuffled, slots, strict=True))
     assert kept < 0.02 * 40 * 12, "rows drawn for themselves in their own order are to be rare"
 
 
-def test_as_many_rows_are_confused_as_asked() -> None:
+def test_as_many_rows_are_shuffled_as_asked() -> None:
     torch.manual_seed(0)
     slots = torch.rand(2000, 2, 3)
     kept = (shuffle_slots(slots, 0.25) == slots).all(dim=(1, 2))

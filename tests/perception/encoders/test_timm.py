@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from perception.encoders.cnn import CnnPerception
-from perception.encoders.timm import TimmEncoder
+from perception.encoders.timm import TimmEncoder, make_timm
 
 TINY = "resnet10t"
 
@@ -72,3 +72,23 @@ def test_weights_of_a_timm_backbone_come_from_a_file_that_must_fit(tmp_path: Pat
         with pytest.raises(ValueError, match=wrong.stem) as error:
             CnnPerception(backbone=f"timm:{TINY}", weights=str(wrong))
         assert "\n" not in str(error.value)
+
+
+def test_weights_of_the_hub_that_cannot_be_had_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import timm
+
+    def unreachable(*words: object, pretrained: bool, **settings: object) -> None:
+        assert pretrained
+        raise OSError("no connection\nand a long story")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    message = "weights=hub: timm's weights of resnet10t cannot be had: no connection$"
+    with pytest.raises(ValueError, match=message):
+        make_timm("resnet10t", "hub")
+
+
+def test_an_unknown_timm_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="no_such_model is unknown to timm"):
+        make_timm("no_such_model", None)

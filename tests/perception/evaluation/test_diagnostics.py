@@ -40,7 +40,7 @@ def test_spare_slots_are_no_failure() -> None:
 
 def test_a_little_of_each_thing_in_other_slots_is_no_failure_and_sharing_them_is() -> None:
     assert raised(scene(3), leak=0.3) == []
-    assert any("split" in alarm for alarm in raised(scene(1), slots=2, leak=0.8))
+    assert any("split" in failure for failure in raised(scene(1), slots=2, leak=0.8))
 
 
 def test_a_thing_cut_in_two_by_another_now_and_then_is_no_failure() -> None:
@@ -59,7 +59,7 @@ def test_one_slot_that_takes_all_of_several_things_is_named() -> None:
 def test_slots_that_are_dead_while_another_holds_two_things_are_named() -> None:
     merged = np.array([0, 1, 1, 2])[scene(3)]
     assert "dead slots (2, 3) while several things share a slot (0)" in raised(merged)
-    assert not any("dead" in alarm for alarm in raised(merged, slots=2))
+    assert not any("dead" in failure for failure in raised(merged, slots=2))
 
 
 def test_a_small_thing_in_a_slot_of_its_own_is_not_dead_beside_one_of_two_parts() -> None:
@@ -79,9 +79,9 @@ def test_stripes_and_smears_are_named() -> None:
     foreground = np.ones((2, 3, SIZE, SIZE), int)
     foreground[..., SIZE // 2 :, :] = 0
     stripes = foreground * (1 + np.arange(SIZE) // 2 % 4)
-    assert any("stripes" in alarm for alarm in raised(stripes))
+    assert any("stripes" in failure for failure in raised(stripes))
     blocks = foreground * (1 + np.arange(SIZE) // 8)
-    assert not any("stripes" in alarm for alarm in raised(blocks))
+    assert not any("stripes" in failure for failure in raised(blocks))
 
 
 def test_slots_of_things_within_each_other_are_no_split_object_where_the_truth_is_known() -> None:
@@ -98,21 +98,22 @@ def test_one_long_thing_is_no_smear() -> None:
     assert raised(labels, slots=1) == [] == raised(labels, slots=3)
 
 
-def test_many_pairs_of_slots_that_share_an_object_are_one_line_and_every_alarm_has_advice() -> None:
-    [alarm] = [alarm for alarm in raised(scene(1), slots=3, leak=0.8) if "split" in alarm]
-    assert alarm == "an object is split between slots 0 and 1, and likewise between 2 more pairs"
+def test_many_pairs_that_share_an_object_are_one_line_and_every_failure_has_advice() -> None:
+    [failure] = [failure for failure in raised(scene(1), slots=3, leak=0.8) if "split" in failure]
+    assert failure == "an object is split between slots 0 and 1, and likewise between 2 more pairs"
     merged = np.array([0, 1, 1, 2])[scene(3)]
     nothing, striped = (
         np.zeros((1, 3, SIZE, SIZE), int),
         np.broadcast_to(1 + np.arange(SIZE) // 2 % 4, (2, 3, SIZE, SIZE)),
     )
-    alarms_of = [
+    cases = [
         raised(labels)
         for labels in (nothing, striped, merged, (scene(2) > 0).astype(int), halves(scene(2), True))
     ]
     assert all(
-        found and all(sum(alarm.startswith(begins) for begins in ADVICE) == 1 for alarm in found)
-        for found in alarms_of
+        found
+        and all(sum(failure.startswith(begins) for begins in ADVICE) == 1 for failure in found)
+        for found in cases
     )
 
 
@@ -124,6 +125,6 @@ def test_an_object_split_in_two_is_named_and_two_that_touch_are_not() -> None:
     assert raised(labels) == []
 
 
-def test_an_empty_scene_raises_the_alarm() -> None:
+def test_an_empty_scene_is_a_failure() -> None:
     labels = np.zeros((1, 3, SIZE, SIZE), int)
     assert raised(labels) == ["no foreground: nothing differs from the background"]

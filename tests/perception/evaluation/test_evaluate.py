@@ -126,9 +126,7 @@ class Bright(Painted):
     def __init__(self) -> None:
         super().__init__(np.zeros((1, 1, SIZE, SIZE), int), 1)
 
-    def encode_video(
-        self, frames: torch.Tensor, actions: torch.Tensor | None = None
-    ) -> list[SlotOutput]:
+    def encode_video(self, frames: torch.Tensor) -> list[SlotOutput]:
         return [self.looked_at(frame) for frame in frames]
 
     def looked_at(self, frame: torch.Tensor) -> SlotOutput:

@@ -11,7 +11,7 @@ from perception.slots.background import (
     estimate_background,
     foreground_alpha,
     nearest_background,
-    never_left,
+    never_uncovered,
 )
 from tests.perception.scene import empty_floor, roll_scene
 
@@ -78,16 +78,16 @@ def sliding(rows: slice) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return frames, background
 
 
-def test_what_slides_by_less_than_its_length_never_left_its_middle() -> None:
+def test_what_slides_by_less_than_its_length_never_uncovered_its_middle() -> None:
     frames, background = sliding(slice(18, 20))  # where the block always is
     expected = np.zeros((32, 32), bool)
     expected[18:20, 8:14] = True
-    assert (never_left(frames, background) == expected).all()
+    assert (never_uncovered(frames, background) == expected).all()
 
 
 def test_what_looks_like_a_thing_that_comes_near_now_and_then_is_background() -> None:
     frames, background = sliding(slice(27, 30))  # the block comes near in two positions of nine
-    assert not never_left(frames, background).any()
+    assert not never_uncovered(frames, background).any()
 
 
 @pytest.mark.parametrize("floor", [40, 44], ids=["amid a level", "at the edge of a level"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -106,26 +106,26 @@ def test_tokens_without_foreground_do_not_count() -> None:
     torch.testing.assert_close(attention(tokens, weight)[0], attention(changed, weight)[0])
 
 
-def test_a_thing_of_strange_colours_goes_to_the_idle_slot_that_it_changes_least() -> None:
+def test_a_thing_of_unseen_colours_goes_to_the_unused_slot_that_it_changes_least() -> None:
     torch.manual_seed(0)
     attention = SlotAttention(slots=3, width=8, iterations=2)
     logits = (
         torch.tensor([8.0, -8.0, -8.0]).view(1, 3, 1).expand(1, 3, 20)
-    )  # slots 1 and 2 are idle
+    )  # slots 1 and 2 are unused
     slots, values, before = torch.randn(1, 3, 8), torch.randn(1, 20, 8), torch.randn(1, 3, 8)
-    weight, strange, colours = torch.ones(1, 20), torch.zeros(1, 20), torch.rand(1, 20, 3)
-    known = attention._assign_unseen(slots, logits, before, values, weight, strange, colours)
+    weight, unseen, colours = torch.ones(1, 20), torch.zeros(1, 20), torch.rand(1, 20, 3)
+    known = attention._assign_unseen(slots, logits, before, values, weight, unseen, colours)
     assert torch.equal(known[0], slots) and torch.equal(known[1], logits)
-    weight[:, 5:10], strange[:, 5:10] = 0.0, 1.0
+    weight[:, 5:10], unseen[:, 5:10] = 0.0, 1.0
     colours[:, 5:10] = torch.tensor([0.9, 0.1, 0.1])
-    thing = strange.unsqueeze(1).expand(1, 3, 20)
+    thing = unseen.unsqueeze(1).expand(1, 3, 20)
     saw = torch.randn(1, 3, 8)
     for _ in range(50):
         saw = attention._update(saw, thing, values)  # what a slot comes to that sees it for long
     for holder in (1, 2):
         held = before.clone()
         held[:, holder] = saw[:, holder]
-        now, given = attention._assign_unseen(slots, logits, held, values, weight, strange, colours)
+        now, given = attention._assign_unseen(slots, logits, held, values, weight, unseen, colours)
         torch.testing.assert_close(
             now[:, holder], attention._update(held, thing, values)[:, holder]
         )
@@ -136,35 +136,35 @@ def test_a_thing_of_strange_colours_goes_to_the_idle_slot_that_it_changes_least(
     colours[:, 8:10] = torch.tensor(
         [0.1, 0.9, 0.1]
     )  # two colours: three tokens are a thing, two are none
-    given = attention._assign_unseen(slots, logits, before, values, weight, strange, colours)[1]
+    given = attention._assign_unseen(slots, logits, before, values, weight, unseen, colours)[1]
     assert (given != logits).any(dim=1).squeeze().nonzero().flatten().tolist() == [5, 6, 7]
     busy = torch.zeros(1, 3, 20)
     assert torch.equal(
-        attention._assign_unseen(slots, busy, before, values, weight, strange, colours)[1], busy
-    ), "no slot is idle"
+        attention._assign_unseen(slots, busy, before, values, weight, unseen, colours)[1], busy
+    ), "no slot is unused"
 
 
-def test_what_is_strange_moves_no_slot_but_an_idle_one_and_training_leaves_it_out(
+def test_what_is_unseen_moves_no_slot_but_an_unused_one_and_training_leaves_it_out(
     model: SlotModel,
 ) -> None:
-    """A model that knows only the floor's colour: all else is strange."""
+    """A model that knows only the floor's colour: all else is unseen."""
     frames = torch.zeros(1, 16, 24, 3, dtype=torch.uint8)
     model.backgrounds.zero_()
     frames[:, 2:10, 2:10, 0] = 250
-    model.things.colours.zero_()
-    model.things.tabulate()
+    model.proposals.codebook.zero_()
+    model.proposals.tabulate_unseen()
     images = frames.permute(0, 3, 1, 2) / 255
-    assert torch.equal(model.things.strange(images)[0], frames[0, ..., 0] > 0)
+    assert torch.equal(model.proposals.is_unseen(images)[0], frames[0, ..., 0] > 0)
     masks, usual = (
-        model.see(images).decoded.masks,
-        model.see(images, assign_unseen=False).decoded.masks,
+        model(frames).decoded.masks,
+        model(frames, assign_unseen=False).decoded.masks,
     )
     assert masks[0, :, 4:8, 4:8].amax(dim=0).min() > 0.99, "one slot has it whole"
     assert not torch.allclose(masks, usual)
-    model.things.colours[0] = colours_of(images[:, :, 4:5, 4:5]).flatten()
-    model.things.tabulate()
-    assert not model.things.strange(images)[frames[..., 0] > 0].any()
-    torch.testing.assert_close(model.see(images).decoded.masks, usual)
+    model.proposals.codebook[0] = colours_of(images[:, :, 4:5, 4:5]).flatten()
+    model.proposals.tabulate_unseen()
+    assert not model.proposals.is_unseen(images)[frames[..., 0] > 0].any()
+    torch.testing.assert_close(model(frames).decoded.masks, usual)
 
 
 def test_queries_and_encoder_learn_although_iterations_are_cut(model: SlotModel) -> None:
@@ -189,7 +189,7 @@ def test_a_model_maps_over_a_leading_axis_of_batches(model: SlotModel) -> None:
 
 def test_saved_and_loaded_is_the_same_model(model: SlotModel, tmp_path: Path) -> None:
     path = tmp_path / "new" / "model.safetensors"
-    model.things.tabulate()  # as finding things ends
+    model.proposals.tabulate_unseen()  # as proposing segments ends
     model.save(path, {"task": "drawn", "scores": {"fg_ari": 0.5}})
     loaded, card = SlotModel.load(path, (16, 24))
     assert loaded.config == SMALL and card == {"task": "drawn", "scores": {"fg_ari": 0.5}}
@@ -226,7 +226,7 @@ def test_a_model_for_other_frames_or_with_other_tensors_is_refused(
     path = tmp_path / "model.safetensors"
     model.save(path, {})
     assert "(16, 24)" in refused(path, (64, 64))
-    config = {**SMALL.__dict__, "width": 16}
+    config = {**asdict(SMALL), "width": 16}
     metadata = {"format": FORMAT, "config": json.dumps(config), "card": "{}"}
     save_file(model.state_dict(), path, metadata)
     assert "other shapes" in refused(path)
@@ -245,7 +245,7 @@ def test_tokens_can_be_coarser() -> None:
     torch.manual_seed(0)
     frames = torch.randint(0, 256, (2, 16, 24, 3), dtype=torch.uint8)
     for stride in (2, 4):
-        model = SlotModel(replace(SMALL, stride=stride, fine=4))
+        model = SlotModel(replace(SMALL, stride=stride, pixel_channels=4))
         assert model.grid == (16 // stride, 24 // stride)
         assert model.encoder(torch.rand(2, 6, 16, 24)).shape == (
             2,
@@ -259,11 +259,11 @@ def test_tokens_can_be_coarser() -> None:
         SlotModel(SlotConfig(stride=4, frame_size=(30, 32)))
 
 
-@pytest.mark.parametrize("fine", [0, 8])
-def test_only_fine_channels_tell_the_pixels_of_a_cell_apart(fine: int) -> None:
+@pytest.mark.parametrize("channels", [0, 8])
+def test_only_pixel_channels_tell_the_pixels_of_a_cell_apart(channels: int) -> None:
     """Two things whose columns alternate: every token sees as much of the one as of the other."""
     torch.manual_seed(0)
-    model = SlotModel(replace(SMALL, slots=2, fine=fine))
+    model = SlotModel(replace(SMALL, slots=2, pixel_channels=channels))
     frames = torch.zeros(1, 16, 24, 3, dtype=torch.uint8)
     frames[:, :, 0::2, 0], frames[:, :, 1::2, 2] = 200, 200
     images, odd = frames.permute(0, 3, 1, 2) / 255, torch.arange(24) % 2 == 1
@@ -271,7 +271,7 @@ def test_only_fine_channels_tell_the_pixels_of_a_cell_apart(fine: int) -> None:
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(100):
         optimizer.zero_grad()
-        pseudo_label_loss(model.see(images, assign_unseen=False), shares, images).backward()
+        pseudo_label_loss(model(frames, assign_unseen=False), shares, images).backward()
         optimizer.step()
-    own = (model.see(images, assign_unseen=False).decoded.masks * shares).sum() / shares.sum()
-    assert own > 0.95 if fine else own < 0.6
+    own = (model(frames, assign_unseen=False).decoded.masks * shares).sum() / shares.sum()
+    assert own > 0.95 if channels else own < 0.6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,27 +11,27 @@ import torch
 from numpy.typing import NDArray
 
 from perception.discovery.common_fate import coherence, propose_segments
-from perception.slots.segments import LEAST, SOME, SPREAD, STRANGE, SegmentProposals, colours_of
+from perception.slots.segments import DEFAULTS, SegmentProposals, colours_of
 from tests.perception.film import BLUE, CYAN, ORANGE, RED, SIZE, WHITE, Film, Square, draw, places
 
 
-def look(film: Film, most: int = 2, seed: int = 0) -> SegmentProposals:
-    return propose_segments(film.images, film.foreground, most, np.random.default_rng(seed))
+def look(film: Film, wanted: int = 2, seed: int = 0) -> SegmentProposals:
+    return propose_segments(film.images, film.foreground, wanted, np.random.default_rng(seed))
 
 
-def shares_of(things: SegmentProposals, film: Film) -> torch.Tensor:
+def shares_of(proposals: SegmentProposals, film: Film) -> torch.Tensor:
     """Share of the pixels of each square (S,) that each thing (N,) has, over all frames: (S, N)."""
-    shares = things(film.images, film.foreground.float())
+    shares = proposals(film.images, film.foreground.float())
     squares = torch.stack(
         [film.squares == i for i in range(int(film.squares.max()) + 1)], dim=1
     ).float()
     return torch.einsum("bshw,bnhw->sn", squares, shares) / squares.sum(dim=(0, 2, 3)).unsqueeze(1)
 
 
-def holders(things: SegmentProposals, film: Film) -> list[int]:
+def holders(proposals: SegmentProposals, film: Film) -> list[int]:
     """The thing that has (nearly) all pixels of each square, counted in the order in which they
     come; fails where none has."""
-    best = shares_of(things, film).max(dim=1)
+    best = shares_of(proposals, film).max(dim=1)
     assert best.values.min() > 0.9, "a square is divided among things"
     order = list(dict.fromkeys(best.indices.tolist()))
     return [order.index(i) for i in best.indices.tolist()]
@@ -51,14 +52,14 @@ def test_two_colours_that_move_together_are_one_thing() -> None:
             Square(BLUE, places(2)),
         ]
     )
-    assert holders(look(film, most=3), film) == [0, 0, 1, 2]
+    assert holders(look(film, wanted=3), film) == [0, 0, 1, 2]
 
 
 def test_two_colours_that_move_apart_are_two_things() -> None:
     film = draw([Square(RED, places(0)), Square(ORANGE, places(1))])
-    things = look(film, most=1)
-    assert things.things == 2, "they are not to be merged where fewer are asked for"
-    assert holders(things, film) == [0, 1]
+    proposals = look(film, wanted=1)
+    assert proposals.count == 2, "they are not to be merged where fewer are asked for"
+    assert holders(proposals, film) == [0, 1]
 
 
 def test_unlike_colours_stay_apart_sooner_than_alike_ones() -> None:
@@ -67,7 +68,7 @@ def test_unlike_colours_stay_apart_sooner_than_alike_ones() -> None:
         coat_and_cap(places(1, x=(0, 24)), CYAN, BLUE),
     )
     film = draw([*alike, *unlike])
-    assert holders(look(film, most=3), film) == [0, 0, 1, 2]
+    assert holders(look(film, wanted=3), film) == [0, 0, 1, 2]
 
 
 def white_fingers_and_board() -> Film:
@@ -85,16 +86,16 @@ def white_fingers_and_board() -> Film:
 
 def test_a_shared_colour_goes_to_the_thing_that_is_near() -> None:
     film = white_fingers_and_board()
-    things = look(film)
-    assert (things.owner == -1).sum() == 1, "white lies in two places that move apart"
-    white = things.colours[things.owner == -1][0]
+    proposals = look(film)
+    assert (proposals.owner == -1).sum() == 1, "white lies in two places that move apart"
+    white = proposals.codebook[proposals.owner == -1][0]
     torch.testing.assert_close(
         white, colours_of(torch.tensor(WHITE).view(1, 3, 1, 1) / 255).flatten(), atol=0.02, rtol=0
     )
-    assert holders(things, film) == [0, 0, 1, 1]
+    assert holders(proposals, film) == [0, 0, 1, 1]
 
 
-def test_a_part_in_two_places_that_move_as_one_is_no_shared_one() -> None:
+def test_a_cluster_in_two_places_that_move_as_one_is_no_shared_one() -> None:
     gate = places(0, x=(2, 16))
     cover = gate - [2, 0]
     cover[::2] += [
@@ -102,9 +103,9 @@ def test_a_part_in_two_places_that_move_as_one_is_no_shared_one() -> None:
         0,
     ]  # covers half of one post, then of the other, so that either is the larger
     film = draw([Square(CYAN, gate), Square(CYAN, gate + [12, 0]), Square(RED, cover)])
-    things = look(film)
-    assert (things.owner >= 0).all()
-    cyan = shares_of(things, film).argmax(dim=1)[:2].tolist()
+    proposals = look(film)
+    assert (proposals.owner >= 0).all()
+    cyan = shares_of(proposals, film).argmax(dim=1)[:2].tolist()
     assert cyan[0] == cyan[1]
 
 
@@ -134,7 +135,9 @@ def test_shares_are_the_foreground(shared: bool) -> None:
     foreground = torch.rand(film.squares.shape, generator=torch.Generator().manual_seed(0))
     shares = two_squares(shared)(film.images, foreground)
     assert shares.min() >= 0
-    torch.testing.assert_close(shares.sum(dim=1), torch.where(foreground > SOME, foreground, 0.0))
+    torch.testing.assert_close(
+        shares.sum(dim=1), torch.where(foreground > DEFAULTS.min_alpha, foreground, 0.0)
+    )
 
 
 def test_a_shared_colour_goes_in_every_frame_to_the_thing_that_is_near_then() -> None:
@@ -159,19 +162,19 @@ def test_a_thing_out_of_sight_has_nothing() -> None:
     white[::2] = 0  # in the corner, where the centroid of no pixels would lie
     film = draw([Square(RED, red), Square(WHITE, white), Square(BLUE, blue)])
     pixels = two_squares(shared=True)(film.images, film.foreground.float()).sum(dim=(2, 3))
-    assert (pixels[::2, 1] < 1e-3).all() and (pixels[1::2, 1] > LEAST).all()
+    assert (pixels[::2, 1] < 1e-3).all() and (pixels[1::2, 1] > DEFAULTS.min_pixels).all()
 
 
 @pytest.mark.parametrize("side", [4, 18, 26])
 def test_spread_follows_the_size(side: int) -> None:
     film = draw([Square(RED, places(0, x=(0, 33 - side), y=(0, 33 - side), steps=10), side)])
-    things = two_squares(shared=False)
-    before = things.spread.clone()
-    things(film.images, film.foreground.float())
-    assert torch.equal(things.spread, before), "only where it is fitted"
-    things.fit(film.images, film.foreground.float())
-    assert things.spread[0].item() == pytest.approx(
-        max(SPREAD, ((side**2 - 1) / 12) ** 0.5), rel=1e-3
+    proposals = two_squares(shared=False)
+    before = proposals.spread.clone()
+    proposals(film.images, film.foreground.float())
+    assert torch.equal(proposals.spread, before), "only where it is fitted"
+    proposals.fit(film.images, film.foreground.float())
+    assert proposals.spread[0].item() == pytest.approx(
+        max(DEFAULTS.min_spread, ((side**2 - 1) / 12) ** 0.5), rel=1e-3
     )
 
 
@@ -191,9 +194,9 @@ def test_nothing_in_the_foreground_is_refused() -> None:
 @pytest.mark.parametrize(("side", "steps"), [(1, 1), (1, 120), (2, 120)])
 def test_a_single_speck_is_one_thing(side: int, steps: int) -> None:
     film = draw([Square(RED, places(0, steps=steps), side)])
-    things = look(film)
-    assert things.things == 1
-    assert shares_of(things, film).tolist() == [[1.0]]
+    proposals = look(film)
+    assert proposals.count == 1
+    assert shares_of(proposals, film).tolist() == [[1.0]]
 
 
 def three_things() -> Sequence[Square]:
@@ -210,7 +213,7 @@ def test_the_same_seed_finds_the_same() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_any_seed_finds_the_things_of_an_easy_scene(seed: int) -> None:
     film = draw(three_things())
-    assert holders(look(film, most=3, seed=seed), film) == [0, 1, 2]
+    assert holders(look(film, wanted=3, seed=seed), film) == [0, 1, 2]
 
 
 def waving_hands(steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -239,13 +242,13 @@ def waving_hands(steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     )
 
 
-def test_what_moves_most_of_the_time_is_seen_as_two_limbs() -> None:
+def test_what_moves_most_of_the_time_is_split_in_two() -> None:
     images, labels, moved = waving_hands(120)
-    things = propose_segments(
-        images, labels > 0, 2, np.random.default_rng(0), joints=1, moved=moved
+    proposals = propose_segments(
+        images, labels > 0, 2, np.random.default_rng(0), splits=1, moved=moved
     )
-    shares = things(images, (labels > 0).float())
-    assert things.things == 3
+    shares = proposals(images, (labels > 0).float())
+    assert proposals.count == 3
     torch.testing.assert_close(shares.sum(dim=1), (labels > 0).float())
     both = torch.stack(
         [(shares * (labels == label).unsqueeze(1)).sum(dim=(0, 2, 3)) for label in (1, 2, 3)]
@@ -259,26 +262,24 @@ def test_what_moves_most_of_the_time_is_seen_as_two_limbs() -> None:
     assert iou.max(dim=1).values.min() > 0.8, iou
 
 
-def test_without_a_joint_a_thing_of_one_colour_is_whole() -> None:
+def test_without_a_split_a_thing_of_one_colour_is_whole() -> None:
     images, labels, moved = waving_hands(60)
-    assert (
-        propose_segments(images, labels > 0, 2, np.random.default_rng(0), moved=moved).things == 2
-    )
+    assert propose_segments(images, labels > 0, 2, np.random.default_rng(0), moved=moved).count == 2
 
 
-def test_specks_go_to_what_they_lie_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_specks_go_to_what_they_lie_on() -> None:
     """A pixel of a board's brown in the middle of a handle of a lighter one, far from the board."""
     board, handle = places(0, x=(0, 22), y=(0, 8)), places(1, x=(0, 22), y=(16, 26))
     brown, light = (100, 40, 0), (120, 55, 10)
     film = draw([Square(brown, board, side=6), Square(light, handle, side=5)])
-    things = look(film)
+    proposals = look(film)
     images, foreground = film.images.clone(), film.foreground.float()
     frame, (x, y) = torch.arange(len(handle)), torch.from_numpy(handle).T + 2
     images[frame, :, y, x] = torch.tensor(brown) / 255
-    holder = things(film.images, foreground)[frame, :, y, x].argmax(dim=1)
-    assert (things(images, foreground)[frame, :, y, x].argmax(dim=1) == holder).all()
-    monkeypatch.setattr("perception.slots.segments.SUCH", 0.0)
-    assert (things(images, foreground)[frame, :, y, x].argmax(dim=1) != holder).all(), (
+    holder = proposals(film.images, foreground)[frame, :, y, x].argmax(dim=1)
+    assert (proposals(images, foreground)[frame, :, y, x].argmax(dim=1) == holder).all()
+    proposals.config = replace(DEFAULTS, speck_distance=0.0)
+    assert (proposals(images, foreground)[frame, :, y, x].argmax(dim=1) != holder).all(), (
         "else there is nothing to mend"
     )
 
@@ -299,20 +300,23 @@ def test_what_is_joined_rigidly_is_one_thing_whatever_its_colours(jitter: int) -
             Square(CYAN, places(1), side=3),
         ]
     )
-    assert len(set(holders(look(film, most=1), film)[:2])) == (2 if jitter else 1)
+    assert len(set(holders(look(film, wanted=1), film)[:2])) == (2 if jitter else 1)
 
 
-def test_strange_are_colours_far_from_those_of_all_parts() -> None:
+def test_unseen_are_colours_far_from_those_of_all_clusters() -> None:
     torch.manual_seed(0)
     images = torch.rand(3, 3, 16, 16)
-    things = SegmentProposals(
+    proposals = SegmentProposals(
         colours_of(torch.rand(1, 3, 1, 4))[0, :, 0].T, torch.zeros(4, dtype=torch.int64), 1
     )
-    things.tabulate()
-    apart = torch.cdist(colours_of(images).permute(0, 2, 3, 1), things.colours).amin(dim=-1)
-    clear = (apart - STRANGE).abs() > 0.03  # it is told on a grid of colours
-    assert torch.equal(things.strange(images)[clear], (apart > STRANGE)[clear])
-    assert 0.1 < things.strange(images).float().mean() < 0.9
+    proposals.tabulate_unseen()
+    apart = torch.cdist(colours_of(images).permute(0, 2, 3, 1), proposals.codebook).amin(dim=-1)
+    least = DEFAULTS.unseen_distance
+    clear = (apart - least).abs() > 0.03  # it is told on a grid of colours
+    assert torch.equal(proposals.is_unseen(images)[clear], (apart > least)[clear])
+    assert 0.1 < proposals.is_unseen(images).float().mean() < 0.9
     other = SegmentProposals(torch.rand(4, 3), torch.zeros(4, dtype=torch.int64), 1)
-    other.load_state_dict(things.state_dict())
-    assert torch.equal(other.strange(images), things.strange(images)), "loaded with the colours"
+    other.load_state_dict(proposals.state_dict())
+    assert torch.equal(other.is_unseen(images), proposals.is_unseen(images)), (
+        "loaded with the colours"
+    )
