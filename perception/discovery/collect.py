@@ -61,9 +61,11 @@ def collect_random_trajectories(
     segmentation = np.zeros((count, steps, *size[:2]), dtype=np.int64)
     positions: list[NDArray[np.float64]] = []
     randomized = (
-        randomized_reset and env.has_wrapper_attr("scatters") and env.get_wrapper_attr("scatters")
+        randomized_reset
+        and env.has_wrapper_attr("randomizes")
+        and env.get_wrapper_attr("randomizes")
     )
-    options = {"scatter": True} if randomized else None
+    options = {"randomize": True} if randomized else None
     for episode in range(count):
         obs, info = env.reset(seed=int(rng.integers(2**31)), options=options)
         repeats = 0

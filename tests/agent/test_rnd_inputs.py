@@ -38,7 +38,7 @@ def test_true_positions_from_pixels_are_as_novel_as_the_coordinates_of_the_state
     task, generator = make_task(2), np.random.default_rng(0)
     positions = generator.uniform(-LIMIT, LIMIT, (5, 3, 2))
     state = torch.from_numpy(positions).float().flatten(1)
-    of_state = StatePerception(6, task.locate)
+    of_state = StatePerception(6, task.object_coordinates)
     novelty = TrueNovelty(task)
     assert (novelty.novelty_dim, novelty.object_count) == (
         of_state.novelty_dim,

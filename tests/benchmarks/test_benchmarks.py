@@ -147,7 +147,7 @@ def test_environments_are_measured_task_by_task_and_what_cannot_be_says_why(
         line["steps_per_s"] > 10 and line["one_process_steps_per_s"] > 10 and line["envs"] == 5
         for line in (state, pixels)
     )
-    monkeypatch.setattr(env_benchmark, "make_groups", broken)
+    monkeypatch.setattr(env_benchmark, "make_vector_envs", broken)
     found = list(env_benchmark.envs(seconds=0.01))
     assert len(found) == 2 * len(IDS)
     assert all(line["not_measured"] == "no Vulkan device" for line in found)

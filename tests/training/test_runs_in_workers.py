@@ -18,7 +18,7 @@ from tests.runs import final
 from tests.small import config
 from tests.training.test_seeds import unequal
 from vis_rpg.envs.tasks import block_push
-from vis_rpg.envs.vector.subprocess import WorkerGroup
+from vis_rpg.envs.vector.subprocess import SubprocVectorEnv
 from vis_rpg.errors import RunStopped
 from vis_rpg.training import checkpoint
 from vis_rpg.training.trainer import Trainer
@@ -146,6 +146,6 @@ def test_a_run_in_workers_that_stops_and_goes_on_is_the_one_in_one_process(
         "make_task",
         lambda blocks, make=block_push.make_task: replace(make(blocks), processes=True),
     )
-    assert isinstance(train("there", "steps=75").runs[0].envs, WorkerGroup)
+    assert isinstance(train("there", "steps=75").runs[0].envs, SubprocVectorEnv)
     train("there", "steps=150", "resume=true")
     assert unequal(tmp_path / "there", tmp_path / "here") == []

@@ -30,7 +30,7 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
         scale = seeing.get("state_scale")  # runs of earlier versions have none
         return StatePerception(
             env.observation_space.shape[0],
-            task.locate,
+            task.object_coordinates,
             task.state_scale if scale is None else scale,
             seeing.frequencies,
         )

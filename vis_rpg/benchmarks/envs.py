@@ -13,9 +13,9 @@ import numpy as np
 from vis_rpg.compose import compose
 from vis_rpg.envs import IDS
 from vis_rpg.envs.make import make_env
-from vis_rpg.envs.rendering.batch import choose_pictures
-from vis_rpg.envs.vector.make import make_groups
-from vis_rpg.envs.vector.sync import EnvGroup, Group
+from vis_rpg.envs.rendering.batch import choose_renderer
+from vis_rpg.envs.vector.make import make_vector_envs
+from vis_rpg.envs.vector.sync import SyncVectorEnv, VectorEnv
 from vis_rpg.errors import UserError
 
 Line = dict[str, Any]
@@ -37,22 +37,24 @@ def envs(only: str | None = None, seconds: float = 1.0, backend: str = "auto") -
 def _measured(name: str, obs: str, seconds: float, backend: str) -> Line:
     try:
         task = compose([f"task={name}"]).task
-        [group] = make_groups(task, obs, ENVS, [0], backend)
+        [envs] = make_vector_envs(task, obs, ENVS, [0], backend)
         try:
             line: Line = {
-                "frames_by": group.frames_by,
-                "stepped_in": group.stepped_in,
+                "frames_by": envs.frames_by,
+                "stepped_in": envs.stepped_in,
                 "envs": ENVS,
             }
-            line["steps_per_s"] = _speed(group, seconds)
+            line["steps_per_s"] = _speed(envs, seconds)
         finally:
-            group.close()
-        if isinstance(group, EnvGroup):
+            envs.close()
+        if isinstance(envs, SyncVectorEnv):
             return {**line, "one_process_steps_per_s": line["steps_per_s"]}
-        pictures = (
-            choose_pictures(make_env(task, "state"), ENVS, backend)[0] if obs == "pixels" else None
+        renderer = (
+            choose_renderer(make_env(task, "state"), ENVS, backend)[0] if obs == "pixels" else None
         )
-        alone = EnvGroup(lambda _: make_env(task, "state" if pictures else obs), ENVS, 0, pictures)
+        alone = SyncVectorEnv(
+            lambda _: make_env(task, "state" if renderer else obs), ENVS, 0, renderer
+        )
         try:
             return {**line, "one_process_steps_per_s": _speed(alone, seconds)}
         finally:
@@ -63,19 +65,19 @@ def _measured(name: str, obs: str, seconds: float, backend: str) -> Line:
         return {"not_measured": " ".join(str(error).split()) or type(error).__name__}
 
 
-def _speed(group: Group, seconds: float) -> float:
+def _speed(envs: VectorEnv, seconds: float) -> float:
     """Interactions/s with random actions, resets included; with obs=pixels these are frames/s."""
-    shape = group.action_space.shape
+    shape = envs.action_space.shape
     assert shape is not None
-    actions = np.random.default_rng(0).uniform(-1, 1, (64, len(group), *shape)).astype(np.float32)
-    group.reset()
+    actions = np.random.default_rng(0).uniform(-1, 1, (64, len(envs), *shape)).astype(np.float32)
+    envs.reset()
     for action in actions[:3]:
-        group.step(action)
+        envs.step(action)
     rates = []
     for _ in range(3):
         begin, steps = time.perf_counter(), 0
         while time.perf_counter() - begin < seconds:
-            group.step(actions[steps % len(actions)])
+            envs.step(actions[steps % len(actions)])
             steps += 1
-        rates.append(steps * len(group) / (time.perf_counter() - begin))
+        rates.append(steps * len(envs) / (time.perf_counter() - begin))
     return round(statistics.median(rates), 1)

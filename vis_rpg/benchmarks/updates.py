@@ -23,7 +23,7 @@ from vis_rpg.compose import compose
 from vis_rpg.config import device as device_of
 from vis_rpg.config import lacks_compiler
 from vis_rpg.envs.make import make_env
-from vis_rpg.envs.vector.sync import EnvGroup
+from vis_rpg.envs.vector.sync import SyncVectorEnv
 from vis_rpg.errors import one_line
 from vis_rpg.training.learning import Captured, Learning
 from vis_rpg.training.memory import prepare
@@ -357,7 +357,7 @@ def loop_profile(overrides: list[str], seconds: float) -> Line:
 def step_speed(overrides: list[str], obs: str, repeats: int, least: float) -> Line:
     """Interactions/s of one process; with obs=pixels one frame is rendered at each."""
     config = compose(overrides)
-    envs = EnvGroup(lambda _: make_env(config.task, obs), config.agent.envs, 0)
+    envs = SyncVectorEnv(lambda _: make_env(config.task, obs), config.agent.envs, 0)
     envs.reset()
     rng = np.random.default_rng(0)
     shape = envs.action_space.shape

@@ -22,8 +22,8 @@ from perception.base import Window
 from vis_rpg.agent.actor import Actor
 from vis_rpg.agent.make import make_agent
 from vis_rpg.config import check_resumable
-from vis_rpg.envs.vector.make import make_groups
-from vis_rpg.envs.vector.sync import Group, StepResult
+from vis_rpg.envs.vector.make import make_vector_envs
+from vis_rpg.envs.vector.sync import StepResult, VectorEnv
 from vis_rpg.errors import RunStopped, UserError
 from vis_rpg.seeding import restore_generator, stream
 from vis_rpg.training import checkpoint, runtime
@@ -48,7 +48,7 @@ class Run:
     replay: Replay
     logger: Logger
 
-    def __init__(self, config: DictConfig, device: torch.device, envs: Group) -> None:
+    def __init__(self, config: DictConfig, device: torch.device, envs: VectorEnv) -> None:
         self.config, self.out, self.device = config, Path(config.out), device
         self.folder = self.out / "checkpoints"
         count = config.agent.envs
@@ -404,7 +404,7 @@ def may_begin(config: DictConfig, found: list[Path]) -> None:
 def random_coverage(config: DictConfig, steps: int) -> float:
     """Coverage of uniformly random actions at so many interactions, in environments that begin as
     the run's."""
-    [envs] = make_groups(config.task, "state", config.agent.envs, [config.seed])
+    [envs] = make_vector_envs(config.task, "state", config.agent.envs, [config.seed])
     envs.reset()
     counter = CoverageCounter(envs.task)
     generator = np.random.default_rng(config.seed)

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from vis_rpg.config import check, device, lacks_compiler
 from vis_rpg.envs.rendering.frames import render_on
-from vis_rpg.envs.vector.make import make_groups
-from vis_rpg.envs.vector.sync import StepResult, step_together
+from vis_rpg.envs.vector.make import make_vector_envs
+from vis_rpg.envs.vector.sync import StepResult, step_vector_envs
 from vis_rpg.errors import RunStopped, UserError, WorkersFailed, one_line
 from vis_rpg.training import checkpoint, runtime
 from vis_rpg.training.learner import Learner
@@ -76,7 +76,7 @@ class Trainer:
         found = [checkpoint.complete(Path(own.out) / "checkpoints") for own in configs]
         for own, checkpoints in zip(configs, found, strict=True):
             may_begin(own, checkpoints)
-        groups = make_groups(
+        vector_envs = make_vector_envs(
             config.task,
             config.obs.kind,
             config.agent.envs,
@@ -84,7 +84,7 @@ class Trainer:
             config.render.backend,
         )
         self.runs = [
-            Run(own, self.device, group) for own, group in zip(configs, groups, strict=True)
+            Run(own, self.device, envs) for own, envs in zip(configs, vector_envs, strict=True)
         ]
         for run in self.runs:
             run.prepare_folder()
@@ -265,7 +265,7 @@ class Trainer:
             learning = self.thread.submit(self._timed_learn)
         # What has failed is looked at only when the update is over, for so is what has been
         # learned.
-        results = step_together([run.envs for run in runs], on_host)
+        results = step_vector_envs([run.envs for run in runs], on_host)
         ahead = {}
         if self.runtime is not None:  # while updates are captured the device is left to them
             ahead = {

@@ -14,12 +14,12 @@ import pytest
 
 from vis_rpg.envs.make import make_env
 from vis_rpg.envs.rendering import batch as pictures
-from vis_rpg.envs.rendering.batch import Pictures, choose_pictures
+from vis_rpg.envs.rendering.batch import BatchRenderer, choose_renderer
 from vis_rpg.envs.rendering.frames import FRAME, Camera
 from vis_rpg.envs.tasks.block_push import load_model
-from vis_rpg.envs.vector.make import make_groups
-from vis_rpg.envs.vector.subprocess import WorkerGroup
-from vis_rpg.envs.vector.sync import EnvGroup, Group, step_together
+from vis_rpg.envs.vector.make import make_vector_envs
+from vis_rpg.envs.vector.subprocess import SubprocVectorEnv
+from vis_rpg.envs.vector.sync import SyncVectorEnv, VectorEnv, step_vector_envs
 from vis_rpg.errors import UserError
 
 PUSH = {"name": "block_push", "blocks": 1}
@@ -37,7 +37,7 @@ class FromPoses:
         )
         mujoco.mj_forward(model, self.data)  # lights and the camera stand still
 
-    def pictures(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+    def render(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
         assert len(positions) == len(rotations) == self.count
         self.calls += 1
         frames = []
@@ -45,7 +45,7 @@ class FromPoses:
             geoms = len(self.data.geom_xpos)
             self.data.geom_xpos[:], self.data.site_xpos[:] = place[:geoms], place[geoms:]
             self.data.geom_xmat[:], self.data.site_xmat[:] = turn[:geoms], turn[geoms:]
-            frames.append(self.camera.picture(self.data))
+            frames.append(self.camera.render(self.data))
         return np.stack(frames)
 
 
@@ -68,11 +68,11 @@ def warp(monkeypatch: pytest.MonkeyPatch) -> list[FromPoses]:
     return made
 
 
-def drawn(seed: int, count: int = 3) -> EnvGroup:
-    return EnvGroup(lambda _: make_env(PUSH, "pixels"), count, seed)
+def drawn(seed: int, count: int = 3) -> SyncVectorEnv:
+    return SyncVectorEnv(lambda _: make_env(PUSH, "pixels"), count, seed)
 
 
-def assert_same_walk(seen: Group, own: Group, steps: int = 65, reset: bool = True) -> None:
+def assert_same_walk(seen: VectorEnv, own: VectorEnv, steps: int = 65, reset: bool = True) -> None:
     if reset:
         assert np.array_equal(seen.reset(), own.reset())
     for action in np.random.default_rng(0).uniform(-1, 1, (steps, len(own), 2)):
@@ -87,7 +87,7 @@ def assert_same_walk(seen: Group, own: Group, steps: int = 65, reset: bool = Tru
 
 
 def test_frames_from_outside_are_those_that_each_environment_draws(warp: list[FromPoses]) -> None:
-    [group] = make_groups(PUSH, "pixels", 3, [0], "warp")
+    [group] = make_vector_envs(PUSH, "pixels", 3, [0], "warp")
     own = drawn(0)
     assert group.observation_space == own.observation_space
     assert_same_walk(group, own)
@@ -96,15 +96,21 @@ def test_frames_from_outside_are_those_that_each_environment_draws(warp: list[Fr
 def test_frames_of_workers_are_taken_here_from_the_poses_they_pass(warp: list[FromPoses]) -> None:
     renderer = FromPoses(load_model(1), "top", 64, 3)
     env = make_env(PUSH, "state")
-    group = WorkerGroup(
-        env, PUSH, "state", 3, 0, 2, Pictures(renderer, 3, len(env.get_wrapper_attr("poses")()[0]))
+    group = SubprocVectorEnv(
+        env,
+        PUSH,
+        "state",
+        3,
+        0,
+        2,
+        BatchRenderer(renderer, 3, len(env.get_wrapper_attr("geom_poses")()[0])),
     )
     assert_same_walk(group, drawn(0))
     group.close()
 
 
 def test_all_seeds_are_pictured_in_one_call(warp: list[FromPoses]) -> None:
-    groups = make_groups(PUSH, "pixels", 2, [0, 1, 2], "warp")
+    groups = make_vector_envs(PUSH, "pixels", 2, [0, 1, 2], "warp")
     [renderer] = warp
     assert renderer.count == 6
     own = [drawn(seed, 2) for seed in range(3)]
@@ -113,7 +119,7 @@ def test_all_seeds_are_pictured_in_one_call(warp: list[FromPoses]) -> None:
     calls = renderer.calls
     actions = list(np.random.default_rng(1).uniform(-1, 1, (3, 2, 2)))
     for mine, theirs in zip(
-        step_together(groups, actions), step_together(own, actions), strict=True
+        step_vector_envs(groups, actions), step_vector_envs(own, actions), strict=True
     ):
         assert np.array_equal(mine.obs, theirs.obs)  # type: ignore[union-attr]
     assert renderer.calls == calls + 1
@@ -121,8 +127,8 @@ def test_all_seeds_are_pictured_in_one_call(warp: list[FromPoses]) -> None:
 
 @pytest.mark.parametrize("back", [False, True], ids=["to outside", "from outside"])
 def test_a_saved_state_goes_on_with_the_other_backend(warp: list[FromPoses], back: bool) -> None:
-    first: Group = drawn(0)
-    [second] = make_groups(PUSH, "pixels", 3, [0], "warp")
+    first: VectorEnv = drawn(0)
+    [second] = make_vector_envs(PUSH, "pixels", 3, [0], "warp")
     if back:
         first, second = second, first
     first.reset()
@@ -136,19 +142,19 @@ def test_the_backend_is_chosen_and_said(
     warp: list[FromPoses], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     push, maze = make_env(PUSH, "state"), make_env({"name": "maze"}, "state")
-    assert choose_pictures(push, 1, "egl")[0] is None
+    assert choose_renderer(push, 1, "egl")[0] is None
     for cuda, chosen in ((True, "warp"), (False, "egl")):
         monkeypatch.setattr(pictures.torch.cuda, "is_available", lambda cuda=cuda: cuda)
-        taken, name = choose_pictures(push, 1, "auto")
+        taken, name = choose_renderer(push, 1, "auto")
         assert (name, taken is not None) == (chosen, cuda)
-        assert choose_pictures(maze, 1, "auto")[0] is None
-    make_groups(PUSH, "pixels", 1, [0], "auto")
-    make_groups(PUSH, "state", 1, [0], "auto")
+        assert choose_renderer(maze, 1, "auto")[0] is None
+    make_vector_envs(PUSH, "pixels", 1, [0], "auto")
+    make_vector_envs(PUSH, "state", 1, [0], "auto")
     assert capfd.readouterr().err == "frames: render.backend=egl\n"
     with pytest.raises(
         UserError, match="^render.backend=warp: this task is no MuJoCo model of ours .*use auto$"
     ):
-        choose_pictures(maze, 1, "warp")
+        choose_renderer(maze, 1, "warp")
 
 
 def test_a_scene_that_the_ray_caster_does_not_draw_is_left_to_egl(
@@ -159,15 +165,15 @@ def test_a_scene_that_the_ray_caster_does_not_draw_is_left_to_egl(
 
     monkeypatch.setattr(sys.modules["vis_rpg.envs.rendering.warp_renderer"], "WarpRenderer", refuse)
     monkeypatch.setattr(pictures.torch.cuda, "is_available", lambda: True)
-    assert choose_pictures(make_env(PUSH, "state"), 1, "auto") == (None, "egl (no soft bodies)")
+    assert choose_renderer(make_env(PUSH, "state"), 1, "auto") == (None, "egl (no soft bodies)")
     with pytest.raises(UserError, match="^no soft bodies$"):
-        choose_pictures(make_env(PUSH, "state"), 1, "warp")
+        choose_renderer(make_env(PUSH, "state"), 1, "warp")
 
 
 def test_a_robot_is_as_coarse_as_in_the_frames_of_its_environment(warp: list[FromPoses]) -> None:
     pytest.importorskip("metaworld", reason="Meta-World is in the optional extra [robotics]")
     env = make_env({"name": "metaworld_basketball"}, "pixels")
-    assert choose_pictures(env, 1, "warp")[1] == "warp"
+    assert choose_renderer(env, 1, "warp")[1] == "warp"
     own, outside = env.unwrapped._camera(FRAME)._model, warp[0].camera._model  # type: ignore[attr-defined]
     assert (
         own.mesh_facenum.tolist()
@@ -176,17 +182,17 @@ def test_a_robot_is_as_coarse_as_in_the_frames_of_its_environment(warp: list[Fro
     )  # type: ignore[attr-defined]
 
 
-def test_a_squeezed_picture_is_left_to_egl(
+def test_an_anamorphic_picture_is_left_to_egl(
     warp: list[FromPoses], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pictures.torch.cuda, "is_available", lambda: True)
     back, why = (
         make_env({"name": "cheetah_back"}, "state"),
-        "render.backend=warp squeezes no pictures, as task=cheetah_back needs",
+        "render.backend=warp renders no anamorphic pictures, as task=cheetah_back needs",
     )
-    assert choose_pictures(back, 1, "auto") == (None, f"egl ({why}: use render.backend=egl)")
+    assert choose_renderer(back, 1, "auto") == (None, f"egl ({why}: use render.backend=egl)")
     with pytest.raises(UserError, match=f"^{why}: use render.backend=egl$"):
-        choose_pictures(back, 1, "warp")
+        choose_renderer(back, 1, "warp")
     assert warp == []
 
 
@@ -197,5 +203,5 @@ def test_a_backend_that_is_not_installed_says_how_to_get_it(
     with pytest.raises(
         UserError, match=r"pip install 'vis-rpg\[warp\]', or use render.backend=egl"
     ):
-        choose_pictures(make_env(PUSH, "state"), 1, "warp")
-    assert choose_pictures(make_env(PUSH, "state"), 1, "auto")[0] is None
+        choose_renderer(make_env(PUSH, "state"), 1, "warp")
+    assert choose_renderer(make_env(PUSH, "state"), 1, "auto")[0] is None

@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from vis_rpg.envs.rendering.decimate import coarse
+from vis_rpg.envs.rendering.decimate import decimate_meshes
 from vis_rpg.envs.rendering.frames import FRAME, VIDEO, Camera
 from vis_rpg.envs.tasks.adroit import AdroitDoor, AdroitHammer
 from vis_rpg.envs.tasks.metaworld import MetaWorld
@@ -57,7 +57,7 @@ def shared(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("make", [AdroitDoor, AdroitHammer, *WORLDS])
 def test_frames_look_like_those_of_the_full_meshes(make: Callable[..., Any]) -> None:
     env, rng = make(obs="pixels"), np.random.default_rng(0)
-    full, small = Camera(env.drawn, env.view, FRAME, 0, sky=env.sky), env._camera(FRAME)
+    full, small = Camera(env._render_model, env.view, FRAME, 0, sky=env.sky), env._camera(FRAME)
     shown: list[tuple[np.ndarray, np.ndarray]] = []
     for seed in range(4):
         env.reset(seed=seed)
@@ -68,8 +68,7 @@ def test_frames_look_like_those_of_the_full_meshes(make: Callable[..., Any]) -> 
             env.advance((drift + rng.uniform(-1, 1, drift.shape)) / 2)
             if step % 10 == 0:
                 assert (
-                    np.abs(full.picture(env.data).astype(int) - small.picture(env.data)).mean()
-                    < 1.5
+                    np.abs(full.render(env.data).astype(int) - small.render(env.data)).mean() < 1.5
                 )
                 shown.append((full.geoms(env.data), small.geoms(env.data)))
     true, ours = (np.stack(part) for part in zip(*shown, strict=True))
@@ -88,7 +87,7 @@ def test_the_robot_alone_has_fewer_triangles_and_physics_is_untouched(
 ) -> None:
     env = make()
     before, robot = arrays(env.model), geoms_under(env.model, env.robot)
-    small = coarse(env.model, robot)
+    small = decimate_meshes(env.model, robot)
     assert faces(small, robot) * factor < faces(env.model, robot)
     others = [geom for geom in range(env.model.ngeom) if geom not in robot]
     assert faces(small, others) == faces(env.model, others)
@@ -108,12 +107,16 @@ def test_videos_show_the_full_meshes() -> None:
     env = AdroitDoor(obs="pixels")
     env.reset(seed=0)
     assert np.array_equal(
-        env.render(), Camera(env.drawn, env.view, VIDEO, 4, sky=env.sky).picture(env.data)
+        env.render(), Camera(env._render_model, env.view, VIDEO, 4, sky=env.sky).render(env.data)
     )
     fewer = Camera(
-        coarse(env.drawn, geoms_under(env.model, env.robot)), env.view, VIDEO, 4, sky=env.sky
+        decimate_meshes(env._render_model, geoms_under(env.model, env.robot)),
+        env.view,
+        VIDEO,
+        4,
+        sky=env.sky,
     )
-    assert not np.array_equal(env.render(), fewer.picture(env.data))
+    assert not np.array_equal(env.render(), fewer.render(env.data))
 
 
 def test_what_is_coarse_already_stays_as_it_is() -> None:
@@ -122,4 +125,4 @@ def test_what_is_coarse_already_stays_as_it_is() -> None:
         f'<mujoco><asset>{cube}</asset><worldbody><geom type="plane" size="0 0 .1"/>'
         '<geom type="mesh" mesh="m"/></worldbody></mujoco>'
     )
-    assert same(arrays(coarse(model, [0, 1])), arrays(model))
+    assert same(arrays(decimate_meshes(model, [0, 1])), arrays(model))

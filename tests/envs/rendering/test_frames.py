@@ -18,15 +18,15 @@ from tests.fake_envs import in_workers
 from vis_rpg.envs.make import make_env
 from vis_rpg.envs.rendering import frames as rendering
 from vis_rpg.envs.tasks import mujoco_task
-from vis_rpg.envs.vector.make import make_groups
-from vis_rpg.envs.vector.subprocess import WorkerGroup
-from vis_rpg.envs.vector.sync import EnvGroup, Group
+from vis_rpg.envs.vector.make import make_vector_envs
+from vis_rpg.envs.vector.subprocess import SubprocVectorEnv
+from vis_rpg.envs.vector.sync import SyncVectorEnv, VectorEnv
 
 STEPS = 3
 SMALL = {"width": 64, "height": 64}
 
 
-def actions(group: Group) -> np.ndarray:
+def actions(group: VectorEnv) -> np.ndarray:
     assert group.action_space.shape
     return (
         np.random.default_rng(0)
@@ -50,7 +50,7 @@ def lone_frames(task: dict[str, Any], index: int, given: np.ndarray) -> np.ndarr
 @pytest.mark.parametrize("id", ["Pusher-v5", "Ant-v5", "Reacher-v5", "Walker2d-v5"])
 def test_frames_of_a_group_are_those_of_a_lone_environment(id: str) -> None:
     task = {"name": "gym", "id": id, "kwargs": SMALL}
-    [group] = make_groups(task, "pixels", 5, [0])
+    [group] = make_vector_envs(task, "pixels", 5, [0])
     first, given = group.reset(), actions(group)
     assert (first.reshape(5, -1).std(1) > 5).all()
     group.step(given[0])
@@ -79,7 +79,7 @@ def test_our_cameras_hold_beside_others_that_come_and_go(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = {"name": name}
-    group = EnvGroup(lambda _: make_env(task, "pixels"), 2, 0)
+    group = SyncVectorEnv(lambda _: make_env(task, "pixels"), 2, 0)
     group.reset()
     given = actions(group)
     seen = [group.step(action).obs for action in given[:-1]]
@@ -122,8 +122,8 @@ def test_textures_of_one_environment_do_not_show_in_another() -> None:
 
 def test_frames_in_workers_are_those_of_one_process() -> None:
     task = in_workers("Reacher-v5", **SMALL) | {"id": "Reacher-v5"}
-    [group] = make_groups(task, "pixels", 3, [0])
-    assert isinstance(group, WorkerGroup)
+    [group] = make_vector_envs(task, "pixels", 3, [0])
+    assert isinstance(group, SubprocVectorEnv)
     group.reset()
     given = actions(group)
     seen = np.stack([group.step(action).obs for action in given])

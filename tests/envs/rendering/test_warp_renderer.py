@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from vis_rpg.envs.make import make_env
-from vis_rpg.envs.rendering.batch import Pictures
+from vis_rpg.envs.rendering.batch import BatchRenderer
 from vis_rpg.envs.rendering.frames import Camera
 from vis_rpg.envs.tasks.block_push import BlockPush
-from vis_rpg.envs.vector.make import make_groups
-from vis_rpg.envs.vector.subprocess import WorkerGroup
-from vis_rpg.envs.vector.sync import EnvGroup, Group
+from vis_rpg.envs.vector.make import make_vector_envs
+from vis_rpg.envs.vector.subprocess import SubprocVectorEnv
+from vis_rpg.envs.vector.sync import SyncVectorEnv, VectorEnv
 from vis_rpg.errors import UserError
 
 import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
@@ -109,7 +109,7 @@ def egl(model: Any, data: Any, view: str | Any) -> tuple[np.ndarray, np.ndarray]
     """The picture and the geoms of MuJoCo's own renderer."""
     mujoco.mj_forward(model, data)
     camera = Camera(model, view, 64, 0)
-    return camera.picture(data).astype(int), camera.geoms(data).copy()
+    return camera.render(data).astype(int), camera.geoms(data).copy()
 
 
 def agree(model: Any, data: Any, view: str | Any, mean: float, textured: bool = False) -> None:
@@ -120,7 +120,7 @@ def agree(model: Any, data: Any, view: str | Any, mean: float, textured: bool = 
     xpos, xmat = poses(model, data)
     renderer = WarpRenderer(model, view, 64, 1, "cpu")
     drawn, cast = (
-        renderer.pictures(xpos[None], xmat[None])[0],
+        renderer.render(xpos[None], xmat[None])[0],
         renderer.geoms(xpos[None], xmat[None])[0],
     )
     seen = [geom for geom in np.unique(shown) if geom >= 0 and (shown == geom).sum() >= 30]
@@ -158,10 +158,10 @@ def scattered(model: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
 def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., WarpRenderer]:
     """Makes renderers that keep no still layer and expect every geom in every pixel."""
 
-    class All(warp_renderer._Looks):
+    class All(warp_renderer._SceneDescription):
         def __init__(self, *about: Any) -> None:
             super().__init__(*about)
-            self.still = 0
+            self.static_count = 0
 
         def projection(self, size: int) -> np.ndarray:
             return (
@@ -170,7 +170,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., WarpRenderer]:
 
     def make(*about: Any, **more: Any) -> WarpRenderer:
         with monkeypatch.context() as patch:
-            patch.setattr(warp_renderer, "_Looks", All)
+            patch.setattr(warp_renderer, "_SceneDescription", All)
             return WarpRenderer(*about, **more)
 
     return make
@@ -180,8 +180,8 @@ def same(
     renderer: WarpRenderer, plain: WarpRenderer, xpos: np.ndarray, xmat: np.ndarray
 ) -> np.ndarray:
     """The pictures, after a check that both draw the same."""
-    pictures = renderer.pictures(xpos, xmat)
-    np.testing.assert_array_equal(pictures, plain.pictures(xpos, xmat))
+    pictures = renderer.render(xpos, xmat)
+    np.testing.assert_array_equal(pictures, plain.render(xpos, xmat))
     np.testing.assert_array_equal(renderer.geoms(xpos, xmat), plain.geoms(xpos, xmat))
     return pictures
 
@@ -278,11 +278,11 @@ def test_sites_look_as_mujoco_draws_them_and_hide_no_geom(kind: str, alpha: floa
         expected = []
         for data.qpos[:] in places:
             mujoco.mj_forward(model, data)
-            expected.append(camera.picture(data).astype(int))
+            expected.append(camera.render(data).astype(int))
         shown.append(
             (
                 np.stack(expected),
-                renderer.pictures(xpos, xmat).astype(int),
+                renderer.render(xpos, xmat).astype(int),
                 renderer.geoms(xpos, xmat),
             )
         )
@@ -307,7 +307,7 @@ def test_a_scene_without_light_is_black() -> None:
     )
     xpos, xmat = scattered(dark, 1)
     renderer = WarpRenderer(dark, "c", 16, 1, "cpu")
-    assert not renderer.pictures(xpos, xmat).any()
+    assert not renderer.render(xpos, xmat).any()
     assert (renderer.geoms(xpos, xmat) == 0).any()
 
 
@@ -319,8 +319,8 @@ def test_the_sky_is_seen_past_geoms_and_through_them(sky: bool) -> None:
     )
     data = mujoco.MjData(model)
     xpos, xmat = poses(model, data)
-    picture = Camera(model, "c", 64, 0, sky=sky).picture(data).astype(int)
-    drawn = WarpRenderer(model, "c", 64, 1, "cpu", sky=sky).pictures(xpos[None], xmat[None])[0]
+    picture = Camera(model, "c", 64, 0, sky=sky).render(data).astype(int)
+    drawn = WarpRenderer(model, "c", 64, 1, "cpu", sky=sky).render(xpos[None], xmat[None])[0]
     assert np.abs(drawn[0, 0] - ([51, 102, 153] if sky else [0, 0, 0])).max() <= 1
     assert np.abs(drawn[0, 0] - picture[0, 0]).max() <= 1
     assert np.abs(drawn[32, 32] - picture[32, 32]).max() <= 8
@@ -344,7 +344,7 @@ def test_block_push_is_drawn_as_by_mujoco_in_each_environment() -> None:
         xpos.append(env.data.geom_xpos.copy())
         xmat.append(env.data.geom_xmat.copy())
     off = np.abs(
-        renderer.pictures(np.stack(xpos), np.stack(xmat)) - np.stack(expected).astype(int)
+        renderer.render(np.stack(xpos), np.stack(xmat)) - np.stack(expected).astype(int)
     ).max(axis=-1)
     assert len(np.unique(expected, axis=0)) == 6
     # A pixel whose centre lies on an edge may fall to either side.
@@ -354,21 +354,21 @@ def test_block_push_is_drawn_as_by_mujoco_in_each_environment() -> None:
 def test_an_environment_is_drawn_alike_whatever_its_place_and_the_call(model: Any) -> None:
     xpos, xmat = scattered(model, 5)
     renderer = WarpRenderer(model, "corner", 64, 5, "cpu")
-    first = renderer.pictures(xpos, xmat)
+    first = renderer.render(xpos, xmat)
     assert len(np.unique(first, axis=0)) == 5
     order = [3, 0, 4, 1, 2]
-    np.testing.assert_array_equal(renderer.pictures(xpos[order], xmat[order]), first[order])
-    np.testing.assert_array_equal(renderer.pictures(xpos, xmat), first)
+    np.testing.assert_array_equal(renderer.render(xpos[order], xmat[order]), first[order])
+    np.testing.assert_array_equal(renderer.render(xpos, xmat), first)
     alone = WarpRenderer(model, "corner", 64, 1, "cpu")
-    np.testing.assert_array_equal(alone.pictures(xpos[2:3], xmat[2:3])[0], first[2])
+    np.testing.assert_array_equal(alone.render(xpos[2:3], xmat[2:3])[0], first[2])
 
 
 def test_pictures_are_the_callers_and_the_tensor_is_shared(model: Any) -> None:
     xpos, xmat = scattered(model, 2)
     renderer = WarpRenderer(model, "corner", 64, 2, "cpu")
-    kept, shared = renderer.pictures(xpos, xmat), renderer.tensor(xpos, xmat)
+    kept, shared = renderer.render(xpos, xmat), renderer.tensor(xpos, xmat)
     np.testing.assert_array_equal(shared.numpy(), kept)
-    swapped = renderer.pictures(xpos[::-1], xmat[::-1])
+    swapped = renderer.render(xpos[::-1], xmat[::-1])
     np.testing.assert_array_equal(swapped, kept[::-1])
     np.testing.assert_array_equal(shared.numpy(), swapped)
 
@@ -382,7 +382,7 @@ def test_the_models_own_settings_are_left_alone(model: Any) -> None:
 
 
 def test_nothing_is_printed(model: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    WarpRenderer(model, "corner", 16, 1, "cpu").pictures(*scattered(model, 1))
+    WarpRenderer(model, "corner", 16, 1, "cpu").render(*scattered(model, 1))
     assert capfd.readouterr().out == ""
 
 
@@ -427,7 +427,7 @@ def test_a_gpu_draws_what_the_cpu_draws(model: Any) -> None:
     assert frames.is_cuda
     off = np.abs(
         frames.cpu().numpy()
-        - WarpRenderer(model, "corner", 64, 4, "cpu").pictures(xpos, xmat).astype(int)
+        - WarpRenderer(model, "corner", 64, 4, "cpu").render(xpos, xmat).astype(int)
     ).max(axis=-1)
     assert (off > 2).mean() < 0.005
 
@@ -463,11 +463,11 @@ def test_adroits_door_agrees() -> None:
 def test_workers_that_ray_cast_see_what_is_cast_in_one_call() -> None:
     task = {"name": "block_push", "blocks": 1}
     env: Any = make_env(task, "state")
-    shapes = len(env.get_wrapper_attr("poses")()[0])
-    renderer = WarpRenderer(env.unwrapped.drawn, env.unwrapped.view, 64, 3, "cpu")
-    groups: list[Group] = [
-        WorkerGroup(env, task, "pixels", 3, 0, 2, cast=True),
-        EnvGroup(lambda _: make_env(task, "state"), 3, 0, Pictures(renderer, 3, shapes)),
+    shapes = len(env.get_wrapper_attr("geom_poses")()[0])
+    renderer = WarpRenderer(env.unwrapped._render_model, env.unwrapped.view, 64, 3, "cpu")
+    groups: list[VectorEnv] = [
+        SubprocVectorEnv(env, task, "pixels", 3, 0, 2, cast=True),
+        SyncVectorEnv(lambda _: make_env(task, "state"), 3, 0, BatchRenderer(renderer, 3, shapes)),
     ]
     try:
         np.testing.assert_array_equal(*[group.reset() for group in groups])
@@ -497,12 +497,14 @@ def test_what_is_kept_of_meta_worlds_still_things_changes_no_picture(
 ) -> None:
     pytest.importorskip("metaworld", reason="Meta-World is in the optional extra [robotics]")
     envs: list[Any] = [make_env({"name": name}, "state").unwrapped for _ in range(2)]
-    about = envs[0].drawn, envs[0].view, 64, 2, "cpu", True
+    about = envs[0]._render_model, envs[0].view, 64, 2, "cpu", True
     renderer, reference, rng = WarpRenderer(*about), plain(*about), np.random.default_rng(0)
     for index, env in enumerate(envs):
         env.reset(seed=index)
     for step in range(120):
-        xpos, xmat = (np.stack(part) for part in zip(*[env.poses() for env in envs], strict=True))
+        xpos, xmat = (
+            np.stack(part) for part in zip(*[env.geom_poses() for env in envs], strict=True)
+        )
         same(renderer, reference, xpos, xmat)
         for env in envs:
             env.step(rng.uniform(-1, 1, 4))
@@ -517,9 +519,9 @@ def test_frames_of_workers_show_stick_pulls_goal_as_mujoco_does() -> None:
         {"name": "metaworld_stick_pull"},
         np.random.default_rng(0).uniform(-1, 1, (5, 2, 4)).astype(np.float32),
     )
-    [group] = make_groups(task, "pixels", 2, [0], "warp")
+    [group] = make_vector_envs(task, "pixels", 2, [0], "warp")
     try:
-        assert isinstance(group, WorkerGroup) and group.frames_by == "warp"
+        assert isinstance(group, SubprocVectorEnv) and group.frames_by == "warp"
         group.reset()
         seen = np.stack([group.step(actions).obs[:, -1] for actions in steps])
     finally:

@@ -59,7 +59,7 @@ def test_the_bonus_sees_the_hammers_head_swing_about_its_handle() -> None:
 
     def located() -> tuple[np.ndarray, np.ndarray]:
         mujoco.mj_forward(env.model, env.data)
-        return env._objects()[1], task_of(env).locate(torch.as_tensor(env._state()))[
+        return env._objects()[1], task_of(env).object_coordinates(torch.as_tensor(env._state()))[
             1
         ].numpy() * REACH
 
@@ -98,7 +98,7 @@ def test_coordinates_encoded_are_true_positions_scaled(make: type) -> None:
     env.reset(seed=0)
     for action in np.random.default_rng(0).uniform(-1, 1, (40, *env.action_space.shape)):
         state, _, _, _, info = env.step(action)
-        located = task_of(env).locate(torch.as_tensor(state)[None])
+        located = task_of(env).object_coordinates(torch.as_tensor(state)[None])
         assert located.shape == (1, 3, 3)
         assert np.allclose(located[0] * REACH, info["objects"], atol=1e-6)
         assert located.abs().max() <= 1

@@ -73,7 +73,7 @@ def test_other_looks_are_other_colours_and_sizes_of_the_blocks_alone(blocks: int
 def test_blocks_of_other_sizes_are_scattered_apart() -> None:
     env = BlockPush(looks=4)  # the largest of all
     for seed in range(30):
-        env.reset(seed=seed, options={"scatter": True})
+        env.reset(seed=seed, options={"randomize": True})
         places = env.get_state()["positions"].reshape(-1, 2)
         halves = [env.model.geom(name).size[0] for name in ("pusher", "green", "blue")]
         for i, j in ((0, 1), (0, 2), (1, 2)):
@@ -262,7 +262,7 @@ class Without(ctypes.CDLL):
             raise OSError(name)
         super().__init__(name, *args, **kwargs)
 ctypes.CDLL = Without
-from vis_rpg.envs import rendering
+from vis_rpg.envs.rendering import frames as rendering
 from vis_rpg.envs.make import make_env
 env = make_env({"name": "block_push"}, "state", 0)
 print(env.step([0.0, 1.0])[0].shape)

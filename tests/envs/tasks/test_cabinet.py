@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.panda import frames, towards
-from vis_rpg.envs.rendering import sapien as sapien_scene
+from vis_rpg.envs.rendering import sapien
 from vis_rpg.envs.tasks.cabinet import Cabinet, CabinetDense, CabinetSparse
 from vis_rpg.errors import UserError
 
@@ -205,7 +205,7 @@ def test_the_moving_robot_starts_nearer_the_left_door_and_the_fixed_one_between_
 def test_what_is_encoded_is_the_end_effector_and_the_doors(kind: type[Cabinet]) -> None:
     env = at(kind, 0.25, 1.0)
     state, _, _, _, info = env.step(still(env))
-    located = torch.vmap(env.task.locate)(torch.as_tensor(state)[None])[0]
+    located = torch.vmap(env.task.object_coordinates)(torch.as_tensor(state)[None])[0]
     assert located.shape == (5, 1)
     assert np.allclose(located[:, 0], [*(info["objects"][0] - [0, 0, 0.7]), 0.25, 1.0], atol=1e-3)
 
@@ -247,13 +247,13 @@ except Exception as error:
 
 
 @pytest.mark.vulkan
-def test_five_environments_share_one_studio_and_see_their_own_state() -> None:
+def test_five_environments_share_one_render_scene_and_see_their_own_state() -> None:
     envs = [
         kind(obs="pixels")
         for kind in (CabinetSparse, CabinetDense, CabinetSparse, CabinetDense, CabinetSparse)
     ]
     first = [env.reset(seed=0)[0] for env in envs]
-    assert len(sapien_scene.studios) == 1
+    assert len(sapien.render_scenes) == 1
     assert np.array_equal(first[0], first[2])
     assert not np.array_equal(first[0], first[1])
     envs[0].close()

@@ -76,7 +76,7 @@ def test_locate_is_x_in_units_of_the_way_back() -> None:
     env.reset(seed=0)
     for action in np.random.default_rng(0).uniform(-1, 1, (20, 6)):
         state, *_, info = env.step(action)
-        located = env.task.locate(torch.as_tensor(state)[None, None])
+        located = env.task.object_coordinates(torch.as_tensor(state)[None, None])
         assert located.shape == (1, 1, 1, 1)
         assert located.item() * 5 == pytest.approx(info["objects"][0, 0], abs=1e-5)
 

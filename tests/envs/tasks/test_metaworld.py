@@ -128,7 +128,7 @@ def test_the_objects_of_any_task_are_in_many_places_at_scattered_starts(name: st
     env = MetaWorld(name)
     env.reset(seed=0)
     places = np.array(
-        [env.reset(options={"scatter": True})[1]["objects"][:2, :2] for _ in range(10)]
+        [env.reset(options={"randomize": True})[1]["objects"][:2, :2] for _ in range(10)]
     )
     assert (np.ptp(places, axis=0) > 0.25).all()
 
@@ -149,7 +149,7 @@ def continues(name: str) -> None:
         assert np.array_equal(ours[4]["objects"], theirs[4]["objects"])
         assert ours[1] == theirs[1]
     assert np.array_equal(env.reset()[0], other.reset()[0])
-    located = task_of(env).locate(torch.as_tensor(env._state()))
+    located = task_of(env).object_coordinates(torch.as_tensor(env._state()))
     assert located.shape == (7, 1)
     assert located.abs().max() < 1.5
     assert set(env.labels) == set(range(1 + len(env.task.object_names)))  # all objects have geoms
@@ -219,7 +219,7 @@ def test_leaving_out_what_lies_beside_the_picture_changes_no_pixel(
         assert camera._outside(env.data).any()
         with monkeypatch.context() as patch:
             patch.setattr(camera, "_outside", lambda data: np.zeros(env.model.ngeom, bool))
-            assert np.array_equal(camera.picture(env.data), seen)
+            assert np.array_equal(camera.render(env.data), seen)
 
 
 def test_scaled_coordinates_are_those_of_the_paper() -> None:
@@ -228,7 +228,9 @@ def test_scaled_coordinates_are_those_of_the_paper() -> None:
     tcp, ball = info["objects"]
     expected = np.concatenate([(tcp - ball) / 0.4, ball / 0.4])
     expected = np.append(np.sign(expected) * np.log1p(np.abs(expected)), state[3])
-    assert np.allclose(task_of(env).locate(torch.as_tensor(state))[:, 0], expected, atol=1e-6)
+    assert np.allclose(
+        task_of(env).object_coordinates(torch.as_tensor(state))[:, 0], expected, atol=1e-6
+    )
 
 
 def in_another_process(queue: Any) -> None:

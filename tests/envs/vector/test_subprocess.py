@@ -17,9 +17,9 @@ import pytest
 
 from tests.fake_envs import in_workers
 from vis_rpg.envs.make import make_env
-from vis_rpg.envs.vector.make import make_groups
-from vis_rpg.envs.vector.subprocess import WorkerGroup
-from vis_rpg.envs.vector.sync import EnvGroup, Group, StepResult
+from vis_rpg.envs.vector.make import make_vector_envs
+from vis_rpg.envs.vector.subprocess import SubprocVectorEnv
+from vis_rpg.envs.vector.sync import StepResult, SyncVectorEnv, VectorEnv
 from vis_rpg.errors import RunStopped, UserError, WorkersFailed
 
 ROOT = Path(__file__).parents[3]
@@ -30,15 +30,15 @@ ENDING = in_workers("Faulty-v0", fault="ends", after=3)
 @pytest.fixture
 def workers() -> Iterator[Any]:
     """Makes groups in worker processes, which end with the test."""
-    made: list[WorkerGroup] = []
+    made: list[SubprocVectorEnv] = []
 
     def make(
         task: dict[str, Any], count: int = 3, number: int = 2, obs: str = "state", seed: int = 7
-    ) -> WorkerGroup:
+    ) -> SubprocVectorEnv:
         alive = (
             {**task, "kwargs": {}} if "kwargs" in task else task
         )  # of the same spaces, and does not die at once
-        made.append(WorkerGroup(make_env(alive, "state"), task, obs, count, seed, number))
+        made.append(SubprocVectorEnv(make_env(alive, "state"), task, obs, count, seed, number))
         made[-1].ready()
         return made[-1]
 
@@ -62,7 +62,7 @@ def assert_same(first: StepResult, second: StepResult) -> None:
     assert first.dropped == second.dropped == []
 
 
-def kill(group: WorkerGroup, number: int, how: int = signal.SIGKILL) -> None:
+def kill(group: SubprocVectorEnv, number: int, how: int = signal.SIGKILL) -> None:
     pid = group.workers[number].pid
     os.kill(pid, how)
 
@@ -78,7 +78,7 @@ def kill(group: WorkerGroup, number: int, how: int = signal.SIGKILL) -> None:
 def test_workers_give_what_one_process_gives_bit_for_bit(
     workers, task: dict[str, Any], obs: str, dims: int
 ) -> None:
-    group, local = workers(task, obs=obs), EnvGroup(lambda _: make_env(task, obs), 3, 7)
+    group, local = workers(task, obs=obs), SyncVectorEnv(lambda _: make_env(task, obs), 3, 7)
     assert (group.observation_space, group.action_space) == (
         local.observation_space,
         local.action_space,
@@ -95,8 +95,8 @@ def test_workers_give_what_one_process_gives_bit_for_bit(
 @pytest.mark.parametrize("obs", ["state", "pixels"])
 @pytest.mark.parametrize("back", [False, True], ids=["into workers", "out of workers"])
 def test_a_saved_state_goes_on_bit_for_bit_on_either_side(workers, obs: str, back: bool) -> None:
-    first: Group = EnvGroup(lambda _: make_env(PUSH, obs), 3, 7)
-    second: Group = workers(PUSH, obs=obs, number=3)
+    first: VectorEnv = SyncVectorEnv(lambda _: make_env(PUSH, obs), 3, 7)
+    second: VectorEnv = workers(PUSH, obs=obs, number=3)
     if back:
         first, second = second, first
     first.reset()
@@ -116,14 +116,14 @@ def test_an_environment_that_fails_at_its_first_reset_is_named() -> None:
             "simulator is gone"
         ),
     ):
-        make_groups(in_workers("Faulty-v0", fault="reset", after=-1), "state", 2, [0])
+        make_vector_envs(in_workers("Faulty-v0", fault="reset", after=-1), "state", 2, [0])
 
 
 def test_an_observation_of_another_shape_stops_the_run_wherever_it_is_made(workers) -> None:
     task = in_workers("Faulty-v0", fault="shape", after=1)
     for group in (
         workers(task, count=1, number=1),
-        EnvGroup(lambda _: make_env(task, "state"), 1, 7),
+        SyncVectorEnv(lambda _: make_env(task, "state"), 1, 7),
     ):
         group.reset()
         group.step(np.zeros((1, 1)))
@@ -142,7 +142,7 @@ def test_workers_render_on_the_gpu_that_this_process_was_told(
 
 
 def test_what_cannot_be_saved_is_begun_anew_with_the_same_seeds_as_in_one_process(workers) -> None:
-    group, local = workers(ENDING), EnvGroup(lambda _: make_env(ENDING, "state"), 3, 7)
+    group, local = workers(ENDING), SyncVectorEnv(lambda _: make_env(ENDING, "state"), 3, 7)
     for either in (group, local):
         either.reset()
         assert either.set_state(either.get_state()) == [0, 1, 2]
@@ -159,9 +159,11 @@ def test_a_result_is_not_changed_by_later_steps(workers) -> None:
 
 
 def test_the_task_says_whether_there_are_workers_and_every_seed_has_some() -> None:
-    [local] = make_groups(PUSH, "state", 2, [0])
-    groups = make_groups(ENDING, "state", 2, [0, 1])
-    assert isinstance(local, EnvGroup) and all(isinstance(group, WorkerGroup) for group in groups)
+    [local] = make_vector_envs(PUSH, "state", 2, [0])
+    groups = make_vector_envs(ENDING, "state", 2, [0, 1])
+    assert isinstance(local, SyncVectorEnv) and all(
+        isinstance(group, SubprocVectorEnv) for group in groups
+    )
     rows = [row for worker in groups[1].workers for row in worker.job.rows]  # type: ignore[attr-defined]
     assert rows == [0, 1]
     assert not np.array_equal(groups[0].reset(), groups[1].reset())
@@ -184,7 +186,7 @@ def test_a_worker_keeps_to_one_thread(workers) -> None:
 def test_a_killed_worker_is_named_and_restarted_and_the_others_go_on(
     workers, how: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    group, local = workers(PUSH), EnvGroup(lambda _: make_env(PUSH, "state"), 3, 7)
+    group, local = workers(PUSH), SyncVectorEnv(lambda _: make_env(PUSH, "state"), 3, 7)
     group.reset()
     local.reset()
     for action in actions(3, 3, 2):
@@ -299,11 +301,12 @@ SCRIPT = """
 import sys, time
 import signal
 import numpy as np
-from vis_rpg.envs.vector.make import make_groups
+from vis_rpg.envs.vector.make import make_vector_envs
 if __name__ == "__main__":
     # jobs in the background of a shell are born deaf to it
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    [group] = make_groups({"name": "gym", "id": "Pendulum-v1", "processes": True}, "state", 2, [0])
+    task = {"name": "gym", "id": "Pendulum-v1", "processes": True}
+    [group] = make_vector_envs(task, "state", 2, [0])
     group.reset()
     print(*(worker.pid for worker in group.workers), flush=True)
     while True:

@@ -11,7 +11,7 @@ import pytest
 from vis_rpg.envs.make import make_env
 from vis_rpg.envs.tasks.block_push import BlockPush
 from vis_rpg.envs.tasks.task import Task
-from vis_rpg.envs.vector.sync import EnvGroup, StepResult, step_together
+from vis_rpg.envs.vector.sync import StepResult, SyncVectorEnv, step_vector_envs
 from vis_rpg.errors import RunStopped, UserError
 
 
@@ -60,8 +60,8 @@ class Counter(gymnasium.Env):
         )
 
 
-def group_of(*envs: gymnasium.Env, seed: int = 0) -> EnvGroup:
-    return EnvGroup(lambda index: envs[index], len(envs), seed)
+def group_of(*envs: gymnasium.Env, seed: int = 0) -> SyncVectorEnv:
+    return SyncVectorEnv(lambda index: envs[index], len(envs), seed)
 
 
 def stopped(env: Counter, steps: int = 3) -> str:
@@ -112,7 +112,9 @@ def test_only_the_first_reset_is_seeded() -> None:
 
 
 def test_shapes_of_a_step_of_a_real_task() -> None:
-    group = EnvGroup(lambda index: make_env({"name": "block_push", "blocks": 1}, "pixels"), 3, 0)
+    group = SyncVectorEnv(
+        lambda index: make_env({"name": "block_push", "blocks": 1}, "pixels"), 3, 0
+    )
     assert group.reset().shape == (3, 2, 64, 64, 3)
     step = group.step(np.ones((3, 2)))
     assert (step.obs.shape, step.obs.dtype) == ((3, 2, 64, 64, 3), np.uint8)
@@ -177,7 +179,7 @@ def test_a_restored_group_continues_bit_for_bit(obs: str) -> None:
         return make_env({"name": "block_push", "blocks": 1}, obs)
 
     rng = np.random.default_rng(0)
-    group, other = EnvGroup(make, 2, 0), EnvGroup(make, 2, 0)
+    group, other = SyncVectorEnv(make, 2, 0), SyncVectorEnv(make, 2, 0)
     group.reset()
     for _ in range(57):
         group.step(rng.uniform(-1, 1, (2, 2)))
@@ -219,9 +221,9 @@ def test_what_cannot_be_restored_is_dropped_begun_anew_and_said() -> None:
 def test_groups_that_step_together_do_what_each_does_alone_and_the_one_that_fails_says_why(
     threads_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def made() -> list[EnvGroup]:
+    def made() -> list[SyncVectorEnv]:
         return [
-            EnvGroup(lambda _: make_env({"name": "block_push", "blocks": 1}, "state"), 3, seed)
+            SyncVectorEnv(lambda _: make_env({"name": "block_push", "blocks": 1}, "state"), 3, seed)
             for seed in range(2)
         ]
 
@@ -233,7 +235,7 @@ def test_groups_that_step_together_do_what_each_does_alone_and_the_one_that_fail
         group.reset()
     for actions in np.random.default_rng(0).uniform(-1, 1, (62, 2, 3, 2)):
         for mine, group, action in zip(
-            step_together(together, list(actions)), alone, actions, strict=True
+            step_vector_envs(together, list(actions)), alone, actions, strict=True
         ):
             expected = group.step(action)
             assert isinstance(mine, StepResult)
@@ -243,7 +245,7 @@ def test_groups_that_step_together_do_what_each_does_alone_and_the_one_that_fail
             )
     failing: Any = together[0].envs[1]
     failing.advance = failing.step = lambda action: 1 / 0
-    failed, result = step_together(together, [np.zeros((3, 2))] * 2)
+    failed, result = step_vector_envs(together, [np.zeros((3, 2))] * 2)
     assert isinstance(result, StepResult) and isinstance(failed, RunStopped)
     assert (
         "environment 1 (seed 1, episode 2) raised ZeroDivisionError at action [0.0, 0.0]: "
@@ -257,7 +259,7 @@ def test_threads_give_what_one_gives_bit_for_bit(
 ) -> None:
     monkeypatch.setattr("vis_rpg.envs.vector.sync.cores", lambda: number)
     monkeypatch.setattr(BlockPush, "threads_from", 3)
-    group = EnvGroup(lambda _: make_env({"name": "block_push"}, "pixels"), 3, 0)
+    group = SyncVectorEnv(lambda _: make_env({"name": "block_push"}, "pixels"), 3, 0)
     loop = [make_env({"name": "block_push"}, "pixels") for _ in range(3)]
     assert group.stepped_in == {1: "one thread", 2: "2 threads", 4: "3 threads"}[number]
     first = [env.reset(seed=seed)[0] for seed, env in enumerate(loop)]

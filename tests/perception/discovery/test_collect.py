@@ -52,7 +52,7 @@ def test_an_episode_that_ends_within_a_trajectory_begins_anew_randomized() -> No
             return obs, reward, True, truncated, info
 
     collect_random_trajectories(Ends(make("Maze")), count=1, steps=3, seed=0, randomized_reset=True)
-    assert begun == [{"scatter": True}] * 4
+    assert begun == [{"randomize": True}] * 4
 
 
 def test_truth_tells_objects_of_interest_from_what_else_moves() -> None:
@@ -83,12 +83,14 @@ def test_trajectories_tell_whether_resets_were_randomized(own: bool) -> None:
         Sees(make("Maze")), count=1, steps=2, seed=0, randomized_reset=True
     )
     assert (trajectories.randomized, options) == (
-        (True, [{"scatter": True}]) if own else (False, [None])
+        (True, [{"randomize": True}]) if own else (False, [None])
     )
     assert not collect_random_trajectories(make("Maze"), count=1, steps=2, seed=0).randomized
 
 
 def test_tasks_in_which_nothing_can_be_randomized_say_so() -> None:
-    assert make("BlockPush").get_wrapper_attr("scatters")
-    assert not make("HalfCheetah").get_wrapper_attr("scatters")
-    assert not make_env({"name": "gym", "id": "Pendulum-v1"}, "state").has_wrapper_attr("scatters")
+    assert make("BlockPush").get_wrapper_attr("randomizes")
+    assert not make("HalfCheetah").get_wrapper_attr("randomizes")
+    assert not make_env({"name": "gym", "id": "Pendulum-v1"}, "state").has_wrapper_attr(
+        "randomizes"
+    )

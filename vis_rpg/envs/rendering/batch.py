@@ -20,13 +20,13 @@ from vis_rpg.errors import UserError
 class Renderer(Protocol):
     """Takes all frames of one model in one call."""
 
-    def pictures(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-        """Positions (N, P, 3) and rotations (N, P, 9), each environment's `MujocoTask.poses` ->
-        frames (N, 64, 64, 3) uint8."""
+    def render(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+        """Positions (N, P, 3) and rotations (N, P, 9), of `MujocoTask.geom_poses` -> frames
+        (N, 64, 64, 3) uint8."""
 
 
-class Pictures:
-    """The newest frames of `count` environments, however many groups they are in; shapes: P, how
+class BatchRenderer:
+    """The newest frames of `count` environments of any number of vector envs; shapes: P, how
     many geoms and sites one has."""
 
     space = frames_space()
@@ -41,10 +41,10 @@ class Pictures:
         self._given = 0
         self._stale = True
 
-    def view(self, count: int) -> View:
+    def allocate(self, count: int) -> RenderSlice:
         """The part of the next `count` environments, a group's."""
         self._given += count
-        return View(self, slice(self._given - count, self._given), count)
+        return RenderSlice(self, slice(self._given - count, self._given), count)
 
     def put(self, rows: slice, positions: np.ndarray, rotations: np.ndarray) -> None:
         """Where the geoms and sites of some environments are now."""
@@ -54,22 +54,22 @@ class Pictures:
         """(n, 64, 64, 3) uint8; everything is pictured at once where anything has moved since."""
         if self._stale:
             self._frames, self._stale = (
-                self._renderer.pictures(self._positions, self._rotations),
+                self._renderer.render(self._positions, self._rotations),
                 False,
             )
         return self._frames[rows]
 
 
-class View:
-    """A group's part of all pictures, stacked as observations."""
+class RenderSlice:
+    """A group's part of all frames, stacked as observations."""
 
-    def __init__(self, pictures: Pictures, rows: slice, count: int) -> None:
-        self._pictures, self._rows = pictures, rows
+    def __init__(self, renderer: BatchRenderer, rows: slice, count: int) -> None:
+        self._renderer, self._rows = renderer, rows
         self._stacks = [FrameStack() for _ in range(count)]
 
     def put(self, positions: np.ndarray, rotations: np.ndarray) -> None:
         """Where the geoms and sites of the group's environments are now."""
-        self._pictures.put(self._rows, positions, rotations)
+        self._renderer.put(self._rows, positions, rotations)
 
     def push(self) -> np.ndarray:
         """Observations (n, 2, 64, 64, 3) after a step."""
@@ -77,14 +77,14 @@ class View:
             [
                 stack.push(frame)
                 for stack, frame in zip(
-                    self._stacks, self._pictures.frames(self._rows), strict=True
+                    self._stacks, self._renderer.frames(self._rows), strict=True
                 )
             ]
         )
 
     def start(self, indices: list[int]) -> dict[int, np.ndarray]:
         """First observations of episodes that have begun."""
-        frames = self._pictures.frames(self._rows)
+        frames = self._renderer.frames(self._rows)
         return {index: self._stacks[index].start(frames[index]) for index in indices}
 
     def stack(self, index: int) -> np.ndarray:
@@ -97,23 +97,24 @@ class View:
             self._stacks[index].frames = np.array(frames, np.uint8)
 
 
-def ray_cast(task: Any, count: int) -> Pictures:
+def make_warp_renderer(task: Any, count: int) -> BatchRenderer:
     """Those of `count` environments like this MujocoTask, by the ray-caster. Raises UserError for
     what it does not draw."""
     from vis_rpg.envs.rendering.warp_renderer import WarpRenderer  # it needs an optional extra
 
-    if task.squeeze > 1:
+    if task.anamorphic > 1:
         raise UserError(
-            f"render.backend=warp squeezes no pictures, as task={task.task.name} needs: use "
+            f"render.backend=warp renders no anamorphic pictures, as task={task.task.name} "
+            "needs: use "
             "render.backend=egl"
         )
-    renderer = WarpRenderer(task.looks(FRAME), task.view, FRAME, count, sky=task.sky)
-    return Pictures(renderer, count, len(task.poses()[0]))
+    renderer = WarpRenderer(task.render_model(FRAME), task.view, FRAME, count, sky=task.sky)
+    return BatchRenderer(renderer, count, len(task.geom_poses()[0]))
 
 
-def choose_pictures(
+def choose_renderer(
     env: gymnasium.Env[Any, Any], count: int, wanted: str
-) -> tuple[Pictures | None, str]:
+) -> tuple[BatchRenderer | None, str]:
     """The batch ray-caster for `count` environments like this one, None where each is to draw its
     own frames; and whose frames those are.
 
@@ -137,7 +138,7 @@ def choose_pictures(
             "render.backend=egl"
         )
     try:
-        return ray_cast(task, count), "warp"
+        return make_warp_renderer(task, count), "warp"
     except UserError as error:  # a scene that it does not draw
         if wanted == "warp":
             raise

@@ -19,7 +19,7 @@ SQUARES = 16
 """Most squares that a plane is drawn as, along x and along y."""
 
 
-def coarse(model: Any, geoms: Sequence[int]) -> Any:
+def decimate_meshes(model: Any, geoms: Sequence[int]) -> Any:
     """A copy of an MjModel to draw, not to simulate, with coarser meshes of these `geoms` and
     planes of fewer squares.
 

@@ -222,7 +222,7 @@ class Camera:
     """Pictures of one MuJoCo model from one of its cameras (a name) or from a free-standing one (an
     MjvCamera); no shadows, no reflections.
 
-    squeeze: a scene much wider than high is drawn this many times wider than the picture, then
+    anamorphic: a scene much wider than high is drawn this many times wider than the picture, then
     averaged over as many columns for each of the picture's; sky: whether the model's own sky is
     drawn; without it, what no geom covers is black. Raises UserError where no GL context can be
     made.
@@ -234,7 +234,7 @@ class Camera:
         camera: str | Any,
         size: int,
         samples: int,
-        squeeze: int = 1,
+        anamorphic: int = 1,
         sky: bool = False,
     ) -> None:
         import mujoco
@@ -245,10 +245,10 @@ class Camera:
         # Nearly all of a small frame's cost is in triangles: round geoms get half as many each way
         # as by default.
         quality.numslices, quality.numstacks = (12, 6) if size == FRAME else (28, 16)
-        frame.offwidth, frame.offheight = size * squeeze, size
+        frame.offwidth, frame.offheight = size * anamorphic, size
         try:
             self._renderer = mujoco.Renderer(
-                model, size, size * squeeze, max_geom=64 + 2 * (model.ngeom + model.nsite)
+                model, size, size * anamorphic, max_geom=64 + 2 * (model.ngeom + model.nsite)
             )
         except Exception as error:  # each GL back end fails in its own way, with its own exception
             raise UserError(f"{NO_EGL} ({one_line(error)})") from error
@@ -258,12 +258,12 @@ class Camera:
         self._renderer.scene.flags[:] = 0
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = sky
-        self._model, self._camera, self._squeeze = model, camera, squeeze
+        self._model, self._camera, self._anamorphic = model, camera, anamorphic
         self._groups = model.geom_group.copy()
         self._without_sites = mujoco.MjvOption()
         self._without_sites.sitegroup[:] = 0
 
-    def picture(self, data: Any) -> np.ndarray:
+    def render(self, data: Any) -> np.ndarray:
         """(size, size, 3) uint8."""
         self._renderer.update_scene(data, camera=self._camera)
         if self._model.nmesh:
@@ -273,7 +273,7 @@ class Camera:
         wide = self._renderer.render()
         return (
             wide
-            if self._squeeze == 1
+            if self._anamorphic == 1
             else cv2.resize(wide, wide.shape[:1] * 2, interpolation=cv2.INTER_AREA)
         )
 
@@ -297,8 +297,8 @@ class Camera:
         """Which geom each pixel shows, seen through the markers that a model calls sites: (size,
         size) int, -1 where there is none; of a squeezed picture's columns the (upper) median."""
         shown = self._segments(data, self._without_sites)[..., 0]
-        return np.sort(shown.reshape(len(shown), -1, self._squeeze), axis=-1)[
-            ..., self._squeeze // 2
+        return np.sort(shown.reshape(len(shown), -1, self._anamorphic), axis=-1)[
+            ..., self._anamorphic // 2
         ]
 
     def sites(self, data: Any) -> np.ndarray:
@@ -310,7 +310,7 @@ class Camera:
         return np.where(shown[..., 1] == mujoco.mjtObj.mjOBJ_SITE, shown[..., 0], -1)
 
     def _segments(self, data: Any, option: Any) -> np.ndarray:
-        """(size, size x squeeze, 2) int: the number and the kind (mjtObj) of what each
+        """(size, size x anamorphic, 2) int: the number and the kind (mjtObj) of what each
         pixel shows."""
         self._renderer.enable_segmentation_rendering()
         try:

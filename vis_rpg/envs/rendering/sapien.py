@@ -62,11 +62,11 @@ def read_urdf(path: Path, drawn: bool, group: int = 0, fixed: Sequence[str] = ()
     return builder
 
 
-class Studio:
+class RenderScene:
     """A scene that is only drawn: the links of some URDF files, put where a physics scene has them.
     It has no shadows and no reflections.
 
-    Environments that show the same models share one studio, since each would hold pipelines of its
+    Environments that show the same models share one scene, since each would hold pipelines of its
     own.
     """
 
@@ -137,7 +137,7 @@ class Studio:
         self._cameras[size].take_picture()
         return self._cameras[size]
 
-    def picture(self, poses: Sequence[Any], size: int) -> np.ndarray:
+    def render(self, poses: Sequence[Any], size: int) -> np.ndarray:
         """(size, size, 3) uint8."""
         colour = self._shoot(poses, size).get_picture("Color")[..., :3]
         return np.rint(np.clip(colour, 0, 1) * 255).astype(np.uint8)
@@ -158,6 +158,6 @@ def _look(sapien: Any, eye: np.ndarray, target: np.ndarray) -> Any:
     return sapien.Pose(matrix)
 
 
-studios: dict[str, Studio] = {}
-"""The studios of this process, by a name of what they show. They stay when environments are closed:
+render_scenes: dict[str, RenderScene] = {}
+"""The scenes of this process, by a name of what they show. They stay when environments are closed:
 a first picture costs seconds."""

@@ -62,7 +62,7 @@ class Lights:
 
 
 @wp.struct
-class Lens:
+class CameraIntrinsics:
     """Where a point x is seen: in column c / d of row r / d, of which the first one's middle is 0,
     where (c, r, d) = turn x + shift; and the rays of the P pixels."""
 
@@ -74,7 +74,7 @@ class Lens:
 
 
 @wp.struct
-class Still:
+class StaticLayerCache:
     """What N environments look like without their moving geoms, and where the others were when that
     was drawn."""
 
@@ -97,11 +97,11 @@ def column_of(axes: wp.mat33, index: int) -> wp.vec3:
 
 
 @wp.struct
-class Places:
+class ScreenSpans:
     """Where in the R rows of the picture each of V visible geoms of N environments can be, and
     which ones are in a row at all."""
 
-    spans: wp.array3d(dtype=wp.vec2i)  # (N, R, V) first and last column
+    columns: wp.array3d(dtype=wp.vec2i)  # (N, R, V) first and last column
     near: wp.array2d(dtype=float)  # (N, V) no point of it is less far ahead of the camera
     listed: wp.array3d(
         dtype=int
@@ -118,11 +118,11 @@ class Places:
 @wp.kernel
 def place(
     geoms: Geoms,
-    lens: Lens,
+    camera: CameraIntrinsics,
     xpos: wp.array2d(dtype=wp.vec3),
     xmat: wp.array2d(dtype=wp.mat33),
-    still: Still,
-    places: Places,
+    layer: StaticLayerCache,
+    spans: ScreenSpans,
 ) -> None:
     """The spans of each visible geom of each environment. Marks the environments whose still geoms
     are not where they were.
@@ -134,26 +134,26 @@ def place(
     position = xpos[world, geom]
     turn = xmat[world, geom]
     if index < geoms.moving:
-        if still.xpos[world, index] == position and still.xmat[world, index] == turn:
+        if layer.xpos[world, index] == position and layer.xmat[world, index] == turn:
             return
-        still.xpos[world, index] = position
-        still.xmat[world, index] = turn
-        still.stale[world] = 1
-    nowhere = wp.vec2i(lens.side, -1)
-    for row in range(lens.side):
-        places.spans[world, row, index] = nowhere
+        layer.xpos[world, index] = position
+        layer.xmat[world, index] = turn
+        layer.stale[world] = 1
+    nowhere = wp.vec2i(camera.side, -1)
+    for row in range(camera.side):
+        spans.columns[world, row, index] = nowhere
     half = geoms.half[geom]
-    middle = lens.turn @ (position + turn @ geoms.centre[geom]) + lens.shift
-    axes = lens.turn @ turn @ wp.diag(half)
+    middle = camera.turn @ (position + turn @ geoms.centre[geom]) + camera.shift
+    axes = camera.turn @ turn @ wp.diag(half)
     reach = wp.abs(axes[2, 0]) + wp.abs(axes[2, 1]) + wp.abs(axes[2, 2])
-    places.near[world, index] = middle[2] - reach
+    spans.near[world, index] = middle[2] - reach
     if middle[2] + reach <= 0.0:  # behind the camera
         return
     if middle[2] - reach <= 1e-3:  # it reaches behind it
-        for row in range(lens.side):
-            places.spans[world, row, index] = wp.vec2i(0, lens.side - 1)
+        for row in range(camera.side):
+            spans.columns[world, row, index] = wp.vec2i(0, camera.side - 1)
         return
-    end = float(lens.side)
+    end = float(camera.side)
     for edge in range(12):
         axis = edge // 4
         one = (axis + 1) % 3
@@ -179,8 +179,8 @@ def place(
             if high - low < 2.0 * MARGIN:  # nearly level
                 column = start[0]
                 other = start[0] + along[0]
-            span = places.spans[world, row, index]
-            places.spans[world, row, index] = wp.vec2i(
+            span = spans.columns[world, row, index]
+            spans.columns[world, row, index] = wp.vec2i(
                 wp.min(span[0], int(wp.ceil(wp.clamp(wp.min(column, other) - MARGIN, 0.0, end)))),
                 wp.max(
                     span[1],
@@ -190,37 +190,39 @@ def place(
 
 
 @wp.kernel
-def enlist(geoms: Geoms, lens: Lens, still: Still, places: Places) -> None:
+def enlist(
+    geoms: Geoms, camera: CameraIntrinsics, layer: StaticLayerCache, spans: ScreenSpans
+) -> None:
     """What is in each row, from its spans."""
     world, row = wp.tid()
-    old = places.moving[world, row]
-    first = lens.side
+    old = spans.moving[world, row]
+    first = camera.side
     last = int(-1)
     begin = int(0)
     count = int(0)
     for index in range(geoms.visible.shape[0]):
         if index == geoms.moving:
             begin = count
-        span = places.spans[world, row, index]
+        span = spans.columns[world, row, index]
         if span[0] <= span[1]:
             at = count
-            near = places.near[world, index]
-            while at > begin and places.near[world, places.listed[world, row, at - 1]] > near:
-                places.listed[world, row, at] = places.listed[world, row, at - 1]
+            near = spans.near[world, index]
+            while at > begin and spans.near[world, spans.listed[world, row, at - 1]] > near:
+                spans.listed[world, row, at] = spans.listed[world, row, at - 1]
                 at -= 1
-            places.listed[world, row, at] = index
+            spans.listed[world, row, at] = index
             count += 1
             if index >= geoms.moving:
                 first = wp.min(first, span[0])
                 last = wp.max(last, span[1])
     if geoms.moving == geoms.visible.shape[0]:
         begin = count
-    places.counts[world, row] = wp.vec2i(begin, count)
-    places.moving[world, row] = wp.vec2i(first, last)
-    if still.stale[world] == 1:
-        places.dirty[world, row] = wp.vec2i(0, lens.side - 1)
+    spans.counts[world, row] = wp.vec2i(begin, count)
+    spans.moving[world, row] = wp.vec2i(first, last)
+    if layer.stale[world] == 1:
+        spans.dirty[world, row] = wp.vec2i(0, camera.side - 1)
     else:
-        places.dirty[world, row] = wp.vec2i(wp.min(first, old[0]), wp.max(last, old[1]))
+        spans.dirty[world, row] = wp.vec2i(wp.min(first, old[0]), wp.max(last, old[1]))
 
 
 @wp.func
@@ -271,7 +273,7 @@ def cast(
     geoms: Geoms,
     xpos: wp.array2d(dtype=wp.vec3),
     xmat: wp.array2d(dtype=wp.mat33),
-    places: Places,
+    spans: ScreenSpans,
     world: int,
     row: int,
     column: int,
@@ -291,8 +293,8 @@ def cast(
     u = float(0.0)
     v = float(0.0)
     for at in range(begin, end):
-        index = places.listed[world, row, at]
-        span = places.spans[world, row, index]
+        index = spans.listed[world, row, at]
+        span = spans.columns[world, row, index]
         if span[0] <= column and column <= span[1]:
             other = geoms.visible[index]
             position = xpos[world, other]
@@ -322,12 +324,12 @@ def draw(
     span: int,
     geoms: Geoms,
     lights: Lights,
-    lens: Lens,
+    camera: CameraIntrinsics,
     beyond: wp.vec3,
     xpos: wp.array2d(dtype=wp.vec3),
     xmat: wp.array2d(dtype=wp.mat33),
-    places: Places,
-    still: Still,
+    spans: ScreenSpans,
+    layer: StaticLayerCache,
     frames: wp.array3d(dtype=wp.uint8),
     shown: wp.array2d(dtype=int),
 ) -> None:
@@ -338,34 +340,34 @@ def draw(
     nearer, that is shown.
     """
     world, row, block = wp.tid()
-    counts = places.counts[world, row]
-    moving = places.moving[world, row]
-    dirty = places.dirty[world, row]
+    counts = spans.counts[world, row]
+    moving = spans.moving[world, row]
+    dirty = spans.dirty[world, row]
     for column in range(wp.max(block * span, dirty[0]), wp.min(block * span + span, dirty[1] + 1)):
-        pixel = row * lens.side + column
-        ray = lens.rays[pixel]
+        pixel = row * camera.side + column
+        ray = camera.rays[pixel]
         passes = int(1)
         if moving[0] <= column and column <= moving[1]:
             passes = 2
         # First without what moves, where that has changed; then with it, where it can be.
         kept = bool(True)
-        for step in range(1 - still.stale[world], passes):
+        for step in range(1 - layer.stale[world], passes):
             begin = int(0)
             end = counts[0]
             limit = float(NOTHING)
             if step == 1:
                 end = counts[1]
-                if still.distance[world, pixel] >= 0.0:
+                if layer.distance[world, pixel] >= 0.0:
                     begin = counts[0]
-                    limit = still.distance[world, pixel]
-            origin = lens.starts[pixel]
+                    limit = layer.distance[world, pixel]
+            origin = camera.starts[pixel]
             colour = wp.vec3(0.0, 0.0, 0.0)
             passing = float(1.0)
             seen = int(-1)
             only = float(-1.0)
-            for layer in range(LAYERS):
+            for surface in range(LAYERS):
                 geom, distance, normal, face, u, v = cast(
-                    geoms, xpos, xmat, places, world, row, column, begin, end, origin, ray, limit
+                    geoms, xpos, xmat, spans, world, row, column, begin, end, origin, ray, limit
                 )
                 if geom < 0:
                     colour += beyond * passing
@@ -393,22 +395,22 @@ def draw(
                         passing *= 1.0 - rgba[3]
                 # The ray goes on behind a site, which hides no geom from `seen`.
                 if geom < 0 or (passing < 0.01 and seen >= 0):
-                    if layer == 0:
+                    if surface == 0:
                         only = distance
                     break
                 begin = int(0)
                 limit = float(NOTHING)
             if step == 0:
-                still.distance[world, pixel] = only
-                still.shown[world, pixel] = seen
+                layer.distance[world, pixel] = only
+                layer.shown[world, pixel] = seen
                 for channel in range(3):
-                    still.frames[world, pixel, channel] = byte(colour[channel])
-            elif only < 0.0 or only != still.distance[world, pixel]:
+                    layer.frames[world, pixel, channel] = byte(colour[channel])
+            elif only < 0.0 or only != layer.distance[world, pixel]:
                 kept = bool(False)
                 shown[world, pixel] = seen
                 for channel in range(3):
                     frames[world, pixel, channel] = byte(colour[channel])
         if kept:
-            shown[world, pixel] = still.shown[world, pixel]
+            shown[world, pixel] = layer.shown[world, pixel]
             for channel in range(3):
-                frames[world, pixel, channel] = still.frames[world, pixel, channel]
+                frames[world, pixel, channel] = layer.frames[world, pixel, channel]

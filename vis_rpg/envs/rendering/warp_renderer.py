@@ -30,7 +30,7 @@ class WarpRenderer:
     the lights and the camera are what MuJoCo's own renderer is given, read once: what changes them
     in a model later is not seen. Light is OpenGL's, computed for each pixel; a texture counts with
     its mean colour. Tendons are left out, and lights stay where the model's initial pose has them.
-    Poses are those of all geoms and, after them, all sites, P together (`MujocoTask.poses`). The
+    Poses are those of all geoms and, after them, all sites (`MujocoTask.geom_poses`). The
     first renderer on a machine compiles for some seconds; Warp keeps the result in its cache
     folder. Raises UserError where mujoco-warp is missing or has changed, for an unknown device, and
     for what it cannot draw.
@@ -69,41 +69,41 @@ class WarpRenderer:
                 f"Warp cannot write its cache ({error}): set WARP_CACHE_PATH to a folder that "
                 f"it can, or {EGL}"
             ) from error
-        looks = _Looks(model, view)
+        description = _SceneDescription(model, view)
         with wp.ScopedDevice(self._device):
-            geoms, surfaces = _put_geoms(wp, kernels, model, looks)
-            lights = _put_lights(wp, kernels, looks)
+            geoms, surfaces = _put_geoms(wp, kernels, model, description)
+            lights = _put_lights(wp, kernels, description)
             beyond = wp.vec3(*(_sky(model) if sky else np.zeros(3)))
-            pixels, visible = size * size, len(looks.visible)
-            positions = np.concatenate([looks.data.geom_xpos, looks.data.site_xpos])
-            rotations = np.concatenate([looks.data.geom_xmat, looks.data.site_xmat]).reshape(
-                -1, 3, 3
-            )
+            pixels, visible = size * size, len(description.visible)
+            positions = np.concatenate([description.data.geom_xpos, description.data.site_xpos])
+            rotations = np.concatenate(
+                [description.data.geom_xmat, description.data.site_xmat]
+            ).reshape(-1, 3, 3)
             xpos: Any = wp.array(np.tile(positions, (count, 1, 1)), dtype=wp.vec3)
             xmat: Any = wp.array(np.tile(rotations, (count, 1, 1, 1)), dtype=wp.mat33)
             frames, shown = (
                 wp.zeros((count, pixels, 3), dtype=wp.uint8),
                 wp.zeros((count, pixels), dtype=int),
             )
-            lens, still = (
-                _put_lens(wp, kernels, looks, size),
-                _make_still(wp, kernels, count, visible, pixels),
+            camera, layer = (
+                _put_camera(wp, kernels, description, size),
+                _make_layer(wp, kernels, count, visible, pixels),
             )
-            places = _make_places(wp, kernels, count, size, visible)
-            where = [geoms, lens, xpos, xmat, still, places]
+            spans = _make_spans(wp, kernels, count, size, visible)
+            where = [geoms, camera, xpos, xmat, layer, spans]
             place = wp.launch(kernels.place, (count, visible), where, record_cmd=True)
             enlist = wp.launch(
-                kernels.enlist, (count, size), [geoms, lens, still, places], record_cmd=True
+                kernels.enlist, (count, size), [geoms, camera, layer, spans], record_cmd=True
             )
             # Warp runs a CPU kernel in the thread that launches it, one of these after the other: a
             # whole row is less work than its pixels.
             span = size if self._device.is_cpu else 1
-            scene = [geoms, lights, lens, beyond, xpos, xmat, places, still, frames, shown]
+            scene = [geoms, lights, camera, beyond, xpos, xmat, spans, layer, frames, shown]
             draw = wp.launch(
                 kernels.draw, (count, size, size // span), [span, *scene], record_cmd=True
             )
             self._launches = (place, enlist, draw)
-            still.stale.fill_(1)
+            layer.stale.fill_(1)
             for launch in self._launches:
                 launch.launch()
             self._owned = (surfaces, scene)  # recorded launches hold addresses alone
@@ -112,18 +112,18 @@ class WarpRenderer:
                 wp.to_torch(frames).view(-1, size, size, 3),
                 wp.to_torch(shown).view(-1, size, size),
             )
-            self._stale = wp.to_torch(still.stale)
+            self._stale = wp.to_torch(layer.stale)
             wp.synchronize_device(
                 self._device
             )  # pictures are drawn in torch's stream, not in this one
 
-    def pictures(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+    def render(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
         """(N, P, 3) positions and (N, P, 9) rotations of all geoms and sites -> (N, size, size, 3)
         uint8, the caller's to keep."""
         return self.tensor(positions, rotations).cpu().clone().numpy()
 
     def tensor(self, positions: np.ndarray, rotations: np.ndarray) -> torch.Tensor:
-        """`pictures`, left on the device, in order with torch's current stream, and only to be
+        """`render`, left on the device, in order with torch's current stream, and only to be
         read: the next call draws what changes."""
         self._draw(positions, rotations)
         return self._frames
@@ -148,12 +148,12 @@ class WarpRenderer:
             launch.launch(stream)
 
 
-class _Looks:
+class _SceneDescription:
     """What MuJoCo hands to its own renderer for the initial pose: visible geoms and sites with
     their materials, lights, and the camera.
 
-    `types` (P,) are the shapes of all geoms and then sites; `shown` maps the places of visible ones
-    among these, `visible` (V,), to what MuJoCo hands over. The first `still` of `visible` have no
+    `types` (P,) are the shapes of all geoms and then sites; `shown` maps the indices of visible
+    ones, `visible` (V,), to what MuJoCo hands over. The first `static_count` of `visible` have no
     joints between them and the world.
     """
 
@@ -180,7 +180,7 @@ class _Looks:
         }
         moves = model.body_weldid[np.concatenate([model.geom_bodyid, model.site_bodyid])] != 0
         self.visible = np.array(sorted(self.shown, key=lambda place: (moves[place], place)), int)
-        self.still = int((~moves[self.visible]).sum())
+        self.static_count = int((~moves[self.visible]).sum())
         self.types = np.concatenate([model.geom_type, model.site_type])
         strange = sorted(set(self.types[self.visible]) - set(range(MESH + 1)))
         if strange:
@@ -190,21 +190,21 @@ class _Looks:
             )
         self.lights = [scene.lights[i] for i in range(scene.nlight)]
         self.scene = scene  # owns the camera below
-        self.lens = scene.camera[0]
+        self.camera = scene.camera[0]
 
     def projection(self, size: int) -> np.ndarray:
         """(3, 4) M, so that a point x is seen in column c / d of row r / d, of those that `rays`
         numbers, where (c, r, d) = M (x, 1)."""
-        lens, eyes = self.lens, self.scene.camera
+        camera, eyes = self.camera, self.scene.camera
         middle, tall = (
-            (lens.frustum_top + lens.frustum_bottom) / 2,
-            (lens.frustum_top - lens.frustum_bottom) / 2,
+            (camera.frustum_top + camera.frustum_bottom) / 2,
+            (camera.frustum_top - camera.frustum_bottom) / 2,
         )
-        depth = np.append(lens.forward, 0.0) / lens.frustum_near
-        if lens.orthographic:
+        depth = np.append(camera.forward, 0.0) / camera.frustum_near
+        if camera.orthographic:
             depth = np.array([0.0, 0.0, 0.0, 1.0])
-        x, y = np.append(np.cross(lens.forward, lens.up), 0.0), np.append(lens.up, 0.0)
-        across = (x - lens.frustum_center * depth) / (lens.frustum_width or tall)
+        x, y = np.append(np.cross(camera.forward, camera.up), 0.0), np.append(camera.up, 0.0)
+        across = (x - camera.frustum_center * depth) / (camera.frustum_width or tall)
         down = (middle * depth - y) / tall
         relative = np.stack(
             [(across + depth) * size / 2 - depth / 2, (down + depth) * size / 2 - depth / 2, depth]
@@ -216,20 +216,22 @@ class _Looks:
     def rays(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Where the rays of the pixels start, and their unit directions, row by row from the top
         left: (size * size, 3) each."""
-        lens, eyes = (
-            self.lens,
+        camera, eyes = (
+            self.camera,
             self.scene.camera,
         )  # the eyes of a stereo pair, of which MuJoCo takes the mean as well
         across = 2 * (np.arange(size) + 0.5) / size - 1
-        tall = (lens.frustum_top - lens.frustum_bottom) / 2
-        x = lens.frustum_center + (lens.frustum_width or tall) * across
-        y = (lens.frustum_top + lens.frustum_bottom) / 2 - tall * across
-        plane = x[None, :, None] * np.cross(lens.forward, lens.up) + y[:, None, None] * lens.up
-        plane, ahead = plane.reshape(-1, 3), np.tile(lens.forward, (size * size, 1))
+        tall = (camera.frustum_top - camera.frustum_bottom) / 2
+        x = camera.frustum_center + (camera.frustum_width or tall) * across
+        y = (camera.frustum_top + camera.frustum_bottom) / 2 - tall * across
+        plane = (
+            x[None, :, None] * np.cross(camera.forward, camera.up) + y[:, None, None] * camera.up
+        )
+        plane, ahead = plane.reshape(-1, 3), np.tile(camera.forward, (size * size, 1))
         eye = (eyes[0].pos + eyes[1].pos) / 2
-        if lens.orthographic:
+        if camera.orthographic:
             return eye + plane, ahead
-        rays = plane + lens.frustum_near * ahead
+        rays = plane + camera.frustum_near * ahead
         return np.tile(eye, (size * size, 1)), rays / np.linalg.norm(rays, axis=-1, keepdims=True)
 
 
@@ -252,14 +254,16 @@ def _still_camera(model: Any, view: str | Any) -> Any:
     return camera
 
 
-def _put_geoms(wp: Any, kernels: Any, model: Any, looks: _Looks) -> tuple[Any, Any]:
+def _put_geoms(
+    wp: Any, kernels: Any, model: Any, description: _SceneDescription
+) -> tuple[Any, Any]:
     """The geoms and sites on the device, and the meshes and height fields that must
     outlive them."""
     from mujoco_warp._src.bvh import build_hfield_bvh
 
-    places = len(looks.types)
+    places = len(description.types)
     rgba, tint, shine = np.zeros((places, 4)), np.zeros((places, 3)), np.zeros((places, 3))
-    for place, part in looks.shown.items():
+    for place, part in description.shown.items():
         rgba[place] = (
             *part.rgba[:3],
             1 - (1 - part.rgba[3]) ** 2,
@@ -270,14 +274,14 @@ def _put_geoms(wp: Any, kernels: Any, model: Any, looks: _Looks) -> tuple[Any, A
     dataid = np.concatenate([model.geom_dataid, np.full(model.nsite, -1)])
     centre = np.concatenate([model.geom_aabb[:, :3], np.zeros((model.nsite, 3))])
     half = np.concatenate([model.geom_aabb[:, 3:], _site_boxes(model)])
-    planes = looks.types == PLANE
+    planes = description.types == PLANE
     centre[planes], half[planes] = 0.0, np.where(size[planes] > 0, size[planes], FAR)
     half[planes, 2] = 0.01
     size[planes] = half[planes]
     surfaces: dict[Any, Any] = {}
     handles = np.zeros(places, np.uint64)
-    for place in looks.visible:
-        kind, index = looks.types[place], dataid[place]
+    for place in description.visible:
+        kind, index = description.types[place], dataid[place]
         if kind in (MESH, HFIELD):
             if (kind, index) not in surfaces:
                 surfaces[kind, index] = (
@@ -288,9 +292,12 @@ def _put_geoms(wp: Any, kernels: Any, model: Any, looks: _Looks) -> tuple[Any, A
             handles[place] = surfaces[kind, index].id
     geoms = kernels.Geoms()
     geoms.sites = model.ngeom
-    geoms.moving = looks.still
-    geoms.type, geoms.surface = wp.array(looks.types, dtype=int), wp.array(handles, dtype=wp.uint64)
-    geoms.mesh = wp.array(np.where(looks.types == MESH, dataid, -1), dtype=int)
+    geoms.moving = description.static_count
+    geoms.type, geoms.surface = (
+        wp.array(description.types, dtype=int),
+        wp.array(handles, dtype=wp.uint64),
+    )
+    geoms.mesh = wp.array(np.where(description.types == MESH, dataid, -1), dtype=int)
     geoms.size = wp.array(size, dtype=wp.vec3)
     geoms.centre, geoms.half = wp.array(centre, dtype=wp.vec3), wp.array(half, dtype=wp.vec3)
     geoms.rgba, geoms.tint, geoms.shine = (
@@ -298,7 +305,7 @@ def _put_geoms(wp: Any, kernels: Any, model: Any, looks: _Looks) -> tuple[Any, A
         wp.array(tint, dtype=wp.vec3),
         wp.array(shine, dtype=wp.vec3),
     )
-    geoms.visible = wp.array(looks.visible, dtype=int)
+    geoms.visible = wp.array(description.visible, dtype=int)
     geoms.normals, geoms.normal_start = (
         wp.array(model.mesh_normal, dtype=wp.vec3),
         wp.array(model.mesh_normaladr, dtype=int),
@@ -310,38 +317,38 @@ def _put_geoms(wp: Any, kernels: Any, model: Any, looks: _Looks) -> tuple[Any, A
     return geoms, surfaces
 
 
-def _put_lens(wp: Any, kernels: Any, looks: _Looks, size: int) -> Any:
+def _put_camera(wp: Any, kernels: Any, description: _SceneDescription, size: int) -> Any:
     """The camera on the device."""
-    lens = kernels.Lens()
-    lens.side = size
-    projection = looks.projection(size)
-    lens.turn, lens.shift = wp.mat33(*projection[:, :3].ravel()), wp.vec3(*projection[:, 3])
-    lens.starts, lens.rays = (wp.array(part, dtype=wp.vec3) for part in looks.rays(size))
-    return lens
+    camera = kernels.CameraIntrinsics()
+    camera.side = size
+    projection = description.projection(size)
+    camera.turn, camera.shift = wp.mat33(*projection[:, :3].ravel()), wp.vec3(*projection[:, 3])
+    camera.starts, camera.rays = (wp.array(part, dtype=wp.vec3) for part in description.rays(size))
+    return camera
 
 
-def _make_still(wp: Any, kernels: Any, count: int, visible: int, pixels: int) -> Any:
+def _make_layer(wp: Any, kernels: Any, count: int, visible: int, pixels: int) -> Any:
     """The still layer of each environment, not drawn yet."""
-    still = kernels.Still()
-    still.xpos = wp.zeros((count, visible), dtype=wp.vec3)
-    still.xmat = wp.zeros((count, visible), dtype=wp.mat33)
-    still.stale = wp.zeros(count, dtype=int)
-    still.frames = wp.zeros((count, pixels, 3), dtype=wp.uint8)
-    still.shown = wp.zeros((count, pixels), dtype=int)
-    still.distance = wp.zeros((count, pixels), dtype=float)
-    return still
+    layer = kernels.StaticLayerCache()
+    layer.xpos = wp.zeros((count, visible), dtype=wp.vec3)
+    layer.xmat = wp.zeros((count, visible), dtype=wp.mat33)
+    layer.stale = wp.zeros(count, dtype=int)
+    layer.frames = wp.zeros((count, pixels, 3), dtype=wp.uint8)
+    layer.shown = wp.zeros((count, pixels), dtype=int)
+    layer.distance = wp.zeros((count, pixels), dtype=float)
+    return layer
 
 
-def _make_places(wp: Any, kernels: Any, count: int, side: int, visible: int) -> Any:
+def _make_spans(wp: Any, kernels: Any, count: int, side: int, visible: int) -> Any:
     """Room for where geoms are in the pictures."""
-    places = kernels.Places()
-    places.spans = wp.empty((count, side, visible), dtype=wp.vec2i)
-    places.near = wp.empty((count, visible), dtype=float)
-    places.listed = wp.empty((count, side, visible), dtype=int)
-    places.counts = wp.empty((count, side), dtype=wp.vec2i)
-    places.moving = wp.zeros((count, side), dtype=wp.vec2i)
-    places.dirty = wp.empty((count, side), dtype=wp.vec2i)
-    return places
+    spans = kernels.ScreenSpans()
+    spans.columns = wp.empty((count, side, visible), dtype=wp.vec2i)
+    spans.near = wp.empty((count, visible), dtype=float)
+    spans.listed = wp.empty((count, side, visible), dtype=int)
+    spans.counts = wp.empty((count, side), dtype=wp.vec2i)
+    spans.moving = wp.zeros((count, side), dtype=wp.vec2i)
+    spans.dirty = wp.empty((count, side), dtype=wp.vec2i)
+    return spans
 
 
 def _site_boxes(model: Any) -> np.ndarray:
@@ -390,12 +397,12 @@ def _mean_of_texture(model: Any, texture: int) -> np.ndarray:
     return pixels.reshape(-1, channels)[:, :3].mean(axis=0) / 255
 
 
-def _put_lights(wp: Any, kernels: Any, looks: _Looks) -> Any:
+def _put_lights(wp: Any, kernels: Any, description: _SceneDescription) -> Any:
     """The lights on the device. MuJoCo's renderer lets point lights shine from the camera, straight
     ahead, and so does this."""
-    of, kinds = looks.lights, mujoco.mjtLightType
+    of, kinds = description.lights, mujoco.mjtLightType
     lights = kernels.Lights()
-    ahead = looks.lens.forward
+    ahead = description.camera.forward
     directed = (kinds.mjLIGHT_SPOT, kinds.mjLIGHT_DIRECTIONAL)
     lights.direction = wp.array(
         [light.dir if light.type in directed else ahead for light in of], dtype=wp.vec3

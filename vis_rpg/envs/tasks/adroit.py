@@ -31,12 +31,12 @@ TABLE, LIFT = ((-0.35, -0.4), (0.1, 0.1)), 0.2
 above where it lies."""
 
 
-def locate_door(state: Tensor) -> Tensor:
+def door_coordinates(state: Tensor) -> Tensor:
     """State (..., 42) -> (..., 3, 3): palm, latch and door, scaled to about [-1, 1]."""
     return torch.stack([state[..., 29:32], state[..., 32:35], state[..., 39:42]], -2) / REACH
 
 
-def locate_hammer(state: Tensor) -> Tensor:
+def hammer_coordinates(state: Tensor) -> Tensor:
     """State (..., 49) -> (..., 3, 3): palm, the hammer's head and nail, scaled to about [-1, 1]."""
     return torch.stack([state[..., 33:36], state[..., 46:49], state[..., 42:45]], -2) / REACH
 
@@ -53,7 +53,7 @@ def draw(axes: Any) -> None:
 def make_task(
     name: str,
     names: tuple[str, ...],
-    locate: Any,
+    object_coordinates: Any,
     length: int,
     covered: tuple[str, ...],
     plane: tuple[int, int],
@@ -62,7 +62,7 @@ def make_task(
     return Task(
         name,
         names,
-        locate,
+        object_coordinates,
         episode_length=length,
         sparse=True,
         plane=plane,
@@ -124,7 +124,7 @@ class Adroit(MujocoTask):
         self._obs, _ = self._env.reset()
         self._succeeded = dict.fromkeys(self.task.criteria, False)
 
-    def _scatter(self) -> None:
+    def _randomize(self) -> None:
         for _ in range(TRIES):
             self._strew()
             mujoco.mj_forward(self.model, self.data)
@@ -210,7 +210,12 @@ class AdroitDoor(Adroit):
     ) -> None:
         env = AdroitHandDoorEnv(reward_type="sparse")
         task = make_task(
-            "adroit_door", ("palm", "latch", "door"), locate_door, 100, ("latch", "door"), (0, 1)
+            "adroit_door",
+            ("palm", "latch", "door"),
+            door_coordinates,
+            100,
+            ("latch", "door"),
+            (0, 1),
         )
         palm, latch, door = (geoms_under(env.model, body) for body in ("palm", "latch", "door"))
         parts = {"palm": palm, "latch": latch, "door": [geom for geom in door if geom not in latch]}
@@ -247,7 +252,12 @@ class AdroitHammer(Adroit):
     ) -> None:
         env = AdroitHandHammerEnv(reward_type="sparse")
         task = make_task(
-            "adroit_hammer", ("palm", "hammer", "nail"), locate_hammer, 125, ("hammer",), (0, 2)
+            "adroit_hammer",
+            ("palm", "hammer", "nail"),
+            hammer_coordinates,
+            125,
+            ("hammer",),
+            (0, 2),
         )
         bodies = {"palm": "palm", "hammer": "Object", "nail": "nail"}
         parts = {name: geoms_under(env.model, body) for name, body in bodies.items()}

@@ -59,7 +59,7 @@ def ant_geoms(model: Any) -> list[int]:
 
 
 @cache
-def drawn_model() -> Any:
+def thick_model() -> Any:
     """The model with limbs eight times as thick and the torso four times: a pixel of a small frame
     is 0.375 wide, a limb 0.16."""
     model = copy(load_model())
@@ -68,7 +68,7 @@ def drawn_model() -> Any:
     return model
 
 
-def locate(state: Tensor) -> Tensor:
+def object_coordinates(state: Tensor) -> Tensor:
     """State (..., 31) -> coordinates (..., 2, 2) of torso and block, scaled to [-1, 1] on the floor
     between the walls."""
     positions = torch.stack([state[..., :2], state[..., ANT_QPOS + ANT_QVEL :]], dim=-2)
@@ -96,7 +96,7 @@ def draw(axes: Any) -> None:
 TASK = Task(
     name="ant_push",
     object_names=("ant", "block"),
-    locate=locate,
+    object_coordinates=object_coordinates,
     state_scale=0.1,
     episode_length=400,
     coverage=Coverage(("ant", "block"), LOW, HIGH, (24, 24)),
@@ -128,7 +128,7 @@ class AntPush(MujocoTask):
             limits,
             obs,
             render_mode,
-            drawn=drawn_model(),
+            render_model=thick_model(),
         )
 
     def _start(self) -> None:
@@ -139,7 +139,7 @@ class AntPush(MujocoTask):
         mujoco.mj_normalizeQuat(model, data.qpos)
         mujoco.mj_forward(model, data)
 
-    def _scatter(self) -> None:
+    def _randomize(self) -> None:
         data, rng = self.data, self.np_random
         for _ in range(TRIES):
             low, high = BLOCK[rng.integers(len(BLOCK))]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vis_rpg.envs.tasks.base import OwnTask, check_obs
+from vis_rpg.envs.tasks.base import BaseTask, check_obs
 from vis_rpg.envs.tasks.task import Task
 from vis_rpg.errors import UserError
 
@@ -28,7 +28,7 @@ def bandit_reward(x: Tensor) -> Tensor:
     return left + torch.where(x < 0.875, right, torch.zeros_like(right))
 
 
-class Bandit(OwnTask):
+class Bandit(BaseTask):
     """One action, one step; the observation is a constant (1,) zero. There is nothing to see:
     obs=pixels raises UserError."""
 

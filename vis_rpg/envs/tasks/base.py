@@ -41,7 +41,7 @@ def frames_space() -> gymnasium.spaces.Box:
     return gymnasium.spaces.Box(0, 255, (STACK, FRAME, FRAME, 3), np.uint8)
 
 
-class OwnTask(TaskEnv):
+class BaseTask(TaskEnv):
     """A task of this project, from state (S,) float32 or pixels (2, 64, 64, 3) uint8; actions (A,)
     in [-1, 1].
 
@@ -82,14 +82,14 @@ class OwnTask(TaskEnv):
     def _start(self) -> None:
         """Put everything where an episode starts."""
 
-    def _scatter(self) -> None:
+    def _randomize(self) -> None:
         """From where an episode starts, put what can move anywhere that it can be, drawn from the
         episode's generator; a task in which nothing can stays as it starts."""
 
     @property
-    def scatters(self) -> bool:
-        """Whether the task has scattered starts (`reset(options={"scatter": True})`)."""
-        return type(self)._scatter is not OwnTask._scatter
+    def randomizes(self) -> bool:
+        """Whether the task has scattered starts (`reset(options={"randomize": True})`)."""
+        return type(self)._randomize is not BaseTask._randomize
 
     @abstractmethod
     def _move(self, action: np.ndarray) -> float:
@@ -128,14 +128,14 @@ class OwnTask(TaskEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode. options: {"scatter": True} puts what can move anywhere that it can be,
-        so that frames show every object in many places: for discovering objects and for measuring,
+        """Begin an episode. options: {"randomize": True} puts what can move anywhere it can be, so
+        that frames show every object in many places: for discovering objects and for measuring,
         never for an agent's training."""
         super().reset(seed=seed)
         self._steps = 0
         self._start()
-        if options and options.get("scatter"):
-            self._scatter()
+        if options and options.get("randomize"):
+            self._randomize()
         obs = (
             self._stack.start(self._frame(FRAME))
             if self._stack

@@ -56,7 +56,7 @@ def load_model(blocks: int, looks: int = 0) -> Any:
     return spec.compile()
 
 
-def locate(state: Tensor) -> Tensor:
+def object_coordinates(state: Tensor) -> Tensor:
     """State (..., 2 N) -> coordinates (..., N, 2) of pusher and blocks, scaled to [-1, 1]."""
     return state.unflatten(-1, (-1, 2)) / LIMIT
 
@@ -77,7 +77,7 @@ def make_task(blocks: int) -> Task:
     return Task(
         "block_push",
         names,
-        locate,
+        object_coordinates,
         state_scale=0.5,
         episode_length=60,
         sparse=True,
@@ -136,7 +136,7 @@ class BlockPush(MujocoTask):
     def _start(self) -> None:
         self._place(STARTS[: 1 + self._blocks].ravel())
 
-    def _scatter(self) -> None:
+    def _randomize(self) -> None:
         while True:
             places = self.np_random.uniform(-LIMIT, LIMIT, (1 + self._blocks, 2))
             apart = [np.abs(one - other).max() for one, other in combinations(places, 2)]

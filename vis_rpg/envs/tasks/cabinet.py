@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vis_rpg.envs.rendering.sapien import Studio, read_urdf, sapien_for, studios
-from vis_rpg.envs.tasks.base import DEEP, TRIES, OwnTask
+from vis_rpg.envs.rendering.sapien import RenderScene, read_urdf, render_scenes, sapien_for
+from vis_rpg.envs.tasks.base import DEEP, TRIES, BaseTask
 from vis_rpg.envs.tasks.task import Coverage, Task
 from vis_rpg.resources import ASSETS
 
@@ -96,7 +96,7 @@ def _builder(path: Path, held: tuple[str, ...]) -> Any:
     return read_urdf(path, drawn=False, group=1 + FILES.index(path), fixed=held)
 
 
-def locate(state: Tensor) -> Tensor:
+def object_coordinates(state: Tensor) -> Tensor:
     """State (..., S) -> x, y, z of the end effector and the two door angles, (..., 5, 1), scaled to
     about [-1, 1]."""
     x, y, z, left, right = state[..., :5].unbind(-1)
@@ -126,7 +126,7 @@ def make_task(name: str, sparse: bool) -> Task:
     return Task(
         name,
         NAMES,
-        locate,
+        object_coordinates,
         state_scale=0.2,
         episode_length=60,
         sparse=sparse,
@@ -136,7 +136,7 @@ def make_task(name: str, sparse: bool) -> Task:
     )
 
 
-class Cabinet(OwnTask):
+class Cabinet(BaseTask):
     """What both tasks share. An action is the velocity of each joint, as a share of its largest,
     held for 0.1 s.
 
@@ -172,10 +172,10 @@ class Cabinet(OwnTask):
         if obs == "pixels":
             self._see()
 
-    def _see(self) -> Studio:
-        if "cabinet" not in studios:
-            studios["cabinet"] = Studio(self._id, FILES, EYE, TARGET, FOVY)
-        return studios["cabinet"]
+    def _see(self) -> RenderScene:
+        if "cabinet" not in render_scenes:
+            render_scenes["cabinet"] = RenderScene(self._id, FILES, EYE, TARGET, FOVY)
+        return render_scenes["cabinet"]
 
     def _start(self) -> None:
         self._begin(
@@ -185,7 +185,7 @@ class Cabinet(OwnTask):
             }
         )
 
-    def _scatter(self) -> None:
+    def _randomize(self) -> None:
         rng = self.np_random
         middle, spread = (
             np.array([share.get(name, 0.0) for name in self._names]) for share in (START, SPREAD)
@@ -265,15 +265,15 @@ class Cabinet(OwnTask):
         ]
 
     def _frame(self, size: int) -> np.ndarray:
-        return self._see().picture(self._poses(), size)
+        return self._see().render(self._poses(), size)
 
     def segmentation(self, whole: bool = False) -> np.ndarray:
         """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background,
         1..N objects in order; whole: N + 1 on what else of the robot moves, so that 0 is what never
         changes."""
-        studio = self._see()
+        scene = self._see()
         labels = {**dict.fromkeys(self._links, len(NAMES) + 1), **LABELS} if whole else LABELS
-        return studio.labels(labels)[studio.segmentation(self._poses())]
+        return scene.labels(labels)[scene.segmentation(self._poses())]
 
     def _save(self) -> dict[str, Any]:
         return {**self._began, "actions": np.array(self._actions).reshape(-1, len(self._names))}
@@ -284,7 +284,7 @@ class Cabinet(OwnTask):
             self._move(action)
 
     def close(self) -> None:
-        """Free the scene of the physics; the studio stays, for other environments."""
+        """Free the scene of the physics; the scene stays, for other environments."""
         self._scene = self._robot = self._cabinet = self._hand = None
         self._joints, self._doors = [], []
 

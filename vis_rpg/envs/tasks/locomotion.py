@@ -120,7 +120,7 @@ class HalfCheetah(Cheetah):
         super().__init__(self.TASK, make_inner("HalfCheetah-v5"), obs, render_mode)
 
 
-def locate(state: Tensor) -> Tensor:
+def object_coordinates(state: Tensor) -> Tensor:
     """State (..., 18) -> x of the torso (..., 1, 1), in units of the distance to go back."""
     return state[..., None, :1] / BACK
 
@@ -146,7 +146,7 @@ class CheetahBack(Cheetah):
     TASK = Task(
         name="cheetah_back",
         object_names=("cheetah",),
-        locate=locate,
+        object_coordinates=object_coordinates,
         state_scale=0.1,
         episode_length=200,
         sparse=True,
@@ -179,15 +179,15 @@ class CheetahBack(Cheetah):
             obs,
             render_mode,
             view=view,
-            drawn=drawn,
-            squeeze=round(2 * SIGHT / HEIGHT),
+            render_model=drawn,
+            anamorphic=round(2 * SIGHT / HEIGHT),
         )
 
     def _start(self) -> None:
         super()._start()
         self._begin = float(self.data.qpos[0])
 
-    def _scatter(self) -> None:
+    def _randomize(self) -> None:
         self.data.qpos[0] = self.np_random.uniform(
             -SIGHT + 1.0, SIGHT - 1.0
         )  # success is still at the same place

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from vis_rpg.envs.rendering.frames import FRAME
-from vis_rpg.envs.tasks.base import OwnTask
+from vis_rpg.envs.tasks.base import BaseTask
 from vis_rpg.envs.tasks.task import Coverage, Task
 
 ROOMS = 5
@@ -79,7 +79,7 @@ def slide_free_move(position: np.ndarray, move: np.ndarray) -> np.ndarray:
     return position + share * move
 
 
-def locate(state: Tensor) -> Tensor:
+def object_coordinates(state: Tensor) -> Tensor:
     """State (..., 2) -> the agent's coordinates (..., 1, 2), scaled to [-1, 1]."""
     return state.unsqueeze(-2) / SIZE
 
@@ -95,7 +95,7 @@ def draw(axes: Any) -> None:
 TASK = Task(
     name="maze",
     object_names=("agent",),
-    locate=locate,
+    object_coordinates=object_coordinates,
     state_scale=0.2,
     episode_length=50,
     sparse=True,
@@ -127,7 +127,7 @@ def background(size: int) -> np.ndarray:
     return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
 
 
-class Maze(OwnTask):
+class Maze(BaseTask):
     """The agent is a point; a step moves it by 0.25 x action. State: its (x, y). No reward, no
     success.
 
@@ -141,7 +141,7 @@ class Maze(OwnTask):
     def _start(self) -> None:
         self._position = np.zeros(2)
 
-    def _scatter(self) -> None:
+    def _randomize(self) -> None:
         self._position = self.np_random.uniform(-SIZE + RADIUS, SIZE - RADIUS, 2)
 
     def _move(self, action: np.ndarray) -> float:

@@ -57,14 +57,14 @@ def symlog(x: Tensor) -> Tensor:
     return x.sign() * x.abs().log1p()
 
 
-def locate_one(state: Tensor) -> Tensor:
+def one_object_coordinates(state: Tensor) -> Tensor:
     """State (..., 42) of a task with one object -> (..., 7, 1): fingertips - object, the object,
     gripper opening."""
     tcp, first = state[..., OBSERVED:], state[..., FIRST : FIRST + 3]
     return _scaled(tcp - first, first, state[..., 3:4])
 
 
-def locate_two(state: Tensor) -> Tensor:
+def two_object_coordinates(state: Tensor) -> Tensor:
     """State (..., 42) of a task with two objects -> (..., 7, 1): first - second, first -
     fingertips, gripper opening."""
     tcp, first, second = (
@@ -136,12 +136,12 @@ def make_task(name: str, objects: int) -> Task:
             aspect="equal",
         )
 
-    locate = locate_one if objects == 1 else locate_two
+    object_coordinates = one_object_coordinates if objects == 1 else two_object_coordinates
     coverage = Coverage(names[1:], LOW, HIGH, (24, 14))
     return Task(
         word,
         names,
-        locate,
+        object_coordinates,
         episode_length=LENGTH,
         sparse=True,
         coverage=coverage,
@@ -238,7 +238,7 @@ class MetaWorld(MujocoTask):
         self._obs, _ = env.reset()
         self._succeeded = False
 
-    def _scatter(self) -> None:
+    def _randomize(self) -> None:
         env, rng = self._env, self.np_random
         while True:
             hand = rng.uniform(env.mocap_low, env.mocap_high)

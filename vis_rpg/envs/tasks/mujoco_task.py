@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from vis_rpg.envs.rendering.decimate import coarse
+from vis_rpg.envs.rendering.decimate import decimate_meshes
 from vis_rpg.envs.rendering.frames import FRAME, Camera
-from vis_rpg.envs.tasks.base import DEEP, OwnTask
+from vis_rpg.envs.tasks.base import DEEP, BaseTask
 from vis_rpg.envs.tasks.task import Task
 from vis_rpg.errors import UserError
 
@@ -44,7 +44,7 @@ def geoms_under(model: Any, body: str | int) -> list[int]:
     return np.flatnonzero(inside[model.geom_bodyid]).tolist()
 
 
-class MujocoTask(OwnTask):
+class MujocoTask(BaseTask):
     """A task on `self.model` and `self.data`.
 
     scene: a name for what the model looks like: tasks of the same name share one GL context a
@@ -72,16 +72,16 @@ class MujocoTask(OwnTask):
         obs: str = "state",
         render_mode: str | None = None,
         actions: int | None = None,
-        drawn: Any = None,
-        squeeze: int = 1,
+        render_model: Any = None,
+        anamorphic: int = 1,
         robot: str | None = None,
     ) -> None:
         """actions: A, the model's actuators unless given; drawn: the model that pictures show in
-        place of `model`, a copy of it whose geoms may differ in size; squeeze: of the Camera;
+        place of `model`, a copy of it whose geoms may differ in size; anamorphic: of the Camera;
         robot: a body of fine meshes, which frames show coarser, it and all below it."""
         super().__init__(task, actions or model.nu, state_limits, obs, render_mode)
         self.model, self.data, self.scene, self.view = model, data, scene, view
-        self.drawn, self.squeeze, self.robot = drawn or model, squeeze, robot
+        self._render_model, self.anamorphic, self.robot = render_model or model, anamorphic, robot
         labels = np.zeros(model.ngeom + 1, int)  # the last one for pixels without a geom, -1
         for index, name in enumerate(task.object_names):
             for part in parts[name]:
@@ -100,25 +100,25 @@ class MujocoTask(OwnTask):
         key = (self.scene, size)
         if key not in _cameras:
             _cameras[key] = Camera(
-                self.looks(size),
+                self.render_model(size),
                 self.view,
                 size,
-                0 if size == FRAME or self.squeeze > 1 else 4,
-                self.squeeze,
+                0 if size == FRAME or self.anamorphic > 1 else 4,
+                self.anamorphic,
                 self.sky,
             )
         return _cameras[key]
 
-    def looks(self, size: int) -> Any:
+    def render_model(self, size: int) -> Any:
         """The model that pictures of this size show: in frames the robot's meshes are coarser."""
         return (
-            coarse(self.drawn, geoms_under(self.drawn, self.robot))
+            decimate_meshes(self._render_model, geoms_under(self._render_model, self.robot))
             if size == FRAME and self.robot
-            else self.drawn
+            else self._render_model
         )
 
     def _frame(self, size: int) -> np.ndarray:
-        return self._camera(size).picture(self.data)
+        return self._camera(size).render(self.data)
 
     def segmentation(self, whole: bool = False) -> np.ndarray:
         """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background,
@@ -205,7 +205,7 @@ class MujocoTask(OwnTask):
             ).all()
         )
 
-    def poses(self) -> tuple[np.ndarray, np.ndarray]:
+    def geom_poses(self) -> tuple[np.ndarray, np.ndarray]:
         """Where all geoms and, after them, all sites are, P together: positions (P, 3) and
         rotations (P, 9), in world units."""
         data = self.data

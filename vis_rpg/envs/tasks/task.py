@@ -39,7 +39,7 @@ class Task:
     """The word in `task=...`."""
     object_names: tuple[str, ...]
     """Objects of interest, in the order of `info["objects"]`."""
-    locate: Callable[[Tensor], Tensor] = no_objects
+    object_coordinates: Callable[[Tensor], Tensor] = no_objects
     """State (..., S) -> coordinates (..., N, C) of the objects of interest, scaled to about [-1,
     1]: what is encoded for the bonus and the encoder. Coordinates of unlike kinds (a position, an
     angle) are given as N scalars (..., N, 1)."""

@@ -12,16 +12,16 @@ from tqdm import tqdm
 
 from vis_rpg.envs import IDS
 from vis_rpg.envs.make import make_env, task_of
-from vis_rpg.envs.rendering.batch import choose_pictures
-from vis_rpg.envs.vector.subprocess import WorkerGroup
-from vis_rpg.envs.vector.sync import EnvGroup, Group, cores
+from vis_rpg.envs.rendering.batch import choose_renderer
+from vis_rpg.envs.vector.subprocess import SubprocVectorEnv
+from vis_rpg.envs.vector.sync import SyncVectorEnv, VectorEnv, cores
 
 
-def make_groups(
+def make_vector_envs(
     task: Mapping[str, Any], obs: str, count: int, seeds: Sequence[int], backend: str = "auto"
-) -> list[Group]:
+) -> list[VectorEnv]:
     """For each seed a group of `count` environments of a task (the arguments of `make_env`), which
-    `step_together` steps side by side.
+    `step_vector_envs` steps side by side.
 
     In worker processes where the task declares `processes`: one a core, shared out among the
     groups, at least one for each. backend: render.backend, auto | egl | warp. Raises UserError for
@@ -29,45 +29,45 @@ def make_groups(
     """
     own = task.get("family", task["name"]) in IDS
     example = make_env(task, "state" if own else obs)
-    pictures, frames_by = None, None
+    renderer, frames_by = None, None
     if obs == "pixels":
-        pictures, frames_by = choose_pictures(example, count * len(seeds), backend)
+        renderer, frames_by = choose_renderer(example, count * len(seeds), backend)
         tqdm.write(f"frames: render.backend={frames_by}", file=sys.stderr)
     # On a CPU a worker ray-casts what it has just moved: a core that waits for its turn meanwhile
     # is slow to wake, and its caches are cold.
-    cast = pictures is not None and task_of(example).processes and not torch.cuda.is_available()
+    cast = renderer is not None and task_of(example).processes and not torch.cuda.is_available()
     if cast:
-        pictures = None
-    kind = "state" if pictures else obs
-    groups: list[Group] = []
+        renderer = None
+    kind = "state" if renderer else obs
+    vector_envs: list[VectorEnv] = []
     try:
         for seed in seeds:
             if task_of(example).processes:
-                groups.append(
-                    WorkerGroup(
+                vector_envs.append(
+                    SubprocVectorEnv(
                         example,
                         task,
                         kind,
                         count,
                         seed,
                         max(1, cores() // len(seeds)),
-                        pictures,
+                        renderer,
                         cast,
                     )
                 )
             else:
-                groups.append(
-                    EnvGroup(
-                        lambda _: make_env(task, kind), count, seed, pictures, count * len(seeds)
+                vector_envs.append(
+                    SyncVectorEnv(
+                        lambda _: make_env(task, kind), count, seed, renderer, count * len(seeds)
                     )
                 )
-        for group in groups:
-            group.frames_by = frames_by
-            if isinstance(group, WorkerGroup):
-                group.ready()
+        for envs in vector_envs:
+            envs.frames_by = frames_by
+            if isinstance(envs, SubprocVectorEnv):
+                envs.ready()
     except BaseException:
-        for group in groups:
-            group.close()
+        for envs in vector_envs:
+            envs.close()
         raise
     example.close()
-    return groups
+    return vector_envs

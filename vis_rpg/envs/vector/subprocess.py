@@ -19,16 +19,16 @@ import numpy as np
 from tqdm import tqdm
 
 from vis_rpg.envs.make import make_env, task_of
-from vis_rpg.envs.rendering.batch import Pictures, View, ray_cast
+from vis_rpg.envs.rendering.batch import BatchRenderer, RenderSlice, make_warp_renderer
 from vis_rpg.envs.tasks.base import frames_space
 from vis_rpg.envs.vector.sync import (
-    First,
-    Group,
+    EpisodeStart,
     StepResult,
+    VectorEnv,
     cores,
-    first_of,
-    poses_of,
+    episode_start,
     saved_state,
+    stack_geom_poses,
     stack_step,
 )
 from vis_rpg.errors import RunStopped, UserError, WorkersFailed, one_line
@@ -44,7 +44,7 @@ OUTCOME = ("obs", "reward", "terminated", "truncated", "success", "objects", "cr
 """What a worker writes of a step, as `StepResult` has it."""
 
 Envs = dict[int, gymnasium.Env[Any, Any]]
-"""A worker's environments, by their row in the group."""
+"""A worker's environments, by their row in the vector env."""
 Fields = dict[str, tuple[tuple[int, ...], str]]
 """Name -> (shape of one environment's entry, dtype) of what lies in shared memory."""
 
@@ -142,7 +142,7 @@ class _Worker:
             self._process.join(5.0)
 
 
-class WorkerGroup(Group):
+class SubprocVectorEnv(VectorEnv):
     """Environments of one task in up to `workers` processes, one a core unless given.
 
     A worker that dies, or whose environment raises, is named and restarted with new episodes in all
@@ -158,13 +158,13 @@ class WorkerGroup(Group):
         count: int,
         seed: int,
         workers: int | None = None,
-        pictures: Pictures | None = None,
+        renderer: BatchRenderer | None = None,
         cast: bool = False,
     ) -> None:
         """example: an environment of this task, of any observation kind, so that none need be
         rendered in this process; task, obs: as for `make_env`; cast: with obs=pixels, whether the
         workers' frames are ray-cast. `ready` waits until the workers have made theirs."""
-        super().__init__(example, count, seed, pictures)
+        super().__init__(example, count, seed, renderer)
         if obs == "pixels":
             self.observation_space = frames_space()
         try:
@@ -174,7 +174,7 @@ class WorkerGroup(Group):
         except Exception as error:  # whatever an environment raises ends the run, with its name
             self._stop(0, "at reset", error)
         space = frames_space() if obs == "pixels" else example.observation_space
-        fields = _fields(example, space, np.shape(info["objects"]), pictures is not None)
+        fields = _fields(example, space, np.shape(info["objects"]), renderer is not None)
         size = sum(
             count * int(np.prod(shape)) * np.dtype(dtype).itemsize
             for shape, dtype in fields.values()
@@ -216,8 +216,8 @@ class WorkerGroup(Group):
         for worker in self.workers:
             worker.send("step")
 
-    def _receive(self) -> tuple[StepResult, dict[int, First]]:
-        lost: dict[int, First] = {}
+    def _receive(self) -> tuple[StepResult, dict[int, EpisodeStart]]:
+        lost: dict[int, EpisodeStart] = {}
         for worker in self.workers:
             try:
                 worker.answer()
@@ -227,13 +227,13 @@ class WorkerGroup(Group):
         outcome: Any = {name: self._shared[name].copy() for name in OUTCOME}
         return StepResult(**outcome), lost
 
-    def _start(self, seeds: Mapping[int, int | None]) -> dict[int, First]:
+    def _start(self, seeds: Mapping[int, int | None]) -> dict[int, EpisodeStart]:
         return self._ask("reset", seeds)
 
-    def _restore(self, states: Mapping[int, dict[str, Any]]) -> dict[int, First]:
+    def _restore(self, states: Mapping[int, dict[str, Any]]) -> dict[int, EpisodeStart]:
         return self._ask("restore", states)
 
-    def _ask(self, command: str, about: Mapping[int, Any]) -> dict[int, First]:
+    def _ask(self, command: str, about: Mapping[int, Any]) -> dict[int, EpisodeStart]:
         """Let the workers concerned do something at the same time; returns how episodes have begun
         that it began, or that died."""
         self.ready()
@@ -243,7 +243,7 @@ class WorkerGroup(Group):
             if mine:
                 worker.send(command, mine)
                 asked.append(worker)
-        firsts: dict[int, First] = {}
+        firsts: dict[int, EpisodeStart] = {}
         for worker in asked:
             try:
                 firsts |= worker.answer()
@@ -273,13 +273,13 @@ class WorkerGroup(Group):
 
     # Deaths ---------------------------------------------------------------------------------------
 
-    def _revive(self, worker: _Worker, how: str) -> dict[int, First]:
+    def _revive(self, worker: _Worker, how: str) -> dict[int, EpisodeStart]:
         """Restart a worker that has died, with a new episode in each of its environments."""
         while True:
             self._restart(worker, how)
             worker.send("reset", {row: self._fresh(row) for row in worker.job.rows})
             try:
-                firsts: dict[int, First] = worker.answer()
+                firsts: dict[int, EpisodeStart] = worker.answer()
                 return firsts
             except _Died as death:
                 how = str(death)
@@ -335,7 +335,7 @@ def _fields(
         "criteria": ((len(task_of(example).criteria),), "bool"),
     }
     if poses:  # eight-byte numbers come first, so that all lie where their kind must
-        positions, rotations = example.get_wrapper_attr("poses")()
+        positions, rotations = example.get_wrapper_attr("geom_poses")()
         fields = {
             "positions": (positions.shape, "float64"),
             "rotations": (rotations.shape, "float64"),
@@ -363,15 +363,15 @@ def _work(pipe: Connection, job: _Job, count: int) -> None:
         try:
             envs = {row: make_env(job.task, "state" if job.cast else job.obs) for row in job.rows}
             shared = job.arrays(count)
-            view = (
-                ray_cast(envs[job.rows[0]].unwrapped, len(envs)).view(len(envs))
+            render_slice = (
+                make_warp_renderer(envs[job.rows[0]].unwrapped, len(envs)).allocate(len(envs))
                 if job.cast
                 else None
             )
             pipe.send(("done", None))
             while True:
                 command, *what = pipe.recv()
-                pipe.send(("done", _do(command, what, envs, shared, view)))
+                pipe.send(("done", _do(command, what, envs, shared, render_slice)))
         except UserError as error:
             pipe.send(("stopped" if isinstance(error, RunStopped) else "user", str(error)))
         except (EOFError, ConnectionError):
@@ -383,33 +383,42 @@ def _work(pipe: Connection, job: _Job, count: int) -> None:
 
 
 def _do(
-    command: str, what: list[Any], envs: Envs, shared: dict[str, np.ndarray], view: View | None
+    command: str,
+    what: list[Any],
+    envs: Envs,
+    shared: dict[str, np.ndarray],
+    render_slice: RenderSlice | None,
 ) -> Any:
     start = min(envs)  # a view counts from 0
     if command == "save":
         states = [saved_state(env) for env in envs.values()]
         return (
-            [state and state | {"frames": view.stack(index)} for index, state in enumerate(states)]
-            if view
+            [
+                state and state | {"frames": render_slice.stack(index)}
+                for index, state in enumerate(states)
+            ]
+            if render_slice
             else states
         )
     if command == "restore":
         for row, state in what[0].items():
             envs[row].get_wrapper_attr("set_state")(state)
-        if view:
-            view.restore({row - start: state["frames"] for row, state in what[0].items()})
+        if render_slice:
+            render_slice.restore({row - start: state["frames"] for row, state in what[0].items()})
         return {}
     if command == "reset":
         firsts = {}
         for row, seed in what[0].items():
             with _named(row, "at reset"):
-                firsts[row] = first_of(*envs[row].reset(seed=seed))
-        if view:
-            view.put(*poses_of(envs.values()))
+                firsts[row] = episode_start(*envs[row].reset(seed=seed))
+        if render_slice:
+            render_slice.put(*stack_geom_poses(envs.values()))
             firsts = {
                 row: (obs, *firsts[row][1:])
                 for row, obs in zip(
-                    firsts, view.start([row - start for row in firsts]).values(), strict=True
+                    firsts,
+                    render_slice.start([row - start for row in firsts]).values(),
+                    strict=True,
                 )
             }
         _show_poses(envs, shared)
@@ -424,9 +433,9 @@ def _do(
         stack_step(obs, reward, terminated, truncated, infos, task_of(envs[start]).criteria),
         slice(start, max(envs) + 1),
     )
-    if view:
-        view.put(*poses_of(envs.values()))
-        step.obs = view.push()
+    if render_slice:
+        render_slice.put(*stack_geom_poses(envs.values()))
+        step.obs = render_slice.push()
     for name in OUTCOME:
         shared[name][rows] = getattr(step, name)
     _show_poses(envs, shared)
@@ -448,4 +457,4 @@ def _named(row: int, when: str) -> Iterator[None]:
 def _show_poses(envs: Envs, shared: dict[str, np.ndarray]) -> None:
     if "positions" in shared:
         rows = slice(min(envs), max(envs) + 1)
-        shared["positions"][rows], shared["rotations"][rows] = poses_of(envs.values())
+        shared["positions"][rows], shared["rotations"][rows] = stack_geom_poses(envs.values())

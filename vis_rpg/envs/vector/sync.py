@@ -15,15 +15,15 @@ import gymnasium
 import numpy as np
 
 from vis_rpg.envs.make import object_positions, task_of
-from vis_rpg.envs.rendering.batch import Pictures
-from vis_rpg.envs.tasks.base import OwnTask
+from vis_rpg.envs.rendering.batch import BatchRenderer
+from vis_rpg.envs.tasks.base import BaseTask
 from vis_rpg.envs.tasks.task import Task
 from vis_rpg.errors import RunStopped, UserError
 
 SEED_STRIDE = 1000
 """Environment i of a group with seed s starts from seed s * 1000 + i."""
 
-First = tuple[np.ndarray, bool, np.ndarray]
+EpisodeStart = tuple[np.ndarray, bool, np.ndarray]
 """How an episode begins: observation (...), success, true positions (n, 2 or 3)."""
 
 
@@ -59,30 +59,34 @@ class StepResult:
         return np.setdiff1d(np.arange(len(self.obs)), self.dropped)
 
 
-class Group(ABC):
+class VectorEnv(ABC):
     """`count` environments of one task. Each is seeded at its first reset only; its own generator
     carries on from there.
 
     A step is `begin`, `wait`, `finish`, so that several groups can move at the same time; `step` is
-    all three. pictures: where given, observations are taken from it, of all environments in one
+    all three. renderer: where given, observations are taken from it, of all environments in one
     call; they step from state. Raises RunStopped for an environment that raises, for an action,
     observation or reward that is not finite.
     """
 
     def __init__(
-        self, env: gymnasium.Env[Any, Any], count: int, seed: int, pictures: Pictures | None = None
+        self,
+        env: gymnasium.Env[Any, Any],
+        count: int,
+        seed: int,
+        renderer: BatchRenderer | None = None,
     ) -> None:
-        """env: one like those of the group."""
+        """env: one like the others."""
         self.seed = seed
         self.task: Task = task_of(env)
         self.id = env.spec.id if env.spec else self.task.name
         self.action_space = env.action_space
-        self.observation_space = pictures.space if pictures else env.observation_space
+        self.observation_space = renderer.space if renderer else env.observation_space
         self.obs: list[np.ndarray] = [np.zeros(0)] * count
         """(...) the observation that each environment's next action answers to."""
         self._success, self._objects = [False] * count, [np.zeros((0, 2))] * count
         self._episodes = [0] * count
-        self._view = pictures.view(count) if pictures else None
+        self._slice = renderer.allocate(count) if renderer else None
         self.stepped_in = "one thread"
         """Where the environments move: threads or processes, and how many."""
         self.frames_by: str | None = None
@@ -95,12 +99,12 @@ class Group(ABC):
         """Let all environments begin to carry out actions (N, A)."""
 
     @abstractmethod
-    def _receive(self) -> tuple[StepResult, dict[int, First]]:
+    def _receive(self) -> tuple[StepResult, dict[int, EpisodeStart]]:
         """What these led to, and how the next episodes of environments that were lost
         have begun."""
 
     @abstractmethod
-    def _start(self, seeds: Mapping[int, int | None]) -> dict[int, First]:
+    def _start(self, seeds: Mapping[int, int | None]) -> dict[int, EpisodeStart]:
         """Reset these environments; returns how their episodes begin, and those of others that were
         lost."""
 
@@ -109,14 +113,14 @@ class Group(ABC):
         """The state of each environment, None where it cannot be saved."""
 
     @abstractmethod
-    def _restore(self, states: Mapping[int, dict[str, Any]]) -> dict[int, First]:
+    def _restore(self, states: Mapping[int, dict[str, Any]]) -> dict[int, EpisodeStart]:
         """Continue from saved states; returns how the next episodes of environments that were lost
         have begun."""
 
     @abstractmethod
     def _poses(self) -> tuple[np.ndarray, np.ndarray]:
         """Where the geoms and sites of each environment are now: positions (N, P, 3) and rotations
-        (N, P, 9), of `MujocoTask.poses`."""
+        (N, P, 9), of `MujocoTask.geom_poses`."""
 
     @abstractmethod
     def close(self) -> None:
@@ -153,14 +157,14 @@ class Group(ABC):
     def wait(self) -> None:
         """Wait until all have moved."""
         self._outcome = self._receive()
-        if self._view:
-            self._view.put(*self._poses())
+        if self._slice:
+            self._slice.put(*self._poses())
 
     def finish(self) -> StepResult:
         """What the step led to; environments whose episode has ended begin their next one."""
         step, lost = self._outcome
-        if self._view:
-            step.obs = self._view.push()
+        if self._slice:
+            step.obs = self._slice.push()
         for index in lost:
             step.obs[index], step.reward[index] = self.obs[index], 0.0
             step.terminated[index] = step.truncated[index] = step.success[index] = False
@@ -178,16 +182,16 @@ class Group(ABC):
         step.first_obs = {index: self.obs[index] for index in sorted(firsts)}
         return step
 
-    def _enter(self, firsts: dict[int, First]) -> None:
+    def _enter(self, firsts: dict[int, EpisodeStart]) -> None:
         """Episodes have begun in these environments."""
         if not firsts:
             return
         for index, (obs, success, objects) in firsts.items():
             self._episodes[index] += 1
             self.obs[index], self._success[index], self._objects[index] = obs, success, objects
-        if self._view:
-            self._view.put(*self._poses())
-            for index, stack in self._view.start(list(firsts)).items():
+        if self._slice:
+            self._slice.put(*self._poses())
+            for index, stack in self._slice.start(list(firsts)).items():
                 self.obs[index] = stack
         self._finite("observation", self.obs)
 
@@ -197,7 +201,7 @@ class Group(ABC):
         """Of each environment: NumPy arrays and JSON values; its "env" is None where it cannot be
         saved."""
         saved = self._save()
-        if self._view:  # as it is where environments stack their own frames
+        if self._slice:  # as it is where environments stack their own frames
             saved = [
                 None if state is None else state | {"frames": obs}
                 for state, obs in zip(saved, self.obs, strict=True)
@@ -232,8 +236,8 @@ class Group(ABC):
         self.obs = [np.array(state["obs"]) for state in states]
         self._success = [bool(state["success"]) for state in states]
         self._objects = [np.array(state["objects"]) for state in states]
-        if self._view:
-            self._view.restore(dict(enumerate(self.obs)))
+        if self._slice:
+            self._slice.restore(dict(enumerate(self.obs)))
         self._enter(firsts)
         return sorted(firsts)
 
@@ -268,13 +272,13 @@ class Group(ABC):
         return values
 
 
-class EnvGroup(Group):
+class SyncVectorEnv(VectorEnv):
     """Environments in this process; make: index -> environment; together: how many all groups that
     step together have, `count` by default.
 
-    Where it is faster (`OwnTask.threads_from`) physics moves in threads, which all groups share;
-    pictures are taken afterwards, in one thread, since a GL context belongs to one. Otherwise
-    environments are stepped in turn.
+    Where it is faster (`BaseTask.threads_from`) physics moves in threads, which all vector envs
+    share; pictures are taken afterwards, in one thread, since a GL context belongs to one.
+    Otherwise environments are stepped in turn.
     """
 
     def __init__(
@@ -282,15 +286,15 @@ class EnvGroup(Group):
         make: Callable[[int], gymnasium.Env[np.ndarray, np.ndarray]],
         count: int,
         seed: int,
-        pictures: Pictures | None = None,
+        renderer: BatchRenderer | None = None,
         together: int | None = None,
     ) -> None:
         self.envs = [make(index) for index in range(count)]
-        super().__init__(self.envs[0], count, seed, pictures)
+        super().__init__(self.envs[0], count, seed, renderer)
         own = [
             env
             for env in self.envs
-            if isinstance(env, OwnTask) and env.threads_from <= (together or count)
+            if isinstance(env, BaseTask) and env.threads_from <= (together or count)
         ]
         self._own = own if len(own) == count and cores() > 1 else []
         if self._own:
@@ -311,7 +315,7 @@ class EnvGroup(Group):
             except Exception as error:  # told where the step is waited for
                 self._raised[index] = error
 
-    def _receive(self) -> tuple[StepResult, dict[int, First]]:
+    def _receive(self) -> tuple[StepResult, dict[int, EpisodeStart]]:
         for move in self._moves:
             move.result()
         obs, reward, terminated, truncated, infos = zip(
@@ -331,12 +335,12 @@ class EnvGroup(Group):
         except Exception as error:  # whatever an environment raises ends the run, with its name
             self._stop(index, f"at action {self._actions[index].tolist()}", error)
 
-    def _start(self, seeds: Mapping[int, int | None]) -> dict[int, First]:
+    def _start(self, seeds: Mapping[int, int | None]) -> dict[int, EpisodeStart]:
         return {index: self._reset(index, seed) for index, seed in seeds.items()}
 
-    def _reset(self, index: int, seed: int | None) -> First:
+    def _reset(self, index: int, seed: int | None) -> EpisodeStart:
         try:
-            return first_of(*self.envs[index].reset(seed=seed))
+            return episode_start(*self.envs[index].reset(seed=seed))
         except UserError:
             raise
         except Exception as error:  # whatever an environment raises ends the run, with its name
@@ -345,30 +349,30 @@ class EnvGroup(Group):
     def _save(self) -> list[dict[str, Any] | None]:
         return [saved_state(env) for env in self.envs]
 
-    def _restore(self, states: Mapping[int, dict[str, Any]]) -> dict[int, First]:
+    def _restore(self, states: Mapping[int, dict[str, Any]]) -> dict[int, EpisodeStart]:
         for index, state in states.items():
             self.envs[index].get_wrapper_attr("set_state")(state)
         return {}
 
     def _poses(self) -> tuple[np.ndarray, np.ndarray]:
-        return poses_of(self.envs)
+        return stack_geom_poses(self.envs)
 
     def close(self) -> None:
         for env in self.envs:
             env.close()
 
 
-def step_together(
-    groups: Sequence[Group], actions: Sequence[np.ndarray]
+def step_vector_envs(
+    vector_envs: Sequence[VectorEnv], actions: Sequence[np.ndarray]
 ) -> list[StepResult | RunStopped]:
     """One step of several groups, all of whose environments move at the same time; why it failed
     where it did."""
-    results: list[Any] = [None] * len(groups)
+    results: list[Any] = [None] * len(vector_envs)
     for phase in ("begin", "wait", "finish"):
-        for index, group in enumerate(groups):
+        for index, envs in enumerate(vector_envs):
             if not isinstance(results[index], RunStopped):
                 try:
-                    results[index] = getattr(group, phase)(
+                    results[index] = getattr(envs, phase)(
                         *([actions[index]] if phase == "begin" else [])
                     )
                 except RunStopped as error:
@@ -396,7 +400,7 @@ def stack_step(
     )
 
 
-def first_of(obs: np.ndarray, info: Mapping[str, Any]) -> First:
+def episode_start(obs: np.ndarray, info: Mapping[str, Any]) -> EpisodeStart:
     """What `reset` returned, without what the group has no use for."""
     return obs, bool(info["success"]), object_positions(info)
 
@@ -411,10 +415,10 @@ def saved_state(env: gymnasium.Env[Any, Any]) -> dict[str, Any] | None:
         return None
 
 
-def poses_of(envs: Iterable[gymnasium.Env[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
+def stack_geom_poses(envs: Iterable[gymnasium.Env[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """Where the geoms and sites of each environment are: positions (N, P, 3) and rotations (N, P,
-    9), of `MujocoTask.poses`."""
-    positions, rotations = zip(*[env.get_wrapper_attr("poses")() for env in envs], strict=True)
+    9), of `MujocoTask.geom_poses`."""
+    positions, rotations = zip(*[env.get_wrapper_attr("geom_poses")() for env in envs], strict=True)
     return np.stack(positions), np.stack(rotations)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import vis_rpg.envs  # noqa: F401  (registers the tasks)
-from vis_rpg.envs.tasks.base import OwnTask
+from vis_rpg.envs.tasks.base import BaseTask
 
 PUSH, MAZE, ANT, BACK = "BlockPush", "Maze", "AntPush", "CheetahBack"
 BASKETBALL, STICK, DOOR, HAMMER, CABINETS = (
@@ -32,24 +32,24 @@ ROBOTS = [
 ]
 """Tasks whose robot is more than an object of interest."""
 SEEN = [PUSH, MAZE, ANT, *ROBOTS]
-SCATTER = {"scatter": True}
+RANDOM = {"randomize": True}
 
 
 def make(name: str, obs: str = "state") -> Any:
     env = gymnasium.make(f"vis_rpg/{name}-v0", disable_env_checker=True, obs=obs).unwrapped
-    assert isinstance(env, OwnTask)
+    assert isinstance(env, BaseTask)
     return env
 
 
 def objects(env: Any) -> np.ndarray:
     """(N, 2 or 3) true positions at a scattered start."""
-    return env.reset(options=SCATTER)[1]["objects"]
+    return env.reset(options=RANDOM)[1]["objects"]
 
 
 @pytest.mark.parametrize("name", MOVED)
 def test_a_plain_start_is_the_same_after_a_scattered_one(name: str) -> None:
     fresh, used = make(name), make(name)
-    used.reset(seed=1, options=SCATTER)
+    used.reset(seed=1, options=RANDOM)
     used.step(np.ones(used.action_space.shape))
     assert np.array_equal(fresh.reset(seed=5)[0], used.reset(seed=5)[0])
     action = np.full(fresh.action_space.shape, 0.3)
@@ -60,9 +60,9 @@ def test_a_plain_start_is_the_same_after_a_scattered_one(name: str) -> None:
 @pytest.mark.parametrize("name", MOVED)
 def test_a_scattered_start_follows_the_seed_and_is_resumed_exactly(name: str) -> None:
     env, other = make(name), make(name)
-    first = env.reset(seed=2, options=SCATTER)[0]
-    assert np.array_equal(first, other.reset(seed=2, options=SCATTER)[0])
-    assert not np.array_equal(first, other.reset(options=SCATTER)[0])
+    first = env.reset(seed=2, options=RANDOM)[0]
+    assert np.array_equal(first, other.reset(seed=2, options=RANDOM)[0])
+    assert not np.array_equal(first, other.reset(options=RANDOM)[0])
     actions = np.random.default_rng(0).uniform(-1, 1, (8, *env.action_space.shape))
     env.step(actions[0])
     other.set_state(env.get_state())
@@ -70,7 +70,7 @@ def test_a_scattered_start_follows_the_seed_and_is_resumed_exactly(name: str) ->
         obs = env.step(action)[0]
         assert np.array_equal(obs, other.step(action)[0])
         assert env.observation_space.contains(obs) and np.isfinite(obs).all()
-    assert np.array_equal(env.reset(options=SCATTER)[0], other.reset(options=SCATTER)[0])
+    assert np.array_equal(env.reset(options=RANDOM)[0], other.reset(options=RANDOM)[0])
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,11 @@ def test_a_scattered_start_follows_the_seed_and_is_resumed_exactly(name: str) ->
         (BACK, lambda env: objects(env)[:, 0], [20.0]),
         (BASKETBALL, lambda env: objects(env)[:, :2].ravel(), [0.6, 0.6, 0.8, 0.6]),
         (STICK, lambda env: objects(env)[:, :2].ravel(), [0.6, 0.6, 0.8, 0.6, 0.4, 0.4]),
-        (DOOR, lambda env: (env.reset(options=SCATTER), env.data.qpos[-2:].copy())[1], [1.57, 1.8]),
+        (
+            DOOR,
+            lambda env: (env.reset(options=RANDOM), env.data.qpos[-2:].copy())[1],
+            [1.57, 1.8],
+        ),
         (
             HAMMER,
             lambda env: (objects(env)[1], env.data.qpos[-2] / 5, env.data.joint("nail_dir").qpos),
@@ -105,7 +109,7 @@ def test_everything_is_in_many_places(
 def test_nothing_starts_inside_another_thing(name: str) -> None:
     env = make(name)
     for seed in range(10):
-        env.reset(seed=seed, options=SCATTER)
+        env.reset(seed=seed, options=RANDOM)
         contact = env.data.contact
         assert not (contact.dist < -0.01).any()
         assert (
@@ -117,7 +121,7 @@ def test_nothing_starts_inside_another_thing(name: str) -> None:
 def test_no_arm_starts_inside_the_cabinet(name: str) -> None:
     env = make(name)
     for seed in range(5):
-        env.reset(seed=seed, options=SCATTER)
+        env.reset(seed=seed, options=RANDOM)
         before = env._state()
         env.step(
             np.zeros(env.action_space.shape)
@@ -130,7 +134,7 @@ def test_objects_are_seen_in_nearly_all_scattered_starts(name: str) -> None:
     env = make(name, "pixels")
     pixels = []
     for seed in range(12):
-        env.reset(seed=seed, options=SCATTER)
+        env.reset(seed=seed, options=RANDOM)
         pixels.append(
             np.bincount(env.segmentation().ravel(), minlength=1 + len(env.task.object_names))
         )
@@ -145,7 +149,7 @@ def test_whatever_changes_in_a_picture_has_a_label(name: str) -> None:
     count = len(env.task.object_names)
     frames, masks = [], []
     for seed in range(6):
-        frames.append(env.reset(seed=seed, options=SCATTER)[0][-1].astype(int))
+        frames.append(env.reset(seed=seed, options=RANDOM)[0][-1].astype(int))
         whole = env.segmentation(whole=True)
         assert np.array_equal(np.where(whole > count, 0, whole), env.segmentation())
         masks.append(whole > 0)
@@ -172,7 +176,7 @@ def test_the_rest_of_the_robot_and_each_other_moving_thing_has_a_label_of_its_ow
     env = make(name, "pixels")
     shown = []
     for seed in range(6):
-        env.reset(seed=seed, options=SCATTER)
+        env.reset(seed=seed, options=RANDOM)
         shown.append(np.bincount(env.segmentation(whole=True).ravel(), minlength=1 + labels))
     assert {row.size for row in shown} == {1 + labels}
     assert (np.median(shown, axis=0) >= 3).all()

@@ -148,7 +148,7 @@ def test_locate_is_the_true_positions_scaled_into_one(id: str, kwargs: dict[str,
     low, high = np.array(task_of(env).coverage.low), np.array(task_of(env).coverage.high)
     for action in actions_for(env, 40):
         state, _, _, _, info = env.step(action)
-        located = task_of(env).locate(torch.as_tensor(state)[None, None])
+        located = task_of(env).object_coordinates(torch.as_tensor(state)[None, None])
         truth = object_positions(info)
         assert located.shape == (1, 1, *truth.shape)
         assert located.abs().max() <= 1
