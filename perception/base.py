@@ -1,129 +1,133 @@
-"""The hinge between seeing and acting: what every kind of observation is turned into.
+"""The interface between perception and agents: encode observations, store them, read them again.
 
 Shapes: T time steps, B batch, N objects, C coordinates of one object, K slots, D slot width, M
-novelty width.
+width of the RND's input.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-T = TypeVar("T")
-
-Window = dict[str, Tensor]
+ObsSequence = dict[str, Tensor]
 """Stored observations in time order, each (history - 1 + T, B, ...)."""
 
-Stored = dict[str, tuple[tuple[int, ...], torch.dtype]]
-"""Name -> (shape, dtype) of what replay keeps of one observation. "kept.x" is kept for perception's
-own learning and is in no window; "fresh.x" is room for a new reading of x, as long as it is not
-used yet: x may then be rewritten."""
-
-Memory = dict[str, Tensor]
-"""What seeing carries from one step to the next, each (B, ...)."""
+StoredObs = dict[str, Tensor]
+"""What replay stores of one observation, each (B, ...)."""
 
 
-def sampled(stored: Mapping[str, T]) -> dict[str, T]:
-    """Of what is stored, that which windows hold."""
-    return {name: value for name, value in stored.items() if "." not in name}
+@dataclass(frozen=True)
+class StorageSpec:
+    """One column of what replay stores of an observation.
+
+    Attributes:
+        shape: Shape of one entry.
+        dtype: Its type.
+        sampled: Whether sampled sequences hold it.
+        rewritable: Whether stored entries may be replaced later.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    sampled: bool = True
+    rewritable: bool = False
 
 
 @dataclass
-class Percept:
-    """One observation, seen. Nothing after perception knows which kind of observation
-    it came from."""
+class RecurrentState:
+    """What encoding carries from one step to the next, each (B, ...); empty before the first.
 
-    features: Tensor
-    """What the encoder f reads: (..., D) vectors, or (..., 2, K, D) slots of the last two frames.
+    Attributes:
+        hidden: The state of a recurrent perception, such as slots.
+        previous: The stored observation of the step before, where features span two steps.
     """
-    objects: Tensor
-    """(..., N, C) coordinates of the objects of interest, about [-1, 1], in a stable order; N may
-    be 0."""
-    presence: Tensor
-    """(..., N) in [0, 1]: whether the object is seen."""
-    novelty: Tensor
-    """(..., M): the only thing that the exploration bonus reads."""
+
+    hidden: dict[str, Tensor] = field(default_factory=dict)
+    previous: StoredObs = field(default_factory=dict)
 
 
 class Perception(nn.Module, ABC):
-    """Turns observations into percepts, in two steps so that replay can lie between them.
+    """Turns observations into features, objects and the input of the RND.
 
-    `observe` runs once for every observation collected and returns what replay stores of it;
-    `features`, `objects` and `novelty` read a window of what was stored. A frozen slot model does
-    all its work in `observe`; a perception that is trained on stores frames and does its work, with
-    gradient, in `features`.
+    Replay lies between two steps: `to_storage` runs once on each observation collected and returns
+    what replay stores; `features`, `objects` and `rnd_input` read sequences of what was stored.
+    Nothing after perception knows which kind of observation it came from.
+
+    Attributes:
+        history: Stored observations that features of one step need, 1 or 2.
+        feature_shape: Features of one step: (D,), or (2, K, D) slots of the last two frames.
+        rnd_input_dim: M.
+        object_count: N where the RND's input has M / N numbers for each object, in the order of
+            `objects`; 0 where perception knows no objects.
+        pretraining_frames: Frames that perception was trained on; they count as interactions.
+        storage: What replay stores of one observation.
     """
 
     history: int = 1
-    """Stored observations that one percept needs: 1, or 2 where features span two frames."""
     feature_shape: tuple[int, ...]
-    """Shape of the features of one percept: (D,) or (2, K, D)."""
-    novelty_dim: int
-    """M."""
+    rnd_input_dim: int
     object_count: int = 0
-    """N where the novelty is one part of M / N numbers for each object, in the order of `objects`;
-    0 where it knows no objects."""
     pretraining_frames: int = 0
-    """Frames that perception was trained on beforehand: they count as interactions."""
-    stored: Stored
+    storage: dict[str, StorageSpec]
 
     @abstractmethod
-    def observe(
-        self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory
-    ) -> tuple[Window, Memory]:
-        """What replay stores of an observation.
+    def to_storage(
+        self, obs: Tensor, previous_action: Tensor, is_first: Tensor, hidden: dict[str, Tensor]
+    ) -> tuple[StoredObs, dict[str, Tensor]]:
+        """Turn observations into what replay stores, without gradient.
 
-        obs: (B, ...) as the environment gives it; previous_action: (B, A), zero at an episode's
-        first step; is_first: (B,) bool; memory: what the call before returned, {} at the very
-        first. Returns {name: (B, ...)} and the next memory. No gradient.
+        Args:
+            obs: (B, ...) as the environment gives them.
+            previous_action: (B, A), zero at an episode's first step.
+            is_first: (B,) bool.
+            hidden: What the call before returned, {} at the very first.
+
+        Returns:
+            What replay stores, and the next hidden state.
         """
 
-    def seen(self, window: Window) -> Window:
-        """What `features`, `objects` and `novelty` all need, worked out once; they take either."""
-        return window
+    @abstractmethod
+    def features(self, obs_sequence: ObsSequence) -> Tensor:
+        """Features for the encoder f, (T, B, *feature_shape), with gradient."""
 
     @abstractmethod
-    def features(self, window: Window) -> Tensor:
-        """(T, B, *feature_shape) from a window of history - 1 + T stored observations."""
+    def objects(self, obs_sequence: ObsSequence) -> tuple[Tensor, Tensor]:
+        """Coordinates (T, B, N, C) of the objects of interest, about [-1, 1], in a stable order,
+        and their presence (T, B, N) in [0, 1]."""
 
     @abstractmethod
-    def objects(self, window: Window) -> tuple[Tensor, Tensor]:
-        """Coordinates (T, B, N, C) and presence (T, B, N)."""
+    def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
+        """The only input of the exploration bonus, (T, B, M), without gradient."""
 
-    @abstractmethod
-    def novelty(self, window: Window) -> Tensor:
-        """(T, B, M), without gradient."""
+    @torch.no_grad()
+    def encode(
+        self, obs: Tensor, previous_action: Tensor, is_first: Tensor, state: RecurrentState
+    ) -> tuple[Tensor, StoredObs, RecurrentState]:
+        """Encode observations while acting.
 
-    def perceive(
-        self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory
-    ) -> tuple[Percept, Window, Memory]:
-        """See one observation while acting: its percept (B, ...), what replay stores of it, and the
-        next memory."""
-        with torch.no_grad():
-            seen, carried = self.observe(obs, previous_action, is_first, memory)
-            window = {}
-            for name, now in sampled(seen).items():
-                past = [self._before(now, memory.get(f"previous.{name}"), is_first)] * (
-                    self.history - 1
-                )
-                window[name] = torch.stack([*past, now])
-                if self.history > 1:
-                    carried[f"previous.{name}"] = now
-            window = self.seen(window)
-            coordinates, presence = self.objects(window)
-            percept = Percept(
-                self.features(window)[0], coordinates[0], presence[0], self.novelty(window)[0]
-            )
-        return percept, seen, carried
+        Args:
+            obs: (B, ...) as the environment gives them.
+            previous_action: (B, A), zero at an episode's first step.
+            is_first: (B,) bool.
+            state: What the call before returned.
 
-    @staticmethod
-    def _before(now: Tensor, previous: Tensor | None, is_first: Tensor) -> Tensor:
-        """The observation before: at an episode's first step, the first one again."""
-        if previous is None:
-            return now
-        return torch.where(is_first.view(-1, *[1] * (now.dim() - 1)), now, previous)
+        Returns:
+            Features (B, *feature_shape), what replay stores, and the next state.
+        """
+        stored, hidden = self.to_storage(obs, previous_action, is_first, state.hidden)
+        sequence, previous = {}, {}
+        for name in (
+            name for name, spec in self.storage.items() if spec.sampled and name in stored
+        ):
+            now = stored[name]
+            sequence[name] = now[None]
+            if self.history > 1:
+                before = state.previous.get(name, now)
+                # An episode's first observation also stands for the one before it.
+                first = is_first.view(-1, *[1] * (now.dim() - 1))
+                sequence[name] = torch.stack([torch.where(first, now, before), now])
+                previous[name] = now
+        return self.features(sequence)[0], stored, RecurrentState(hidden, previous)

@@ -25,7 +25,7 @@ from vis_rpg.benchmarks import updates as benchmark
 from vis_rpg.benchmarks.envs import envs
 from vis_rpg.compose import compose
 from vis_rpg.envs.make import make_env
-from vis_rpg.training import checkpoint
+from vis_rpg.training import checkpoint, runtime
 from vis_rpg.training.learner import Learner
 from vis_rpg.training.trainer import Trainer
 
@@ -87,7 +87,7 @@ def ready(words: list[str]) -> Iterator[Line]:
     if not CUDA:
         sys.exit(NEEDS_CUDA)
     trainer = filled([*words, f"runtime={RUNTIMES[-1]}"])
-    seconds, each = trainer.learning.warm_up(RUNTIMES[-1], 10)
+    seconds, each = runtime.warm_up(trainer.learner, RUNTIMES[-1], 10)
     yield {
         "setting": " ".join(words),
         "runtime": RUNTIMES[-1],
@@ -99,23 +99,23 @@ def ready(words: list[str]) -> Iterator[Line]:
 def updates(dtype: torch.dtype) -> Iterator[Line]:
     """Captured = compiled = eager over 20 updates from the same replay."""
     ends: dict[str, dict[str, Tensor]] = {}
-    for runtime in RUNTIMES:
-        trainer = filled([*STATE, f"runtime={runtime}"], dtype)
+    for name in RUNTIMES:
+        trainer = filled([*STATE, f"runtime={name}"], dtype)
         start = parameters(trainer.learner)
         begin = time.perf_counter()
         for _ in range(UPDATES):
-            trainer.learning.step()
-        ends[runtime] = parameters(trainer.learner)
-        line: Line = {"runtime": runtime, "seconds": round(time.perf_counter() - begin, 1)}
-        if runtime != "eager":
-            line |= {"difference_over_movement": difference(ends[runtime], ends["eager"], start)}
+            trainer.learner.step()
+        ends[name] = parameters(trainer.learner)
+        line: Line = {"runtime": name, "seconds": round(time.perf_counter() - begin, 1)}
+        if name != "eager":
+            line |= {"difference_over_movement": difference(ends[name], ends["eager"], start)}
         yield line
         wrong = {
             part: value
             for part, value in line.get("difference_over_movement", {}).items()
             if not value < LIMIT[dtype]
         }
-        check(not wrong, f"runtime={runtime} differs from eager in {dtype}: {wrong}")
+        check(not wrong, f"runtime={name} differs from eager in {dtype}: {wrong}")
 
 
 LIMIT = {torch.float32: 0.1, torch.float64: 1e-6}
@@ -129,11 +129,11 @@ def seeds() -> Iterator[Line]:
     together = filled([*STATE, f"runtime={runtime}", f"seeds={count}"], torch.float64)
     starts = [parameters(together.learner, row) for row in range(count)]
     for _ in range(UPDATES):
-        together.learning.step()
+        together.learner.step()
     for seed in (0, count - 1):
         alone = filled([*STATE, "runtime=eager", f"seed={seed}"], torch.float64)
         for _ in range(UPDATES):
-            alone.learning.step()
+            alone.learner.step()
         apart = difference(
             parameters(together.learner, seed), parameters(alone.learner), starts[seed]
         )
@@ -150,24 +150,26 @@ def replay() -> Iterator[Line]:
     batches = {}
     for where in ("device", "host"):
         trainer = filled([*PIXELS, f"runtime={RUNTIMES[-1]}", f"agent.replay_device={where}"])
-        learning, own = trainer.learning, trainer.runs[0].replay
-        count = learning.request.batch_size + learning.request.familiar
+        learner, own = trainer.learner, trainer.runs[0].replay
+        assert learner.sampler is not None
+        spec = learner.sampler.spec
+        count = spec.batch_size + spec.rnd_obs
         uniform = torch.from_numpy(np.random.default_rng(0).random(count)).to(own.device)
         batches[where] = pytree.tree_map(
             lambda x: None if x is None else x.cpu(),
-            own.gather(own.tables, uniform, learning.request),
+            own.gather(own.storage, uniform, spec),
         )
         check(
-            (learning.staging is None) == (where == "device" or not CUDA),
+            (learner.sampler.prefetcher is None) == (where == "device" or not CUDA),
             f"agent.replay_device={where}: batches are staged the wrong way",
         )
         for _ in range(2 * UPDATES):
-            learning.step()
+            learner.step()
         begin = time.perf_counter()
         for _ in range(2 * UPDATES):
-            learning.step()
+            learner.step()
         synchronise()
-        finite = all(bool(torch.isfinite(value).all()) for value in learning.sums.values())
+        finite = all(bool(torch.isfinite(value).all()) for value in learner.sums.values())
         check(finite, f"agent.replay_device={where}: a loss is not finite")
         yield {
             "replay": where,
@@ -273,23 +275,26 @@ def filled(words: list[str], dtype: torch.dtype = torch.float32) -> Trainer:
         trainer = benchmark.filled(words, Path(folder))
     if dtype == torch.float32:
         return trainer
-    learning = trainer.learning
-    learning.learner = trainer.learner = Learner([run.agent.to(dtype) for run in trainer.runs])
-    learning.use(trainer.config.runtime)
-    turn = trainer.learner.turn
+    old = trainer.learner
+    agents = [run.agent.to(dtype) for run in trainer.runs]
+    learner = trainer.learner = Learner(agents, "float32", old.sampler, old.noise_generators)
+    learner.use(trainer.config.runtime)
+    update_step = learner.update_step
 
     def cast(part: Any) -> Any:
         return pytree.tree_map(
             lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, part
         )
 
-    trainer.learner.turn = lambda batch, noise, *phase: turn(cast(batch), cast(noise), *phase)  # type: ignore[method-assign]
+    learner.update_step = lambda batch, noise, *phase: update_step(  # type: ignore[method-assign]
+        cast(batch), cast(noise), *phase
+    )
     return trainer
 
 
 def parameters(learner: Learner, row: int = 0) -> dict[str, Tensor]:
     """Of each part a copy, (P,)."""
-    return {part: rows.flat[row].detach().clone() for part, rows in learner.rows.items()}
+    return {part: own.flat[row].detach().clone() for part, own in learner.flat.items()}
 
 
 def difference(

@@ -10,11 +10,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from perception.base import Memory, Perception, Window
+from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
 from vis_rpg.agent.batch import Batch, Noise
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.compose import compose
 from vis_rpg.training.learner import Learner
+from vis_rpg.training.replay_buffer import BatchSpec, ReplayBuffer
 
 
 @cache
@@ -33,34 +34,33 @@ def config(*words: str) -> DictConfig:
 
 
 class Seen(Perception):
-    """What is stored, times a weight, is what is seen: vectors (D,), or slots (2, K, D) of two
-    frames. Novelty: its first three numbers."""
+    """Features are what is stored times a weight: vectors (D,), or slots (2, K, D) of two frames.
+    The RND reads the first three numbers."""
 
     def __init__(self, feature_shape: tuple[int, ...] = (5,), trained: bool = False) -> None:
         super().__init__()
-        self.feature_shape, self.novelty_dim = feature_shape, 3
+        self.feature_shape, self.rnd_input_dim = feature_shape, 3
         self.history = 2 if len(feature_shape) == 3 else 1
-        self.stored = {
-            "x": (feature_shape[-2:] if self.history == 2 else feature_shape, torch.float32)
-        }
+        shape = feature_shape[-2:] if self.history == 2 else feature_shape
+        self.storage = {"x": StorageSpec(shape, torch.float32)}
         self.weight = nn.Parameter(torch.ones(()), requires_grad=trained)
 
-    def observe(
-        self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory
-    ) -> tuple[Window, Memory]:
+    def to_storage(
+        self, obs: Tensor, previous_action: Tensor, is_first: Tensor, hidden: dict[str, Tensor]
+    ) -> tuple[StoredObs, dict[str, Tensor]]:
         return {"x": obs}, {}
 
-    def features(self, window: Window) -> Tensor:
-        x = window["x"] * self.weight
+    def features(self, obs_sequence: ObsSequence) -> Tensor:
+        x = obs_sequence["x"] * self.weight
         return torch.stack([x[:-1], x[1:]], 2) if self.history == 2 else x
 
-    def objects(self, window: Window) -> tuple[Tensor, Tensor]:
-        x = window["x"][self.history - 1 :]
+    def objects(self, obs_sequence: ObsSequence) -> tuple[Tensor, Tensor]:
+        x = obs_sequence["x"][self.history - 1 :]
         return x.new_zeros(*x.shape[:2], 0, 1), x.new_zeros(*x.shape[:2], 0)
 
     @torch.no_grad()
-    def novelty(self, window: Window) -> Tensor:
-        return window["x"][self.history - 1 :].flatten(2)[..., :3]
+    def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
+        return obs_sequence["x"][self.history - 1 :].flatten(2)[..., :3]
 
 
 def agent(
@@ -74,8 +74,8 @@ def agent(
     """An agent of debug size."""
     settings = config(*words)
     torch.manual_seed(seed)
-    novelty = settings.exploration if settings.exploration.name != "none" else None
-    return Agent(perception or Seen(), actions, settings.agent, encoder, novelty, terminates)
+    exploration = settings.exploration if settings.exploration.name != "none" else None
+    return Agent(perception or Seen(), actions, settings.agent, encoder, exploration, terminates)
 
 
 def learner(*of: Agent, precision: str = "float32", **rates: float) -> Learner:
@@ -95,15 +95,15 @@ def batch(of: Agent, size: int = 6, seed: int = 1) -> Batch:
         return torch.randn(*shape, generator=generator).to(of.log_alpha.dtype)
 
     horizon, history = of.config.horizon, of.model.perception.history
-    shape = of.model.perception.stored["x"][0]
+    shape = of.model.perception.storage["x"].shape
     return Batch(
-        window={"x": normal(history + horizon, size, *shape)},
+        obs_sequence={"x": normal(history + horizon, size, *shape)},
         action=normal(horizon, size, of.action_dim).tanh(),
         reward=normal(horizon, size),
         terminated=torch.zeros(horizon, size).to(of.log_alpha.dtype),
         mask=torch.ones(horizon, size).to(of.log_alpha.dtype),
         z=of.space.sample(of.space.noise((size,), generator)).to(of.log_alpha.dtype),
-        familiar={"x": normal(history, 8, *shape)},
+        rnd_obs={"x": normal(history, 8, *shape)},
         first={"x": normal(history, 4, *shape)} if of.pi_z.net is not None else None,
     )
 
@@ -132,3 +132,8 @@ def noise_of(of: Agent, data: Batch, seed: int = 2) -> Callable[[], Noise]:
         return noise
 
     return draw
+
+
+def sample(buffer: ReplayBuffer, spec: BatchSpec, generator: torch.Generator) -> Batch:
+    """A batch of one buffer alone."""
+    return buffer.gather(buffer.storage, buffer.draw(spec, generator), spec)

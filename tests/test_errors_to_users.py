@@ -88,10 +88,11 @@ def test_an_update_that_is_under_way_is_over_before_a_failing_environment_stops_
     trainer = fault("raises", tmp_path)
     learn, learned_at = trainer.learn, []
 
-    def slowly() -> None:
-        time.sleep(0.1 if trainer.step >= 200 else 0.0)
-        learn()
-        learned_at.append(trainer.step)
+    def slowly() -> float:
+        time.sleep(0.1 if trainer.step_count >= 200 else 0.0)
+        ended = learn()
+        learned_at.append(trainer.step_count)
+        return ended
 
     trainer.learn = slowly  # type: ignore[method-assign]
     with pytest.raises(RunStopped):
@@ -102,10 +103,10 @@ def test_an_update_that_is_under_way_is_over_before_a_failing_environment_stops_
 @pytest.mark.parametrize(
     ("poison", "quantity"),
     [
-        (lambda agent: agent.model.R[-1].bias, "reward_loss|model_grad_norm"),
-        (lambda agent: agent.pi.net[-1].bias, "q_loss|model_grad_norm"),
-        (lambda agent: agent.p_phi.net[-1].bias, "q_loss|model_grad_norm"),
-        (lambda agent: agent.rnd.predictor[-1].bias, "rnd_loss|rnd_grad_norm"),
+        (lambda agent: agent.model.R.layers[-1].bias, "reward_loss|model_grad_norm"),
+        (lambda agent: agent.pi.net.layers[-1].bias, "q_loss|model_grad_norm"),
+        (lambda agent: agent.p_phi.net.layers[-1].bias, "q_loss|model_grad_norm"),
+        (lambda agent: agent.rnd.predictor.layers[-1].bias, "rnd_loss|rnd_grad_norm"),
     ],
     ids=["reward", "policy", "posterior", "rnd"],
 )
@@ -117,10 +118,10 @@ def test_a_nan_in_a_loss_is_named_with_its_step_and_never_saved(
     )
     learn = trainer.learn
 
-    def poisoned() -> None:
-        if trainer.step == 205:
+    def poisoned() -> float:
+        if trainer.step_count == 205:
             poison(trainer.runs[0].agent).data.fill_(float("nan"))
-        learn()
+        return learn()
 
     trainer.learn = poisoned  # type: ignore[method-assign]
     with pytest.raises(
@@ -141,7 +142,7 @@ def test_a_full_disk_keeps_the_checkpoints_and_the_run_can_go_on(
     write = checkpoint.write_tensors
 
     def full(path: Path, tensors) -> None:
-        if trainer.step >= 200:
+        if trainer.step_count >= 200:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write(path, tensors)
 

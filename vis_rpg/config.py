@@ -110,12 +110,6 @@ def check(config: DictConfig) -> None:
             f"perception={config.perception.name} does not see obs={config.obs.kind}: "
             "use perception=state with obs=state, slots or cnn with obs=pixels"
         )
-    if config.perception.get("train") and config.perception.get("learn_every") is not None:
-        raise UserError(
-            f"perception.learn_every={config.perception.learn_every} and "
-            "perception.train=true: one or the other teaches the slot model; "
-            "leave one out"
-        )
     if config.perception.name != "slots" and config.exploration.get("rnd_input") == "moving_slots":
         raise UserError(
             "exploration.rnd_input=moving_slots reads slots, which "

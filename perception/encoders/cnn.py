@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception.base import Memory, Perception, Window
-from perception.images import as_images
-from perception.ops import fused
+from perception import ops
+from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
 
 STACK = 2
 """Frames in one observation, as in the paper's vision setting."""
@@ -17,10 +16,6 @@ STACK = 2
 class Conv4(nn.Sequential):
     """The paper's vision encoder: four convolutions of 32 channels, each halving the image; (B, C,
     H, W) -> (B, 32 * H/16 * W/16)."""
-
-    fused = False
-    """Whether `encode_pairs` runs it by the kernels of `perception.fused` where they take its
-    input."""
 
     def __init__(self, in_channels: int, channels: int = 32) -> None:
         layers: list[nn.Module] = []
@@ -53,42 +48,14 @@ class FrozenCnn(Conv4):
         return F.layer_norm(embedding, embedding.shape[-1:])
 
 
-class GlobalToken(nn.Module):
-    """What a small CNN makes of a whole frame, as one more token beside slots: (..., H, W, 3) uint8
-    -> (..., width), of zero mean and unit variance. Random, and the same for the same seed; whether
-    it is trained is up to its owner."""
-
-    def __init__(self, width: int, frame_size: tuple[int, int], seed: int) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.encoder = Conv4(3)
-            self.project = nn.Linear(self.encoder(torch.zeros(1, 3, *frame_size)).shape[-1], width)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        images = as_images(frames.flatten(0, -4)) - 0.5
-        told = self.project(self.encoder(images))
-        return F.layer_norm(told, told.shape[-1:]).unflatten(0, frames.shape[:-3])
-
-
-def pairs_of(frames: Tensor) -> Tensor:
-    """(1 + T, B, H, W, 3) uint8 -> (T, B, 6, H, W), about [-0.5, 0.5]; channels stay last in
-    memory, which convolutions like best."""
-    pairs = torch.cat([frames[:-1], frames[1:]], dim=-1)
-    return pairs.float().div_(255).sub_(0.5).movedim(-1, 2)
-
-
 def encode_pairs(encoder: nn.Module, frames: Tensor) -> Tensor:
-    """What an encoder (B, 6, H, W) -> (B, D) makes of each frame beside the one before it: (1 + T,
-    B, H, W, 3) uint8 -> (T, B, D)."""
-    if isinstance(encoder, Conv4) and encoder.fused:
+    """Encode each frame together with the one before it, by an encoder (B, 6, H, W) -> (B, D):
+    (1 + T, B, H, W, 3) uint8 -> (T, B, D)."""
+    if isinstance(encoder, Conv4):
         layers = [layer for layer in encoder if isinstance(layer, nn.Conv2d)]
-        weights = [layer.weight for layer in layers]
-        if fused.encodable(frames, weights):
-            return fused.encode(
-                frames, weights, [layer.bias for layer in layers if layer.bias is not None]
-            )
-    pairs = pairs_of(frames)
+        biases = [layer.bias for layer in layers if layer.bias is not None]
+        return ops.conv_pairs(frames, [layer.weight for layer in layers], biases)
+    pairs = ops.frame_pairs(frames)
     return encoder(pairs.flatten(0, 1)).unflatten(0, pairs.shape[:2])
 
 
@@ -112,12 +79,16 @@ def build_encoder(backbone: str, frame_size: tuple[int, int], weights: str | Non
 
 
 class CnnPerception(Perception):
-    """Features of frame pairs (t - 1, t), trained with the agent; novelty is the embedding of a
-    frozen, random CNN.
+    """Features of frame pairs (t - 1, t) by an encoder that is trained with the agent.
 
-    frame_size: (H, W); backbone: "conv4" or "timm:<name>"; weights: a safetensors file for a timm
-    backbone; seed: of the frozen CNN. Observations are (B, 2, H, W, 3) uint8 stacks, of which only
-    the newest frame is stored.
+    The RND reads the embedding by a frozen, random CNN. Observations are (B, 2, H, W, 3) uint8
+    stacks, of which replay stores the newest frame.
+
+    Args:
+        frame_size: (H, W).
+        backbone: "conv4" or "timm:<name>".
+        weights: A safetensors file for a timm backbone, or "hub".
+        seed: Draws the frozen CNN.
     """
 
     history = STACK
@@ -132,25 +103,26 @@ class CnnPerception(Perception):
         super().__init__()
         self.encoder = build_encoder(backbone, frame_size, weights)
         self.frozen = FrozenCnn(seed)
-        self.stored = {"frame": ((*frame_size, 3), torch.uint8)}
+        self.storage = {"frame": StorageSpec((*frame_size, 3), torch.uint8)}
         with torch.no_grad():
             probe = torch.zeros(1, 3 * STACK, *frame_size)
             self.feature_shape = (self.encoder(probe).shape[-1],)
-        self.novelty_dim = self.frozen.width(frame_size)
+        self.rnd_input_dim = self.frozen.width(frame_size)
 
-    def observe(
-        self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory
-    ) -> tuple[Window, Memory]:
+    def to_storage(
+        self, obs: Tensor, previous_action: Tensor, is_first: Tensor, hidden: dict[str, Tensor]
+    ) -> tuple[StoredObs, dict[str, Tensor]]:
         return {"frame": obs[:, -1]}, {}
 
-    def features(self, window: Window) -> Tensor:
-        return encode_pairs(self.encoder, window["frame"])
+    def features(self, obs_sequence: ObsSequence) -> Tensor:
+        return encode_pairs(self.encoder, obs_sequence["frame"])
 
-    def objects(self, window: Window) -> tuple[Tensor, Tensor]:
-        steps, batch = window["frame"].shape[0] - 1, window["frame"].shape[1]
-        nothing = torch.zeros(steps, batch, 0, device=window["frame"].device)
+    def objects(self, obs_sequence: ObsSequence) -> tuple[Tensor, Tensor]:
+        """No objects: (T, B, 0, 1) and (T, B, 0)."""
+        frame = obs_sequence["frame"]
+        nothing = torch.zeros(frame.shape[0] - 1, frame.shape[1], 0, device=frame.device)
         return nothing.unsqueeze(-1), nothing
 
     @torch.no_grad()
-    def novelty(self, window: Window) -> Tensor:
-        return self.frozen.embed(window["frame"])
+    def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
+        return self.frozen.embed(obs_sequence["frame"])

@@ -1,4 +1,4 @@
-"""Seeing when the environment gives its state: the objects are those that the task names."""
+"""Perception from the environment's state: the objects are those that the task names."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from perception.base import Memory, Perception, Window
+from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
 from perception.encoding import MAX_FREQUENCIES, encoded_width, positional_encoding
 
 
 class StatePerception(Perception):
-    """The scaled state beside the encoded coordinates of the task's objects of interest.
+    """The scaled state and the encoded coordinates of the task's objects of interest.
 
-    state_dim: S; object_coordinates: state (..., S) -> coordinates (..., N, C) of the objects,
-    about [-1, 1], N may be 0; state_scale: factor on the raw state. Features are (S + M,), or (S,)
-    where the task names no objects; the novelty is the encoding alone, or the scaled state where
-    there is none.
+    Features are (S + M,), or (S,) where the task names no objects; the RND reads the encoding
+    alone, or the scaled state where there is none.
+
+    Args:
+        state_dim: S.
+        object_coordinates: State (..., S) -> coordinates (..., N, C) of the objects, about
+            [-1, 1]; N may be 0.
+        state_scale: Factor on the raw state.
+        frequencies: Frequencies of the positional encoding.
     """
 
     def __init__(
@@ -33,28 +38,28 @@ class StatePerception(Perception):
         self.frequencies = frequencies
         count, coordinates = object_coordinates(torch.zeros(1, state_dim)).shape[-2:]
         encoded = count * encoded_width(coordinates, frequencies)
-        self.stored = {"state": ((state_dim,), torch.float32)}
+        self.storage = {"state": StorageSpec((state_dim,), torch.float32)}
         self.feature_shape = (state_dim + encoded,)
         self.object_count = count
-        self.novelty_dim = encoded or state_dim
+        self.rnd_input_dim = encoded or state_dim
 
-    def observe(
-        self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory
-    ) -> tuple[Window, Memory]:
+    def to_storage(
+        self, obs: Tensor, previous_action: Tensor, is_first: Tensor, hidden: dict[str, Tensor]
+    ) -> tuple[StoredObs, dict[str, Tensor]]:
         return {"state": obs.float()}, {}
 
-    def features(self, window: Window) -> Tensor:
-        state = window["state"]
+    def features(self, obs_sequence: ObsSequence) -> Tensor:
+        state = obs_sequence["state"]
         return torch.cat([state * self.state_scale, self._encoded(state)], dim=-1)
 
-    def objects(self, window: Window) -> tuple[Tensor, Tensor]:
-        coordinates = self.object_coordinates(window["state"])
+    def objects(self, obs_sequence: ObsSequence) -> tuple[Tensor, Tensor]:
+        coordinates = self.object_coordinates(obs_sequence["state"])
         return coordinates, coordinates.new_ones(coordinates.shape[:-1])
 
     @torch.no_grad()
-    def novelty(self, window: Window) -> Tensor:
-        encoded = self._encoded(window["state"])
-        return encoded if encoded.shape[-1] else window["state"] * self.state_scale
+    def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
+        encoded = self._encoded(obs_sequence["state"])
+        return encoded if encoded.shape[-1] else obs_sequence["state"] * self.state_scale
 
     def _encoded(self, state: Tensor) -> Tensor:
         return positional_encoding(self.object_coordinates(state), self.frequencies).flatten(-2)

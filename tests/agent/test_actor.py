@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perception.base import Memory, Window
+from perception.base import StoredObs
 from tests.small import Seen, agent
 from vis_rpg.agent.actor import Actor
 
@@ -15,10 +15,10 @@ from vis_rpg.agent.actor import Actor
 class Counting(Seen):
     """Remembers how many observations of its episode it has seen."""
 
-    def observe(
-        self, obs: Tensor, previous_action: Tensor, is_first: Tensor, memory: Memory
-    ) -> tuple[Window, Memory]:
-        before = memory.get("count", torch.zeros(len(obs)))
+    def to_storage(
+        self, obs: Tensor, previous_action: Tensor, is_first: Tensor, hidden: dict[str, Tensor]
+    ) -> tuple[StoredObs, dict[str, Tensor]]:
+        before = hidden.get("count", torch.zeros(len(obs)))
         count = torch.where(is_first, 0.0, before) + 1
         self.previous_action = previous_action.clone()
         return {"x": obs}, {"count": count}
@@ -33,37 +33,37 @@ OBS = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
 
 
 def test_z_is_drawn_at_the_first_step_and_stays_through_the_episode(actor: Actor) -> None:
-    actor.see(OBS)
-    actor.decide(explore=True)
+    actor.observe(OBS)
+    actor.select_action(explore=True)
     first = actor.z.clone()
     for _ in range(4):
-        actor.see(OBS)
-        actor.decide(explore=True)
+        actor.observe(OBS)
+        actor.select_action(explore=True)
         assert torch.equal(actor.z, first)
-    actor.begin(np.array([1]))
-    actor.see(OBS[1:2], np.array([1]))
-    actor.decide(explore=True)
+    actor.on_reset(np.array([1]))
+    actor.observe(OBS[1:2], np.array([1]))
+    actor.select_action(explore=True)
     assert torch.equal(actor.z[[0, 2]], first[[0, 2]])
     assert not torch.equal(actor.z[1], first[1])
 
 
 def test_memory_begins_anew_with_an_episode_and_goes_on_elsewhere(actor: Actor) -> None:
-    actor.see(OBS)
-    actor.decide(explore=True)
-    actor.see(OBS)
-    actor.begin(np.array([2]))
-    actor.see(OBS[2:], np.array([2]))
-    assert actor.memory["count"].tolist() == [2, 2, 1]
+    actor.observe(OBS)
+    actor.select_action(explore=True)
+    actor.observe(OBS)
+    actor.on_reset(np.array([2]))
+    actor.observe(OBS[2:], np.array([2]))
+    assert actor.state.hidden["count"].tolist() == [2, 2, 1]
 
 
 def test_perception_is_told_the_previous_action_and_zero_at_a_start(actor: Actor) -> None:
-    actor.see(OBS)
+    actor.observe(OBS)
     assert not actor.agent.model.perception.previous_action.any()
-    action = actor.decide(explore=True)
-    actor.see(OBS)
+    action = actor.select_action(explore=True)
+    actor.observe(OBS)
     assert torch.equal(actor.agent.model.perception.previous_action, action)
-    actor.begin(np.array([0]))
-    actor.see(OBS[:1], np.array([0]))
+    actor.on_reset(np.array([0]))
+    actor.observe(OBS[:1], np.array([0]))
     assert not actor.agent.model.perception.previous_action.any()
 
 
@@ -74,18 +74,18 @@ def test_an_action_that_was_handed_out_never_changes(actor: Actor) -> None:
     kept = action.copy()
     alone.reset()
     assert np.array_equal(action, kept)
-    actor.see(OBS)
-    actions = actor.decide(explore=True)
+    actor.observe(OBS)
+    actions = actor.select_action(explore=True)
     before = actions.clone()
-    actor.begin(np.array([0, 1, 2]))
+    actor.on_reset(np.array([0, 1, 2]))
     assert torch.equal(actions, before)
 
 
 def test_side_by_side_equals_alone(actor: Actor) -> None:
     z = torch.randn(3, 12)
     actor.reset(z)
-    actor.see(OBS)
-    together = actor.decide(explore=False)
+    actor.observe(OBS)
+    together = actor.select_action(explore=False)
     for row in range(3):
         alone = Actor(actor.agent)
         alone.reset(z[row])
@@ -135,18 +135,18 @@ def test_an_actor_goes_on_from_its_saved_state(shape: tuple[int, ...]) -> None:
     of = agent(perception=Seen(shape))
     obs = (
         np.random.default_rng(1)
-        .normal(size=(6, 3, *of.model.perception.stored["x"][0]))
+        .normal(size=(6, 3, *of.model.perception.storage["x"].shape))
         .astype(np.float32)
     )
     first, second = Actor(of, 3, seed=0), Actor(of, 3, seed=1)
     for step in range(3):
-        first.see(obs[step])
-        first.decide(explore=True)
-    second.load_state(first.state())
+        first.observe(obs[step])
+        first.select_action(explore=True)
+    second.load_state_dict(first.state_dict())
     for step in range(3, 6):
         for actor in (first, second):
-            actor.see(obs[step])
-        assert torch.equal(first.decide(explore=True), second.decide(explore=True))
+            actor.observe(obs[step])
+        assert torch.equal(first.select_action(explore=True), second.select_action(explore=True))
 
 
 def test_an_actor_goes_on_where_the_random_numbers_are_of_another_device() -> None:
@@ -154,13 +154,13 @@ def test_an_actor_goes_on_where_the_random_numbers_are_of_another_device() -> No
     else goes on."""
     of = agent()
     first = Actor(of, 3)
-    first.see(OBS)
-    first.decide(explore=True)
-    state = first.state() | {"generator": torch.zeros(16, dtype=torch.uint8)}
+    first.observe(OBS)
+    first.select_action(explore=True)
+    state = first.state_dict() | {"generator": torch.zeros(16, dtype=torch.uint8)}
     second = Actor(of, 3)
-    second.load_state(state)
+    second.load_state_dict(state)
     assert torch.equal(second.z, first.z)
-    assert torch.isfinite(second.decide(explore=True)).all()
+    assert torch.isfinite(second.select_action(explore=True)).all()
 
 
 def test_mbsac_acts_without_z() -> None:

@@ -11,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 import vis_rpg
+from perception.base import RecurrentState
 from perception.encoders.cnn import CnnPerception
 from perception.encoders.state import StatePerception
 from tests.small import changed, config, weights
@@ -32,23 +33,24 @@ def test_perception_is_the_one_that_the_config_names() -> None:
     maze = config("task=maze")
     seen = make_perception(maze, make_env(maze.task, "state"))
     assert isinstance(seen, StatePerception)
-    assert (seen.novelty_dim, seen.state_scale) == (2 * 13, 0.2)
+    assert (seen.rnd_input_dim, seen.state_scale) == (2 * 13, 0.2)
     bare = config("task=maze", "perception.frequencies=0", "perception.state_scale=1")
     seen = make_perception(bare, make_env(bare.task, "state"))
     assert torch.equal(
         seen.features({"state": torch.tensor([[[3.0, -2.0]]])})[..., :2],
         torch.tensor([[[3.0, -2.0]]]),
     )
-    assert seen.novelty_dim == 2
+    assert seen.rnd_input_dim == 2
     pixels = config("task=maze", "obs=pixels", "perception=cnn")
     env = make_env(pixels.task, "pixels")
     seen = make_perception(pixels, env)
     assert isinstance(seen, CnnPerception)
     obs, _ = env.reset(seed=0)
-    percept, _, _ = seen.perceive(
-        torch.from_numpy(obs)[None], torch.zeros(1, 2), torch.ones(1, dtype=torch.bool), {}
+    first = torch.ones(1, dtype=torch.bool)
+    features, _, _ = seen.encode(
+        torch.from_numpy(obs)[None], torch.zeros(1, 2), first, RecurrentState()
     )
-    assert percept.features.shape == (1, *seen.feature_shape)
+    assert features.shape == (1, *seen.feature_shape)
 
 
 @pytest.mark.parametrize(

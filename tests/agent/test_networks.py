@@ -79,14 +79,14 @@ def test_an_ensemble_equals_separate_mlps() -> None:
     together = ensemble(x)
     for member in range(3):
         alone = mlp(5, 1, 8)
-        alone[0].weight.data, alone[0].bias.data = (
+        alone.layers[0].weight.data, alone.layers[0].bias.data = (
             part.chunk(3)[member] for part in (ensemble.first.weight.data, ensemble.first.bias.data)
         )
-        alone[2].weight.data, alone[2].bias.data = (
+        alone.layers[1].weight.data, alone.layers[1].bias.data = (
             ensemble.weight.data[member],
             ensemble.bias.data[member, 0],
         )
-        alone[4].weight.data, alone[4].bias.data = (
+        alone.layers[2].weight.data, alone.layers[2].bias.data = (
             ensemble.last_weight.data[member],
             ensemble.last_bias.data[member],
         )

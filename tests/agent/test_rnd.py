@@ -10,7 +10,7 @@ from torch import Tensor
 
 from perception.encoding import positional_encoding
 from tests.small import changed, weights
-from vis_rpg.agent.rnd import ObjectRND, RunningMoments
+from vis_rpg.agent.rnd import ObjectRND, RunningMeanStd
 
 ONE, NONE = torch.tensor(1.0), torch.tensor(0.0)
 
@@ -20,22 +20,24 @@ def trained(points: Tensor, updates: int, warmup: int = 20) -> ObjectRND:
     rnd = ObjectRND(26, 64, warmup)
     optimizer = torch.optim.Adam(rnd.predictor.parameters(), 1e-3)
     for _ in range(updates):
-        error = rnd.error(positional_encoding(points[torch.randint(len(points), (128,))], 6))
+        error = rnd.prediction_error(
+            positional_encoding(points[torch.randint(len(points), (128,))], 6)
+        )
         optimizer.zero_grad()
         error.mean().backward()
         optimizer.step()
-        rnd.count(error)
+        rnd.update_stats(error)
     return rnd
 
 
 def test_moments_equal_numpys_over_everything_seen() -> None:
     rng = np.random.default_rng(0)
     batches = [rng.normal(5 * i, 1 + i, size=10 + 7 * i).astype(np.float32) for i in range(6)]
-    moments = RunningMoments()
+    statistics = RunningMeanStd()
     for batch in batches:
-        moments.update(torch.from_numpy(batch), ONE)
+        statistics.update(torch.from_numpy(batch), ONE)
     everything = np.concatenate(batches).astype(np.float64)
-    normalised = moments.normalise(torch.tensor([0.0, 1.0]))
+    normalised = statistics.normalise(torch.tensor([0.0, 1.0]))
     expected = (np.array([0.0, 1.0]) - everything.mean()) / everything.std()
     np.testing.assert_allclose(normalised.numpy(), expected, rtol=1e-4)
 
@@ -43,28 +45,28 @@ def test_moments_equal_numpys_over_everything_seen() -> None:
 def test_moments_stay_exact_over_many_batches_far_from_zero() -> None:
     rng = np.random.default_rng(0)
     batches = rng.normal(1000, 1, size=(3000, 64)).astype(np.float32)
-    moments = RunningMoments()
+    statistics = RunningMeanStd()
     for batch in batches:
-        moments.update(torch.from_numpy(batch), ONE)
-    assert float(moments.mean) == pytest.approx(batches.mean(dtype=np.float64), abs=0.01)
-    assert float((moments.squares / moments.count).sqrt()) == pytest.approx(
+        statistics.update(torch.from_numpy(batch), ONE)
+    assert float(statistics.mean) == pytest.approx(batches.mean(dtype=np.float64), abs=0.01)
+    assert float((statistics.m2 / statistics.count).sqrt()) == pytest.approx(
         batches.std(dtype=np.float64), rel=0.01
     )
 
 
 def test_a_batch_of_weight_zero_counts_for_nothing() -> None:
-    moments = RunningMoments()
-    moments.update(torch.tensor([1.0, 3.0]), ONE)
-    before = weights(moments)
-    moments.update(torch.tensor([100.0, 300.0]), NONE)
-    assert changed(before, moments) == set()
+    statistics = RunningMeanStd()
+    statistics.update(torch.tensor([1.0, 3.0]), ONE)
+    before = weights(statistics)
+    statistics.update(torch.tensor([100.0, 300.0]), NONE)
+    assert changed(before, statistics) == set()
 
 
 def test_nothing_is_normalised_before_anything_is_counted_and_extremes_are_clipped() -> None:
-    moments = RunningMoments()
-    assert torch.equal(moments.normalise(torch.tensor([-5.0, 1e9])), torch.zeros(2))
-    moments.update(torch.tensor([1.0, 1.1]), ONE)
-    assert moments.normalise(torch.tensor([-1e9, 1e9])).tolist() == [-100.0, 100.0]
+    statistics = RunningMeanStd()
+    assert torch.equal(statistics.normalise(torch.tensor([-5.0, 1e9])), torch.zeros(2))
+    statistics.update(torch.tensor([1.0, 1.1]), ONE)
+    assert statistics.normalise(torch.tensor([-1e9, 1e9])).tolist() == [-100.0, 100.0]
 
 
 def test_the_bonus_is_zero_until_the_warm_up_is_over() -> None:
@@ -105,7 +107,7 @@ def test_bfloat16_changes_the_bonus_little_even_where_it_is_small() -> None:
     encoded = positional_encoding(points, 6)
     bonus = rnd.bonus(encoded)
     with torch.autocast("cpu", torch.bfloat16):
-        residual, rounded = rnd.residual(encoded), rnd.bonus(encoded)
+        residual, rounded = rnd.residual(encoded, rnd.predictor), rnd.bonus(encoded)
     assert residual.dtype == rounded.dtype == torch.float32
     assert float((rounded - bonus).abs().max()) < 0.1  # of a standard deviation over all training
     assert not torch.equal(rounded, bonus)

@@ -13,8 +13,17 @@ from torch.distributions import Categorical, Independent, Normal, TransformedDis
 from torch.distributions.transforms import TanhTransform
 
 from tests.small import Seen, agent, batch, changed, config, learner, noise_of, weights
+from vis_rpg.agent import losses
 from vis_rpg.agent.batch import Batch
-from vis_rpg.agent.rpg import Agent, Imagined
+from vis_rpg.agent.losses import (
+    Rollout,
+    imagine,
+    model_loss,
+    model_targets,
+    policy_reward,
+    relabelled_reward,
+)
+from vis_rpg.agent.rpg import Agent
 from vis_rpg.agent.world_model import WorldModel
 from vis_rpg.training.learner import Learner
 
@@ -87,7 +96,7 @@ def slow_model_loss(of: Agent, data: Batch, reward: Tensor, noise: Tensor) -> Te
     history = of.model.perception.history
     for b in range(B):
         z = data.z[b : b + 1]
-        window = {name: value[:, b : b + 1] for name, value in data.window.items()}
+        window = {name: value[:, b : b + 1] for name, value in data.obs_sequence.items()}
         s = of.model.encode({name: value[:history] for name, value in window.items()})[0]
         h = of.model.initial(s)
         for t in range(H):
@@ -143,7 +152,7 @@ def test_v_est_is_equation_3(horizon: int, words: tuple[str, ...]) -> None:
     data = batch(of)
     s, noise = torch.randn(6, 16).double(), torch.randn(horizon + 1, 6, 2).double()
     for entropy in (True, False):
-        imagined = of.imagine(of.model, s, data.z, noise, entropy)
+        imagined = imagine(of, of.model, s, data.z, noise, entropy)
         torch.testing.assert_close(
             imagined.value,
             slow_value(of, of.model, s, data.z, noise, entropy),
@@ -158,10 +167,10 @@ def test_v_est_by_hand_for_one_step() -> None:
     of = agent("agent.horizon=1", "agent.gamma=0.9", "agent.beta=0.0", "agent.alpha=0.5").double()
     for parameter in of.model.parameters():
         parameter.data.zero_()
-    of.model.R[-1].bias.data.fill_(2.0)
+    of.model.R.layers[-1].bias.data.fill_(2.0)
     of.model.Q.last_bias.data.copy_(torch.tensor([3.0, 4.0]).view(2, 1))
     data, noise = batch(of), torch.zeros(2, 6, 2).double()
-    imagined = of.imagine(of.model, torch.zeros(6, 16).double(), data.z, noise)
+    imagined = imagine(of, of.model, torch.zeros(6, 16).double(), data.z, noise)
     first, second = -0.5 * imagined.log_pi
     torch.testing.assert_close(imagined.value[0], 2.0 + first + 0.9 * (3.0 + second))
     torch.testing.assert_close(imagined.value[1], 2.0 + first + 0.9 * (4.0 + second))
@@ -171,12 +180,13 @@ def test_leaving_entropy_out_drops_the_alpha_term_alone() -> None:
     of = agent("agent.alpha=0.7", "agent.beta=0.3").double()
     data = batch(of)
     s, noise = torch.randn(6, 16).double(), torch.randn(4, 6, 2).double()
-    without = of.imagine(of.model, s, data.z, noise, entropy=False).value
+    without = imagine(of, of.model, s, data.z, noise, entropy=False).value
     of.log_alpha.data.fill_(-math.inf)  # alpha = 0
-    torch.testing.assert_close(of.imagine(of.model, s, data.z, noise, entropy=True).value, without)
+    torch.testing.assert_close(imagine(of, of.model, s, data.z, noise, entropy=True).value, without)
+    other = agent("agent.beta=0.0").double()
     assert not torch.allclose(
         without,
-        agent("agent.beta=0.0").double().imagine(of.model, s, data.z, noise, entropy=False).value,
+        imagine(other, of.model, s, data.z, noise, entropy=False).value,
     )
 
 
@@ -184,13 +194,15 @@ def test_a_task_that_ends_discounts_by_the_chance_that_it_goes_on() -> None:
     of = agent(terminates=True).double()
     data = batch(of)
     s, noise = torch.randn(6, 16).double(), torch.randn(4, 6, 2).double()
-    value = of.imagine(of.model, s, data.z, noise).value
+    value = imagine(of, of.model, s, data.z, noise).value
     torch.testing.assert_close(
         value, slow_value(of, of.model, s, data.z, noise), rtol=1e-6, atol=1e-6
     )
-    of.model.continues[-1].bias.data.fill_(-1e3)  # every step is the last: only r_0 and r'_0 count
-    last = of.imagine(of.model, s, data.z, noise)
-    extra = of.policy_reward(last.log_pi[0], slow_log_posterior(of, data.z, last.s[0], last.a[0]))
+    of.model.continues.layers[-1].bias.data.fill_(
+        -1e3
+    )  # every step is the last: only r_0 and r'_0 count
+    last = imagine(of, of.model, s, data.z, noise)
+    extra = policy_reward(of, last.log_pi[0], slow_log_posterior(of, data.z, last.s[0], last.a[0]))
     r = of.model.reward(last.s[1], of.model.embed(last.a[0]))
     torch.testing.assert_close(last.value, (r + extra).expand(2, -1))
 
@@ -203,11 +215,12 @@ def test_the_loss_of_the_model_is_equation_4_and_so_is_its_gradient(words: tuple
     of.target.load_state_dict(agent(*words, seed=9).target.double().state_dict())
     data = batch(of)
     data.mask[2:, 1], data.mask[1:, 4], data.terminated[0, 4] = 0, 0, 1
-    noise = noise_of(of, data)().target
-    loss, s0, _ = of.model_loss(data, data.reward, noise)
-    expected = slow_model_loss(of, data, data.reward, noise)
+    noise = noise_of(of, data)()
+    found, _, [s0] = model_loss(of, data, noise)
+    loss, reward = found["model"], relabelled_reward(of, data)[0]
+    expected = slow_model_loss(of, data, reward, noise.target)
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(s0, of.model.encode({"x": data.window["x"][:1]})[0])
+    torch.testing.assert_close(s0, of.model.encode({"x": data.obs_sequence["x"][:1]})[0])
     parameters = [p for p in of.model.parameters() if p.requires_grad]
     ours, theirs = (torch.autograd.grad(value, parameters) for value in (loss, expected))
     for gradient, reference in zip(ours, theirs, strict=True):
@@ -219,14 +232,19 @@ def test_what_lies_behind_the_end_of_an_episode_changes_nothing() -> None:
     data = batch(of)
     data.mask[1:, ::2] = 0
     garbage = copy.deepcopy(data)
-    for value in (garbage.action, garbage.reward, garbage.terminated, garbage.window["x"][1:]):
+    for value in (
+        garbage.action,
+        garbage.reward,
+        garbage.terminated,
+        garbage.obs_sequence["x"][1:],
+    ):
         value[1:, ::2] = 50 * torch.randn_like(value[1:, ::2])
-    noise = noise_of(of, data)().target
-    losses = [of.model_loss(d, d.reward, noise)[0] for d in (data, garbage)]
-    torch.testing.assert_close(*losses)
+    noise = noise_of(of, data)()
+    both = [model_loss(of, d, noise).losses["model"] for d in (data, garbage)]
+    torch.testing.assert_close(*both)
     parameters = [p for p in of.model.parameters() if p.requires_grad]
     for gradient, reference in zip(
-        *(torch.autograd.grad(loss, parameters) for loss in losses), strict=True
+        *(torch.autograd.grad(loss, parameters) for loss in both), strict=True
     ):
         torch.testing.assert_close(gradient, reference)
 
@@ -235,8 +253,8 @@ def test_the_target_averages_over_steps_before_it_takes_the_smaller_critic() -> 
     of = agent().double()
     data = batch(of)
     noise = noise_of(of, data)().target
-    states, q = of.targets(data.window, data.reward, data.terminated, data.z, noise)
-    torch.testing.assert_close(states, of.target.encode(data.window)[1:])
+    states, q = model_targets(of, data, data.reward, noise)
+    torch.testing.assert_close(states, of.target.encode(data.obs_sequence)[1:])
     value = slow_value(
         of, of.target, states.flatten(0, 1), data.z.repeat(3, 1), noise.flatten(1, 2)
     )
@@ -252,9 +270,7 @@ def test_nothing_is_bootstrapped_through_a_true_end() -> None:
     data = batch(of)
     data.terminated[:] = 1
     torch.testing.assert_close(
-        of.targets(data.window, data.reward, data.terminated, data.z, noise_of(of, data)().target)[
-            1
-        ],
+        model_targets(of, data, data.reward, noise_of(of, data)().target)[1],
         data.reward,
     )
 
@@ -272,7 +288,7 @@ def test_the_continuation_head_learns_when_episodes_end_and_moves_nothing_else()
     for _ in range(60):
         learned.update(data, noise_of(of, data)())
     assert {name.split(".")[0] for name in changed(before, of.model)} == {"continues"}
-    s, _ = of.model.unroll(of.model.encode({"x": data.window["x"][:1]})[0], data.action)
+    s, _ = of.model.unroll(of.model.encode({"x": data.obs_sequence["x"][:1]})[0], data.action)
     goes_on = torch.sigmoid(of.model.continues(s)).squeeze(-1).detach()
     assert float(goes_on[2, ::2].max()) < 0.5 < float(goes_on[2, 1::2].min())
 
@@ -291,7 +307,7 @@ def test_each_step_moves_its_own_part_alone(part: str) -> None:
     moved = {
         name
         for name in changed(before, of)
-        if not name.startswith(("target.", "rnd.moments", "rnd.updates"))
+        if not name.startswith(("target.", "rnd.statistics", "rnd.updates"))
     }
     assert moved
     assert all(name == PARTS[part] or name.startswith(PARTS[part] + ".") for name in moved), moved
@@ -312,9 +328,9 @@ def test_the_policy_ascends_the_gradient_of_v_est_through_the_model_and_the_post
     of = agent(LARGE_CLIP, *([] if "agent=mbsac" in words else ["agent.beta=0.5"]), *words).double()
     data = batch(of)
     learned, gradient = descended(of, data, "policy")
-    s = of.model.encode({"x": data.window["x"][:1]})[0].detach()
+    s = of.model.encode({"x": data.obs_sequence["x"][:1]})[0].detach()
     loss = -slow_value(of, of.model, s, data.z, noise_of(of, data)().policy)[0].mean()
-    expected = learned.rows["policy"].flatten(torch.autograd.grad(loss, list(of.pi.parameters())))
+    expected = learned.flat["policy"].flatten(torch.autograd.grad(loss, list(of.pi.parameters())))
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
 
 
@@ -326,7 +342,7 @@ def test_consistency_sends_gradient_through_states_and_actions_but_not_into_alph
         batch(of).z,
     )
     log_pi = torch.zeros(3, 6, requires_grad=True)
-    reward = of.policy_reward(log_pi, of.p_phi.log_prob(z.expand(3, -1, -1), s, a)).sum()
+    reward = policy_reward(of, log_pi, of.p_phi.log_prob(z.expand(3, -1, -1), s, a)).sum()
     for gradient in torch.autograd.grad(reward, [s, a], retain_graph=True):
         assert gradient.abs().max() > 0
     torch.testing.assert_close(
@@ -339,12 +355,12 @@ def test_the_posterior_descends_the_cross_entropy_of_imagined_steps() -> None:
     of = agent(LARGE_CLIP).double()
     data = batch(of)
     learned, gradient = descended(of, data, "posterior")
-    s = of.model.encode({"x": data.window["x"][:1]})[0].detach()
-    imagined = of.imagine(of.model, s, data.z, noise_of(of, data)().policy)
+    s = of.model.encode({"x": data.obs_sequence["x"][:1]})[0].detach()
+    imagined = imagine(of, of.model, s, data.z, noise_of(of, data)().policy)
     loss = -torch.stack(
         [slow_log_posterior(of, data.z, s, a) for s, a in zip(imagined.s, imagined.a, strict=True)]
     ).mean()
-    expected = learned.rows["posterior"].flatten(
+    expected = learned.flat["posterior"].flatten(
         torch.autograd.grad(loss, list(of.p_phi.parameters()))
     )
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
@@ -353,8 +369,8 @@ def test_the_posterior_descends_the_cross_entropy_of_imagined_steps() -> None:
 @pytest.mark.parametrize(("log_std", "rises"), [(-5.0, True), (1.0, False)])
 def test_alpha_rises_below_the_target_entropy_and_falls_above(log_std: float, rises: bool) -> None:
     of = agent("agent.std_scale=1.0")
-    of.pi.net[-1].weight.data.zero_()
-    of.pi.net[-1].bias.data.copy_(torch.tensor([0.0, 0.0, log_std, log_std]))
+    of.pi.net.layers[-1].weight.data.zero_()
+    of.pi.net.layers[-1].bias.data.copy_(torch.tensor([0.0, 0.0, log_std, log_std]))
     data = batch(of)
     entropy = learner(of).update(data, noise_of(of, data)())["entropy"]
     assert (float(entropy) < -2) == rises
@@ -452,7 +468,7 @@ def test_mbsac_has_no_z_anywhere() -> None:
     assert list(of.pi_z.parameters()) == []
     assert set(of.parts()) == {"model", "policy", "alpha", "rnd"}
     z = rpg.space.dim
-    assert rpg.pi.net[0].in_features - of.pi.net[0].in_features == z
+    assert rpg.pi.net.layers[0].in_features - of.pi.net.layers[0].in_features == z
     assert rpg.model.Q.first.in_features - of.model.Q.first.in_features == z
 
 
@@ -471,9 +487,7 @@ def test_mbsac_differs_from_rpg_in_the_space_of_z_alone() -> None:
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 4)])
-def test_the_bonus_belongs_to_the_next_observation(
-    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bonus_belongs_to_the_next_observation(shape: tuple[int, ...]) -> None:
     of = agent(
         "agent.reward_scale=5.0",
         "exploration.scale=0.1",
@@ -481,31 +495,22 @@ def test_the_bonus_belongs_to_the_next_observation(
         perception=Seen(shape),
     )
     data = batch(of)
-    seen: list[Tensor] = []
-    compute = of.model_loss
-    monkeypatch.setattr(
-        of, "model_loss", lambda d, reward, noise: seen.append(reward) or compute(d, reward, noise)
-    )
     learner(of).update(data, noise_of(of, data)())
+    reward, _ = relabelled_reward(of, data)
     for t in range(3):
         for b in range(6):
-            following = data.window["x"][of.model.perception.history - 1 + t + 1, b].flatten()[:3]
-            expected = 5 * data.reward[t, b] + 0.1 * of.rnd.bonus(following)
-            torch.testing.assert_close(seen[0][t, b], expected)
-    assert not seen[0].requires_grad
+            following = data.obs_sequence["x"][of.model.perception.history - 1 + t + 1, b]
+            bonus = of.rnd.bonus(following.flatten()[:3])
+            torch.testing.assert_close(reward[t, b], 5 * data.reward[t, b] + 0.1 * bonus)
+    assert bonus != 0
+    assert not reward.requires_grad
 
 
-def test_without_exploration_there_is_no_bonus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_exploration_there_is_no_bonus() -> None:
     of = agent("exploration=none")
     assert of.rnd is None
     data = batch(of)
-    seen: list[Tensor] = []
-    compute = of.model_loss
-    monkeypatch.setattr(
-        of, "model_loss", lambda d, reward, noise: seen.append(reward) or compute(d, reward, noise)
-    )
-    learner(of).update(data, noise_of(of, data)())
-    assert torch.equal(seen[0], data.reward)
+    assert torch.equal(relabelled_reward(of, data)[0], data.reward)
 
 
 # π(z|s₁), learned ---------------------------------------------------------------------------------
@@ -517,14 +522,16 @@ def learn_prior(
     """Train π(z|s₁) where V_est is a given function of z; returns its outputs at one episode's
     start."""
 
-    def imagine(model: WorldModel, s: Tensor, z: Tensor, noise: Tensor, critics: int) -> Imagined:
+    def imagine(
+        of: Agent, model: WorldModel, s: Tensor, z: Tensor, noise: Tensor, critics: int
+    ) -> Rollout:
         nothing = torch.zeros(0)
-        return Imagined(nothing, nothing, nothing, nothing, value_of_z(z).expand(critics, -1))
+        return Rollout(nothing, nothing, nothing, nothing, value_of_z(z).expand(critics, -1))
 
-    monkeypatch.setattr(of, "imagine", imagine)
+    monkeypatch.setattr(losses, "imagine", imagine)
     data, learned = batch(of), learner(of, latent_policy=3e-3)
     for seed in range(updates):
-        learned._descend("latent_policy_losses", {}, data, noise_of(of, data, seed)())
+        learned.optimizer_step(losses.latent_policy_loss, {}, data, noise_of(of, data, seed)())
     return of.pi_z.outputs(of.model.encode(data.first)[0])[0].detach()
 
 
@@ -562,8 +569,8 @@ def test_where_all_z_are_worth_the_same_the_divergence_alone_moves_the_prior(
         "agent.latent.dim=4",
         "agent.latent.entropy=1.0",
     )
-    of.pi_z.net[-1].bias.data.copy_(torch.tensor([2.0, 0.0, 0.0, 0.0]))
-    before = of.space.entropy(of.pi_z.net[-1].bias.detach())
+    of.pi_z.net.layers[-1].bias.data.copy_(torch.tensor([2.0, 0.0, 0.0, 0.0]))
+    before = of.space.entropy(of.pi_z.net.layers[-1].bias.detach())
     assert (
         float(of.space.entropy(learn_prior(of, lambda z: torch.zeros(len(z)), monkeypatch, 30)))
         > float(before) + 0.1
@@ -608,7 +615,7 @@ def test_a_learned_prior_moves_at_episode_starts_on_fresh_z_and_moves_nothing_bu
     parameters = [
         p for name, p in of.named_parameters() if p.requires_grad and not name.startswith("pi_z.")
     ]
-    loss, _ = of.latent_policy_loss(data.first, noise.first, noise.z_first)
+    loss = losses.latent_policy_loss(of, data, noise).losses["latent_policy"]
     assert all(
         gradient is None for gradient in torch.autograd.grad(loss, parameters, allow_unused=True)
     )

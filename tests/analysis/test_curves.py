@@ -84,24 +84,14 @@ def test_an_agent_without_the_bonus_has_a_curve_of_its_own(tmp_path: Path) -> No
 
 
 def test_bonuses_that_are_compared_have_curves_of_their_own(tmp_path: Path) -> None:
-    kinds = (
-        "rnd_input: slots",
-        "rnd_input: frame_embedding",
-        "rnd_input: oracle_positions",
-        "per_object: true",
-    )
+    kinds = ("rnd_input: slots", "rnd_input: frame_embedding", "rnd_input: oracle_positions")
     runs = [
         make_run(tmp_path / str(i), "rpg", 0, {100: 0.5}, f"object_rnd\n  {kind}")
         for i, kind in enumerate(kinds)
     ]
     write_csv(tmp_path / "curves.csv", runs, "coverage")
     names = [curve.agent for curve in read_curves(tmp_path / "curves.csv")]
-    assert names == [
-        "rpg",
-        "rpg, frame_embedding bonus",
-        "rpg, oracle_positions bonus",
-        "rpg, summed over objects",
-    ]
+    assert names == ["rpg", "rpg, frame_embedding bonus", "rpg, oracle_positions bonus"]
 
 
 def test_one_agent_from_state_and_from_pixels_has_two_curves(tmp_path: Path) -> None:

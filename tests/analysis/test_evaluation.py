@@ -96,8 +96,8 @@ def test_each_episode_has_a_z_of_its_own_and_mean_actions(
     ends, zs = [], []
     for z in (None, None, "again"):
         given = zs[-1] if z else None
-        moments = list(play(actor, env, 0, given))
-        ends.append(moments[-1].objects)
+        statistics = list(play(actor, env, 0, given))
+        ends.append(statistics[-1].objects)
         zs.append(actor.z[0].clone())
     assert not torch.equal(zs[0], zs[1])
     assert torch.equal(zs[1], zs[2])

@@ -106,7 +106,7 @@ def test_masks_follow_what_the_agent_itself_sees(slots_run: Path) -> None:
     for _ in range(3):
         view.picture(obs)
         obs, *_ = env.step(actor.act(obs))
-        torch.testing.assert_close(view.slots, actor.memory["slots"])
+        torch.testing.assert_close(view.slots, actor.state.hidden["slots"])
 
 
 def test_an_agent_without_z_is_filmed_alike() -> None:
@@ -141,7 +141,7 @@ def test_a_long_episode_is_thinned_and_keeps_its_end(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(video, "MOST_FRAMES", 20)
     actor, env = vis_rpg.load(trained(*STATE_RUN))
     tiles = video.rollout_rows(actor, env, rows=1, columns=1)[0][0]
-    assert len(tiles) == 18  # moments 0, 3, .. 48, and 50
+    assert len(tiles) == 18  # statistics 0, 3, .. 48, and 50
     np.testing.assert_array_equal(tiles[-1][video.CAPTION :], video.render(env))
 
 

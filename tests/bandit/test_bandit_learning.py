@@ -37,7 +37,7 @@ def rpg(config: DictConfig) -> BanditRPG:
     with (
         torch.no_grad()
     ):  # as after some training: π(z|s) no longer uniform, so that nothing is zero by symmetry
-        learner.pi_z.net[-1].weight.normal_(0, 0.5)
+        learner.pi_z.net.layers[-1].weight.normal_(0, 0.5)
     return learner
 
 

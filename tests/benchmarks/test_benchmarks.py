@@ -97,18 +97,6 @@ def test_two_seeds_do_twice_the_arithmetic_and_count_twice() -> None:
     assert two["seed_updates_per_s"] == pytest.approx(2 * two["updates_per_s"], rel=0.01)
 
 
-@pytest.mark.usefixtures("quick")
-def test_slots_that_are_trained_on_are_measured_too() -> None:
-    words = [
-        "obs=pixels",
-        "perception.train=true",
-        "agent.batch_size=2",
-        "exploration.batch_size=2",
-        "runtime=eager",
-    ]
-    assert update_speed([*DEBUG, *words], 1, 0.01)["updates_per_s"] > 0
-
-
 def test_a_whole_run_counts_the_interactions_of_all_seeds() -> None:
     result = run_speed([*DEBUG, "seeds=2"], 0.3)
     assert result["seeds"] == 2 and result["interactions_per_s"] > 10

@@ -96,7 +96,7 @@ RESUME_ONLY = ""
         ),
         (
             document,
-            edit_json(lambda state: state["learned"].pop("optimizers")),
+            edit_json(lambda state: state["learner"].pop("optimizers")),
             "state.json is not as it was saved",
             None,
         ),
@@ -108,7 +108,7 @@ RESUME_ONLY = ""
         ),
         (
             document,
-            edit_json(lambda state: state["replay"].update(head=[None])),
+            edit_json(lambda state: state["replay"].update(write_ptr=[None])),
             "state.json is not as it was saved",
             None,
         ),
@@ -136,7 +136,7 @@ RESUME_ONLY = ""
             "replay-.*: needed by a checkpoint of this run, but it cannot be read",
         ),
         (chunk, lambda path: os.truncate(path, 900), RESUME_ONLY, "replay-.*not as it was written"),
-        (chunk, edit_tensor("after", 10**6), RESUME_ONLY, "replay-.*not as it was written"),
+        (chunk, edit_tensor("next", 10**6), RESUME_ONLY, "replay-.*not as it was written"),
         (
             settings,
             replaced("  state_dim: 16\n", ""),
@@ -228,7 +228,7 @@ def test_weights_that_are_no_numbers_are_named_and_not_evaluated(run: Path) -> N
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("lacking", ["learned", "envs", "actor", "replay"])
+@pytest.mark.parametrize("lacking", ["learner", "envs", "actor", "replay"])
 def test_a_checkpoint_that_lacks_a_part_is_not_resumed(run: Path, lacking: str) -> None:
     state = checkpoint.load(checkpoint.latest(run))
     del state[lacking]

@@ -10,13 +10,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from perception.ops import kernels
 from tests import small
 from vis_rpg import config
-from vis_rpg.agent.networks import FUSED
 from vis_rpg.benchmarks import updates as benchmark
 from vis_rpg.compose import compose
 from vis_rpg.errors import UserError
-from vis_rpg.training.learner import compiled_each
+from vis_rpg.training.runtime import compile_each
 from vis_rpg.training.trainer import Trainer
 
 WORDS = ["task=maze", "preset=debug", "device=cpu"]
@@ -48,19 +48,21 @@ def test_compiled_updates_equal_eager_ones_and_are_compiled_once(
         Trainer(small.config(*words, *many, f"runtime={name}", f"out={tmp_path / name}"))
         for name in ("eager", "compile")
     )
-    assert all(net.fused for net in compiled.runs[0].agent.modules() if isinstance(net, FUSED))
+    for trainer in (eager, compiled):
+        trainer.learner.use(trainer.config.runtime)
+    assert kernels.LOADED
 
     def both() -> None:
         for trainer in (eager, compiled):
-            trainer.learning.step()
+            trainer.learner.step()
 
     for _ in range(12):  # so that replay holds something, during the seed steps
-        eager.advance()
-        compiled.advance()
+        eager.step()
+        compiled.step()
     for _ in range(2):  # the policy steps every second time
         both()
-    assert compiled.learning.counts == eager.learning.counts != {}
-    torch.testing.assert_close(compiled.learning.sums, eager.learning.sums, rtol=1e-3, atol=1e-5)
+    assert compiled.learner.counts == eager.learner.counts != {}
+    torch.testing.assert_close(compiled.learner.sums, eager.learner.sums, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(parameters(compiled), parameters(eager), rtol=1e-3, atol=1e-5)
     with torch.compiler.set_stance("fail_on_recompile"):
         for _ in range(4):
@@ -104,14 +106,20 @@ def test_the_benchmark_goes_on_without_a_compiler_and_says_what_it_did_not_measu
 
 @pytest.mark.compiler
 def test_what_is_compiled_for_one_learner_is_not_run_for_another() -> None:
+    def once(x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return x + 2
+
     def scaled(factor: float) -> Callable[..., torch.Tensor]:
-        return compiled_each(lambda method, x: factor * x + len(method))
+        return compile_each(lambda function, x: factor * function(x))
 
     two, three = scaled(2.0), scaled(3.0)
     x = torch.ones(3)
     for call, factor in ((two, 2.0), (three, 3.0), (two, 2.0)):
-        for method in ("a", "ab"):
-            assert torch.equal(call(method, x), factor * x + len(method))
-    assert torch.equal(
-        two("a", torch.ones(5)), 2.0 * torch.ones(5) + 1
-    )  # other shapes are compiled anew
+        for function in (once, twice):
+            assert torch.equal(call(function, x), factor * function(x))
+    assert torch.equal(two(once, torch.ones(5)), torch.full((5,), 4.0)), (
+        "other shapes are compiled anew"
+    )

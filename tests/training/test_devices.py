@@ -20,7 +20,7 @@ from tests.small import config
 from vis_rpg import config as configuration
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.benchmarks.op_counter import OperatorCounter
-from vis_rpg.training import online_slots as adaptation
+from vis_rpg.training import online_slots
 from vis_rpg.training.memory import prepare
 from vis_rpg.training.run import Run
 from vis_rpg.training.trainer import Trainer
@@ -53,17 +53,11 @@ def trainer(out: Path, *words: str, steps: int = 12) -> Trainer:
     "words",
     [
         (LEARNED, "seeds=2", HOST),
-        (LEARNED, "agent.latent.kind=categorical", "exploration.per_object=true"),
+        (LEARNED, "agent.latent.kind=categorical"),
         ("exploration.rnd_input=oracle_positions", "task.terminates=true", "seeds=2"),
         (PIXELS, "agent.latent.kind=categorical", "exploration.rnd_input=moving_slots", "seeds=2"),
-        (
-            PIXELS,
-            "perception.global_token=true",
-            "perception.encoder=transformer",
-            "exploration.per_object=true",
-            HOST,
-        ),
-        (PIXELS, "perception.train=true", LEARNED, "exploration.rnd_input=frame_embedding"),
+        (PIXELS, "perception.encoder=transformer", HOST),
+        (PIXELS, LEARNED, "exploration.rnd_input=frame_embedding"),
         (PIXELS, "perception=cnn", "exploration.rnd_input=frames", "seeds=2", HOST),
         (PIXELS, "perception=cnn", "agent=mbsac", "exploration=none"),
     ],
@@ -74,7 +68,7 @@ def test_a_whole_run_leaves_nothing_on_the_host_and_its_updates_wait_for_nothing
 ) -> None:
     with elsewhere() as mode:
         run = trainer(tmp_path / "run", *words)
-        step = run.learning.step
+        step = run.learner.step
 
         def counted() -> None:
             waits = mode.waits
@@ -82,7 +76,7 @@ def test_a_whole_run_leaves_nothing_on_the_host_and_its_updates_wait_for_nothing
                 step()
             assert (mode.waits - waits, counter.waited_for) == (0, set())
 
-        run.learning.step = counted  # type: ignore[method-assign]
+        run.learner.step = counted  # type: ignore[method-assign]
         run.run()
     assert run.learner.updates == 2
 
@@ -93,9 +87,9 @@ def test_a_whole_run_leaves_nothing_on_the_host_and_its_updates_wait_for_nothing
 def test_it_resumes_there_and_its_agent_acts_there(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("LEARNING_STEPS", "FITS"):
+    for name in ("DISCOVERY_STEPS", "FIT_STEPS"):
         monkeypatch.setattr(
-            adaptation, name, 1
+            online_slots, name, 1
         )  # all of a round of learning to see in four updates
     out = tmp_path / "run"
     with elsewhere():
@@ -108,7 +102,7 @@ def test_it_resumes_there_and_its_agent_acts_there(
         for explore in (True, False):
             obs, *_ = env.step(actor.act(obs, explore))
     assert resumed.learner.updates == 4
-    assert all(own.adaptation is None or own.adaptation.rounds for own in resumed.runs)
+    assert all(own.online_slots is None or own.online_slots.rounds for own in resumed.runs)
 
 
 # Faults put in on purpose -------------------------------------------------------------------------
@@ -119,7 +113,7 @@ def sound() -> Trainer:
     """A trainer that has acted and learned, to be broken in one place at a time."""
     made = trainer(Path(mkdtemp()) / "run", LEARNED)
     for _ in range(4):
-        made.advance()
+        made.step()
     return made
 
 
@@ -144,14 +138,15 @@ def agent(of: Trainer) -> Agent:
 
 
 def mask(of: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw = of.learning.draw
+    sampler = of.learner.sampler
+    draw = sampler.draw
     monkeypatch.setattr(
-        of.learning, "draw", lambda: replace(batch := draw(), mask=torch.ones(batch.mask.shape))
+        sampler, "draw", lambda: replace(batch := draw(), mask=torch.ones(batch.mask.shape))
     )
 
 
 def noise(of: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(of.learning, "generators", [torch.Generator()])
+    monkeypatch.setattr(of.learner, "noise_generators", [torch.Generator()])
 
 
 def generator(of: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,11 +154,11 @@ def generator(of: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FAULTS = {
-    "parameter": left_on_the_host(lambda of: agent(of).pi.net[0], "bias"),
+    "parameter": left_on_the_host(lambda of: agent(of).pi.net.layers[0], "bias"),
     "single parameter": left_on_the_host(agent, "log_alpha"),
-    "averaged parameter": left_on_the_host(lambda of: of.learner.average, "flat"),
+    "target parameter": left_on_the_host(lambda of: of.learner.target, "flat"),
     "buffer": left_on_the_host(agent, "step_weights"),
-    "statistic": left_on_the_host(lambda of: agent(of).rnd.moments, "mean"),  # type: ignore[union-attr]
+    "statistic": left_on_the_host(lambda of: agent(of).rnd.statistics, "mean"),  # type: ignore[union-attr]
     "noise": noise,
     "mask": mask,
     "what acting carries": left_on_the_host(lambda of: of.runs[0].actor, "z"),
@@ -178,7 +173,7 @@ def test_a_tensor_left_on_the_host_is_found(fault: str, monkeypatch: pytest.Monk
         FAULTS[fault](of, monkeypatch)
         of.runs[0].step = 0  # so that actions are drawn at random too
         with pytest.raises((Mixed, RuntimeError), match=r"\bon\b|cpu"):  # torch itself refuses some
-            of.runs[0].choose()
+            of.runs[0].select_action()
             of.learn()
             of.learn()
 

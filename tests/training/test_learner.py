@@ -3,6 +3,7 @@ Adam on clipped gradients."""
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from perception.ops import fused
+from perception import ops
+from perception.ops import kernels
 from tests.small import Seen, agent, batch, changed, learner, noise_of, weights
+from vis_rpg.agent.actor import Actor
 from vis_rpg.agent.batch import Batch, Noise
-from vis_rpg.agent.networks import FUSED
-from vis_rpg.agent.rpg import Agent, Metrics
+from vis_rpg.agent.losses import Metrics, model_loss, model_targets
+from vis_rpg.agent.rpg import Agent
 from vis_rpg.training import checkpoint
 from vis_rpg.training.learner import Learner, stack
 
@@ -121,7 +124,7 @@ def test_agents_side_by_side_learn_in_float32_what_each_learns_alone(variant: st
     together, each = side_by_side(variant, double=False)
     update_both(together, each, 0, 1e-4, 1e-6)
     for row, one in enumerate(each):
-        for part, rows in together.rows.items():
+        for part, rows in together.flat.items():
             gradient, alone = (
                 learned.optimizers[part].param_groups[0]["params"][0].grad
                 for learned in (together, one)
@@ -132,15 +135,15 @@ def test_agents_side_by_side_learn_in_float32_what_each_learns_alone(variant: st
                 alone[0].abs() > 100 * rounding
             )  # Adam's first step makes as much of a gradient of rounding errors as of any other
             torch.testing.assert_close(
-                rows.flat[row][clear], one.rows[part].flat[0][clear], rtol=1e-4, atol=1e-6
+                rows.flat[row][clear], one.flat[part].flat[0][clear], rtol=1e-4, atol=1e-6
             )
         torch.testing.assert_close(
-            together.average.flat[row], one.average.flat[0], rtol=1e-4, atol=1e-4
+            together.target.flat[row], one.target.flat[0], rtol=1e-4, atol=1e-4
         )
         if one.agent.rnd is not None:
             torch.testing.assert_close(
-                weights(together.agents[row].rnd.moments),
-                weights(one.agent.rnd.moments),
+                weights(together.agents[row].rnd.statistics),
+                weights(one.agent.rnd.statistics),
                 rtol=1e-4,
                 atol=1e-6,
             )
@@ -157,7 +160,7 @@ def test_a_part_moves_as_by_pytorchs_adam_and_clipping_on_its_own_parameters(cou
         norms = together.update(*joint(given))["model_grad_norm"]
         for row, (own, optimizer) in enumerate(zip(reference, optimizers, strict=True)):
             optimizer.zero_grad()
-            own.model_losses(*given[row])[0]["model"].backward()
+            model_loss(own, *given[row]).losses["model"].backward()
             torch.testing.assert_close(
                 nn.utils.clip_grad_norm_(own.parts()["model"], 0.5), norms[row]
             )
@@ -199,15 +202,15 @@ def test_a_huge_batch_of_one_agent_is_clipped_for_that_one_alone(variant: str) -
         *[
             ("rpg", where)
             for where in (
-                "model.R.4.bias",
-                "pi.net.4.bias",
-                "rnd.predictor.4.bias",
+                "model.R.layers.2.bias",
+                "pi.net.layers.2.bias",
+                "rnd.predictor.layers.2.bias",
                 "log_alpha",
                 "batch",
                 "noise",
             )
         ],
-        ("categorical", "pi.net.4.bias"),
+        ("categorical", "pi.net.layers.2.bias"),
         ("slots, transformer", "batch"),
     ],
 )
@@ -235,8 +238,8 @@ def test_each_agent_has_an_alpha_of_its_own_that_follows_its_own_entropy() -> No
     before = torch.tensor([0.02, 0.3, 0.05])
     for own, alpha, log_std in zip(of, before, (-5.0, 0.0, -5.0), strict=True):
         own.log_alpha.data.copy_(alpha.log())
-        own.pi.net[-1].weight.data.zero_()
-        own.pi.net[-1].bias.data.copy_(torch.tensor([0.0, 0.0, log_std, log_std]))
+        own.pi.net.layers[-1].weight.data.zero_()
+        own.pi.net.layers[-1].bias.data.copy_(torch.tensor([0.0, 0.0, log_std, log_std]))
     learned = learner(*of)
     metrics = learn(learned, 1)
     torch.testing.assert_close(metrics["alpha"], before)
@@ -296,7 +299,7 @@ def test_the_weight_of_the_priors_entropy_is_set_for_each_agent() -> None:
 def saved(learned: Learner, folder: Path) -> list[dict[str, Any]]:
     """What is left of each agent after a trip to the disk."""
     states = [
-        {"agent": own.state_dict(), "optimizers": learned.optimizer_state(row)}
+        {"agent": own.state_dict(), "learner": learned.state_dict(row)}
         for row, own in enumerate(learned.agents)
     ]
     return [
@@ -305,13 +308,12 @@ def saved(learned: Learner, folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def restored(states: list[dict[str, Any]], updates: int, *words: str) -> Learner:
+def restored(states: list[dict[str, Any]], *words: str) -> Learner:
     of = members(*words, double=True)[: len(states)]
     for own, state in zip(of, states, strict=True):
         own.load_state_dict(state["agent"])
     learned = learner(*of)
-    learned.updates = updates
-    learned.load_optimizer_states([state["optimizers"] for state in states])
+    learned.load_state_dicts([state["learner"] for state in states])
     return learned
 
 
@@ -322,7 +324,7 @@ def test_agents_go_on_from_their_checkpoints_as_if_they_had_never_stopped(
     learned = learner(*members(LEARNED, double=True))
     if updates:
         learn(learned, updates)
-    again = restored(saved(learned, tmp_path), updates, LEARNED)
+    again = restored(saved(learned, tmp_path), LEARNED)
     for one in (learned, again):
         learn(one, 3, begin=updates)
     for own, other in zip(learned.agents, again.agents, strict=True):
@@ -332,13 +334,11 @@ def test_agents_go_on_from_their_checkpoints_as_if_they_had_never_stopped(
 def test_an_agent_goes_on_alone_from_where_it_stood_beside_others_and_back(tmp_path: Path) -> None:
     learned = learner(*members(LEARNED, double=True))
     learn(learned, 3)
-    alone = [restored([state], 3, LEARNED) for state in saved(learned, tmp_path)]
+    alone = [restored([state], LEARNED) for state in saved(learned, tmp_path)]
     for update in (3, 4):
         for one, given in zip(alone, inputs(learned.agents, update), strict=True):
             one.update(*given)
-    back = restored(
-        [saved(one, tmp_path / str(row))[0] for row, one in enumerate(alone)], 5, LEARNED
-    )
+    back = restored([saved(one, tmp_path / str(row))[0] for row, one in enumerate(alone)], LEARNED)
     for one, begin in ((learned, 3), (back, 5)):
         learn(one, 8 - begin, begin)
     for own, other in zip(learned.agents, back.agents, strict=True):
@@ -354,16 +354,14 @@ def test_an_agent_goes_on_alone_from_where_it_stood_beside_others_and_back(tmp_p
 def test_an_update_by_the_kernels_is_that_of_torch(
     variant: str, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fused.load()
-    monkeypatch.setattr(fused, "ROWS", 1)  # so that they take batches as small as these
+    kernels.load()
+    monkeypatch.setattr(kernels, "ROWS", 1)  # so that they take batches as small as these
     words, options = VARIANTS[variant]
     theirs, ours = (learner(*members(*words, **options)[:count]) for _ in range(2))
-    for module in [
-        module for of in ours.agents for module in of.modules() if isinstance(module, FUSED)
-    ]:
-        module.fused = True
     given = inputs(ours.agents, 0)
-    expected, metrics = (learned.update(*joint(given)) for learned in (theirs, ours))
+    expected = theirs.update(*joint(given))
+    monkeypatch.setattr(ops, "BACKEND", "kernels")
+    metrics = ours.update(*joint(given))
     assert metrics.keys() == expected.keys()
     for name, values in metrics.items():
         torch.testing.assert_close(
@@ -402,7 +400,7 @@ def test_bfloat16_is_for_products_alone_and_comes_close(count: int) -> None:
     ]
     assert {value.dtype for value in everything} == {torch.float32}
     states: list[Tensor] = [
-        value for own in half.optimizer_state(0).values() for value in own.values()
+        value for own in half.state_dict(0)["optimizers"].values() for value in own.values()
     ]
     assert {value.dtype for value in states} == {torch.float32}
 
@@ -410,8 +408,37 @@ def test_bfloat16_is_for_products_alone_and_comes_close(count: int) -> None:
 def test_bfloat16_does_not_round_the_value_that_critics_learn() -> None:
     of = agent()
     data, noise = batch(of), noise_of(of, batch(of))()
-    with learner(of, precision="bfloat16").autocast():
-        _, q = of.targets(data.window, data.reward, data.terminated, data.z, noise.target)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, q = model_targets(of, data, data.reward, noise.target)
     value = (q - data.reward) / of.config.gamma
     assert value.dtype == torch.float32
     assert float((value - value.bfloat16()).abs().max()) > 1e-4
+
+
+# Copies and moves ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, M])
+def test_a_copy_of_a_learners_agent_acts_alike_and_is_independent(count: int) -> None:
+    of = members(LEARNED)[:count]
+    learned = learner(*of)
+    copied, before = copy.deepcopy(of[0]), weights(of[0])
+    obs = torch.randn(2, 1, 5).numpy()
+    actors = [Actor(own) for own in (of[0], copied)]
+    for actor in actors:
+        actor.observe(obs[0])
+    assert torch.equal(*(actor.select_action(explore=True) for actor in actors))
+    learn(learned, 1)
+    assert changed(before, of[0])
+    assert changed(before, copied) == set(), "an update leaves the copy as it was"
+    copied.log_alpha.data.fill_(3.0)
+    assert float(of[0].log_alpha.detach()) != 3.0
+
+
+@pytest.mark.parametrize("count", [1, M])
+def test_an_agent_that_is_moved_or_cast_stops_its_learner(count: int) -> None:
+    of = members()[:count]
+    learned = learner(*of)
+    of[-1].double()
+    with pytest.raises(RuntimeError, match="moved or cast after its learner was made"):
+        learn(learned, 1)

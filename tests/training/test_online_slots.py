@@ -21,8 +21,8 @@ from vis_rpg.config import check
 from vis_rpg.envs.make import make_env
 from vis_rpg.errors import UserError
 from vis_rpg.training import online_slots as module
-from vis_rpg.training.online_slots import LEARNING_STEPS, ROWS, Adaptation
-from vis_rpg.training.replay_buffer import Replay, bytes_needed
+from vis_rpg.training.online_slots import DISCOVERY_STEPS, ROWS, OnlineSlotTraining
+from vis_rpg.training.replay_buffer import ReplayBuffer, bytes_needed
 from vis_rpg.training.trainer import Trainer
 
 ENVS = 3
@@ -54,37 +54,39 @@ class Counting:
         )
 
 
-def by_hand(capacity: int = 2000) -> tuple[Adaptation, Any]:
+def by_hand(capacity: int = 2000) -> tuple[OnlineSlotTraining, Any]:
     """An adaptation of an agent that sees BlockPush, and a function that puts a step of every
     environment into its replay: frames are black but for the first number, the how manieth of its
     episode it is (from 1); episodes have lengths of their own."""
     settings = config(*PUSH, *SMALL)
     agent = make_agent(settings, make_env(settings.task, "state"))
     perception = agent.model.perception
-    replay = Replay(
+    replay = ReplayBuffer(
         capacity,
-        agent.stored,
+        agent.storage,
         agent.action_dim,
         agent.space.dim,
         perception.history,
         ENVS,
         torch.device("cpu"),
     )
-    adaptation = Adaptation(agent, Actor(agent, ENVS), replay, 1, ENVS, seed=0)
+    adaptation = OnlineSlotTraining(agent, Actor(agent, ENVS), replay, 1, ENVS, seed=0)
     ages = torch.zeros(ENVS, dtype=torch.int64)
 
     def seen(which: Tensor) -> dict[str, Tensor]:
         frame = torch.zeros(len(which), 64, 64, 3, dtype=torch.uint8)
         frame[:, 0, 0, 0] = (ages[which] + 1).to(torch.uint8)
         blank = {
-            name: torch.zeros(len(which), *agent.stored[name][0], dtype=agent.stored[name][1])
+            name: torch.zeros(
+                len(which), *agent.storage[name].shape, dtype=agent.storage[name].dtype
+            )
             for name in ("slots", "coordinates")
         }
-        return blank | {"kept.frame": frame}
+        return blank | {"frame": frame}
 
     def step() -> None:
         everywhere = torch.arange(ENVS)
-        if replay.head == 0:
+        if replay.write_ptr == 0:
             replay.begin(seen(everywhere), everywhere)
         ages.add_(1)
         nothing = torch.zeros(ENVS)
@@ -103,14 +105,14 @@ def by_hand(capacity: int = 2000) -> tuple[Adaptation, Any]:
     return adaptation, step
 
 
-def read_through(adaptation: Adaptation, step: Any, stepping: bool) -> int:
+def read_through(adaptation: OnlineSlotTraining, step: Any, stepping: bool) -> int:
     """Turns until all of replay has been read again, with steps between."""
     adaptation.learner.model = Counting()
-    adaptation.learned = LEARNING_STEPS
+    adaptation.learned = DISCOVERY_STEPS
     adaptation.start = adaptation.cursor = adaptation.replay.first_held
     for turn in range(1, 1000):
         before = adaptation.learner.model.read
-        done = adaptation._read_again()
+        done = adaptation._encode_again()
         assert adaptation.learner.model.read - before <= ROWS, "a bounded share"
         if done:
             return turn
@@ -120,26 +122,26 @@ def read_through(adaptation: Adaptation, step: Any, stepping: bool) -> int:
 
 
 @pytest.mark.parametrize("stepping", [False, True])
-def test_every_stored_frame_is_read_again_in_the_order_of_its_episode(stepping: bool) -> None:
+def test_every_stored_frame_is_encode_again_in_the_order_of_its_episode(stepping: bool) -> None:
     adaptation, step = by_hand()
     for _ in range(100):
         step()
     assert read_through(adaptation, step, stepping) > 5
-    rows, head = adaptation.replay.rows, adaptation.replay.head
-    read = rows["obs.fresh.slots"][:head, 0]
+    rows, head = adaptation.replay.storage.obs, adaptation.replay.write_ptr
+    read = rows["next_slots"][:head, 0]
     assert torch.equal(read[:, 0] + 1, read[:, 1]), (
         "its place in the episode, counted through slots that are carried"
     )
-    assert not rows["obs.slots"].any(), "nothing is used before all is read"
+    assert not rows["slots"].any(), "nothing is used before all is read"
 
 
 def test_learning_never_begins_from_slots_of_an_overwritten_row() -> None:
     adaptation, step = by_hand(capacity=40)
     for _ in range(50):
         step()
-    rows = adaptation.replay.rows
-    marks = rows["obs.kept.frame"][:, 0, 0, 0]
-    rows["obs.slots"].copy_(marks.view(-1, 1, 1).expand_as(rows["obs.slots"]))
+    rows = adaptation.replay.storage.obs
+    marks = rows["frame"][:, 0, 0, 0]
+    rows["slots"].copy_(marks.view(-1, 1, 1).expand_as(rows["slots"]))
     later = 0
 
     def learn(frames: Tensor, previous: Tensor, is_first: Tensor) -> None:
@@ -149,7 +151,7 @@ def test_learning_never_begins_from_slots_of_an_overwritten_row() -> None:
 
     adaptation.learner.learn = learn  # type: ignore[method-assign, assignment]
     for _ in range(50):
-        adaptation._learn()
+        adaptation._discover()
     assert later > 0
 
 
@@ -157,7 +159,7 @@ def test_a_round_that_went_wrong_is_thrown_away() -> None:
     adaptation, step = by_hand()
     for _ in range(100):
         step()
-    adaptation.learned = LEARNING_STEPS - 1
+    adaptation.learned = DISCOVERY_STEPS - 1
     with torch.no_grad():
         next(adaptation.learner.model.parameters()).fill_(float("nan"))
     adaptation.since = adaptation.every
@@ -175,16 +177,16 @@ def test_what_is_overwritten_meanwhile_is_left_out_and_what_is_left_of_an_episod
         step()
     read_through(adaptation, step, stepping=True)
     replay = adaptation.replay
-    at = torch.arange(replay.first_held, replay.head) % replay.capacity
+    at = torch.arange(replay.first_held, replay.write_ptr) % replay.capacity
     read, marks = (
-        replay.rows["obs.fresh.slots"][at, 0, 0],
-        replay.rows["obs.kept.frame"][at, 0, 0, 0].float(),
+        replay.storage.obs["next_slots"][at, 0, 0],
+        replay.storage.obs["frame"][at, 0, 0, 0].float(),
     )
     assert ((marks - 1 - read) >= 0).all()
-    begins = replay.rows["before"][at] == at
+    begins = replay.storage.prev[at] == at
     assert not read[begins].any()
-    parents = replay.rows["before"][at[~begins]]
-    followed = replay.rows["obs.fresh.slots"][parents, 0, 0] + 1 == read[~begins]
+    parents = replay.storage.prev[at[~begins]]
+    followed = replay.storage.obs["next_slots"][parents, 0, 0] + 1 == read[~begins]
     assert followed[ENVS * 5 :].all() and followed.float().mean() > 0.9
 
 
@@ -214,11 +216,13 @@ def learn_novelty(
         adam.load_state_dict(copy.deepcopy(optimizer))
     generator = torch.Generator().manual_seed(seed)
     for _ in range(updates):
-        error = agent.rnd.error(novelty[torch.randint(len(novelty), (64,), generator=generator)])
+        error = agent.rnd.prediction_error(
+            novelty[torch.randint(len(novelty), (64,), generator=generator)]
+        )
         adam.zero_grad()
         error.mean().backward()
         adam.step()
-        agent.rnd.count(error)
+        agent.rnd.update_stats(error)
     return adam.state_dict()
 
 
@@ -230,14 +234,14 @@ def test_an_encoder_that_changes_makes_no_unchanged_scene_new_and_all_follow_it(
     run_of = trainer(tmp_path, "agent.seed_steps=10000", "exploration.width=128")
     [run] = run_of.runs
     for _ in range(62):
-        run_of.advance()
-    agent, replay, adaptation = run.agent, run.replay, run.adaptation
+        run_of.step()
+    agent, replay, adaptation = run.agent, run.replay, run.online_slots
     assert adaptation is not None
-    at = torch.arange(replay.head)
+    at = torch.arange(replay.write_ptr)
 
     def bonus() -> tuple[Tensor, Tensor]:
-        novelty, presence = adaptation._novelty(at, "obs.")
-        return agent.rnd.bonus(novelty, presence), novelty
+        rnd_input = adaptation._rnd_input(at)
+        return agent.rnd.bonus(rnd_input), rnd_input
 
     optimizer = learn_novelty(agent, bonus()[1], 300, seed=0)
     before, old = bonus()
@@ -246,12 +250,12 @@ def test_an_encoder_that_changes_makes_no_unchanged_scene_new_and_all_follow_it(
     expected_later = control.rnd.bonus(old).mean()
 
     disturb(adaptation.learner.model)
-    adaptation.learned, adaptation.cursor = LEARNING_STEPS, 0
+    adaptation.learned, adaptation.cursor = DISCOVERY_STEPS, 0
     stored = weights(run.agent.model.perception)
     turns = 0
     while not adaptation.step():
         turns += 1
-    assert turns > module.FITS
+    assert turns > module.FIT_STEPS
     after, new = bonus()
     unfollowed = control.rnd.bonus(new).mean() - expected_later
     assert unfollowed > 0.3, f"the test must be able to fail: {unfollowed}"
@@ -266,19 +270,19 @@ def test_an_encoder_that_changes_makes_no_unchanged_scene_new_and_all_follow_it(
     assert changed(stored, agent.model.perception)
     assert changed(weights(adaptation.learner.model), agent.model.perception.model) == set()
     episode = at[0::ENVS][:61]
-    sights = adaptation.learner.model.encode_video(replay.rows["obs.kept.frame"][episode][:, None])
+    sights = adaptation.learner.model.encode_video(replay.storage.obs["frame"][episode][:, None])
     read = torch.stack([sight.coordinates for sight in sights])[:, 0]
     torch.testing.assert_close(
-        replay.rows["obs.coordinates"][episode][..., :3], read[..., :3], rtol=0, atol=0.02
+        replay.storage.obs["coordinates"][episode][..., :3], read[..., :3], rtol=0, atol=0.02
     )
-    newest = replay.open % replay.capacity
-    assert torch.equal(run.actor.memory["slots"], replay.rows["obs.slots"][newest].float())
+    newest = replay.cursor % replay.capacity
+    assert torch.equal(run.actor.state.hidden["slots"], replay.storage.obs["slots"][newest].float())
     assert torch.equal(
-        run.actor.memory["previous.coordinates"], replay.rows["obs.coordinates"][newest]
+        run.actor.state.previous["coordinates"], replay.storage.obs["coordinates"][newest]
     )
 
 
-FAST = {"LEARNING_STEPS": 2, "ROWS": 24, "FITS": 3, "SAMPLE": 64}
+FAST = {"DISCOVERY_STEPS": 2, "ROWS": 24, "FIT_STEPS": 3, "SAMPLE": 64}
 
 
 @pytest.fixture
@@ -309,20 +313,20 @@ def test_a_run_whose_perception_learns_resumes_exactly_amid_a_round(tmp_path: Pa
     last = facts(tmp_path / "whole")[-1]
     assert last["perception_rounds"] >= 2 and 0 < last["perception_loss"] < 10
     kept = final(tmp_path / "whole")["replay"]
-    assert kept["rewritten"]["obs.slots"].shape[0] == part.runs[0].replay.head
+    assert kept["rewritten"]["obs.slots"].shape[0] == part.runs[0].replay.write_ptr
 
 
 @pytest.mark.usefixtures("fast")
 def test_seeds_learn_to_see_each_on_its_own(tmp_path: Path) -> None:
-    words = ("agent.seed_steps=12", "task.blocks=2", "exploration.per_object=true")
+    words = ("agent.seed_steps=12", "task.blocks=2")
     both, lone = (
         trainer(tmp_path / "both", *words, "seeds=2"),
         trainer(tmp_path / "lone", *words, "seed=1"),
     )
     for of in (both, lone):
         for _ in range(16):
-            of.advance()
-    assert {run.adaptation.rounds for run in (*both.runs, *lone.runs)} == {2}
+            of.step()
+    assert {run.online_slots.rounds for run in (*both.runs, *lone.runs)} == {2}
     models = [weights(run.agent.model.perception.model) for run in (*both.runs, *lone.runs)]
     torch.testing.assert_close(models[1], models[2], rtol=0, atol=1e-5)
     assert any((models[0][name] - value).abs().max() > 1e-5 for name, value in models[1].items())
@@ -331,32 +335,22 @@ def test_seeds_learn_to_see_each_on_its_own(tmp_path: Path) -> None:
 def test_the_agents_losses_reach_no_pixel_and_no_weight_of_the_slot_model(tmp_path: Path) -> None:
     run_of = trainer(tmp_path, "agent.seed_steps=12")
     [run] = run_of.runs
-    before, student = weights(run.agent.model.perception), weights(run.adaptation.learner.model)
+    before, student = weights(run.agent.model.perception), weights(run.online_slots.learner.model)
     for _ in range(8):
-        run_of.advance()
+        run_of.step()
     assert run_of.learner.updates > 2
-    batch = run_of.learning.draw()
-    assert set(batch.window) == set(batch.familiar) == {"slots", "coordinates"}
+    batch = run_of.learner.sampler.draw()
+    assert set(batch.obs_sequence) == set(batch.rnd_obs) == {"slots", "coordinates"}
     assert changed(before, run.agent.model.perception) == set(), (
         "what acts and is stored stays until all has been read again"
     )
-    assert changed(student, run.adaptation.learner.model)
+    assert changed(student, run.online_slots.learner.model)
     assert not any(parameter.requires_grad for parameter in run.agent.model.perception.parameters())
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (("perception.learn_every=0",), "perception.learn_every=0: must be above 0"),
-        (
-            ("perception.learn_every=5", "perception.train=true"),
-            "perception.learn_every=5 and perception.train=true: one or the other",
-        ),
-    ],
-)
-def test_a_pace_that_cannot_be_is_refused(words: tuple[str, ...], says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        check(config("task=block_push", "obs=pixels", *words))
+def test_a_pace_that_cannot_be_is_refused() -> None:
+    with pytest.raises(UserError, match="perception.learn_every=0: must be above 0"):
+        check(config("task=block_push", "obs=pixels", "perception.learn_every=0"))
 
 
 @pytest.mark.parametrize("slots", [4, 7])
@@ -365,8 +359,8 @@ def test_a_million_frames_fit_into_14_gigabytes_and_into_one_without_frames(
 ) -> None:
     SlotModel(SlotConfig(slots=slots)).save(tmp_path / "model.safetensors", {})
     frozen, learning = (
-        SlotPerception(tmp_path / "model.safetensors", learn=learn).stored
-        for learn in (False, True)
+        SlotPerception(tmp_path / "model.safetensors", online=online).storage
+        for online in (False, True)
     )
     actions, z = 28, 12  # Adroit's hand; Table 1
     assert bytes_needed(10**6, frozen, actions, z) <= 1e9

@@ -11,22 +11,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.small import config
+from perception.base import StorageSpec
+from tests.small import config, sample
 from vis_rpg.agent.batch import Batch
 from vis_rpg.errors import UserError
 from vis_rpg.training import checkpoint
 from vis_rpg.training.chunks import Chunks
 from vis_rpg.training.replay_buffer import (
-    Replay,
-    Request,
-    Tables,
+    BatchSpec,
+    ReplayBuffer,
+    Storage,
     bytes_needed,
     choose_device,
-    make_tables,
+    make_storage,
 )
 from vis_rpg.training.trainer import Trainer
 
 CPU = torch.device("cpu")
+ID = {"id": StorageSpec((), torch.int64)}
 
 
 @dataclass
@@ -47,7 +49,7 @@ class World:
         history: int = 1,
         longest: int = 9,
         seed: int = 0,
-        tables: Tables | None = None,
+        storage: Storage | None = None,
         lost: float = 0.0,
     ) -> None:
         """lost: chance that an environment is lost in a step: its episode is cut, and what it did
@@ -55,7 +57,7 @@ class World:
         self.lost = lost
         self.rng = np.random.default_rng(seed)
         self.longest, self.envs = longest, envs
-        self.replay = Replay(capacity, {"id": ((), torch.int64)}, 1, 1, history, envs, CPU, tables)
+        self.replay = ReplayBuffer(capacity, ID, 1, 1, history, envs, CPU, storage)
         self.episodes = [Episode() for _ in range(envs)]
         self.where: dict[int, tuple[Episode, int]] = {}
         """Observation -> its episode and place there."""
@@ -106,7 +108,7 @@ class World:
         start at."""
         history, (H, B) = self.replay.history, batch.reward.shape
         window, mask, z = (
-            batch.window["id"].T.tolist(),
+            batch.obs_sequence["id"].T.tolist(),
             batch.mask.T.tolist(),
             batch.z[:, 0].tolist(),
         )
@@ -129,8 +131,8 @@ class World:
                 H - len(acts)
             )
             assert all(float(act[3]) == z[b] for act in acts)
-        for b in range(batch.familiar["id"].shape[1]):
-            ids = batch.familiar["id"][:, b].tolist()
+        for b in range(batch.rnd_obs["id"].shape[1]):
+            ids = batch.rnd_obs["id"][:, b].tolist()
             episode, t = self.where[ids[-1]]
             assert t > 0, "the RND learns from observations that followed an action"
             assert ids == [episode.obs[max(i, 0)] for i in range(t - history + 1, t + 1)]
@@ -142,8 +144,8 @@ class World:
 
     def draw(self, size: int = 256, horizon: int = 3, seed: int = 0) -> Batch:
         first = 16 if self.replay.firsts else 0
-        return self.replay.sample(
-            Request(size, horizon, 16, first), torch.Generator().manual_seed(seed)
+        return sample(
+            self.replay, BatchSpec(size, horizon, 16, first), torch.Generator().manual_seed(seed)
         )
 
 
@@ -201,7 +203,7 @@ def test_overwriting_leaves_valid_segments_alone(history: int, envs: int, seed: 
 def test_starts_are_drawn_uniformly() -> None:
     world = World(envs=3, capacity=150).run(120)
     batch = world.draw(60_000, horizon=1)
-    counts = torch.bincount(batch.window["id"][0])
+    counts = torch.bincount(batch.obs_sequence["id"][0])
     counts = counts[counts > 0].double()
     assert len(counts) == len(world.replay)
     expected = counts.mean()
@@ -212,7 +214,7 @@ def test_starts_are_drawn_uniformly() -> None:
 def test_the_final_observation_is_the_one_bootstrapped_from() -> None:
     world = World(longest=4).run(40)
     batch = world.draw(2000, horizon=1)
-    for start, following in batch.window["id"].T.tolist():
+    for start, following in batch.obs_sequence["id"].T.tolist():
         episode, t = world.where[start]
         assert following == episode.obs[t + 1]
 
@@ -230,11 +232,11 @@ def test_a_saved_replay_draws_the_same_segments_and_goes_on_the_same(
         saved = world.replay.save(chunks)
         path = checkpoint.save(tmp_path / "checkpoints", part, {"replay": saved})
         chunks.keep({(start, end) for start, end in saved["spans"]})
-        loaded = Replay(capacity, {"id": ((), torch.int64)}, 1, 1, 2, 3, CPU)
+        loaded = ReplayBuffer(capacity, ID, 1, 1, 2, 3, CPU)
         loaded.load(checkpoint.load(path)["replay"], Chunks(tmp_path / "chunks", "replay"))
         assert len(loaded) == len(world.replay)
         generator = torch.Generator().manual_seed(part)
-        assert same(loaded.sample(Request(64, 3, 16, 16), generator), world.draw(64, seed=part))
+        assert same(sample(loaded, BatchSpec(64, 3, 16, 16), generator), world.draw(64, seed=part))
         world.replay = loaded  # and on from what was loaded
         chunks = Chunks(tmp_path / "chunks", "replay")
         chunks.load_state(saved)
@@ -261,16 +263,16 @@ def test_a_checkpoint_costs_what_is_new(tmp_path: Path) -> None:
     saved = world.replay.save(chunks)
     new = [path for path in tmp_path.iterdir() if path not in before]
     assert len(new) == 1
-    rows = chunks.read(tuple(saved["spans"][-1]))["acted"]
+    rows = chunks.read(tuple(saved["spans"][-1]))["has_action"]
     assert len(rows) <= 4 * 2 * world.envs + world.envs
-    assert len(saved["tail"]["acted"]) <= 2 * world.envs
+    assert len(saved["tail"]["has_action"]) <= 2 * world.envs
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
 def test_an_episode_that_is_dropped_ends_masked_and_the_next_begins_clean(tmp_path: Path) -> None:
     world, chunks = World(envs=2, history=2, longest=1000).run(5), Chunks(tmp_path, "replay")
     state = world.replay.save(chunks)
-    world.replay = Replay(100_000, {"id": ((), torch.int64)}, 1, 1, 2, 2, CPU)
+    world.replay = ReplayBuffer(100_000, ID, 1, 1, 2, 2, CPU)
     world.replay.load(state, chunks)
     world.begin([0, 1])
     world.run(5)
@@ -282,14 +284,19 @@ def test_an_episode_that_is_dropped_ends_masked_and_the_next_begins_clean(tmp_pa
 def test_z_stays_that_of_the_start_within_a_segment() -> None:
     world = World(envs=2, longest=3).run(40)
     batch = world.draw(500, horizon=5)
-    for b, start in enumerate(batch.window["id"][0].tolist()):
+    for b, start in enumerate(batch.obs_sequence["id"][0].tolist()):
         assert float(batch.z[b, 0]) == pytest.approx(world.where[start][0].acts[0][3])
 
 
 def test_the_memory_that_is_told_is_the_memory_that_is_taken() -> None:
-    stored = {"frame": ((8, 8, 3), torch.uint8), "slots": ((4, 6), torch.float16)}
-    replay = Replay(500, stored, 2, 12, 2, 5, CPU)
-    taken = sum(table.nbytes for table in replay.tables.values())
+    stored = {
+        "frame": StorageSpec((8, 8, 3), torch.uint8),
+        "slots": StorageSpec((4, 6), torch.float16),
+    }
+    replay = ReplayBuffer(500, stored, 2, 12, 2, 5, CPU)
+    storage = replay.storage
+    rings = storage.starts, storage.firsts, storage.bounds
+    taken = sum(column.nbytes for column in (*storage.columns().values(), *rings))
     assert bytes_needed(500, stored, 2, 12) == pytest.approx(taken, rel=0.01)
 
 
@@ -394,7 +401,7 @@ def test_replays_side_by_side_know_nothing_of_each_other() -> None:
     worlds = [
         World(envs=2, capacity=60, history=2, longest=3 + seed, seed=seed) for seed in range(3)
     ]
-    tables = make_tables(60, {"id": ((), torch.int64)}, 1, 1, CPU, count=3)
+    together = make_storage(60, ID, 1, 1, CPU, count=3)
     for index, world in enumerate(worlds):
         beside = World(
             envs=2,
@@ -402,24 +409,26 @@ def test_replays_side_by_side_know_nothing_of_each_other() -> None:
             history=2,
             longest=3 + index,
             seed=index,
-            tables={k: table[index] for k, table in tables.items()},
+            storage=together.row(index),
         )
         for world_or_twin in (world, beside):
             world_or_twin.run(70)
         beside.check(beside.draw(200))
     for index, world in enumerate(worlds):
-        for name, table in world.replay.tables.items():
-            assert torch.equal(tables[name][index], table), name
+        for name, column in world.replay.storage.columns().items():
+            assert torch.equal(together.columns()[name][index], column), name
+        for name in ("starts", "firsts", "bounds"):
+            own = getattr(world.replay.storage, name)
+            assert torch.equal(getattr(together, name)[index], own), name
 
 
 def test_observations_keep_their_type() -> None:
-    replay = Replay(
-        100, {"frame": ((2, 2), torch.uint8), "slots": ((3,), torch.float16)}, 1, 0, 1, 1, CPU
-    )
+    spec = {"frame": StorageSpec((2, 2), torch.uint8), "slots": StorageSpec((3,), torch.float16)}
+    replay = ReplayBuffer(100, spec, 1, 0, 1, 1, CPU)
     obs = {"frame": torch.full((1, 2, 2), 200, dtype=torch.uint8), "slots": torch.ones(1, 3).half()}
     replay.begin(obs, torch.tensor([0]))
     replay.add(torch.zeros(1, 1), torch.zeros(1), torch.zeros(1), torch.zeros(1, 0), obs)
-    window = replay.sample(Request(4, 1, 1), torch.Generator()).window
+    window = sample(replay, BatchSpec(4, 1, 1), torch.Generator()).obs_sequence
     assert (window["frame"].dtype, window["slots"].dtype) == (torch.uint8, torch.float16)
     assert int(window["frame"].max()) == 200
 
@@ -428,11 +437,11 @@ def test_a_replay_that_is_too_small_is_refused_with_the_key_to_change() -> None:
     with pytest.raises(
         UserError, match=r"agent.replay_capacity=20: too small for agent.envs=5; give at least 48"
     ):
-        Replay(20, {"id": ((), torch.int64)}, 1, 1, 1, 5, CPU)
-    Replay(48, {"id": ((), torch.int64)}, 1, 1, 1, 5, CPU)
+        ReplayBuffer(20, ID, 1, 1, 1, 5, CPU)
+    ReplayBuffer(48, ID, 1, 1, 1, 5, CPU)
 
 
 def test_episodes_longer_than_replay_are_named_where_beginnings_are_asked_for() -> None:
     world = World(envs=1, capacity=40, longest=10**9).run(100)
     with pytest.raises(UserError, match="agent.replay_capacity=40: holds no episode's beginning"):
-        world.replay.sample(Request(4, 3, 4, 4), torch.Generator())
+        sample(world.replay, BatchSpec(4, 3, 4, 4), torch.Generator())

@@ -88,7 +88,8 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(
         visits.append(record.read())
     assert differences(*visits) == []
     stored = [
-        trainer_of(tmp_path / name, *words).runs[0].replay.tables for name in ("killed", "whole")
+        vars(trainer_of(tmp_path / name, *words).runs[0].replay.storage)
+        for name in ("killed", "whole")
     ]
     assert differences(*stored) == []
 

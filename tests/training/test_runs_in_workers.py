@@ -36,7 +36,7 @@ def kill_at(trainer: Trainer, seed: int, *steps: int) -> None:
     begin = group.begin
 
     def killing(actions: Any) -> None:
-        if trainer.step in steps:
+        if trainer.step_count in steps:
             group.ready()
             os.kill(group.workers[0].pid, signal.SIGKILL)
             group.workers[0]._process.join(10)
@@ -52,19 +52,19 @@ def test_a_death_is_counted_and_nothing_is_learned_across_the_cut(
     kill_at(once, 0, 50)
     [run] = once.runs
     lost = len(run.envs.workers[0].job.rows)  # type: ignore[attr-defined]
-    while once.step < 50:
-        once.advance()
-    cut, returns = run.replay.open.clone(), run.returns.copy()
+    while once.step_count < 50:
+        once.step()
+    cut, returns = run.replay.cursor.clone(), run.returns.copy()
     [summary] = once.run()
     assert (summary["steps"], summary["dropped_episodes"]) == (200, lost)
     assert len(run.replay) == 200 - lost, "what was done in the step that was lost is no transition"
-    rows = run.replay.rows
-    assert not rows["acted"][cut[:lost]].any() and rows["acted"][cut[lost:]].all()
-    assert torch.equal(rows["after"][cut[:lost]], cut[:lost]), (
+    storage = run.replay.storage
+    assert not storage.has_action[cut[:lost]].any() and storage.has_action[cut[lost:]].all()
+    assert torch.equal(storage.next[cut[:lost]], cut[:lost]), (
         "nothing follows an observation at which an episode was cut"
     )
-    assert not rows["terminated"].any()
-    assert set(rows["before"][cut[:lost] + 1].tolist()).isdisjoint(cut[:lost].tolist())
+    assert not storage.terminated.any()
+    assert set(storage.prev[cut[:lost] + 1].tolist()).isdisjoint(cut[:lost].tolist())
     # episodes of 20 steps: those that were cut at 10 have ended at 31 and at 51, and hold what they
     # were given since
     episodes = sum(len(range(20, 41, 20)) if row >= lost else 1 for row in range(5))

@@ -11,22 +11,23 @@ import torch
 
 from tests.runs import facts
 from tests.small import changed, config, weights
-from tests.training.test_learning import LEARNED, agents, learning
+from tests.training.test_sampler import LEARNED, agents, sampling_learner
+from vis_rpg.training import learner as module
 from vis_rpg.training import runtime, trainer
-from vis_rpg.training.learning import Learning, Staging
+from vis_rpg.training.learner import Learner
 from vis_rpg.training.trainer import Trainer
 
 
-class Timed(Learning):
+class Timed(Learner):
     """Takes its times from `costs`: runtime -> (seconds to get ready, seconds an update), or
     raises."""
 
     def __new__(cls, costs: dict[str, Any], device: str = "cpu") -> Any:
-        made = learning(*agents(1))
+        made = sampling_learner(*agents(1))
         made.__class__ = cls
         made.used, made.costs, made.asked = None, costs, []
         if device != "cpu":
-            made.learner.device = torch.device(device)
+            made.device = torch.device(device)
         return made
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -35,12 +36,21 @@ class Timed(Learning):
     def use(self, runtime: str) -> None:
         self.used = runtime
 
-    def warm_up(self, runtime: str, cycles: int) -> Any:
-        self.asked.append(runtime)
-        self.used = runtime
-        if isinstance(self.costs[runtime], Exception):
-            raise self.costs[runtime]
-        return self.costs[runtime]
+
+@pytest.fixture(autouse=True)
+def timed_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    warm_up = runtime.warm_up
+
+    def timed(learner: Learner, name: str, cycles: int) -> Any:
+        if not isinstance(learner, Timed):
+            return warm_up(learner, name, cycles)
+        learner.asked.append(name)
+        learner.used = name
+        if isinstance(learner.costs[name], Exception):
+            raise learner.costs[name]
+        return learner.costs[name]
+
+    monkeypatch.setattr(runtime, "warm_up", timed)
 
 
 @pytest.fixture(autouse=True)
@@ -144,18 +154,16 @@ def test_a_runtime_that_fails_gives_way_to_the_next_with_one_line(
 @pytest.mark.parametrize("count", [1, 2])
 def test_getting_ready_leaves_no_trace_in_what_is_learned(count: int, staged: bool) -> None:
     of, reference = agents(count, LEARNED), agents(count, LEARNED)
-    ready, plain = learning(*of), learning(*reference)
-    for either in (ready, plain):
-        either.staging = Staging(torch.device("cpu")) if staged else None
+    ready, plain = (sampling_learner(*own, prefetch=staged) for own in (of, reference))
     before = [weights(agent) for agent in of]
-    ready.warm_up("eager", 1)
+    runtime.warm_up(ready, "eager", 1)
     assert [changed(*pair) for pair in zip(before, of, strict=True)] == [set()] * count
     for _ in range(3):
         ready.step()
         plain.step()
     for own, other in zip(of, reference, strict=True):
         assert changed(weights(own), other) == set()
-    assert ready.counts == plain.counts and ready.learner.updates == plain.learner.updates == 3
+    assert ready.counts == plain.counts and ready.updates == plain.updates == 3
     torch.testing.assert_close(ready.sums, plain.sums, rtol=0, atol=0)
 
 
@@ -163,18 +171,17 @@ def test_a_failure_while_getting_ready_leaves_no_trace_either(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     [of] = agents(1)
-    ready = learning(of)
-    before, losses = weights(of), of.policy_losses
+    ready = sampling_learner(of)
+    before = weights(of)
 
     def failing(*_: Any) -> Any:
         raise RuntimeError("cannot be compiled")
 
-    monkeypatch.setattr(of, "policy_losses", failing)
+    monkeypatch.setattr(module, "policy_loss", failing)
     with pytest.raises(RuntimeError, match="cannot be compiled"):
-        ready.warm_up("eager", 1)
-    monkeypatch.setattr(of, "policy_losses", losses)
+        runtime.warm_up(ready, "eager", 1)
     assert changed(before, of) == set()
-    assert ready.learner.updates == 0 and not any(value.any() for value in ready.sums.values())
+    assert ready.updates == 0 and not any(value.any() for value in ready.sums.values())
 
 
 def test_a_run_keeps_its_runtime_and_goes_on_with_it(
@@ -182,7 +189,7 @@ def test_a_run_keeps_its_runtime_and_goes_on_with_it(
 ) -> None:
     wanted: list[str] = []
 
-    def start(learning: Learning, words: str, updates: int, *_: Any) -> str:
+    def start(learner: Learner, words: str, updates: int, *_: Any) -> str:
         wanted.append(words)
         return "eager"
 

@@ -1,45 +1,60 @@
-"""What an update learns from: a batch of replay and noise."""
+"""The inputs of one update: a batch from replay, and noise.
+
+Shapes: B batch, H horizon, A action, Z latent variable, M draws of z.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from perception.base import Window
+from perception.base import ObsSequence
 
 
 @dataclass
 class Batch:
-    """Segments of H steps from replay, and single observations for the RND and for π(z|s₁)."""
+    """Segments of H steps from replay, and single observations for the RND and for π(z|s₁).
 
-    window: Window
-    """Stored observations (history - 1 + H + 1, B, ...)."""
+    Attributes:
+        obs_sequence: Stored observations (history - 1 + H + 1, B, ...).
+        action: (H, B, A).
+        reward: (H, B), as the environment gave it.
+        terminated: (H, B): 1 where the step ended the task.
+        mask: (H, B): 0 from the end of the episode on.
+        z: (B, Z): the latent variable that was acting.
+        rnd_obs: Stored observations (history, B', ...) from the whole replay, to train the RND.
+        first: Stored observations (history, B'', ...) of episode starts; None where π(z|s₁) is
+            fixed.
+    """
+
+    obs_sequence: ObsSequence
     action: Tensor
-    """(H, B, A)."""
     reward: Tensor
-    """(H, B), as the environment gave it."""
     terminated: Tensor
-    """(H, B): 1 where the step ended the task truly."""
     mask: Tensor
-    """(H, B): 0 from the end of the episode on."""
     z: Tensor
-    """(B, Z): the latent variable that was acting."""
-    familiar: Window
-    """Stored observations (history, B', ...) drawn from the whole replay, for training the RND."""
-    first: Window | None = None
-    """Stored observations (history, B'', ...) of episode starts; None where π(z|s₁) is fixed."""
+    rnd_obs: ObsSequence
+    first: ObsSequence | None = None
 
 
 @dataclass
 class Noise:
-    """Standard normal noise for one update; z_first as the latent space draws it."""
+    """Standard normal noise for one update; `z_first` as the latent space draws it.
+
+    Attributes:
+        target: (H + 1, H, B, A).
+        policy: (H + 1, B, A).
+        first: (H + 1, M, B'', A); None where π(z|s₁) is fixed.
+        z_first: (M, B'', Z), likewise.
+    """
 
     target: Tensor
-    """(H + 1, H, B, A)."""
     policy: Tensor
-    """(H + 1, B, A)."""
     first: Tensor | None = None
-    """(H + 1, M, B'', A), with M draws of z per episode start."""
     z_first: Tensor | None = None
-    """(M, B'', Z)."""
+
+
+for _type in (Batch, Noise):  # so that vmap looks into them
+    pytree.register_dataclass(_type)

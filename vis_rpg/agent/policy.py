@@ -50,9 +50,8 @@ class LatentPolicy(nn.Module):
         self.space = space
         self.net = mlp(state_dim, space.prior_outputs, hidden) if learned and space.dim else None
         if self.net is not None:
-            nn.init.zeros_(
-                self.net.get_parameter("4.weight")
-            )  # starts as the fixed prior: N(0, I), or uniform
+            # Starts as the fixed prior: N(0, I), or uniform.
+            nn.init.zeros_(self.net.get_parameter("layers.2.weight"))
 
     def outputs(self, s1: Tensor) -> Tensor | None:
         """Parameters of the distribution, or None where the prior is fixed."""

@@ -1,73 +1,61 @@
-"""Object-centric exploration (Section 4.3.2): random network distillation on the novelty of an
-observation, and nothing else.
+"""Random network distillation (Burda et al. 2019) as the object-centric bonus of Section 4.3.2.
 
-M novelty width, N objects, each with M / N numbers of the novelty.
+M is the width of the RND's input.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from perception.encoders.cnn import STACK, Conv4, encode_pairs
 from vis_rpg.agent.networks import MLP
-from vis_rpg.agent.rnd_inputs import FrameNovelty
 
 CLIP = 100.0
 
 
-class RunningMoments(nn.Module):
+class RunningMeanStd(nn.Module):
     """Mean and variance over everything ever seen (Chan et al. 1983), kept on the device."""
 
     count: Tensor
     mean: Tensor
-    squares: Tensor
+    m2: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("count", "mean", "squares"):
+        for name in ("count", "mean", "m2"):
             self.register_buffer(name, torch.zeros(()))
 
     @torch.no_grad()
     def update(self, x: Tensor, weight: Tensor) -> None:
-        """Count a batch x (B,) in; weight: scalar, 0 leaves everything as it was."""
+        """Add a batch x (B,) to the statistics; a scalar weight of 0 leaves them as they were."""
         number = weight * x.numel()
         total = (self.count + number).clamp(min=1.0)
         delta = x.mean() - self.mean
-        self.squares += (
-            weight * ((x - x.mean()) ** 2).sum() + delta**2 * self.count * number / total
-        )
+        self.m2 += weight * ((x - x.mean()) ** 2).sum() + delta**2 * self.count * number / total
         self.mean += delta * number / total
         self.count += number
 
     @torch.no_grad()
-    def follow(self, before: Tensor, after: Tensor) -> None:
-        """What gave `before` (B,) now gives `after` (B,): move the mean along, so that it is as
-        usual as it was."""
+    def shift_mean(self, before: Tensor, after: Tensor) -> None:
+        """Move the mean by the change from `before` (B,) to `after` (B,)."""
         self.mean += after.mean() - before.mean()
 
     def normalise(self, x: Tensor) -> Tensor:
-        """(x - mean) / std, clipped at +-100; zero as long as nothing has been counted."""
-        std = (self.squares / self.count.clamp(min=1.0)).sqrt().clamp(min=1e-8)
-        return torch.where(
-            self.count > 0, ((x - self.mean) / std).clamp(-CLIP, CLIP), torch.zeros_like(x)
-        )
-
-
-def rnd_network(inputs: int, width: int) -> MLP:
-    """The 3-layer MLP with leaky ReLU of Appendix A."""
-    return MLP(inputs, width, width, width, leaky=True)
+        """(x - mean) / std, clipped at +-100; zero before anything has been counted."""
+        std = (self.m2 / self.count.clamp(min=1.0)).sqrt().clamp(min=1e-8)
+        normal = ((x - self.mean) / std).clamp(-CLIP, CLIP)
+        return torch.where(self.count > 0, normal, torch.zeros_like(x))
 
 
 class FrameNetwork(nn.Module):
-    """The paper's convolutional RND network: frames (1 + T, B, H, W, 3) uint8 -> of pairs (T, B,
-    D). It begins as all networks here do, by orthogonal weights, which four layers of ReLU neither
-    damp nor blow up, and no biases, which would say the same of all frames."""
+    """The paper's convolutional RND network: frames (1 + T, B, H, W, 3) uint8 -> (T, B, D) of
+    pairs.
+
+    Orthogonal weights keep the scale over four ReLU layers; biases, equal for all frames, are zero.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,97 +70,51 @@ class FrameNetwork(nn.Module):
 
 
 class ObjectRND(nn.Module):
-    """g_θ distils a random network g'; its normalised error is the bonus, high where objects have
-    seldom been.
+    """A predictor distils a random target network; its normalised error is the bonus, high where
+    objects have seldom been.
 
     The mean IS subtracted: a familiar configuration earns a negative bonus. Statistics are
-    cumulative over training batches and start after `warmup` updates, until when the bonus is zero.
+    cumulative over training batches and start after `warmup` updates; until then the bonus is zero.
+
+    Args:
+        input_dim: M, or None for frames, which convolutional networks read.
+        width: Hidden and output width of the 3-layer MLPs with leaky ReLU (Appendix A).
+        warmup: Updates before errors are counted.
     """
 
     updates: Tensor
 
-    def __init__(
-        self,
-        novelty_dim: int,
-        width: int,
-        warmup: int,
-        objects: int = 0,
-        network: Callable[[], nn.Module] | None = None,
-    ) -> None:
-        """objects: above 0, each is scored alone, by networks that all share and that are told
-        which one it is, and errors are summed; network: makes one that reads something else than
-        (..., M), such as frames."""
+    def __init__(self, input_dim: int | None, width: int, warmup: int) -> None:
         super().__init__()
-        self.objects = objects
-        make = network or partial(
-            rnd_network, novelty_dim // objects + objects if objects else novelty_dim, width
-        )
+
+        def make() -> nn.Module:
+            if input_dim is None:
+                return FrameNetwork()
+            return MLP(input_dim, width, width, width, activation="leaky_relu")
+
         self.predictor = make()
         self.target = make().requires_grad_(False)
-        self.moments = RunningMoments()
+        self.statistics = RunningMeanStd()
         self.warmup = warmup
         self.register_buffer("updates", torch.zeros(()))
 
-    def error(self, novelty: Tensor, presence: Tensor | None = None) -> Tensor:
-        """Squared distance summed over outputs, which is also the predictor's loss: (..., M) ->
-        (...).
+    def prediction_error(self, rnd_input: Tensor) -> Tensor:
+        """Squared distance summed over outputs, (..., M) -> (...): also the predictor's loss."""
+        return (self.residual(rnd_input, self.predictor) ** 2).sum(-1)
 
-        presence: (..., N) in [0, 1], weights of objects that are scored alone, None for 1: what is
-        not there is not new.
-        """
-        errors = (self.residual(novelty) ** 2).sum(-1)
-        if not self.objects:
-            return errors
-        return (errors if presence is None else errors * presence).sum(-1)
-
-    def residual(self, novelty: Tensor, predictor: nn.Module | None = None) -> Tensor:
-        """What a predictor, its own by default, misses of the target: (..., M) -> (..., width), or
-        (..., N, width) of objects alone."""
-        if self.objects:
-            each = novelty.unflatten(-1, (self.objects, -1))
-            which = torch.eye(self.objects, device=each.device, dtype=each.dtype).expand(
-                *each.shape[:-1], -1
-            )
-            novelty = torch.cat([each, which], -1)
-        whole = (
-            self.moments.mean.dtype
-        )  # whatever autocast makes of outputs: their difference is small
-        return (predictor or self.predictor)(novelty).to(whole) - self.target(novelty).to(whole)
+    def residual(self, rnd_input: Tensor, predictor: nn.Module) -> Tensor:
+        """A predictor's output less the target's: (..., M) -> (..., width)."""
+        # Under autocast too: the difference is small.
+        dtype = self.statistics.mean.dtype
+        return predictor(rnd_input).to(dtype) - self.target(rnd_input).to(dtype)
 
     @torch.no_grad()
-    def count(self, error: Tensor) -> None:
-        """Count errors (B,) of a training batch into the statistics, in place."""
+    def update_stats(self, error: Tensor) -> None:
+        """Add errors (B,) of a training batch to the statistics, in place."""
         self.updates += 1
-        self.moments.update(error, (self.updates > self.warmup).to(error.dtype))
+        self.statistics.update(error, (self.updates > self.warmup).to(error.dtype))
 
     @torch.no_grad()
-    def bonus(self, novelty: Tensor, presence: Tensor | None = None) -> Tensor:
+    def bonus(self, rnd_input: Tensor) -> Tensor:
         """Normalised error of observations (..., M) -> (...)."""
-        return self.moments.normalise(self.error(novelty, presence))
-
-
-class HasNovelty(Protocol):
-    """A perception, or what stands in for its novelty."""
-
-    object_count: int
-
-    @property
-    def novelty_dim(self) -> int: ...
-
-
-def make_rnd(of: HasNovelty, config: Any) -> ObjectRND:
-    """By the group `exploration`; raises ValueError where objects are to be scored one by one and
-    the novelty knows none."""
-    if config.per_object and not of.object_count:
-        raise ValueError(
-            "exploration.per_object=true: the novelty here knows no objects to score one by "
-            "one; use per_object=false"
-        )
-    if isinstance(of, FrameNovelty):
-        return ObjectRND(0, 0, config.warmup_updates, network=FrameNetwork)
-    return ObjectRND(
-        of.novelty_dim,
-        config.width,
-        config.warmup_updates,
-        of.object_count if config.per_object else 0,
-    )
+        return self.statistics.normalise(self.prediction_error(rnd_input))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from perception.base import Perception, Window
+from perception.base import ObsSequence, Perception
 from vis_rpg.agent.encoder import make_encoder
 from vis_rpg.agent.networks import GRU, EnsembleMLP, mlp
 
@@ -37,9 +37,9 @@ class WorldModel(nn.Module):
         self.Q = EnsembleMLP(2, state_dim + action_dim + z_dim, hidden)
         self.continues = mlp(state_dim, 1, hidden) if terminates else None
 
-    def encode(self, window: Window) -> Tensor:
+    def encode(self, obs_sequence: ObsSequence) -> Tensor:
         """f(o): stored observations (history - 1 + T, B, ...) -> s (T, B, S)."""
-        return self.f(self.perception.features(window))
+        return self.f(self.perception.features(obs_sequence))
 
     def unroll(self, s: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Known actions (H, B, A) from s (B, S): next states (H, B, S) and rewards (H, B). Products

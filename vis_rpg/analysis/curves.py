@@ -96,8 +96,7 @@ def label(config: DictConfig) -> str:
     if bonus.name == "none":
         return f"{name} without bonus"
     kind = bonus.get("rnd_input", "slots")
-    name += "" if kind == "slots" else f", {kind} bonus"
-    return f"{name}, summed over objects" if bonus.get("per_object") else name
+    return name if kind == "slots" else f"{name}, {kind} bonus"
 
 
 def read_curves(path: Path) -> list[Curve]:

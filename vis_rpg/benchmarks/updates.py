@@ -25,8 +25,9 @@ from vis_rpg.config import lacks_compiler
 from vis_rpg.envs.make import make_env
 from vis_rpg.envs.vector.sync import SyncVectorEnv
 from vis_rpg.errors import one_line
-from vis_rpg.training.learning import Captured, Learning
+from vis_rpg.training.learner import Learner
 from vis_rpg.training.memory import prepare
+from vis_rpg.training.runtime import CudaGraphRunner
 from vis_rpg.training.trainer import Trainer
 
 Line = dict[str, Any]
@@ -38,16 +39,7 @@ UPDATES = {
     "state, 8 seeds": [*BLOCKS, "obs=state", "seeds=8"],
     "slots frozen": [*BLOCKS, "obs=pixels", "perception=slots"],
     "cnn": [*BLOCKS, "obs=pixels", "perception=cnn", *SMALL_BATCH],
-    "slots trained on": [
-        *BLOCKS,
-        "obs=pixels",
-        "perception=slots",
-        "perception.train=true",
-        *SMALL_BATCH,
-    ],
 }
-EAGER_ONLY = ("slots trained on",)
-"""Compiling these takes minutes on a CPU."""
 RUNS = {
     "block_push from state": [*BLOCKS, "obs=state"],
     "block_push from state, 8 seeds": [*BLOCKS, "obs=state", "seeds=8"],
@@ -86,7 +78,7 @@ def suite(device: str, quick: bool) -> Iterator[Line]:
             line = {"name": f"update, {name}", "runtime": runtime}
             if runtime == "graph" and not cuda:
                 continue
-            if quick and cuda and (name in EAGER_ONLY or (runtime != "graph" and name != "state")):
+            if quick and cuda and runtime != "graph" and name != "state":
                 continue
             if (
                 quick
@@ -97,8 +89,6 @@ def suite(device: str, quick: bool) -> Iterator[Line]:
                     or "precision=bfloat16" in overrides
                 )
             ):
-                continue
-            if runtime == "compile" and name in EAGER_ONLY and not cuda:
                 continue
             if runtime == "compile" and compiler_lacks:
                 yield {**line, "not_measured": f"needs {compiler_lacks}"}
@@ -203,8 +193,10 @@ def filled(overrides: list[str], folder: Path) -> Trainer:
         ]
     )
     trainer = Trainer(config)
-    while trainer.step < FILLED:
-        trainer.advance()
+    while trainer.step_count < FILLED:
+        trainer.step()
+    if config.runtime != "auto":
+        trainer.learner.use(config.runtime)
     return trainer
 
 
@@ -214,20 +206,20 @@ def update_speed(overrides: list[str], repeats: int, least: float) -> Line:
     use too is not equally fast all the time."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = filled(overrides, Path(folder))
-        learning, settings, device = trainer.learning, trainer.config.agent, trainer.device
+        learner, settings, device = trainer.learner, trainer.config.agent, trainer.device
         seeds = len(trainer.runs)
 
         def cycle() -> None:
             for _ in range(settings.policy_every):
-                learning.step()
+                learner.step()
 
         cycle()
         gflop = (
-            updates_counted(learning, settings.policy_every)["gflop"]
+            updates_counted(learner, settings.policy_every)["gflop"]
             if trainer.config.runtime == "eager"
             else None
         )
-        for _ in range(2 * Captured.WARM_UPS):
+        for _ in range(2 * CudaGraphRunner.WARM_UPS):
             if device.type == "cuda":
                 cycle()
         turns = [
@@ -277,14 +269,14 @@ def eager_gflop(overrides: list[str]) -> float:
     """GFLOP of one update of all seeds; compiled code hides its products from the counter."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = filled([*overrides, "runtime=eager"], Path(folder))
-        return float(updates_counted(trainer.learning, trainer.config.agent.policy_every)["gflop"])
+        return float(updates_counted(trainer.learner, trainer.config.agent.policy_every)["gflop"])
 
 
-def updates_counted(learning: Learning, updates: int) -> Line:
+def updates_counted(learner: Learner, updates: int) -> Line:
     """Operators, arithmetic and waits of the host, each an update, over so many."""
     with OperatorCounter() as counter:
         for _ in range(updates):
-            learning.step()
+            learner.step()
     return {
         "operators": counter.operators / updates,
         "gflop": counter.flop / updates / 1e9,
@@ -297,16 +289,16 @@ def run_speed(overrides: list[str], seconds: float) -> Line:
     seeds together."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = filled(overrides, Path(folder))
-        for _ in range(4 * Captured.WARM_UPS):
-            trainer.advance()
-        begin, before = time.perf_counter(), trainer.step
+        for _ in range(4 * CudaGraphRunner.WARM_UPS):
+            trainer.step()
+        begin, before = time.perf_counter(), trainer.step_count
         waited = dict(trainer.waited)
         while time.perf_counter() - begin < seconds:
-            trainer.advance()
+            trainer.step()
         if trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)
         took = time.perf_counter() - begin
-        steps = len(trainer.runs) * (trainer.step - before)
+        steps = len(trainer.runs) * (trainer.step_count - before)
         shares = {
             f"{name.removesuffix('_s')}_share": round(
                 (trainer.waited[name] - waited[name]) / took, 3
@@ -323,28 +315,28 @@ def loop_profile(overrides: list[str], seconds: float) -> Line:
         trainer = filled(overrides, Path(folder))
         run, device = trainer.runs[0], trainer.device
         within.enter_context(trainer.one_thread_beside_updates())
-        actions = run.choose()
+        actions = run.select_action()
         result = run.envs.step(actions.cpu().numpy())
-        seen = run.see(result)
+        seen = run.encode(result)
         parts: dict[str, Callable[[], object]] = {
-            "acting": run.choose,
+            "acting": run.select_action,
             "physics and frames": lambda: run.envs.step(actions.cpu().numpy()),
-            "seeing": lambda: run.see(result),
-            "replay": lambda: run.take(actions, result, seen),
+            "seeing": lambda: run.encode(result),
+            "replay": lambda: run.record_step(actions, result, seen),
         }
         line: Line = {
             name: round(1e3 * statistics.median(timed(call, 5, seconds / 5, device)), 2)
             for name, call in parts.items()
         }
-        for _ in range(4 * Captured.WARM_UPS):
-            trainer.advance()
+        for _ in range(4 * CudaGraphRunner.WARM_UPS):
+            trainer.step()
 
         def update() -> None:
-            trainer.thread.submit(trainer.learning.step).result()  # where it was compiled
+            trainer.thread.submit(trainer.learner.step).result()  # where it was compiled
 
         line["update"] = round(1e3 * statistics.median(timed(update, 5, seconds / 5, device)), 2)
         line["whole step"] = round(
-            1e3 * statistics.median(timed(trainer.advance, 5, seconds / 5, device)), 2
+            1e3 * statistics.median(timed(trainer.step, 5, seconds / 5, device)), 2
         )
         return {
             "envs": len(run.envs),
@@ -414,7 +406,6 @@ def goals(lines: list[Line]) -> list[Line]:
             ),
             ("slots frozen over state", ratio(figure("slots frozen"), one), 0.9),
             ("CNN, batch 128, updates/s", figure("cnn"), 500),
-            ("slots trained on, batch 128, updates/s", figure("slots trained on"), 150),
             (
                 "BlockPush from state, interactions/s",
                 figure("run, block_push from state", "interactions_per_s", None),
@@ -462,8 +453,8 @@ def counts(compiled: bool) -> Line:
                 [*overrides, "preset=debug", "device=cpu", "runtime=eager"], Path(folder)
             )
             for _ in range(2):
-                trainer.learning.step()
-            counted = updates_counted(trainer.learning, 2)
+                trainer.learner.step()
+            counted = updates_counted(trainer.learner, 2)
             found[name] = {
                 "operators": counted["operators"],
                 "mflop": round(1e3 * counted["gflop"], 3),
@@ -483,10 +474,10 @@ def recompilations(overrides: list[str]) -> int:
             [*overrides, "preset=debug", "device=cpu", "runtime=compile"], Path(folder)
         )
         for _ in range(4):
-            trainer.learning.step()
+            trainer.learner.step()
         before = counters["stats"]["unique_graphs"]
         for _ in range(6):
-            trainer.learning.step()
+            trainer.learner.step()
         return int(counters["stats"]["unique_graphs"] - before)
 
 

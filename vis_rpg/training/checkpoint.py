@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vis_rpg.errors import UserError
+from vis_rpg.errors import UserError, one_line
 from vis_rpg.training.chunks import digest, write_tensors
 
-FORMAT = "vis-rpg checkpoint 6"
+FORMAT = "vis-rpg checkpoint 7"
 KEPT = 2
 
 
@@ -164,3 +166,14 @@ def _join(node: Any, tensors: dict[str, Tensor]) -> Any:
             return tensors[node["$array"]].numpy()
         return {key: _join(value, tensors) for key, value in node.items()}
     return node
+
+
+@contextmanager
+def must_fit(path: Path) -> Iterator[None]:
+    """Turn the failure to use a checkpoint's contents into a UserError that names it."""
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: the checkpoint does not fit this run ({one_line(error)}): give another out"
+        ) from error

@@ -44,10 +44,7 @@ class Logger:
 
     def write(self, metrics: dict[str, float | int]) -> None:
         """One line: `metrics` holds `step` and numbers; a NaN is written as null."""
-        clean = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in metrics.items()
-        }
+        clean = without_nan(metrics)
         with open(self.path, "a") as file:
             file.write(json.dumps(clean) + "\n")
         for key, value in clean.items():
@@ -60,6 +57,14 @@ class Logger:
         self.board.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+def without_nan(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Numbers that are not finite as None, which JSON can hold."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in metrics.items()
+    }
 
 
 def _begin_wandb(out: Path, project: str, config: dict[str, Any], resumed: bool) -> Any:

@@ -1,93 +1,138 @@
-"""Replay: one ring of observations in order of arrival, linked into episodes, with everything a
-segment needs beside each.
+"""Replay: a ring of observations in order of arrival, linked into episodes.
 
-A row holds an observation and, once it is known, what was done there. The last observation of an
-episode is a row of its own in which nothing was done. Rows are linked to the row before and after
-in their episode, so that a segment that runs past the end of an episode (or of what has been seen
-so far) stays on its last row, masked.
+The last observation of an episode is a row without an action. Rows are linked to those before and
+after in their episode, so that a segment that runs past the end of an episode (or of what has been
+seen so far) stays on its last row, masked.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from perception.base import Stored, Window, sampled
+from perception.base import ObsSequence, StorageSpec, StoredObs
 from vis_rpg.agent.batch import Batch
 from vis_rpg.errors import UserError
 from vis_rpg.training.chunks import Chunks, rows_of
 from vis_rpg.training.memory import free_addresses, free_on_host
 
-Tables = dict[str, Tensor]
-"""Everything that sampling reads, each (capacity, ...) but "bounds"; with an axis (M, ...) before
-for M replays."""
-
 
 @dataclass(frozen=True)
-class Request:
-    """What a batch is made of."""
+class BatchSpec:
+    """What a batch is made of.
+
+    Attributes:
+        batch_size: Segments.
+        horizon: Their steps, H.
+        rnd_obs: Observations for the RND.
+        first: Episode starts for a learned π(z|s₁).
+    """
 
     batch_size: int
-    """Segments."""
     horizon: int
-    """Their steps, H."""
-    familiar: int
-    """Observations for the RND."""
+    rnd_obs: int
     first: int = 0
-    """Episode starts for a learned π(z|s₁)."""
 
 
-class Replay:
+@dataclass
+class Storage:
+    """The tensors of a replay buffer, each (capacity, ...), or (M, capacity, ...) of M buffers.
+
+    A row holds an observation and, once it is known, what was done there.
+
+    Attributes:
+        obs: Columns of the stored observation.
+        action: (capacity, A).
+        reward: (capacity,), as the environment gave it.
+        terminated: (capacity,).
+        z: (capacity, Z).
+        has_action: (capacity,) bool: whether anything was done at the row yet.
+        prev: The row before in the episode; itself at an episode's first.
+        next: The row after; itself where nothing was done.
+        starts: Ring of rows at which segments can start.
+        firsts: Ring of rows at which episodes start.
+        bounds: (4,): oldest and newest entry of `starts`, then of `firsts`.
+    """
+
+    obs: dict[str, Tensor]
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    z: Tensor
+    has_action: Tensor
+    prev: Tensor
+    next: Tensor
+    starts: Tensor
+    firsts: Tensor
+    bounds: Tensor
+
+    def row(self, index: int) -> Storage:
+        """The storage of one of M buffers, as views."""
+        return cast(Storage, pytree.tree_map(lambda x: x[index], self))
+
+    def columns(self) -> dict[str, Tensor]:
+        """Every column that a row has, by name."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in NO_COLUMNS}
+        return {f"obs.{name}": value for name, value in self.obs.items()} | own
+
+
+NO_COLUMNS = ("obs", "starts", "firsts", "bounds")
+pytree.register_dataclass(Storage)  # so that vmap looks into it
+
+
+class ReplayBuffer:
     """Holds `capacity` observations on `device`. Frames are stored once; stacks of `history` are
     built when sampled.
 
-    tables: those of one of several replays side by side, from `make_tables`; by default its own.
+    Args:
+        capacity: Observations.
+        spec: Columns of an observation.
+        action_dim: A.
+        z_dim: Z.
+        history: Stored observations that features of one step need.
+        envs: Environments that are stored in turn.
+        device: Where it lies.
+        storage: From `make_storage`; None makes one.
+
+    Raises:
+        UserError: The capacity is too small for so many environments.
     """
 
     def __init__(
         self,
         capacity: int,
-        stored: Stored,
+        spec: Mapping[str, StorageSpec],
         action_dim: int,
         z_dim: int,
         history: int,
         envs: int,
         device: torch.device,
-        tables: Tables | None = None,
+        storage: Storage | None = None,
     ) -> None:
         self.capacity, self.history, self.envs, self.device = capacity, history, envs, device
-        self.tables = (
-            make_tables(capacity, stored, action_dim, z_dim, device) if tables is None else tables
-        )
-        self.rows = {
-            name: table
-            for name, table in self.tables.items()
-            if name not in ("starts", "firsts", "bounds")
-        }
-        fresh = {name for name in stored if name.startswith("fresh.")}
-        self.rewritten = {
-            f"obs.{name}" for name in fresh | {name.removeprefix("fresh.") for name in fresh}
-        }
-        """Columns whose rows may change after they have been written."""
-        self.head = 0
+        self.sampled = [name for name, column in spec.items() if column.sampled]
+        self.rewritable = {f"obs.{name}" for name, column in spec.items() if column.rewritable}
+        self.storage = storage or make_storage(capacity, spec, action_dim, z_dim, device)
+        self.obs = self.storage.obs
+        self.write_ptr = 0
         """Rows ever written; row i lies at i % capacity."""
-        self.open = torch.zeros(envs, dtype=torch.int64)
-        """For each environment the number (not modulo) of its newest row, where nothing has been
-        done yet."""
-        self.acted = torch.zeros(capacity, dtype=torch.bool)
+        self.cursor = torch.zeros(envs, dtype=torch.int64)
+        """For each environment the number (not modulo) of its newest row."""
+        self.has_action = torch.zeros(capacity, dtype=torch.bool)
         """The column of that name, on the host: writing waits for no device."""
-        # Starts of segments and of episodes, in order of age: rings with their oldest and newest
-        # ends, which live on the device too.
+        # Ends of the rings `starts` and `firsts`, which `bounds` holds too.
         self.oldest = self.newest = 0
         self.firsts: deque[int] = deque()
         self.newest_first = 0
-        # A start is given up this many rows before it would be overwritten, so that the row before
-        # it is there as long as it is.
+        # A start is given up this many rows before it is overwritten, so that the row before it is
+        # there as long as it is.
         self.margin = 4 * envs + 4
         if capacity < 2 * self.margin:
             raise UserError(
@@ -102,18 +147,18 @@ class Replay:
     @property
     def first_held(self) -> int:
         """The number (not modulo) of the oldest row that is there."""
-        return max(0, self.head - self.capacity)
+        return max(0, self.write_ptr - self.capacity)
 
     # Writing --------------------------------------------------------------------------------------
 
-    def begin(self, obs: Window, envs: Tensor) -> None:
-        """First observations {name: (N', ...)} of new episodes of these environments (N',)."""
+    def begin(self, obs: StoredObs, envs: Tensor) -> None:
+        """Store first observations {name: (N', ...)} of new episodes of environments (N',)."""
         rows = self._append(obs, len(envs))
-        at = rows % self.capacity
-        self.rows["before"][at.to(self.device)] = at.to(self.device)
-        self.open[envs] = rows
+        at = (rows % self.capacity).to(self.device)
+        self.storage.prev[at] = at
+        self.cursor[envs] = rows
         places = torch.arange(self.newest_first, self.newest_first + len(rows)) % self.capacity
-        self.tables["firsts"][places.to(self.device)] = at.to(self.device)
+        self.storage.firsts[places.to(self.device)] = at
         self.firsts.extend(rows.tolist())
         self.newest_first += len(rows)
         self._update_bounds()
@@ -124,238 +169,219 @@ class Replay:
         reward: Tensor,
         terminated: Tensor,
         z: Tensor,
-        next_obs: Window,
+        next_obs: StoredObs,
         envs: Tensor | None = None,
     ) -> None:
-        """What all environments (N, ...), or these (N',), did at their newest observations, what it
-        gave, and what they saw next.
+        """Store a step of all environments (N, ...), or of these (N',), and what they saw next.
 
-        An episode that is cut is one of which no more is added: its last observation stays one
-        where nothing was done.
+        A truncated episode simply stops: its last observation never gets an action.
         """
         which = slice(None) if envs is None else envs
-        done = self.open[which].clone()
-        self.acted[done % self.capacity] = True
-        at = (done % self.capacity).to(self.device)
-        for name, value in (
-            ("action", action),
-            ("reward", reward),
-            ("terminated", terminated),
-            ("z", z),
+        done = self.cursor[which].clone()
+        self.has_action[done % self.capacity] = True
+        at, storage = (done % self.capacity).to(self.device), self.storage
+        for column, value in (
+            (storage.action, action),
+            (storage.reward, reward),
+            (storage.terminated, terminated),
+            (storage.z, z),
         ):
-            self.rows[name][at] = value.to(self.device, self.rows[name].dtype)
-        self.rows["acted"][at] = True
+            column[at] = value.to(self.device, column.dtype)
+        storage.has_action[at] = True
         following = self._append(next_obs, len(done))
-        self.open[which] = following
+        self.cursor[which] = following
         after = (following % self.capacity).to(self.device)
-        self.rows["after"][at] = after
-        self.rows["before"][after] = at
-        places = (
-            torch.arange(self.newest, self.newest + len(done), device=self.device) % self.capacity
-        )
-        self.tables["starts"][places] = (done.sort().values % self.capacity).to(self.device)
+        storage.next[at] = after
+        storage.prev[after] = at
+        places = torch.arange(self.newest, self.newest + len(done), device=self.device)
+        starts = (done.sort().values % self.capacity).to(self.device)
+        storage.starts[places % self.capacity] = starts
         self.newest += len(done)
         self._update_bounds()
 
-    def _append(self, obs: Window, count: int) -> Tensor:
-        """Write new rows that nothing has been done at yet; their numbers (count,)."""
-        numbers = torch.arange(self.head, self.head + count)
+    def _append(self, obs: StoredObs, count: int) -> Tensor:
+        """Write new rows without actions; returns their numbers (count,)."""
+        numbers = torch.arange(self.write_ptr, self.write_ptr + count)
         at = (numbers % self.capacity).to(self.device)
-        if self.head + count + self.margin > self.capacity:
-            self.oldest += int(self.acted[(numbers + self.margin) % self.capacity].sum())
+        if self.write_ptr + count + self.margin > self.capacity:
+            given_up = self.has_action[(numbers + self.margin) % self.capacity]
+            self.oldest += int(given_up.sum())
             self._update_bounds()
         for name, value in obs.items():
-            self.rows[f"obs.{name}"][at] = value.to(self.device)
-        self.rows["acted"][at] = False
-        self.acted[numbers % self.capacity] = False
-        self.rows["after"][at] = at
-        self.head += count
-        horizon = self.head - self.capacity + self.margin
+            self.obs[name][at] = value.to(self.device)
+        self.storage.has_action[at] = False
+        self.has_action[numbers % self.capacity] = False
+        self.storage.next[at] = at
+        self.write_ptr += count
+        horizon = self.write_ptr - self.capacity + self.margin
         while self.firsts and self.firsts[0] < horizon:
             self.firsts.popleft()
         return numbers
 
     def _update_bounds(self) -> None:
-        self.tables["bounds"].copy_(
-            torch.tensor(
-                [self.oldest, self.newest, self.newest_first - len(self.firsts), self.newest_first]
-            )
-        )
+        oldest_first = self.newest_first - len(self.firsts)
+        bounds = [self.oldest, self.newest, oldest_first, self.newest_first]
+        self.storage.bounds.copy_(torch.tensor(bounds))
 
     # Sampling -------------------------------------------------------------------------------------
 
-    def sample(self, request: Request, generator: torch.Generator) -> Batch:
-        """Segments that start at transitions drawn uniformly, observations for the RND drawn alike,
-        and episode starts."""
-        return self.gather(self.tables, self.draw(request, generator), request)
-
-    def draw(self, request: Request, generator: torch.Generator) -> Tensor:
+    def draw(self, spec: BatchSpec, generator: torch.Generator) -> Tensor:
         """The random numbers of one batch, in [0, 1)."""
-        if request.first and not self.firsts:
+        if spec.first and not self.firsts:
             raise UserError(
                 f"agent.replay_capacity={self.capacity}: holds no episode's beginning; "
                 "agent.latent.prior=learned needs some"
             )
-        count = request.batch_size + request.familiar + request.first
+        count = spec.batch_size + spec.rnd_obs + spec.first
         return torch.rand(count, generator=generator, device=self.device, dtype=torch.float64)
 
-    def gather(self, tables: Tables, uniform: Tensor, request: Request) -> Batch:
-        """The batch that these random numbers choose: a function of its arguments alone, which
-        waits for no device."""
-        segments, familiar, first = uniform.split(
-            [request.batch_size, request.familiar, request.first]
-        )
-        row = self._choose(tables["starts"], tables["bounds"][:2], segments)
-        before = self._back(tables, row)
-        track = [row]
-        for _ in range(request.horizon):
-            track.append(tables["after"][track[-1]])
-        rows = torch.stack(track)  # (H + 1, B)
-        segment = rows[:-1]
-        mask = tables["acted"][segment].float()
-        # where nothing was done the row repeats itself, with whatever an earlier lap left there
-        action, reward, terminated = (
-            tables[name][segment] for name in ("action", "reward", "terminated")
-        )
-        known = tables["after"][self._choose(tables["starts"], tables["bounds"][:2], familiar)]
+    def gather(self, storage: Storage, uniform: Tensor, spec: BatchSpec) -> Batch:
+        """The batch that random numbers choose: segments that start at transitions drawn uniformly,
+        observations for the RND drawn alike, and episode starts.
+
+        A function of its arguments alone, which waits for no device.
+        """
+        segments, rnd_obs, first = uniform.split([spec.batch_size, spec.rnd_obs, spec.first])
+        starts = (storage.starts, storage.bounds[:2])
+        row = self._transition_index(*starts, segments)
+        rows = [row]
+        for _ in range(spec.horizon):
+            rows.append(storage.next[rows[-1]])
+        sequence = torch.stack(rows)  # (H + 1, B)
+        segment = sequence[:-1]
+        mask = storage.has_action[segment].float()
+        later = storage.next[self._transition_index(*starts, rnd_obs)]
+        first_obs = None
+        if spec.first:
+            episodes = self._transition_index(storage.firsts, storage.bounds[2:], first)
+            first_obs = self._with_history(storage, episodes[None])
+        # A row without an action repeats itself, with whatever an earlier lap left there.
         return Batch(
-            window=self._observations(tables, torch.cat([before, rows])),
-            action=action * mask.unsqueeze(-1),
-            reward=reward * mask,
-            terminated=terminated * mask,
+            obs_sequence=self._with_history(storage, sequence),
+            action=storage.action[segment] * mask.unsqueeze(-1),
+            reward=storage.reward[segment] * mask,
+            terminated=storage.terminated[segment] * mask,
             mask=mask,
-            z=tables["z"][row],
-            familiar=self._with_history(tables, known),
-            first=self._with_history(
-                tables, self._choose(tables["firsts"], tables["bounds"][2:], first)
-            )
-            if request.first
-            else None,
+            z=storage.z[row],
+            rnd_obs=self._with_history(storage, later[None]),
+            first=first_obs,
         )
 
-    def _choose(self, ring: Tensor, bounds: Tensor, uniform: Tensor) -> Tensor:
+    def _transition_index(self, ring: Tensor, bounds: Tensor, uniform: Tensor) -> Tensor:
         """Rows of a ring's entries, uniform over all that are held; the bounds are read on the
         device."""
         oldest, newest = bounds[0], bounds[1]
         return ring[(oldest + (uniform * (newest - oldest)).long()) % self.capacity]
 
-    def _back(self, tables: Tables, row: Tensor) -> Tensor:
-        """The history - 1 rows before (history - 1, B), oldest first; an episode's first row stands
-        for what was before it."""
-        rows = [row]
+    def _with_history(self, storage: Storage, rows: Tensor) -> ObsSequence:
+        """Observations of rows (T, B) and of the history - 1 before them; an episode's first row
+        also stands for those before it."""
+        sequence = [rows]
         for _ in range(self.history - 1):
-            rows.insert(0, tables["before"][rows[0]])
-        return torch.stack(rows)[:-1]
-
-    def _with_history(self, tables: Tables, row: Tensor) -> Window:
-        return self._observations(tables, torch.cat([self._back(tables, row), row[None]]))
-
-    @staticmethod
-    def _observations(tables: Tables, rows: Tensor) -> Window:
-        return {
-            name: _taken(value, rows)
-            for name, value in sampled(
-                {k[4:]: v for k, v in tables.items() if k.startswith("obs.")}
-            ).items()
-        }
+            sequence.insert(0, storage.prev[sequence[0][:1]])
+        return {name: gather_rows(storage.obs[name], torch.cat(sequence)) for name in self.sampled}
 
     # Checkpoints ----------------------------------------------------------------------------------
 
     def save(self, chunks: Chunks) -> dict[str, Any]:
-        """Append the rows that will not change any more to the chunks; returns the rest, which
-        belongs into the checkpoint itself."""
-        settled = int(self.open.min()) if self.head else 0
+        """Append rows that will not change any more to the chunks; returns the rest, for the
+        checkpoint itself."""
+        settled = int(self.cursor.min()) if self.write_ptr else 0
         start = max(chunks.end, self.first_held)
         if settled > start:
             chunks.append(self._numbered(start, settled), start, settled)
-        chunks.spans = [span for span in chunks.spans if span[1] > self.head - self.capacity]
-        tail_start = max(settled, self.head - self.capacity)
+        oldest = self.write_ptr - self.capacity
+        chunks.spans = [span for span in chunks.spans if span[1] > oldest]
+        tail_start = max(settled, oldest)
         return chunks.state() | {
             "tail_start": tail_start,
-            "tail": self._numbered(tail_start, self.head),
-            "rewritten": self._numbered(self.first_held, self.head, rewritten=True),
-            "head": self.head,
-            "open": self.open,
+            "tail": self._numbered(tail_start, self.write_ptr),
+            "rewritten": self._numbered(self.first_held, self.write_ptr, rewritable=True),
+            "write_ptr": self.write_ptr,
+            "cursor": self.cursor,
             "firsts": list(self.firsts),
         }
 
     def load(self, state: dict[str, Any], chunks: Chunks) -> None:
         """Continue from `save`; the same segments are drawn with the same generator."""
-        self.head, self.open, self.firsts = (
-            state["head"],
-            state["open"].clone(),
-            deque(state["firsts"]),
-        )
+        self.write_ptr, self.cursor = state["write_ptr"], state["cursor"].clone()
+        self.firsts = deque(state["firsts"])
         chunks.load_state(state)
         for span in chunks.spans:
             self._place(chunks.read(span), span[0])
         self._place(state["tail"], state["tail_start"])
         self._place(state["rewritten"], self.first_held)
-        numbers = torch.arange(max(0, self.head - self.capacity + self.margin), self.head)
-        at = (numbers % self.capacity).to(self.device)
-        self.acted.copy_(self.rows["acted"])
-        starts = at[self.rows["acted"][at]]
-        self.tables["starts"][: len(starts)] = starts
+        oldest = max(0, self.write_ptr - self.capacity + self.margin)
+        at = (torch.arange(oldest, self.write_ptr) % self.capacity).to(self.device)
+        self.has_action.copy_(self.storage.has_action)
+        starts = at[self.storage.has_action[at]]
+        self.storage.starts[: len(starts)] = starts
         self.oldest, self.newest, self.newest_first = 0, len(starts), len(self.firsts)
         firsts = torch.tensor(self.firsts, dtype=torch.int64) % self.capacity
-        self.tables["firsts"][: len(firsts)] = firsts.to(self.device)
+        self.storage.firsts[: len(firsts)] = firsts.to(self.device)
         self._update_bounds()
 
-    def _numbered(self, start: int, end: int, rewritten: bool = False) -> dict[str, Tensor]:
-        """Rows of the columns that stay as they were written, or of those that may not."""
+    def _numbered(self, start: int, end: int, rewritable: bool = False) -> dict[str, Tensor]:
+        """Rows start .. end of the columns that are rewritable, or of those that are not."""
         columns = {
             name: value
-            for name, value in self.rows.items()
-            if (name in self.rewritten) == rewritten
+            for name, value in self.storage.columns().items()
+            if (name in self.rewritable) == rewritable
         }
         return rows_of(columns, torch.arange(start, end) % self.capacity)
 
     def _place(self, rows: dict[str, Tensor], start: int) -> None:
+        columns = self.storage.columns()
         for name, value in rows.items():
             numbers = torch.arange(start, start + len(value))
-            held = numbers >= self.head - self.capacity
-            self.rows[name][(numbers[held] % self.capacity).to(self.device)] = value[held].to(
-                self.device
-            )
+            held = numbers >= self.write_ptr - self.capacity
+            at = (numbers[held] % self.capacity).to(self.device)
+            columns[name][at] = value[held].to(self.device)
 
 
-def _taken(table: Tensor, rows: Tensor) -> Tensor:
-    """Rows of a table, which `index_select` copies as a whole where indexing goes number by number.
-    Under `torch.vmap` it does so too, and then frames, which are bytes, take a fifth of the time in
-    words of eight."""
+def gather_rows(table: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a table, copied as a whole by `index_select`, where indexing goes number by number.
+
+    Under `torch.vmap` that does so too; bytes then take a fifth of the time in words of eight.
+    """
     inner = table.shape[1:]
     words = table.dtype == torch.uint8 and inner.numel() % 8 == 0
-    taken = (
-        (table.flatten(1).view(torch.int64) if words else table)
-        .index_select(0, rows.flatten())
-        .unflatten(0, rows.shape)
-    )
+    flat = table.flatten(1).view(torch.int64) if words else table
+    taken = flat.index_select(0, rows.flatten()).unflatten(0, rows.shape)
     return taken.view(torch.uint8).unflatten(-1, inner) if words else taken
 
 
-def make_tables(
+def make_storage(
     capacity: int,
-    stored: Stored,
+    spec: Mapping[str, StorageSpec],
     action_dim: int,
     z_dim: int,
     device: torch.device,
     count: int | None = None,
-) -> Tables:
-    """Empty tables of one replay, or of `count` side by side."""
-    axis = () if count is None else (count,)
-    tables = {
-        name: torch.zeros(*axis, capacity, *shape, dtype=dtype, device=device)
-        for name, (shape, dtype) in _columns(stored, action_dim, z_dim).items()
-    }
-    return tables | {"bounds": torch.zeros(*axis, 4, dtype=torch.int64, device=device)}
+) -> Storage:
+    """The empty storage of one buffer, or of `count` with a leading axis."""
 
+    def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.zeros(*(() if count is None else (count,)), *shape, dtype=dtype, device=device)
 
-def bytes_needed(capacity: int, stored: Stored, action_dim: int, z_dim: int) -> int:
-    """Memory of one replay, in bytes."""
-    return capacity * sum(
-        torch.Size(shape).numel() * dtype.itemsize
-        for shape, dtype in _columns(stored, action_dim, z_dim).values()
+    own = {name: (capacity, *column.shape) for name, column in spec.items()}
+    return Storage(
+        {name: zeros(shape, spec[name].dtype) for name, shape in own.items()},
+        **{
+            name: zeros((capacity, *shape), dtype)
+            for name, (shape, dtype) in _columns(action_dim, z_dim).items()
+        },
+        bounds=zeros((4,), torch.int64),
     )
+
+
+def bytes_needed(
+    capacity: int, spec: Mapping[str, StorageSpec], action_dim: int, z_dim: int
+) -> int:
+    """Memory of one buffer, in bytes."""
+    columns = [(column.shape, column.dtype) for column in spec.values()]
+    columns += _columns(action_dim, z_dim).values()
+    return capacity * sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in columns)
 
 
 def choose_device(
@@ -418,17 +444,9 @@ def choose_device(
     )
 
 
-def _columns(
-    stored: Stored, action_dim: int, z_dim: int
-) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    return {f"obs.{name}": spec for name, spec in stored.items()} | {
-        "action": ((action_dim,), torch.float32),
-        "reward": ((), torch.float32),
-        "terminated": ((), torch.float32),
-        "z": ((z_dim,), torch.float32),
-        "acted": ((), torch.bool),
-        "before": ((), torch.int64),
-        "after": ((), torch.int64),
-        "starts": ((), torch.int64),
-        "firsts": ((), torch.int64),
-    }
+def _columns(action_dim: int, z_dim: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and type of each column but those of the observation."""
+    shapes = {"action": (action_dim,), "reward": (), "terminated": (), "z": (z_dim,)}
+    columns = {name: (shape, torch.float32) for name, shape in shapes.items()}
+    columns["has_action"] = ((), torch.bool)
+    return columns | {name: ((), torch.int64) for name in ("prev", "next", "starts", "firsts")}

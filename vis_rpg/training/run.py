@@ -1,8 +1,8 @@
-"""One seed's run in one folder: its environments, what it has seen and done, its logs and its
-checkpoints."""
+"""One seed's run in one folder: environments, replay, logs and checkpoints."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -10,7 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
-from perception.base import Window
+from perception.base import StoredObs
 from vis_rpg.agent.actor import Actor
-from vis_rpg.agent.make import make_agent
+from vis_rpg.agent.rpg import Agent
 from vis_rpg.config import check_resumable
 from vis_rpg.envs.vector.make import make_vector_envs
 from vis_rpg.envs.vector.sync import StepResult, VectorEnv
@@ -30,33 +30,53 @@ from vis_rpg.training import checkpoint, runtime
 from vis_rpg.training.chunks import Chunks
 from vis_rpg.training.coverage import CoverageCounter, VisitRecord
 from vis_rpg.training.load import load_whole_config, restore
-from vis_rpg.training.logger import Logger
-from vis_rpg.training.online_slots import Adaptation
-from vis_rpg.training.replay_buffer import Replay
+from vis_rpg.training.logger import Logger, without_nan
+from vis_rpg.training.online_slots import OnlineSlotTraining
+from vis_rpg.training.replay_buffer import ReplayBuffer
 
-EPISODES_KEPT = 100  # over which return and success of training episodes are averaged
+EPISODES_KEPT = 100
+"""Training episodes over which return and success are averaged."""
 
 
 class Run:
-    """Holds config.yaml, metrics.jsonl, TensorBoard events, checkpoints, replay, visits, and at the
-    end summary.json.
+    """One seed: config.yaml, metrics.jsonl, TensorBoard events, checkpoints, replay, visits, and at
+    the end summary.json, in one folder.
 
-    What it learns is updated elsewhere, alone or beside others; `replay` is given to it once it is
-    known where replays lie.
+    A `Learner` updates its agent, alone or together with those of other runs.
+
+    Args:
+        config: Of this seed.
+        agent: On its device.
+        envs: Its environments.
+        replay: Its empty buffer.
+        resume_from: The checkpoint to continue from, None to begin.
+
+    Raises:
+        UserError: The folder cannot be made, or the checkpoint cannot be used.
+        RunStopped: All first frames are the same and there are no random steps.
     """
 
-    replay: Replay
-    logger: Logger
-
-    def __init__(self, config: DictConfig, device: torch.device, envs: VectorEnv) -> None:
-        self.config, self.out, self.device = config, Path(config.out), device
+    def __init__(
+        self,
+        config: DictConfig,
+        agent: Agent,
+        envs: VectorEnv,
+        replay: ReplayBuffer,
+        resume_from: Path | None,
+    ) -> None:
+        self.config, self.out, self.device = config, Path(config.out), agent.log_alpha.device
         self.folder = self.out / "checkpoints"
-        count = config.agent.envs
-        self.envs = envs
-        self.task = envs.task
-        self.agent = make_agent(config, envs).to(device)
-        self.actor = Actor(self.agent, count, stream(config.seed, 1))
-        self.generator = torch.Generator(device).manual_seed(stream(config.seed, 2))
+        self.agent, self.envs, self.replay, self.task = agent, envs, replay, envs.task
+        count, seed = len(envs), config.seed
+        self.actor = Actor(agent, count, stream(seed, 1))
+        self.generator = torch.Generator(self.device).manual_seed(stream(seed, 2))
+        self.batch_generator = torch.Generator(replay.device).manual_seed(stream(seed, 3))
+        self.online_slots: OnlineSlotTraining | None = None
+        every = config.perception.get("learn_every")
+        if every is not None:
+            self.online_slots = OnlineSlotTraining(
+                agent, self.actor, replay, every, count, stream(seed, 4)
+            )
         self.coverage = CoverageCounter(self.task)
         self.replay_chunks = Chunks(self.out / "replay", "replay")
         self.visits = VisitRecord(self.out / "visits")
@@ -66,35 +86,28 @@ class Run:
         self.returns = np.zeros(count)
         self.succeeded = np.zeros(count, bool)
         self.failure: str | None = None
-        self.adaptation: Adaptation | None = None
-        self._only_frame: np.ndarray | None = (
-            None  # during the random steps, as long as no other has been seen
-        )
-
-    def keep_in(self, replay: Replay) -> None:
-        """Use this replay; batches are drawn from it by a generator of its own."""
-        self.replay = replay
-        self.sampler = torch.Generator(replay.device).manual_seed(stream(self.config.seed, 3))
-        every = self.config.perception.get("learn_every")
-        if every is not None:
-            self.adaptation = Adaptation(
-                self.agent, self.actor, replay, every, len(self.envs), stream(self.config.seed, 4)
-            )
-
-    def open_log(self, resumed: bool) -> None:
-        self.logger = Logger(
-            self.out, self.config.logger.wandb, _plain(self.config), self.step if resumed else None
-        )
+        self.learner_state: dict[str, Any] | None = None
+        """What the learner continues from."""
+        self._only_frame: np.ndarray | None = None
+        """The frame of all random steps, as long as no other has been seen."""
+        self._make_folders()
+        if resume_from is None:
+            self._begin()
+        else:
+            self._load(resume_from)
+        settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+        step = None if resume_from is None else self.step
+        self.logger = Logger(self.out, config.logger.wandb, settings, step)
 
     # Interaction ----------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def _begin(self) -> None:
         """Begin the first episodes."""
         obs = self.envs.reset()
         if self.config.obs.kind == "pixels" and self.config.agent.seed_steps > 0:
             self._only_frame = obs[0, -1]
             self._check_frames(obs)
-        self.replay.begin(self._see_first(dict(enumerate(obs))), torch.arange(len(self.envs)))
+        self.replay.begin(self._encode_first(dict(enumerate(obs))), torch.arange(len(obs)))
 
     def _check_frames(self, obs: np.ndarray) -> None:
         """Raise RunStopped after the random steps if all frames (N, 2, 64, 64, 3) of all
@@ -111,59 +124,44 @@ class Run:
                 "how it is rendered"
             )
 
-    def choose(self) -> Tensor:
+    def select_action(self) -> Tensor:
         """The next action of every environment, (envs, A) on the device; uniformly random during
         the seed steps."""
-        action = self.actor.decide(explore=True)  # draws z where an episode begins
+        action = self.actor.select_action(explore=True)  # draws z where an episode begins
         if self.step < self.config.agent.seed_steps:
-            action = 2 * torch.rand(action.shape, generator=self.generator, device=self.device) - 1
-            self.actor.did(action)
+            uniform = torch.rand(action.shape, generator=self.generator, device=self.device)
+            action = 2 * uniform - 1
+            self.actor.set_last_action(action)
         return action
 
     @property
-    def sees_ahead(self) -> bool:
-        """Whether seeing depends on nothing that updates change, so that it may go on
-        beside one."""
-        return self.adaptation is None and not any(
-            p.requires_grad for p in self.agent.model.perception.parameters()
-        )
+    def encodes_ahead(self) -> bool:
+        """Whether encoding depends on nothing that updates change, so that it can run meanwhile."""
+        learned = any(p.requires_grad for p in self.agent.model.perception.parameters())
+        return self.online_slots is None and not learned
 
-    def see(self, result: StepResult) -> list[Window]:
-        """Perceive what a step led to, and how new episodes begin: what `take` stores of it."""
-        seen = [self._see(result.obs, result.objects)]
+    def encode(self, result: StepResult) -> list[StoredObs]:
+        """Encode what a step led to, and how new episodes begin, for `record_step`."""
+        encoded = [self._encode(result.obs, result.objects)]
         if result.first_obs:
-            seen.append(
-                self._see_first({row: result.first_obs[row] for row in sorted(result.first_obs)})
-            )
-        return seen
+            first = {row: result.first_obs[row] for row in sorted(result.first_obs)}
+            encoded.append(self._encode_first(first))
+        return encoded
 
-    def take(self, action: Tensor, result: StepResult, seen: list[Window]) -> None:
-        """What these actions led to, and what was seen of it by `see`, into replay and counts."""
-        reward, terminated, objects, z = (
-            torch.from_numpy(result.reward),
-            torch.from_numpy(result.terminated),
-            result.objects,
-            self.actor.z,
-        )
+    def record_step(self, action: Tensor, result: StepResult, encoded: list[StoredObs]) -> None:
+        """Record a step of all environments in replay and counts.
+
+        Raises:
+            RunStopped: All frames of the random steps were the same.
+        """
+        reward, terminated = torch.from_numpy(result.reward), torch.from_numpy(result.terminated)
+        objects, z, next_obs, rows = result.objects, self.actor.z, encoded[0], None
         if result.dropped:
             rows = torch.from_numpy(result.kept)
-            action, reward, terminated, objects, z = (
-                action[rows],
-                reward[rows],
-                terminated[rows],
-                objects[result.kept],
-                z[rows],
-            )
-            self.replay.add(
-                action,
-                reward,
-                terminated,
-                z,
-                {name: value[rows] for name, value in seen[0].items()},
-                rows,
-            )
-        else:
-            self.replay.add(action, reward, terminated, z, seen[0])
+            action, reward, terminated, z = action[rows], reward[rows], terminated[rows], z[rows]
+            objects = objects[result.kept]
+            next_obs = {name: value[rows] for name, value in next_obs.items()}
+        self.replay.add(action, reward, terminated, z, next_obs, rows)
         self.step += len(self.envs)
         self._check_frames(result.obs)
         self.returns += result.reward
@@ -174,115 +172,101 @@ class Run:
             if row in result.dropped:
                 self.dropped_episodes += 1
             else:
-                ended = [
-                    float(self.returns[row]),
-                    float(result.success[row]),
-                    float(self.succeeded[row]),
-                ]
-                self.finished.append(ended + result.criteria[row].astype(float).tolist())
+                ended = [self.returns[row], result.success[row], self.succeeded[row]]
+                self.finished.append([*map(float, ended), *map(float, result.criteria[row])])
                 self.episodes += 1
             self.returns[row], self.succeeded[row] = 0.0, False
         if result.first_obs:
-            self.replay.begin(seen[1], torch.tensor(sorted(result.first_obs)))
+            self.replay.begin(encoded[1], torch.tensor(sorted(result.first_obs)))
 
-    def _see_first(self, obs: Mapping[int, np.ndarray]) -> Window:
-        """Episodes begin with these observations in these environments: what replay
-        stores of them."""
+    def _encode_first(self, obs: Mapping[int, np.ndarray]) -> StoredObs:
+        """Encode the observations with which episodes begin in these environments."""
         rows = np.array(list(obs))
-        self.actor.begin(rows)
-        return self._see(np.stack(list(obs.values())), None, rows)
+        self.actor.on_reset(rows)
+        return self._encode(np.stack(list(obs.values())), None, rows)
 
-    def _see(
+    def _encode(
         self, obs: np.ndarray, positions: np.ndarray | None, rows: np.ndarray | None = None
-    ) -> Window:
-        """What replay stores of observations; without true positions a novelty that needs them is
-        left zero: no bonus is ever given for, nor the density estimator trained on, an episode's
-        first observation."""
-        seen, novelty = self.actor.see(obs, rows), self.agent.novelty
-        if novelty is not None and novelty.name not in seen:
-            seen[novelty.name] = torch.zeros(len(obs), *novelty.shape, dtype=novelty.dtype)
-            if positions is not None or not novelty.needs_positions:
-                given = (
-                    torch.as_tensor(value, device=self.device)
-                    for value in (obs, positions if positions is not None else 0.0)
-                )
-                seen[novelty.name] = novelty(*given).to(novelty.dtype)
-        return seen
+    ) -> StoredObs:
+        """What replay stores of observations.
 
-    def standing(self) -> dict[str, float]:
+        Without true positions, an input of the RND that needs them stays zero: an episode's first
+        observation neither earns a bonus nor trains the RND.
+        """
+        encoded, own = self.actor.observe(obs, rows), self.agent.rnd_input
+        if own is not None and own.name not in encoded:
+            if positions is None and own.needs_positions:
+                shape = len(obs), *own.spec.shape
+                encoded[own.name] = torch.zeros(shape, dtype=own.spec.dtype)
+            else:
+                given = (obs, 0.0 if positions is None else positions)
+                tensors = (torch.as_tensor(value, device=self.device) for value in given)
+                encoded[own.name] = own(*tensors).to(own.spec.dtype)
+        return encoded
+
+    def progress_metrics(self) -> dict[str, float]:
         """Coverage, and return and success of the last training episodes (sampled actions)."""
-        names = (
-            "return",
-            "success",
-            "success_any",
-            *(f"success_{name}" for name in self.task.criteria),
-        )
-        recent = np.array(self.finished).mean(0) if self.finished else np.full(len(names), np.nan)
-        standing = {
+        criteria = [f"success_{name}" for name in self.task.criteria]
+        names = ["return", "success", "success_any", *criteria]
+        recent = np.full(len(names), np.nan)
+        if self.finished:
+            recent = np.array(self.finished).mean(0)
+        metrics = {
             "coverage": self.coverage.value,
-            **dict(zip(names, map(float, recent), strict=True)),
-            "episodes": self.episodes,
+            **dict(zip(names, recent.tolist(), strict=True)),
         }
-        if self.adaptation:
-            standing |= {
-                "perception_rounds": self.adaptation.rounds,
-                "perception_loss": float(self.adaptation.loss),
-            }
-        return standing
+        metrics["episodes"] = self.episodes
+        if self.online_slots:
+            metrics["perception_rounds"] = self.online_slots.rounds
+            metrics["perception_loss"] = float(self.online_slots.loss)
+        return metrics
 
     # Checkpoints ----------------------------------------------------------------------------------
 
-    def prepare_folder(self) -> None:
-        """Make the folder and those in it, with the config. Raises UserError where one of them
-        cannot be made."""
-        for folder in (
-            self.folder,
-            self.replay_chunks.folder,
-            self.visits.chunks.folder,
-            self.out / "tensorboard",
-        ):
+    def _make_folders(self) -> None:
+        """Make the folder and those in it, with the config."""
+        folders = self.replay_chunks.folder, self.visits.chunks.folder
+        for folder in (self.folder, *folders, self.out / "tensorboard"):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UserError(
-                    f"{folder}: cannot be a folder ({error.strerror}); remove what is there, "
-                    "or give another out"
+                    f"{folder}: cannot be a folder ({error.strerror}); remove what is there, or "
+                    "give another out"
                 ) from None
         OmegaConf.save(self.config, self.out / "config.yaml.part")
         os.replace(self.out / "config.yaml.part", self.out / "config.yaml")
 
     def record_runtime(self, chosen: str) -> None:
         """Keep how updates run, for `recorded_runtime`."""
-        (self.out / "runtime.json").write_text(
-            json.dumps({"runtime": chosen, "device": self.device.type}) + "\n"
-        )
+        kept = {"runtime": chosen, "device": self.device.type}
+        (self.out / "runtime.json").write_text(json.dumps(kept) + "\n")
 
     def recorded_runtime(self) -> str | None:
         """How updates ran before this run was resumed, if it did on this kind of device."""
+        if not self.config.resume:
+            return None
         try:
-            kept = json.loads((self.out / "runtime.json").read_text()) if self.config.resume else {}
-            return (
-                str(kept["runtime"])
-                if kept["device"] == self.device.type and kept["runtime"] in runtime.FASTEST_FIRST
-                else None
-            )
+            kept = json.loads((self.out / "runtime.json").read_text())
+            same = kept["device"] == self.device.type and kept["runtime"] in runtime.FASTEST_FIRST
+            return str(kept["runtime"]) if same else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def save(self, learned: dict[str, Any], wall_s: float) -> None:
-        """A checkpoint of everything that the run needs to go on as if it had never stopped;
-        `learned`: what the update carries."""
+    def save(self, learner_state: dict[str, Any], wall_s: float) -> None:
+        """Write a checkpoint of everything that the run needs to continue as if it had never
+        stopped, the state of its learner included."""
         replay, visits = self.replay.save(self.replay_chunks), self.visits.save()
         state = {
             "agent": self.agent.state_dict(),
-            "learned": learned,
-            "actor": self.actor.state(),
+            "learner": learner_state,
+            "actor": self.actor.state_dict(),
             "replay": replay,
             "visits": visits,
             "envs": self.envs.get_state(),
             "generator": self.generator.get_state(),
-            "sampler": self.sampler.get_state(),
-            "adaptation": self.adaptation.state() if self.adaptation else None,
+            "batch_generator": self.batch_generator.get_state(),
+            "online_slots": self.online_slots.state_dict() if self.online_slots else None,
             "libraries": {
                 "torch": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state_all(),
@@ -291,95 +275,75 @@ class Run:
             },
             "visited": self.coverage.visited if self.coverage.grid is not None else None,
             "finished": list(self.finished),
-            "returns": self.returns,
-            "succeeded": self.succeeded,
-            "step": self.step,
-            "episodes": self.episodes,
-            "dropped_episodes": self.dropped_episodes,
             "wall_s": wall_s,
+            **{name: getattr(self, name) for name in COUNTS},
         }
         checkpoint.save(self.folder, self.step, state)
-        kept = [
-            json.loads((path / "state.json").read_text())["state"]
-            for path in checkpoint.complete(self.folder)
-        ]
+        found = [path / "state.json" for path in checkpoint.complete(self.folder)]
+        kept = [json.loads(path.read_text())["state"] for path in found]
         for chunks, name in ((self.replay_chunks, "replay"), (self.visits.chunks, "visits")):
             chunks.keep({(start, end) for saved in kept for start, end in saved[name]["spans"]})
 
-    def load(self, path: Path) -> dict[str, Any]:
+    def _load(self, path: Path) -> None:
         """Continue from a checkpoint; environments that could not be saved begin a new episode, and
-        their running one is dropped.
-
-        Returns what the update carries.
-        """
+        their running one is dropped."""
         state = checkpoint.load(path)
-        restore(self.agent, state, self.out)
-        self.replay.load(state["replay"], self.replay_chunks)
-        self.visits.load(state["visits"])
-        self.actor.load_state(state["actor"])
-        restore_generator(self.generator, state["generator"])
-        restore_generator(self.sampler, state["sampler"])
-        if self.adaptation:
-            self.adaptation.load_state(state["adaptation"])
-        if self.coverage.grid is not None:
-            self.coverage.visited = state["visited"].copy()
-        self.finished.extend(state["finished"])
-        self.returns, self.succeeded = state["returns"].copy(), state["succeeded"].copy()
-        self.step, self.episodes, self.wall_before = (
-            state["step"],
-            state["episodes"],
-            state["wall_s"],
-        )
-        self.dropped_episodes = state["dropped_episodes"]
-        restarted = self.envs.set_state(state["envs"])
-        if restarted:
-            rows = np.array(restarted)
+        with checkpoint.must_fit(path):
+            restore(self.agent, state, self.out)
+            self.replay.load(state["replay"], self.replay_chunks)
+            self.visits.load(state["visits"])
+            self.actor.load_state_dict(state["actor"])
+            restore_generator(self.generator, state["generator"])
+            restore_generator(self.batch_generator, state["batch_generator"])
+            if self.online_slots:
+                self.online_slots.load_state_dict(state["online_slots"])
+            if self.coverage.grid is not None:
+                self.coverage.visited = state["visited"].copy()
+            self.finished.extend(state["finished"])
+            for name in COUNTS:
+                setattr(self, name, copy.copy(state[name]))
+            self.wall_before = state["wall_s"]
+            self.learner_state = state["learner"]
+            self._restart(self.envs.set_state(state["envs"]))
+            libraries = state["libraries"]
+            torch.set_rng_state(libraries["torch"])
+            if len(libraries["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(libraries["cuda"])
+            np.random.set_state(tuple(libraries["numpy"]))
+            version, internal, gauss = libraries["python"]
+            random.setstate((version, tuple(internal), gauss))
+
+    def _restart(self, rows: list[int]) -> None:
+        """Begin new episodes in environments whose running ones could not be saved."""
+        if rows:
             self.dropped_episodes += len(rows)
             self.returns[rows], self.succeeded[rows] = 0.0, False
-            self.replay.begin(
-                self._see_first({row: self.envs.obs[row] for row in restarted}),
-                torch.from_numpy(rows),
-            )
-            tqdm.write(
-                f"resume: {len(rows)} running episodes could not be saved and were dropped",
-                file=sys.stderr,
-            )
-        libraries = state["libraries"]
-        torch.set_rng_state(libraries["torch"])
-        if len(libraries["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(libraries["cuda"])
-        np.random.set_state(tuple(libraries["numpy"]))
-        version, internal, gauss = libraries["python"]
-        random.setstate((version, tuple(internal), gauss))
-        learned = state["learned"]
-        assert isinstance(learned, dict)
-        return learned
+            first = self._encode_first({row: self.envs.obs[row] for row in rows})
+            self.replay.begin(first, torch.tensor(rows))
+            line = f"resume: {len(rows)} running episodes could not be saved and were dropped"
+            tqdm.write(line, file=sys.stderr)
 
     def finish(self, updates: int, wall_s: float) -> dict[str, Any]:
-        """Write summary.json, with a random policy's coverage beside the agent's, at as many
-        interactions with pretraining counted in."""
+        """Write and return summary.json, with a random policy's coverage at as many interactions,
+        pretraining included."""
         summary: dict[str, Any] = {
-            **self.standing(),
+            **self.progress_metrics(),
             "steps": self.step,
             "updates": updates,
             "wall_s": round(wall_s, 1),
+            "dropped_episodes": self.dropped_episodes,
         }
-        summary["dropped_episodes"] = self.dropped_episodes
         if self.coverage.grid is not None:
-            summary["pretraining_frames"] = self.agent.model.perception.pretraining_frames
-            summary["random_coverage"] = random_coverage(
-                self.config, self.step + summary["pretraining_frames"]
-            )
+            frames = self.agent.model.perception.pretraining_frames
+            summary["pretraining_frames"] = frames
+            summary["random_coverage"] = random_coverage(self.config, self.step + frames)
         summary |= {
             "task": self.task.name,
             "obs": self.config.obs.kind,
             "agent": self.config.agent.name,
             "seed": self.config.seed,
         }
-        clean = {
-            key: None if isinstance(value, float) and not np.isfinite(value) else value
-            for key, value in summary.items()
-        }
+        clean = without_nan(summary)
         (self.out / "summary.json").write_text(json.dumps(clean, indent=2) + "\n")
         self.close()
         return clean
@@ -389,7 +353,11 @@ class Run:
         self.envs.close()
 
 
-def may_begin(config: DictConfig, found: list[Path]) -> None:
+COUNTS = ("returns", "succeeded", "step", "episodes", "dropped_episodes")
+"""What a checkpoint holds of a run under the same name."""
+
+
+def check_can_start(config: DictConfig, found: list[Path]) -> None:
     """Raise UserError where a run would overwrite another, or go on with other settings than those
     it was begun with."""
     if config.resume and found:
@@ -411,14 +379,7 @@ def random_coverage(config: DictConfig, steps: int) -> float:
     shape = envs.action_space.shape
     assert shape is not None
     for _ in range(0, steps, len(envs)):
-        counter.add(
-            envs.step(generator.uniform(-1, 1, (len(envs), *shape)).astype(np.float32)).objects
-        )
+        actions = generator.uniform(-1, 1, (len(envs), *shape)).astype(np.float32)
+        counter.add(envs.step(actions).objects)
     envs.close()
     return counter.value
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}

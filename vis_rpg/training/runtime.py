@@ -1,38 +1,154 @@
-"""How updates run: eager, compiled, or captured in CUDA graphs. `auto` takes what pays on this
-machine, and a failure never ends a run."""
+"""How updates run: eager, compiled, or captured in CUDA graphs.
+
+`auto` takes what pays on this machine, and a failure never ends a run.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import statistics
 import sys
-from contextlib import suppress
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+from torch.utils._triton import has_triton
 from tqdm import tqdm
 
-from perception.ops import fused
+from perception.ops import kernels
 from vis_rpg.errors import one_line
-from vis_rpg.training.learning import Learning
+
+if TYPE_CHECKING:
+    from vis_rpg.training.learner import Learner
+
+Phase = tuple[bool, bool]
+"""Whether an update moves the policy, and whether it moves the target model."""
 
 FASTEST_FIRST = ("graph", "compile", "eager")
 TIMED_CYCLES = 2
 EXPECTED_SAVING = 0.5
-"""Share of an eager update's time that compiling is expected to save where it has not been
-measured: 0.5 to 0.6 on AMD and Intel."""
+"""Share of an eager update's time that compiling is expected to save if it has not been measured:
+0.5 to 0.6 on AMD and Intel."""
 SAVING_BESIDE_SEEING = 0.5
-"""Share of what an update saves that a step saves too where frames are seen beside the update, in
-another thread, which then has to be waited for: an update from slots saved 31 of 63 ms on two cores
-of a Zen 4, a whole step 15 of 57."""
+"""Share of an update's saving that a whole step keeps if another thread encodes frames meanwhile
+and has to be waited for: an update from slots saved 31 of 63 ms on two cores of a Zen 4, a whole
+step 15 of 57."""
 EXPECTED_COMPILE_S = 120.0
-"""Seconds that compiling is expected to take where it has not been measured, half of them for the
+"""Seconds that compiling is expected to take if it has not been measured, half of them for the
 kernels, which are kept."""
 
 
+# Calls --------------------------------------------------------------------------------------------
+
+
+def make_calls(
+    name: str,
+    apply: Callable[..., Any],
+    gradients: Callable[..., Any],
+    update: Callable[[Phase], None],
+    generators: Sequence[torch.Generator],
+    device: torch.device,
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[[Phase], None]]:
+    """The calls of a learner as a runtime runs them.
+
+    Args:
+        name: "eager", "compile", or "graph" (compiled if Triton is there, then captured).
+        apply: Calls a function of an agent on all agents.
+        gradients: Calls a loss function and returns gradients.
+        update: One whole update, which calls what is returned for the two above.
+        generators: All that an update draws from on the device.
+        device: That of the updates.
+    """
+    if name == "compile" or (name == "graph" and has_triton()):
+        if device.type == "cpu":
+            try:
+                kernels.load()
+            except OSError as error:
+                line = f"updates go on without the kernels of {kernels.SOURCE.name}: {error}"
+                tqdm.write(line, file=sys.stderr)
+        apply, gradients = compile_each(apply), compile_each(gradients)
+    run = CudaGraphRunner(update, generators, device) if name == "graph" else update
+    return apply, gradients, run
+
+
+def compile_each(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile `call(function, *inputs)` lazily for each function, on its own copy of the code
+    object: torch.compile caches per code object, so two learners would otherwise share graphs."""
+    compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+    def compiled_call(function: Callable[..., Any], *inputs: Any) -> Any:
+        if function not in compiled:
+            if hasattr(torch._dynamo.config, "trace_autograd_ops"):
+                # In this thread, so that only the gradients asked for are computed; older versions
+                # compile around `torch.autograd.grad`.
+                torch._dynamo.config.trace_autograd_ops = True
+
+            def own(*inputs: Any) -> Any:
+                return call(function, *inputs)
+
+            code, name = own.__code__.replace(), function.__name__
+            copied = FunctionType(code, own.__globals__, name, None, own.__closure__)
+            options: dict[str, Any] = {"guard_filter_fn": _guards_on_inputs}
+            compiled[function] = torch.compile(copied, dynamic=False, options=options)
+        return compiled[function](*inputs)
+
+    return compiled_call
+
+
+def _guards_on_inputs(guards: Sequence[Any]) -> list[bool]:
+    """Keep guards on tensors that are no parameters, and on modes such as autocast; all of them
+    would take 0.8% of an update's time on a CPU."""
+    kinds = ("TENSOR_MATCH", "SHAPE_ENV", "GLOBAL_STATE")
+    return [g.guard_type in kinds and not isinstance(g.value, nn.Parameter) for g in guards]
+
+
+class CudaGraphRunner:
+    """Runs updates by CUDA graphs, one for each phase: a few times as they are, once captured, from
+    then on replayed."""
+
+    WARM_UPS = 3
+
+    def __init__(
+        self,
+        update: Callable[[Phase], None],
+        generators: Sequence[torch.Generator],
+        device: torch.device,
+    ) -> None:
+        self.update, self.generators = update, generators
+        self.graphs: dict[Phase, torch.cuda.CUDAGraph] = {}
+        self.warmed: dict[Phase, int] = {}
+        self.stream = torch.cuda.Stream(device)
+
+    def __call__(self, phase: Phase) -> None:
+        if self.warmed.setdefault(phase, 0) < self.WARM_UPS:
+            self.warmed[phase] += 1
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                self.update(phase)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return
+        if phase not in self.graphs:
+            graph = self.graphs[phase] = torch.cuda.CUDAGraph()
+            for generator in self.generators:
+                graph.register_generator_state(generator)
+            # Environments that use the device too go on in their own thread meanwhile.
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                self.update(phase)
+        self.graphs[phase].replay()
+
+
+# Choice -------------------------------------------------------------------------------------------
+
+
 def start(
-    learning: Learning,
+    learner: Learner,
     wanted: str,
     updates: int,
     lacking: str | None = None,
@@ -45,30 +161,30 @@ def start(
     depend on it.
 
     Args:
-        learning: the updates; its replays must hold something to sample.
+        learner: Its replay must hold something to sample.
         wanted: "auto", "eager", "compile" or "graph". On a CPU, `auto` compiles if the time that
             this saves over the updates that are left exceeds the time of compiling; both are
             measured, and kept in a cache for this machine and these shapes together with the
             choice, so that the same command runs the same way again.
-        updates: how many are left to do.
-        lacking: what compiling for a CPU lacks here, None if nothing.
-        beside_seeing: whether frames are seen on another core while an update runs.
+        updates: How many are left to do.
+        lacking: What compiling for a CPU lacks here, None if nothing.
+        beside_seeing: Whether frames are encoded on another core while an update runs.
 
     Returns:
         The runtime in use.
     """
-    cuda = learning.learner.device.type == "cuda"
+    cuda = learner.device.type == "cuda"
     if wanted == "graph" and not cuda:
         wanted = "auto"
-    cache = TimingCache(learning)
+    cache = TimingCache(learner)
     if wanted == "auto":
         kept = SAVING_BESIDE_SEEING if beside_seeing else 1.0
-        wanted = (
-            "graph" if cuda else "eager" if lacking else _choose(learning, updates, cache, kept)
-        )
+        wanted = "graph" if cuda else "eager"
+        if not cuda and not lacking:
+            wanted = _choose(learner, updates, cache, kept)
     for runtime in FASTEST_FIRST[FASTEST_FIRST.index(wanted) : -1]:
         try:
-            seconds, each = learning.warm_up(runtime, TIMED_CYCLES)
+            seconds, each = warm_up(learner, runtime, TIMED_CYCLES)
         except Exception as error:  # compilers, drivers and caches fail in any way of their own
             tqdm.write(
                 f"updates cannot run with runtime={runtime} here ({one_line(error)[:300]}): "
@@ -79,44 +195,118 @@ def start(
         if not cuda:
             cache.write(compile_s=seconds, compile_ms=1e3 * each)
         return runtime
-    learning.use("eager")
+    learner.use("eager")
     return "eager"
 
 
-def _choose(learning: Learning, updates: int, cache: TimingCache, kept: float) -> str:
+def _choose(learner: Learner, updates: int, cache: TimingCache, kept: float) -> str:
     """compile or eager on a CPU, for so many updates, of whose saving a step keeps this share."""
     known = cache.read()
     choice = known.get("choices", {}).get(str(updates))
     if choice in FASTEST_FIRST:
         return str(choice)
     if "eager_ms" not in known:
-        known = cache.write(eager_ms=1e3 * learning.warm_up("eager", TIMED_CYCLES)[1])
+        known = cache.write(eager_ms=1e3 * warm_up(learner, "eager", TIMED_CYCLES)[1])
     eager = known["eager_ms"] / 1e3
-    compiled = known["compile_ms"] / 1e3 if "compile_ms" in known else (1 - EXPECTED_SAVING) * eager
-    pays = updates * kept * (eager - compiled) > known.get("compile_s", EXPECTED_COMPILE_S)
-    choice = "compile" if pays else "eager"
+    expected = 1e3 * (1 - EXPECTED_SAVING) * eager
+    saved = updates * kept * (eager - known.get("compile_ms", expected) / 1e3)
+    choice = "compile" if saved > known.get("compile_s", EXPECTED_COMPILE_S) else "eager"
     cache.write(choices={**known.get("choices", {}), str(updates): choice})
     return choice
+
+
+def warm_up(learner: Learner, runtime: str, cycles: int) -> tuple[float, float]:
+    """Use a runtime, compile and capture all that it needs, and time updates, without a trace of
+    them in what is learned.
+
+    Args:
+        learner: Its replay must hold something to sample.
+        runtime: "eager", "compile" or "graph".
+        cycles: Cycles of updates (with and without policy and target) to time.
+
+    Returns:
+        Seconds until everything was compiled and captured, and then seconds an update.
+    """
+    cycle = math.lcm(learner.config.policy_every, learner.config.target_every)
+
+    def run(updates: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(updates):
+            learner.step()
+        if learner.device.type == "cuda":
+            torch.cuda.synchronize(learner.device)
+        return time.perf_counter() - begin
+
+    with _undone(learner):
+        begin = time.perf_counter()
+        learner.use(runtime)  # the kernels of a CPU may have to be built
+        run(cycle * (CudaGraphRunner.WARM_UPS + 1 if runtime == "graph" else 1))
+        first = time.perf_counter() - begin
+        times = [run(cycle) for _ in range(cycles)]
+    return first, statistics.median(times) / cycle
+
+
+@contextmanager
+def _undone(learner: Learner) -> Iterator[None]:
+    """Afterwards everything that updates change is as it was, in the same memory, which captured
+    graphs rely on."""
+    from vis_rpg.training.learner import adam_state
+
+    sampler = learner.sampler
+    assert sampler is not None
+    prefetcher = sampler.prefetcher
+    assert prefetcher is None or prefetcher.batch is None, (
+        "a prefetched batch cannot be drawn again"
+    )
+    tensors = [own.flat for own in [*learner.flat.values(), learner.target]]
+    tensors += [buffer for agent in learner.agents for buffer in agent.buffers()]
+    before = [tensor.clone() for tensor in tensors]
+    moments = {
+        part: {name: value.clone() for name, value in adam_state(own).items()}
+        for part, own in learner.optimizers.items()
+    }
+    generators = [*learner.noise_generators, *sampler.generators]
+    states = [generator.get_state() for generator in generators]
+    sums = {name: value.clone() for name, value in learner.sums.items()}
+    counts, updates = dict(learner.counts), learner.updates
+
+    def put_back(now: dict[str, torch.Tensor], then: dict[str, torch.Tensor]) -> None:
+        for name, value in now.items():
+            value.copy_(then[name]) if name in then else value.zero_()
+
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
+            for part, optimizer in learner.optimizers.items():
+                put_back(adam_state(optimizer), moments[part])
+            put_back(learner.sums, sums)
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        learner.counts, learner.updates = counts, updates
+        if prefetcher and prefetcher.batch is not None:
+            sampler.prefetch()
 
 
 class TimingCache:
     """Measured times of updates of these shapes on this machine, a JSON file in the user's cache
     folder; without effect where that cannot be written."""
 
-    def __init__(self, learning: Learning) -> None:
-        learner = learning.learner
+    def __init__(self, learner: Learner) -> None:
         about: list[Any] = [
             torch.__version__,
             torch.get_num_threads(),
-            fused._processor(),
+            kernels.processor(),
             str(learner.device),
             learner.precision,
-            sorted((part, list(rows.flat.shape)) for part, rows in learner.rows.items()),
-            learner.agent.model.perception.stored,
-            repr(learning.request),
+            sorted((part, list(own.flat.shape)) for part, own in learner.flat.items()),
+            learner.agent.storage,
+            repr(learner.sampler and learner.sampler.spec),
         ]
         name = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
-        self.path = fused.cache_folder("vis_rpg") / f"updates-{name}.json"
+        self.path = kernels.cache_folder("vis_rpg") / f"updates-{name}.json"
 
     def read(self) -> dict[str, Any]:
         """Everything that is known; {} if nothing is, or if the file is broken."""
@@ -126,11 +316,9 @@ class TimingCache:
             return {}
         numbers = ("eager_ms", "compile_ms", "compile_s")
         sound = isinstance(known, dict) and isinstance(known.get("choices", {}), dict)
-        return (
-            known
-            if sound and all(isinstance(known.get(key, 0.0), int | float) for key in numbers)
-            else {}
-        )
+        if sound and all(isinstance(known.get(key, 0.0), int | float) for key in numbers):
+            return known
+        return {}
 
     def write(self, **figures: Any) -> dict[str, Any]:
         """Add figures; returns everything that is known."""

@@ -17,14 +17,15 @@ from torch.nn import functional as F
 from torch.utils import cpp_extension
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from perception.encoders.cnn import Conv4, encode_pairs, pairs_of
+from perception import ops
+from perception.encoders.cnn import Conv4, encode_pairs
 from perception.gru import GRUCell
-from perception.ops import fused
+from perception.ops import kernels
 from vis_rpg.agent.networks import GRU, MLP, EnsembleMLP, Linear
 
 pytestmark = pytest.mark.compiler
 bfloat16 = pytest.mark.skipif(
-    not fused.MULTIPLIES_BFLOAT16, reason="this processor has no instructions for bfloat16"
+    not kernels.MULTIPLIES_BFLOAT16, reason="this processor has no instructions for bfloat16"
 )
 ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
@@ -34,8 +35,8 @@ ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.fixture(autouse=True, scope="module")
-def kernels() -> None:
-    fused.load()
+def loaded() -> None:
+    kernels.load()
 
 
 def layers(*widths: int, groups: tuple[int, ...] = ()) -> tuple[list[Tensor], list[Tensor]]:
@@ -73,14 +74,14 @@ def test_a_chain_and_its_gradients_are_those_of_torch(
     weights, biases = layers(*widths)
     x = torch.randn(*shape, widths[0], requires_grad=True)
     ours, theirs = (
-        fused.chain([x], weights, biases, activation),
+        kernels.chain([x], weights, biases, activation),
         by_torch(x, weights, biases, activation),
     )
     upstream = torch.randn_like(theirs)
     close(ours, theirs)
     close(*(torch.autograd.grad(y, [x, *weights, *biases], upstream) for y in (ours, theirs)))
     with torch.no_grad():
-        close(fused.chain([x], weights, biases, activation), theirs)
+        close(kernels.chain([x], weights, biases, activation), theirs)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_a_chain_of_inputs_that_do_not_lie_in_order_is_that_of_torch(x: Tensor) 
     weights, biases = layers(7, 20, 9)
     x.requires_grad_()
     upstream = torch.randn(9, 150).T
-    ours, theirs = fused.chain([x], weights, biases, "elu"), by_torch(x, weights, biases, "elu")
+    ours, theirs = kernels.chain([x], weights, biases, "elu"), by_torch(x, weights, biases, "elu")
     close(ours, theirs)
     close(*(torch.autograd.grad(y, [x, *weights], upstream) for y in (ours, theirs)))
 
@@ -111,16 +112,16 @@ def test_pieces_of_an_input_are_read_as_if_they_were_one_tensor(
     pieces.append(torch.zeros(rows, 0))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
         ours, theirs = (
-            fused.chain(x, weights, biases, "elu") for x in (pieces, [torch.cat(pieces, -1)])
+            kernels.chain(x, weights, biases, "elu") for x in (pieces, [torch.cat(pieces, -1)])
         )
     close(ours, theirs)
     close(*(torch.autograd.grad(y.square().sum(), [*pieces[:2], *weights]) for y in (ours, theirs)))
     mapped = torch.vmap(
-        lambda x, y: fused.chain([x, y, *pieces[2:]], weights, biases, "elu"), (0, None)
+        lambda x, y: kernels.chain([x, y, *pieces[2:]], weights, biases, "elu"), (0, None)
     )
     close(
         mapped(torch.stack([pieces[0], pieces[0] + 1]), pieces[1])[0],
-        fused.chain(pieces, weights, biases, "elu"),
+        kernels.chain(pieces, weights, biases, "elu"),
     )
 
 
@@ -130,7 +131,7 @@ def test_large_and_broken_values_come_out_as_from_torch() -> None:
     ).unsqueeze(-1)
     one, zero = [torch.ones(1, 1)] * 2, [torch.zeros(1)] * 2
     torch.testing.assert_close(
-        fused.chain([x], one, zero, "elu"), F.elu(x), rtol=1e-6, atol=1.5e-7, equal_nan=True
+        kernels.chain([x], one, zero, "elu"), F.elu(x), rtol=1e-6, atol=1.5e-7, equal_nan=True
     )
 
 
@@ -162,7 +163,7 @@ def test_only_those_gradients_are_computed_that_are_asked_for() -> None:
         ([x, *biases], (True, True)),
     ):
         with Asked() as asked:
-            torch.autograd.grad(fused.chain([x], weights, biases, "elu").sum(), wanted)
+            torch.autograd.grad(kernels.chain([x], weights, biases, "elu").sum(), wanted)
         assert asked.seen == [expected]
 
 
@@ -171,7 +172,7 @@ def test_mapped_chains_have_weights_of_their_own_and_may_share_their_input(share
     weights, biases = layers(9, 40, 5, groups=(3,))
     x = torch.randn(*([] if shared else [3]), 70, 9, requires_grad=True)
     mapped = torch.vmap(
-        lambda x, w, b: fused.chain([x], w, b, "elu"), (None if shared else 0, 0, 0)
+        lambda x, w, b: kernels.chain([x], w, b, "elu"), (None if shared else 0, 0, 0)
     )
     ours = mapped(x, weights, biases)
     theirs = torch.stack(
@@ -217,7 +218,7 @@ def test_steps_of_a_gru_and_their_gradients_are_those_of_torch(
     steps: int, rows: int, inputs: int, hidden: int
 ) -> None:
     cell, x, h, parameters = gru(steps, rows, inputs, hidden)
-    theirs, ours = unrolled(cell, x, h), fused.gru(x, h, parameters[:2], parameters[2:])
+    theirs, ours = unrolled(cell, x, h), kernels.gru(x, h, parameters[:2], parameters[2:])
     upstream = torch.randn_like(theirs)
     close(ours, theirs)
     for wanted in ([x, h, *parameters], [h], [x], parameters):
@@ -225,7 +226,7 @@ def test_steps_of_a_gru_and_their_gradients_are_those_of_torch(
             *(torch.autograd.grad(y, wanted, upstream, retain_graph=True) for y in (ours, theirs))
         )
     with torch.no_grad():
-        close(fused.gru(x, h, parameters[:2], parameters[2:]), theirs)
+        close(kernels.gru(x, h, parameters[:2], parameters[2:]), theirs)
 
 
 def test_mapped_grus_have_weights_of_their_own() -> None:
@@ -237,7 +238,7 @@ def test_mapped_grus_have_weights_of_their_own() -> None:
         for name in names
     ]
     x, h = torch.randn(3, 2, 80, 32), torch.randn(3, 80, 32)
-    ours = torch.vmap(lambda x, h, p: fused.gru(x, h, p[:2], p[2:]))(x, h, parameters)
+    ours = torch.vmap(lambda x, h, p: kernels.gru(x, h, p[:2], p[2:]))(x, h, parameters)
     theirs = torch.stack([unrolled(cell, x[i], h[i]) for i, cell in enumerate(cells)])
     close(ours, theirs)
     found = torch.autograd.grad(ours.square().sum(), parameters)
@@ -262,7 +263,7 @@ def convolutions(
 
 
 def encoded_by_torch(frames: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    pairs = pairs_of(frames)
+    pairs = ops.frame_pairs(frames)
     x = pairs.flatten(0, 1)
     for index, (w, b) in enumerate(zip(weights, biases, strict=True)):
         x = F.conv2d(F.relu(x) if index else x, w, b, stride=2, padding=1)
@@ -289,12 +290,14 @@ def test_convolutions_of_frames_and_their_gradients_are_those_of_torch(
 ) -> None:
     weights, biases = convolutions(shape[-1], *widths)
     frames = random_frames(*shape)
-    ours, theirs = (encode(frames, weights, biases) for encode in (fused.encode, encoded_by_torch))
+    ours, theirs = (
+        encode(frames, weights, biases) for encode in (kernels.encode, encoded_by_torch)
+    )
     upstream = torch.randn_like(theirs)
     close(ours, theirs)
     close(*(torch.autograd.grad(y, [*weights, *biases], upstream) for y in (ours, theirs)))
     with torch.no_grad():
-        close(fused.encode(frames, weights, biases), theirs)
+        close(kernels.encode(frames, weights, biases), theirs)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +311,9 @@ def test_convolutions_of_frames_and_their_gradients_are_those_of_torch(
 )
 def test_convolutions_of_frames_that_do_not_lie_in_order_are_those_of_torch(frames: Tensor) -> None:
     weights, biases = convolutions(3, 32, 32)
-    ours, theirs = (encode(frames, weights, biases) for encode in (fused.encode, encoded_by_torch))
+    ours, theirs = (
+        encode(frames, weights, biases) for encode in (kernels.encode, encoded_by_torch)
+    )
     upstream = torch.randn(theirs.shape[::-1]).permute(2, 1, 0)
     close(ours, theirs)
     close(*(torch.autograd.grad(y, [*weights, *biases], upstream) for y in (ours, theirs)))
@@ -320,7 +325,7 @@ def test_mapped_convolutions_have_weights_of_their_own_and_may_share_their_frame
 ) -> None:
     weights, biases = convolutions(3, 32, 64, groups=(2,))
     frames = random_frames(*([] if shared else [2]), 3, 4, 12, 10, 3)
-    ours = torch.vmap(fused.encode, (None if shared else 0, 0, 0))(frames, weights, biases)
+    ours = torch.vmap(kernels.encode, (None if shared else 0, 0, 0))(frames, weights, biases)
     theirs = torch.stack(
         [
             encoded_by_torch(
@@ -333,10 +338,13 @@ def test_mapped_convolutions_have_weights_of_their_own_and_may_share_their_frame
     close(*(torch.autograd.grad(y.square().sum(), [*weights, *biases]) for y in (ours, theirs)))
 
 
-def test_an_encoder_is_the_same_with_the_kernels_and_without() -> None:
+def test_an_encoder_is_the_same_with_the_kernels_and_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     net, frames = Conv4(6), random_frames(3, 4, 16, 16, 3)
     outputs = []
-    for net.fused in (False, True):
+    for backend in ("torch", "kernels"):
+        monkeypatch.setattr(ops, "BACKEND", backend)
         y = encode_pairs(net, frames)
         outputs.append((y, torch.autograd.grad(y.square().sum(), list(net.parameters()))))
     close(*outputs)
@@ -344,12 +352,14 @@ def test_an_encoder_is_the_same_with_the_kernels_and_without() -> None:
 
 def test_other_frames_are_left_to_torch() -> None:
     weights, frames = [torch.zeros(32, 6, 3, 3)], random_frames(2, 1, 8, 8, 3)
-    assert fused.encodable(frames, weights)
-    assert not fused.encodable(frames.float(), weights)
-    assert not fused.encodable(frames, [torch.zeros(48, 6, 3, 3)])
-    assert not fused.encodable(frames[:1], weights) and not fused.encodable(frames[:, :0], weights)
+    assert kernels.takes_frames(frames, weights)
+    assert not kernels.takes_frames(frames.float(), weights)
+    assert not kernels.takes_frames(frames, [torch.zeros(48, 6, 3, 3)])
+    assert not kernels.takes_frames(frames[:1], weights) and not kernels.takes_frames(
+        frames[:, :0], weights
+    )
     with torch.autocast("cpu", torch.bfloat16):
-        assert not fused.encodable(frames, weights)
+        assert not kernels.takes_frames(frames, weights)
 
 
 @pytest.mark.parametrize(
@@ -357,30 +367,33 @@ def test_other_frames_are_left_to_torch() -> None:
     [
         (lambda: Linear(6, 40), [(70, 6)]),
         (lambda: MLP(6, 40, 3), [(4, 20, 6)]),
-        (lambda: MLP(6, 40, 33, leaky=True), [(70, 6)]),
+        (lambda: MLP(6, 40, 33, activation="leaky_relu"), [(70, 6)]),
         (lambda: EnsembleMLP(2, 6, 40), [(70, 6)]),
     ],
 )
 def test_networks_are_the_same_with_the_kernels_and_without(
-    make: Callable[[], Any], shapes: list[tuple[int, ...]]
+    make: Callable[[], Any], shapes: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = make()
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.3)
     x = [torch.randn(shape) for shape in shapes]
     outputs = []
-    for net.fused in (False, True):
+    for backend in ("torch", "kernels"):
+        monkeypatch.setattr(ops, "BACKEND", backend)
         y = net(*x)
         outputs.append((y, torch.autograd.grad(y.square().sum(), list(net.parameters()))))
     close(*outputs)
 
 
 @pytest.mark.parametrize("inputs", [64, 6])  # the kernels take the first
-def test_a_gru_unrolls_the_same_with_the_kernels_and_without(inputs: int) -> None:
+def test_a_gru_unrolls_the_same_with_the_kernels_and_without(
+    inputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cell = GRU(inputs, 32)
     x, h = torch.randn(3, 70, inputs), torch.randn(70, 32)
     plain = cell.unroll(x, h)
-    cell.fused = True
+    monkeypatch.setattr(ops, "BACKEND", "kernels")
     close(cell.unroll(x, h), plain)
     close(cell.step(x[0], h), plain[0])
 
@@ -463,7 +476,7 @@ def test_a_chain_of_bfloat16_rounds_factors_and_nothing_else(
         theirs = HalfLinear.apply(
             HalfActivation.apply(theirs, activation) if index else theirs, w, b
         )
-    ours = in_bfloat16(fused.chain, [x], weights, biases, activation)
+    ours = in_bfloat16(kernels.chain, [x], weights, biases, activation)
     upstream = torch.randn_like(ours)
     near([ours], [theirs])
     near(
@@ -471,7 +484,7 @@ def test_a_chain_of_bfloat16_rounds_factors_and_nothing_else(
         torch.autograd.grad(theirs, [x, *weights, *biases], upstream.double()),
     )
     with torch.no_grad():
-        near([in_bfloat16(fused.chain, [x], weights, biases, activation)], [theirs])
+        near([in_bfloat16(kernels.chain, [x], weights, biases, activation)], [theirs])
 
 
 @bfloat16
@@ -489,7 +502,7 @@ def test_steps_of_a_gru_of_bfloat16_round_factors_and_nothing_else(
         fresh = torch.tanh(new + torch.sigmoid(reset + of_h[0]) * of_h[2])
         states.append(fresh + torch.sigmoid(update + of_h[1]) * (states[-1].double() - fresh))
     ours, theirs = (
-        in_bfloat16(fused.gru, x, h, parameters[:2], parameters[2:]),
+        in_bfloat16(kernels.gru, x, h, parameters[:2], parameters[2:]),
         torch.stack(states[1:]),
     )
     upstream = torch.randn_like(ours)
@@ -508,8 +521,8 @@ def test_mapped_chains_and_grus_of_bfloat16_are_those_of_each_alone() -> None:
     gates = layers(32, 96, groups=(3,)), layers(32, 96, groups=(3,))
     parameters = [own[0] for own, _ in gates], [own[0] for _, own in gates]
     for call in (
-        lambda x, h, w, b, *_: fused.chain([x], w, b, "elu"),
-        lambda x, h, _w, _b, w, b: fused.gru(x, h, w, b),
+        lambda x, h, w, b, *_: kernels.chain([x], w, b, "elu"),
+        lambda x, h, _w, _b, w, b: kernels.gru(x, h, w, b),
     ):
         given = (x, h, weights, biases, *parameters)
         mapped = in_bfloat16(torch.vmap(call), *given)
@@ -520,9 +533,11 @@ def test_mapped_chains_and_grus_of_bfloat16_are_those_of_each_alone() -> None:
             )
 
 
-def test_layers_of_odd_width_are_left_to_torch_under_autocast_alone() -> None:
+def test_layers_of_odd_width_are_left_to_torch_under_autocast_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     net, x = MLP(6, 33, 3), torch.randn(70, 6)
-    net.fused = True
+    monkeypatch.setattr(ops, "BACKEND", "kernels")
     assert net(x).dtype == torch.float32 and in_bfloat16(net, x).dtype == torch.bfloat16
 
 
@@ -535,29 +550,29 @@ def test_layers_of_odd_width_are_left_to_torch_under_autocast_alone() -> None:
     ],
 )
 def test_other_inputs_are_left_to_torch(x: Tensor) -> None:
-    assert fused.usable([torch.zeros(64, 4)]) and not fused.usable([x])
+    assert kernels.takes_chain([torch.zeros(64, 4)], ()) and not kernels.takes_chain([x], ())
     with torch.autocast("cpu", torch.bfloat16):
-        assert fused.usable([torch.zeros(64, 4)]) == fused.MULTIPLIES_BFLOAT16 and not fused.usable(
-            [x]
-        )
+        assert kernels.takes_chain(
+            [torch.zeros(64, 4)], ()
+        ) == kernels.MULTIPLIES_BFLOAT16 and not kernels.takes_chain([x], ())
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of x86")
 @pytest.mark.slow
 @pytest.mark.parametrize("processor", ["haswell", "skylake-avx512"])
 def test_kernels_compile_for_processors_with_fewer_instructions(processor: str) -> None:
-    flags = [f"-march={processor}" if flag == "-march=native" else flag for flag in fused.FLAGS]
+    flags = [f"-march={processor}" if flag == "-march=native" else flag for flag in kernels.FLAGS]
     includes = [f"-I{place}" for place in cpp_extension.include_paths()]
-    subprocess.run(["g++", *flags, "-fsyntax-only", *includes, str(fused.SOURCE)], check=True)
+    subprocess.run(["g++", *flags, "-fsyntax-only", *includes, str(kernels.SOURCE)], check=True)
 
 
 def test_a_compiler_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "broken.cpp"
     broken.write_text("#error nothing works today\n")
-    monkeypatch.setattr(fused, "SOURCE", broken)
+    monkeypatch.setattr(kernels, "SOURCE", broken)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(OSError, match="nothing works today"):
-        fused.load.__wrapped__()
+        kernels.load.__wrapped__()
     assert not list((tmp_path / "perception").iterdir())  # nothing half-made is left
 
 
@@ -568,17 +583,29 @@ def test_a_user_without_a_home_keeps_kernels_in_a_temporary_folder_of_their_own(
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # no account
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = fused.cache_folder()
+    folder = kernels.cache_folder()
     assert folder.parent == tmp_path and folder.stat().st_mode & 0o777 == 0o700
-    assert fused.cache_folder() == folder
+    assert kernels.cache_folder() == folder
     assert capsys.readouterr().err.count("compiled kernels are kept in") == 1
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert fused.cache_folder() == folder
+    assert kernels.cache_folder() == folder
     stranger = folder.stat().st_uid + 1
     folder.rename(tmp_path / f"perception-{stranger}")
     monkeypatch.setattr("os.getuid", lambda: stranger)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "deeper"))
-    assert fused.cache_folder().name != f"perception-{stranger}", (
+    assert kernels.cache_folder().name != f"perception-{stranger}", (
         "what another user may have put there is not loaded"
     )
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_by_themselves_kernels_run_in_compiled_code_alone(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    chain = kernels.chain
+    monkeypatch.setattr(kernels, "chain", lambda *given: calls.append(1) or chain(*given))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
+    MLP(6, 40, 3)(torch.randn(70, 6))
+    assert bool(calls) == compiled

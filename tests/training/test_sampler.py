@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from tests.small import Seen, agent, changed, learner, weights
+from tests.small import Seen, agent, changed, sample, weights
 from vis_rpg.agent.batch import Batch
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.benchmarks.op_counter import OperatorCounter
-from vis_rpg.training.learner import stack
-from vis_rpg.training.learning import Learning, Staging
-from vis_rpg.training.replay_buffer import Replay, Request, make_tables
+from vis_rpg.training.learner import Learner
+from vis_rpg.training.replay_buffer import BatchSpec, ReplayBuffer, make_storage
+from vis_rpg.training.sampler import BatchSampler, PinnedPrefetcher, stack
 
 CPU = torch.device("cpu")
 ENVS, CAPACITY = 2, 60
@@ -24,12 +24,14 @@ LEARNED = "agent.latent.prior=learned"
 SLOTS = (2, 3, 4)
 
 
-def fill(replay: Replay, of: Agent, steps: int, seed: int) -> None:
+def fill(replay: ReplayBuffer, of: Agent, steps: int, seed: int) -> None:
     """Random steps, with an end to every episode now and then."""
     generator = torch.Generator().manual_seed(seed)
 
     def seen(rows: int) -> dict[str, Tensor]:
-        return {"x": torch.randn(rows, *of.model.perception.stored["x"][0], generator=generator)}
+        return {
+            "x": torch.randn(rows, *of.model.perception.storage["x"].shape, generator=generator)
+        }
 
     for step in range(steps):
         if step % (5 + seed) == 0:
@@ -41,28 +43,26 @@ def fill(replay: Replay, of: Agent, steps: int, seed: int) -> None:
         replay.add(action, torch.randn(ENVS, generator=generator), torch.zeros(ENVS), z, seen(ENVS))
 
 
-def learning(*of: Agent, steps: int = 20, runtime: str = "eager") -> Learning:
+def sampling_learner(*of: Agent, steps: int = 20, prefetch: bool = False) -> Learner:
     """Agents with a replay, noise and draws of their own."""
     first = of[0]
-    sizes = (CAPACITY, first.model.perception.stored, first.action_dim, first.space.dim)
+    sizes = (CAPACITY, first.storage, first.action_dim, first.space.dim)
     several = len(of) > 1
-    tables = make_tables(*sizes, CPU, len(of) if several else None)
-    replays = []
+    storage = make_storage(*sizes, CPU, len(of) if several else None)
+    buffers = []
     for row, own in enumerate(of):
-        replay = Replay(
-            *sizes,
-            first.model.perception.history,
-            ENVS,
-            CPU,
-            {name: table[row] for name, table in tables.items()} if several else tables,
-        )
-        fill(replay, own, steps + row, seed=row)
-        replays.append(replay)
-    request = Request(6, first.config.horizon, 8, 4 if first.pi_z.net is not None else 0)
-    generators, samplers = (
+        history, part = first.model.perception.history, storage.row(row) if several else storage
+        buffer = ReplayBuffer(*sizes, history, ENVS, CPU, part)
+        fill(buffer, own, steps + row, seed=row)
+        buffers.append(buffer)
+    spec = BatchSpec(6, first.config.horizon, 8, 4 if first.pi_z.net is not None else 0)
+    noise, draws = (
         [torch.Generator().manual_seed(seed + row) for row in range(len(of))] for seed in (100, 200)
     )
-    return Learning(learner(*of), replays, tables, request, generators, samplers, runtime)
+    sampler = BatchSampler(buffers, storage, spec, draws, CPU)
+    if prefetch:
+        sampler.prefetcher = PinnedPrefetcher(CPU)
+    return Learner(of, sampler=sampler, noise_generators=noise)
 
 
 def agents(
@@ -86,24 +86,24 @@ def test_each_agent_learns_from_its_own_replay_by_its_own_noise_and_metrics_are_
     count: int, words: tuple[str, ...]
 ) -> None:
     of, reference = agents(count, *words), agents(count, *words)
-    step, other = learning(*of), learning(*reference)
-    by_hand, request = other.learner, other.request
+    step, by_hand = sampling_learner(*of), sampling_learner(*reference)
+    sampler = by_hand.sampler
     expected: dict[str, list[Tensor]] = {}
     for _ in range(3):
         step.step()
         batches = [
-            replay.sample(request, sampler)
-            for replay, sampler in zip(other.replays, other.samplers, strict=True)
+            sample(buffer, sampler.spec, generator)
+            for buffer, generator in zip(sampler.buffers, sampler.generators, strict=True)
         ]
         noises = [
-            own.draw_noise(6, request.first, generator)
-            for own, generator in zip(reference, other.generators, strict=True)
+            own.draw_noise(6, sampler.spec.first, generator)
+            for own, generator in zip(reference, by_hand.noise_generators, strict=True)
         ]
         for name, value in by_hand.update(stack(batches), stack(noises)).items():
             expected.setdefault(name, []).append(value.clone())
     for own, alone in zip(of, reference, strict=True):
         assert changed(weights(own), alone) == set()
-    assert step.learner.updates == 3
+    assert step.updates == 3
     assert step.counts == {name: len(values) for name, values in expected.items()}
     assert (step.counts["model_grad_norm"], step.counts["policy_grad_norm"]) == (3, 2), (
         "the policy moves every second time"
@@ -111,7 +111,7 @@ def test_each_agent_learns_from_its_own_replay_by_its_own_noise_and_metrics_are_
     torch.testing.assert_close(
         step.sums, {name: torch.stack(values).sum(0) for name, values in expected.items()}
     )
-    step.clear()
+    step.clear_metrics()
     assert step.counts == {}
     assert not any(value.any() for value in step.sums.values())
     step.step()
@@ -123,7 +123,7 @@ def test_each_agent_learns_from_its_own_replay_by_its_own_noise_and_metrics_are_
 def test_batches_of_several_replays_are_what_each_draws_alone(
     shape: tuple[int, ...], steps: int
 ) -> None:
-    together = learning(*agents(3, LEARNED, shape=shape), steps=steps)
+    together = sampling_learner(*agents(3, LEARNED, shape=shape), steps=steps).sampler
     alone = [torch.Generator().manual_seed(200 + row) for row in range(3)]
     for _ in range(3):
         drawn = together.draw()
@@ -131,8 +131,8 @@ def test_batches_of_several_replays_are_what_each_draws_alone(
             drawn,
             stack(
                 [
-                    replay.sample(together.request, own)
-                    for replay, own in zip(together.replays, alone, strict=True)
+                    sample(buffer, together.spec, own)
+                    for buffer, own in zip(together.buffers, alone, strict=True)
                 ]
             ),
         )
@@ -145,12 +145,12 @@ def test_batches_of_several_replays_are_what_each_draws_alone(
 def test_from_a_replay_on_the_host_exactly_the_batches_drawn_are_learned_one_ahead(
     count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    staged = learning(*agents(count, LEARNED))
-    staged.staging = Staging(CPU)
+    staged = sampling_learner(*agents(count, LEARNED), prefetch=True)
+    sampler = staged.sampler
     drawn: list[Batch] = []
     learned: list[Batch] = []
     places = set()
-    draw, turn = staged.draw, staged.learner.turn
+    draw, update_step = sampler.draw, staged.update_step
 
     def drawing() -> Batch:
         drawn.append(draw())
@@ -160,13 +160,13 @@ def test_from_a_replay_on_the_host_exactly_the_batches_drawn_are_learned_one_ahe
         assert len(drawn) == len(learned) + 1, "the next one is drawn once this one is under way"
         learned.append(pytree.tree_map(lambda x: None if x is None else x.clone(), batch))
         places.add(tuple(x.data_ptr() for x in pytree.tree_leaves(batch)))
-        return turn(batch, *others)
+        return update_step(batch, *others)
 
-    monkeypatch.setattr(staged, "draw", drawing)
-    monkeypatch.setattr(staged.learner, "turn", learning_from)
+    monkeypatch.setattr(sampler, "draw", drawing)
+    monkeypatch.setattr(staged, "update_step", learning_from)
     for step in range(4):
         staged.step()
-        for replay, own in zip(staged.replays, staged.learner.agents, strict=True):
+        for replay, own in zip(sampler.buffers, staged.agents, strict=True):
             fill(
                 replay, own, 3, seed=step
             )  # what comes into replay changes no batch that was drawn
@@ -178,8 +178,7 @@ def test_from_a_replay_on_the_host_exactly_the_batches_drawn_are_learned_one_ahe
 
 def test_where_replay_lies_makes_no_difference_to_what_is_learned() -> None:
     here, there = agents(2), agents(2)
-    direct, staged = learning(*here), learning(*there)
-    staged.staging = Staging(CPU)
+    direct, staged = sampling_learner(*here), sampling_learner(*there, prefetch=True)
     for _ in range(3):
         direct.step()
         staged.step()
@@ -214,7 +213,7 @@ def test_what_would_be_waited_for_is_noticed(harm: Any) -> None:
 def test_an_update_waits_for_no_device_and_no_shape_depends_on_data(
     count: int, words: tuple[str, ...], options: dict[str, Any]
 ) -> None:
-    step = learning(*agents(count, *words, **options))
+    step = sampling_learner(*agents(count, *words, **options))
     for _ in range(2):
         with OperatorCounter() as counter:
             step.step()

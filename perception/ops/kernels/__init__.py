@@ -25,7 +25,10 @@ from torch import Tensor
 from torch.utils import cpp_extension
 
 ACTIVATIONS = ("none", "elu", "leaky_relu")
+"""In the order of fused.cpp."""
 SOURCE = Path(__file__).with_name("fused.cpp")
+LOADED = False
+"""Whether `load` has succeeded."""
 FLAGS = (
     "-O3",
     "-w",
@@ -60,7 +63,7 @@ def load() -> None:
             *FLAGS,
             version,
             torch.__version__,
-            _processor(),
+            processor(),
         ]
     )
     folder = cache_folder()
@@ -85,6 +88,8 @@ def load() -> None:
             os.replace(made, path)
     torch.ops.load_library(path)
     _describe()
+    global LOADED
+    LOADED = True
 
 
 def cache_folder(name: str = "perception") -> Path:
@@ -120,7 +125,7 @@ def _temporary_folder(name: str, why: str) -> Path:
     return folder
 
 
-def _processor() -> str:
+def processor() -> str:
     """What `-march=native` depends on."""
     try:
         return next(
@@ -132,14 +137,16 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-MULTIPLIES_BFLOAT16 = "avx512_bf16" in _processor().split()
+MULTIPLIES_BFLOAT16 = "avx512_bf16" in processor().split()
 """Whether this processor has instructions for it."""
 
 
-def usable(x: Sequence[Tensor], between: Iterable[int] = ()) -> bool:
-    """Whether the kernels take this input (..., K_i) beside each other, with layers of such widths
-    between it and the last: enough float32 rows on a CPU, and no autocast, or one to bfloat16 which
-    the processor can multiply, and widths that are even."""
+def takes_chain(x: Sequence[Tensor], between: Iterable[int]) -> bool:
+    """Whether `chain` takes inputs x (..., K_i) with layers of widths `between` before the last.
+
+    It takes enough float32 rows on a CPU without autocast, or with autocast to bfloat16 on a
+    processor that multiplies it, if widths are even.
+    """
     fits = (
         all(t.device.type == "cpu" and t.dtype == torch.float32 for t in x)
         and x[0].numel() >= ROWS * x[0].shape[-1]
@@ -149,6 +156,11 @@ def usable(x: Sequence[Tensor], between: Iterable[int] = ()) -> bool:
     )
 
 
+def takes_gru(x: Tensor, h: Tensor) -> bool:
+    """Whether `gru` takes inputs x (T, B, K) and state h (B, N)."""
+    return takes_chain([x], ()) and not any(t.shape[-1] % WIDTH for t in (x, h))
+
+
 def _half() -> bool:
     """Whether factors are to be bfloat16; autocast on a CPU knows float16 too, which nothing here
     asks for."""
@@ -156,13 +168,13 @@ def _half() -> bool:
 
 
 def chain(
-    x: Sequence[Tensor], weights: list[Tensor], biases: list[Tensor], activation: str = "none"
+    x: Sequence[Tensor], weights: list[Tensor], biases: list[Tensor], activation: str = "elu"
 ) -> Tensor:
     """Linear layers with an activation between them: x (..., K_i), which are read as if they were
     one tensor, weights (N_l, K_l), biases (N_l,) -> (..., N of the last).
 
-    After `load()`, where `usable(x, ...)`. Under `torch.vmap` all rows of the mapped axis are one
-    call. Under autocast factors are rounded to bfloat16, gradients' too, and what lies between
+    After `load()`, where `takes_chain(x, ...)`. Under `torch.vmap` all rows of the mapped axis are
+    one call. Under autocast factors are rounded to bfloat16, gradients' too, and what lies between
     layers; sums, what comes out and gradients are float32.
     """
     rows = [
@@ -177,13 +189,13 @@ def chain(
 def gru(x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
     """Steps of a GRU with known inputs: x (T, B, K), h (B, N) -> the state after each, (T, B, N);
     weights, biases: of the input (3N, K), (3N,) and of the state (3N, N), (3N,), in PyTorch's
-    order; K and N multiples of `WIDTH`. After `load()`, where `usable([x])`; under `torch.vmap` and
-    autocast as `chain`.
+    order; K and N multiples of `WIDTH`. After `load()`, where `takes_gru(x, h)`; under `torch.vmap`
+    and autocast as `chain`.
     """
     return torch.ops.perception.gru(x, h, weights, biases, _half(), False)[0]
 
 
-def encodable(frames: Tensor, weights: list[Tensor]) -> bool:
+def takes_frames(frames: Tensor, weights: list[Tensor]) -> bool:
     """Whether `encode` takes these: uint8 frames on a CPU, two or more in time, float32 weights of
     as many channels as `WIDTH` allows; no autocast."""
     return (
@@ -200,7 +212,7 @@ def encode(frames: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tenso
     """Convolutions of 3 x 3 with stride 2 and padding 1, ReLU between them, of each frame in [-0.5,
     0.5] beside the one before it: frames (T + 1, B, H, W, C) uint8, weights (N_l, K_l, 3, 3) of
     which the first reads both frames' channels, biases (N_l,) -> (T, B, N * H' * W') with channels
-    first. After `load()`, where `encodable(frames, weights)`; under `torch.vmap` as `chain`.
+    first. After `load()`, where `takes_frames(frames, weights)`; under `torch.vmap` as `chain`.
     """
     return torch.ops.perception.encode(frames, weights, biases, False)[0]
 

@@ -1,0 +1,205 @@
+"""What every kind of perception promises the agent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from perception.base import ObsSequence, Perception, RecurrentState
+from perception.encoders.cnn import CnnPerception
+from perception.encoders.state import StatePerception
+from perception.slots.model import SlotConfig, SlotModel
+from perception.slots.perception import MOVED, SlotPerception
+
+BATCH, STEPS = 3, 4
+Make = Callable[[], Perception]
+
+
+def pairs(state: Tensor) -> Tensor:
+    return state.unflatten(-1, (-1, 2)) / 2
+
+
+def no_objects(state: Tensor) -> Tensor:
+    return state.new_zeros(*state.shape[:-1], 0, 1)
+
+
+@pytest.fixture(scope="module")
+def slot_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("slots") / "model.safetensors"
+    torch.manual_seed(0)
+    SlotModel(SlotConfig(slots=3, width=8, channels=8, frequencies=2)).save(path, {"task": "test"})
+    return path
+
+
+@pytest.fixture(
+    params=[
+        "state",
+        "bare state",
+        "cnn",
+        "slots",
+        "moving slots",
+    ]
+)
+def perception(request: pytest.FixtureRequest, slot_file: Path) -> Perception:
+    makers: dict[str, Make] = {
+        "state": lambda: StatePerception(6, pairs, 0.1),
+        "bare state": lambda: StatePerception(6, no_objects, 0.1),
+        "cnn": CnnPerception,
+        "slots": lambda: SlotPerception(slot_file),
+        "moving slots": lambda: SlotPerception(slot_file, moving=True),
+    }
+    return makers[request.param]()
+
+
+def observations(perception: Perception) -> Tensor:
+    """(T, B, ...) as the environment would give them; the two newest frames overlap."""
+    generator = torch.Generator().manual_seed(0)
+    if "state" in perception.storage:
+        return torch.randn(STEPS, BATCH, 6, generator=generator)
+    frames = torch.randint(
+        0, 256, (STEPS + 1, BATCH, 64, 64, 3), generator=generator, dtype=torch.uint8
+    )
+    frames[0] = frames[1]
+    return torch.stack([frames[:-1], frames[1:]], dim=2)
+
+
+def act_through(perception: Perception, obs: Tensor) -> tuple[list[Tensor], ObsSequence]:
+    """Features of each step, and the sequence that replay would return."""
+    state, features, stored = RecurrentState(), [], []
+    for t in range(STEPS):
+        seen, encoded, state = perception.encode(
+            obs[t], torch.zeros(BATCH, 2), torch.full((BATCH,), t == 0), state
+        )
+        features.append(seen)
+        stored.append(encoded)
+    return features, {
+        name: torch.stack(
+            [stored[0][name]] * (perception.history - 1) + [own[name] for own in stored]
+        )
+        for name in stored[0]
+    }
+
+
+def test_shapes_are_those_declared(perception: Perception) -> None:
+    features, sequence = act_through(perception, observations(perception))
+    for name, spec in perception.storage.items():
+        assert sequence[name].shape[1:] == (BATCH, *spec.shape)
+        assert sequence[name].dtype == spec.dtype
+    assert features[0].shape == (BATCH, *perception.feature_shape)
+    assert perception.rnd_input(sequence).shape == (STEPS, BATCH, perception.rnd_input_dim)
+    objects, presence = perception.objects(sequence)
+    assert objects.shape[:-1] == presence.shape
+    assert presence.shape[:2] == (STEPS, BATCH)
+
+
+def test_a_stored_sequence_has_the_features_that_were_seen_while_acting(
+    perception: Perception,
+) -> None:
+    seen, sequence = act_through(perception, observations(perception))
+    torch.testing.assert_close(
+        perception.features(sequence), torch.stack(seen), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_an_episodes_first_step_forgets_the_one_before(perception: Perception) -> None:
+    obs, always = observations(perception), torch.ones(BATCH, dtype=torch.bool)
+    action = torch.zeros(BATCH, 2)
+    _, _, state = perception.encode(obs[0], action, always, RecurrentState())
+    fresh, stored, _ = perception.encode(obs[1], action, always, RecurrentState())
+    row = torch.tensor([True, False, True])
+    again, kept, _ = perception.encode(obs[1], action, row, state)
+    torch.testing.assert_close(again[row], fresh[row])
+    for name, value in stored.items():
+        torch.testing.assert_close(kept[name][row], value[row])
+
+
+def test_the_rnds_input_carries_no_gradient_and_features_do_only_where_something_is_trained(
+    perception: Perception,
+) -> None:
+    _, sequence = act_through(perception, observations(perception))
+    assert not perception.rnd_input(sequence).requires_grad
+    trained = [p for p in perception.parameters() if p.requires_grad]
+    features = perception.features(sequence)
+    assert features.requires_grad == bool(trained)
+    if trained:
+        features.square().sum().backward()
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trained)
+
+
+def test_state_features_hold_the_scaled_state_and_novelty_only_the_objects() -> None:
+    seeing = StatePerception(6, pairs, 0.1)
+    state = torch.randn(1, BATCH, 6)
+    assert torch.equal(seeing.features({"state": state})[..., :6], state * 0.1)
+    assert torch.equal(
+        seeing.features({"state": state})[..., 6:], seeing.rnd_input({"state": state})
+    )
+    bare = StatePerception(6, no_objects, 0.1)
+    assert torch.equal(bare.rnd_input({"state": state}), state * 0.1)
+
+
+def test_the_frozen_cnn_is_the_same_for_the_same_seed_and_survives_saving() -> None:
+    torch.manual_seed(1)
+    one = CnnPerception(seed=3)
+    torch.manual_seed(2)
+    two, other = CnnPerception(seed=3), CnnPerception(seed=4)
+    sequence = {"frame": torch.randint(0, 256, (2, BATCH, 64, 64, 3), dtype=torch.uint8)}
+    assert torch.equal(one.rnd_input(sequence), two.rnd_input(sequence))
+    assert not torch.equal(one.rnd_input(sequence), other.rnd_input(sequence))
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one.rnd_input(sequence), other.rnd_input(sequence))
+
+
+def test_a_random_cnn_leaves_the_callers_generator_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    with torch.random.fork_rng(devices=[]):
+        CnnPerception(seed=0)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_cnn_features_depend_on_both_frames() -> None:
+    seeing = CnnPerception()
+    frames = torch.randint(0, 256, (2, 1, 64, 64, 3), dtype=torch.uint8)
+    still = seeing.features({"frame": frames[1:].expand(2, -1, -1, -1, -1)})
+    assert not torch.allclose(seeing.features({"frame": frames}), still)
+
+
+def test_an_absent_slot_has_no_code(slot_file: Path) -> None:
+    coordinates = torch.tensor([[0.5, -0.5, 1.0, 1.0], [0.5, -0.5, 1.0, 0.0]])
+    sequence = {"slots": torch.zeros(2, 1, 2, 8), "coordinates": coordinates.expand(2, 1, 2, 4)}
+    present, absent = SlotPerception(slot_file).rnd_input(sequence)[0, 0].chunk(2)
+    assert present.abs().sum() > 0 and absent.abs().sum() == 0
+
+
+def test_what_rests_is_not_new_where_only_what_moves_is(slot_file: Path) -> None:
+    """Slots that go 0, half of MOVED and twice MOVED from their place in the frame before, and one
+    that is absent."""
+    before = torch.tensor([[0.5, -0.5, 1.0, 1.0]] * 3 + [[0.5, -0.5, 1.0, 0.0]])
+    after = before.clone()
+    after[:, :2] += MOVED * torch.tensor([[0.0, 0.0], [0.3, 0.4], [1.2, -1.6], [1.0, 0.0]])
+    sequence = {
+        "slots": torch.zeros(2, 1, 4, 8),
+        "coordinates": torch.stack([before, after])[:, None],
+    }
+    moving, always = (
+        SlotPerception(slot_file, moving=kind).rnd_input(sequence)[0, 0].unflatten(0, (4, -1))
+        for kind in (True, False)
+    )
+    torch.testing.assert_close(moving, always * torch.tensor([[0.0], [0.5], [1.0], [1.0]]))
+    assert (always[:3].abs().sum(-1) > 0).all()
+
+
+@pytest.mark.parametrize("backbone", ["conv5", "timm:no_such_model"])
+def test_an_unknown_backbone_is_named(backbone: str) -> None:
+    with pytest.raises(ValueError, match=backbone.removeprefix("timm:")):
+        CnnPerception(backbone=backbone)
+
+
+def test_conv4_takes_no_weights() -> None:
+    with pytest.raises(ValueError, match="x.safetensors"):
+        CnnPerception(weights="x.safetensors")

@@ -1,0 +1,268 @@
+"""The losses of Algorithm 1, Equations 2, 3 and 4: functions of an agent's parameters, a batch and
+noise.
+
+Symbols: s latent state, z latent variable, a action, r reward, r' = -alpha log π(a|s,z) + beta log
+p_φ(z|s,a) (the reward that Eq. 2 adds to the task's), f encoder, h dynamics, R reward model, Q
+critics, γ discount, H horizon, V_est the value estimate of Eq. 3.
+Shapes: B batch, T time, S latent state, A action, Z latent variable, M width of the RND's input.
+Sequences are time-major: (T, B, ...).
+
+Nothing here waits for the device or asks which kind of observation it learns from.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from perception.base import ObsSequence
+from vis_rpg.agent.batch import Batch, Noise
+from vis_rpg.agent.rpg import Agent
+from vis_rpg.agent.world_model import WorldModel
+
+Metrics = dict[str, Tensor]
+
+
+class LossOutput(NamedTuple):
+    """What a loss function returns.
+
+    Attributes:
+        losses: A scalar for each part of the agent that descends on it.
+        metrics: Scalars to log, without gradient.
+        carried: Inputs of the function that follows in an update, without gradient.
+    """
+
+    losses: dict[str, Tensor]
+    metrics: Metrics
+    carried: tuple[Tensor, ...] = ()
+
+
+class Rollout(NamedTuple):
+    """A rollout of the policy in the model from s_0.
+
+    Attributes:
+        s: (H + 1, B, S).
+        a: (H + 1, B, A).
+        log_pi: log π(a|s,z), (H + 1, B).
+        log_p_z: log p_φ(z|s,a), (H + 1, B); zero where there is no z.
+        value: V_est by each critic, (critics, B).
+    """
+
+    s: Tensor
+    a: Tensor
+    log_pi: Tensor
+    log_p_z: Tensor
+    value: Tensor
+
+
+# Object RND ---------------------------------------------------------------------------------------
+
+
+def rnd_loss(agent: Agent, batch: Batch) -> LossOutput:
+    """The RND's prediction error on observations from the whole replay; carries errors (B',)."""
+    assert agent.rnd is not None
+    error = agent.rnd.prediction_error(agent.read_rnd_input(batch.rnd_obs))[0]
+    loss = error.mean()
+    return LossOutput({"rnd": loss}, {"rnd_loss": loss.detach()}, (error.detach(),))
+
+
+def update_rnd_stats(agent: Agent, error: Tensor) -> tuple[()]:
+    """Add the errors (B',) of an update to the RND's statistics, in place."""
+    assert agent.rnd is not None
+    agent.rnd.update_stats(error)
+    return ()
+
+
+# Equation 4: the loss of ψ ------------------------------------------------------------------------
+
+
+def model_loss(agent: Agent, batch: Batch, noise: Noise) -> LossOutput:
+    """L_ψ of Eq. 4: means over latent dimensions and batch, sums over H steps divided by H, masked
+    after an episode's end.
+
+    Carries s_0 = f(o_0), (B, S).
+    """
+    model, weights = agent.model, agent.config.loss_weights
+    reward, metrics = relabelled_reward(agent, batch)
+    state_target, q_target = model_targets(agent, batch, reward, noise.target)
+    first = {k: value[: model.perception.history] for k, value in batch.obs_sequence.items()}
+    s0 = model.encode(first)[0]
+    s, r = model.unroll(s0, batch.action)
+    q = model.q(torch.cat([s0[None], s[:-1]]), batch.action, batch.z)
+    q_error = (q - q_target) ** 2
+    losses = {
+        "state": ((s - state_target) ** 2).mean(-1),
+        "reward": (r - reward) ** 2,
+        "q": q_error.mean(0) if agent.config.q_reduce == "mean" else q_error.sum(0),
+    }
+    total = (
+        weights.state * losses["state"]
+        + weights.reward * losses["reward"]
+        + weights.q * losses["q"]
+    )
+    if model.continues is not None:
+        logits = model.continues(s.detach()).squeeze(-1)
+        total = total + F.binary_cross_entropy_with_logits(
+            logits, 1 - batch.terminated, reduction="none"
+        )
+    metrics |= {f"{name}_loss": (value * batch.mask).mean() for name, value in losses.items()}
+    metrics |= {
+        "q_mean": _masked_mean(q.mean(0), batch.mask),
+        "q_target": _masked_mean(q_target, batch.mask),
+        "reward_mean": _masked_mean(reward, batch.mask),
+    }
+    return LossOutput({"model": (total * batch.mask).mean()}, _detached(metrics), (s0.detach(),))
+
+
+def relabelled_reward(agent: Agent, batch: Batch) -> tuple[Tensor, Metrics]:
+    """The task's reward, scaled, plus the bonus of the next observation, (H, B); and metrics."""
+    reward = batch.reward * agent.config.reward_scale
+    if agent.rnd is None:
+        return reward, {}
+    bonus = agent.rnd.bonus(agent.read_rnd_input(_next(batch.obs_sequence)))
+    metrics = {"bonus": _masked_mean(bonus, batch.mask), "bonus_max": bonus.max()}
+    return reward + agent.bonus_scale * bonus, metrics
+
+
+@torch.no_grad()
+def model_targets(
+    agent: Agent, batch: Batch, reward: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """ng(f(o')) (H, B, S) and ng(r + γ V_est(o', z)) (H, B), by the target model and the online
+    policy, for rewards (H, B)."""
+    next_states = agent.target.encode(_next(batch.obs_sequence))
+    H, B = reward.shape
+    rollout = imagine(
+        agent,
+        agent.target,
+        next_states.flatten(0, 1),
+        batch.z.repeat(H, 1),
+        noise.flatten(1, 2),
+        agent.config.entropy_in_target,
+    )
+    value = rollout.value.min(0).values.view(H, B)
+    return next_states, reward + agent.config.gamma * (1 - batch.terminated) * value
+
+
+# Equation 3: V_est --------------------------------------------------------------------------------
+
+
+def imagine(
+    agent: Agent,
+    model: WorldModel,
+    s: Tensor,
+    z: Tensor,
+    noise: Tensor,
+    entropy: bool = True,
+    critics: int = 2,
+) -> Rollout:
+    """Run π(a|s,z) in the model for H steps and estimate the value of s by Eq. 3.
+
+    The k-step estimate is sum over i < k of γ^i (r_i + r'_i), plus γ^k (Q(s_k, a_k, z) + r'_k);
+    V_est averages k = 1..H with weights 0.97^k.
+
+    Args:
+        agent: The policy, p_φ and alpha.
+        model: The online or the target model.
+        s: (B, S).
+        z: (B, Z).
+        noise: (H + 1, B, A).
+        entropy: Whether r' includes -alpha log π.
+        critics: 1 for the first critic alone, 2 for both.
+    """
+    h = model.initial(s)
+    states, actions, log_pis, embeddings = [s], [], [], []
+    for step in noise:
+        a, log_pi = agent.pi(states[-1], z, step)
+        actions.append(a)
+        log_pis.append(log_pi)
+        if len(actions) < len(noise):
+            h, s, embedding = model.step(h, a)
+            states.append(s)
+            embeddings.append(embedding)
+    s, a, log_pi = torch.stack(states), torch.stack(actions), torch.stack(log_pis)
+    log_p_z = agent.p_phi.log_prob(z.expand(*s.shape[:-1], -1), s, a)
+    extra = policy_reward(agent, log_pi, log_p_z, entropy)  # r'_0 .. r'_H
+    r = model.reward(s[1:], torch.stack(embeddings))  # r_0 .. r_{H-1}
+    q = model.q(s[1:], a[1:], z, critics)  # Q(s_1) .. Q(s_H)
+    discount = _discounts(agent, model, s)
+    steps = torch.cumsum(discount[:-1] * (r + extra[:-1]), 0)
+    estimates = steps + discount[1:] * (q + extra[1:])  # (critics, H, B)
+    # No matrix product, which autocast would round.
+    value = (agent.step_weights.unsqueeze(1) * estimates).sum(1)
+    return Rollout(s, a, log_pi, log_p_z, value)
+
+
+def policy_reward(agent: Agent, log_pi: Tensor, log_p_z: Tensor, entropy: bool = True) -> Tensor:
+    """r' of Eq. 2, (T, B), from log π(a|s,z) and log p_φ(z|s,a); no gradient flows into alpha."""
+    consistency = agent.config.beta * log_p_z
+    return consistency - agent.log_alpha.exp().detach() * log_pi if entropy else consistency
+
+
+def _discounts(agent: Agent, model: WorldModel, s: Tensor) -> Tensor:
+    """γ^k times the probability that the episode has not ended by then: (H + 1, B)."""
+    discount = agent.config.gamma * torch.ones_like(s[1:, :, 0])
+    if model.continues is not None:
+        discount = discount * torch.sigmoid(model.continues(s[1:])).squeeze(-1)
+    return torch.cat([torch.ones_like(discount[:1]), torch.cumprod(discount, 0)])
+
+
+# Equation 2: the joint policy ---------------------------------------------------------------------
+
+
+def policy_loss(agent: Agent, s: Tensor, batch: Batch, noise: Noise) -> LossOutput:
+    """Losses of π, p_φ and alpha on one imagined rollout from s (B, S); alpha is tuned to the
+    entropy -|A|."""
+    rollout = imagine(agent, agent.model, s, batch.z, noise.policy, critics=1)
+    alpha = agent.log_alpha.exp()
+    losses = {"policy": -rollout.value[0].mean()}
+    if agent.space.dim:
+        losses["posterior"] = -rollout.log_p_z.mean()  # the cross entropy of z
+    metrics = {f"{part}_loss": value for part, value in losses.items()}
+    losses["alpha"] = (alpha * (agent.action_dim - rollout.log_pi.detach())).mean()
+    metrics |= {"entropy": -rollout.log_pi.mean(), "alpha": alpha}
+    return LossOutput(losses, _detached(metrics))
+
+
+def latent_policy_loss(agent: Agent, batch: Batch, noise: Noise) -> LossOutput:
+    """Loss of π(z|s₁): policy gradient of V_est(s₁, z) at episode starts, on fresh z, plus alpha_z
+    KL(π(z|s₁) ‖ fixed prior).
+
+    In Eq. 2 the consistency beta log p_φ is paid in every step, log π(z|s₁) once: an entropy
+    bonus, which has no anchor, either loses to it, so that π(z|s₁) narrows before any reward is
+    known, or drives π(z|s₁) far beyond the z that all else was learned with.
+    """
+    assert batch.first is not None and noise.first is not None and noise.z_first is not None
+    M = agent.Z_DRAWS
+    with torch.no_grad():
+        s = agent.model.encode(batch.first)[0].repeat(M, 1)
+    outputs = agent.pi_z.outputs(s)
+    assert outputs is not None
+    z = agent.space.sample(noise.z_first.flatten(0, 1), outputs).detach()
+    with torch.no_grad():
+        rollout = imagine(agent, agent.model, s, z, noise.first.flatten(1, 2), critics=1)
+        value = rollout.value[0].view(M, -1)
+        # Leave-one-out baseline.
+        advantage = (value - (value.sum(0) - value) / (M - 1)).flatten()
+    divergence = agent.space.divergence(outputs).mean()
+    loss = agent.entropy_z * divergence - (advantage * agent.space.log_prior(z, outputs)).mean()
+    entropy = agent.space.entropy(outputs).mean()
+    metrics = {"latent_policy_loss": loss, "latent_entropy": entropy}
+    return LossOutput({"latent_policy": loss}, _detached(metrics))
+
+
+def _next(obs_sequence: ObsSequence) -> ObsSequence:
+    """The sequence without its first observation."""
+    return {name: value[1:] for name, value in obs_sequence.items()}
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean over steps before an episode's end."""
+    return (values * mask).sum() / mask.sum()
+
+
+def _detached(metrics: Metrics) -> Metrics:
+    return {name: value.detach() for name, value in metrics.items()}

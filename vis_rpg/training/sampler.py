@@ -1,0 +1,107 @@
+"""Batches for the updates of M agents, from a replay buffer each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from vis_rpg.agent.batch import Batch
+from vis_rpg.training.replay_buffer import BatchSpec, ReplayBuffer, Storage
+
+
+class BatchSampler:
+    """Draws batches (M, ...) from M replay buffers, (...) from a single one.
+
+    Args:
+        buffers: One for each agent.
+        storage: Theirs together, (M, ...); that of a single buffer as it is.
+        spec: What a batch is made of.
+        generators: Of the random numbers, on the buffers' device.
+        device: Where batches are wanted; if buffers lie elsewhere, batches are prefetched.
+    """
+
+    def __init__(
+        self,
+        buffers: Sequence[ReplayBuffer],
+        storage: Storage,
+        spec: BatchSpec,
+        generators: Sequence[torch.Generator],
+        device: torch.device,
+    ) -> None:
+        self.buffers, self.storage, self.spec = buffers, storage, spec
+        self.generators = generators
+        self.prefetcher = PinnedPrefetcher(device) if buffers[0].device != device else None
+
+    def draw(self) -> Batch:
+        """A batch on the buffers' device."""
+        spec, first = self.spec, self.buffers[0]
+        pairs = zip(self.buffers, self.generators, strict=True)
+        uniform = [buffer.draw(spec, generator) for buffer, generator in pairs]
+        if len(uniform) == 1:
+            return first.gather(first.storage, uniform[0], spec)
+        return torch.vmap(lambda storage, row: first.gather(storage, row, spec))(
+            self.storage, torch.stack(uniform)
+        )
+
+    def prepare(self) -> None:
+        """Have a batch ready on the device, if batches are prefetched."""
+        if self.prefetcher and self.prefetcher.batch is None:
+            self.prefetch()
+
+    def prefetch(self) -> None:
+        """Draw the next batch and begin to copy it to the device, if batches are prefetched; also
+        after stored observations have been replaced."""
+        if self.prefetcher:
+            self.prefetcher.fill(self.draw())
+
+    def batch(self) -> Batch:
+        """The batch of an update, on the device: the one that was prefetched, or a new one."""
+        if self.prefetcher is None:
+            return self.draw()
+        assert self.prefetcher.batch is not None
+        return self.prefetcher.batch
+
+
+class PinnedPrefetcher:
+    """Copies batches to the device through pinned memory, into tensors that stay where they are."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.batch: Batch | None = None
+        """On the device."""
+        self.pinned: list[Tensor | None] = []
+        self.copied: torch.cuda.Event | None = None
+
+    def fill(self, batch: Batch) -> None:
+        """Begin to copy a batch after the work that the device still has; does not wait for it."""
+        tensors, tree = pytree.tree_flatten(batch)
+        if self.batch is None:
+            cuda = self.device.type == "cuda"
+
+            def empty(x: Tensor | None, **where: Any) -> Tensor | None:
+                return None if x is None else torch.empty_like(x, **where)
+
+            self.pinned = [empty(x, pin_memory=cuda) for x in tensors]
+            on_device = [empty(x, device=self.device) for x in tensors]
+            self.batch = pytree.tree_unflatten(on_device, tree)
+            self.copied = torch.cuda.Event() if cuda else None
+        elif self.copied is not None:
+            self.copied.synchronize()  # the pinned memory is read no more
+        targets = pytree.tree_leaves(self.batch)
+        for source, pinned, target in zip(tensors, self.pinned, targets, strict=True):
+            if source is not None and pinned is not None:
+                pinned.copy_(source)
+                target.copy_(pinned, non_blocking=True)
+        if self.copied is not None:
+            self.copied.record()
+
+
+def stack(parts: Sequence[Any]) -> Any:
+    """Batches, or noise, of several agents with a leading axis; that of one agent as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    return pytree.tree_map(lambda *t: None if t[0] is None else torch.stack(t), *parts)
