@@ -1,8 +1,11 @@
-"""Leave out each ingredient of object discovery in turn: python scripts/ablate_discovery.py
-task=block_push seeds=3 out=runs/ablation/block_push.json
+"""Leave out each ingredient of object discovery in turn.
 
-Segment proposals alone, which is quick: python scripts/ablate_discovery.py task=adroit_hammer
-kind=proposals seeds=5"""
+    python scripts/ablate_discovery.py task=block_push seeds=3 out=runs/ablation/block_push.json
+
+Segment proposals alone, which is quick:
+
+    python scripts/ablate_discovery.py task=adroit_hammer kind=proposals seeds=5
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,16 @@
-"""Discover objects: python scripts/discover_objects.py task=block_push seed=0
-out=assets/slots/block_push.safetensors
+"""Discover objects.
 
-Judge the method on several seeds: python scripts/discover_objects.py task=block_push seeds=5
-out=runs/discovery/block_push.safetensors
+    python scripts/discover_objects.py task=block_push seed=0
+        out=assets/slots/block_push.safetensors
+
+Judge the method on several seeds:
+
+    python scripts/discover_objects.py task=block_push seeds=5
+        out=runs/discovery/block_push.safetensors
 
 A model with a known failure on held-out frames is written as *.rejected.safetensors, and the script
-exits with 3."""
+exits with 3.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +50,9 @@ from vis_rpg.errors import ModelRejected, UserError
 VARIANTS: dict[str, list[dict[str, int]]] = {"block_push": [{"blocks": 1}, {"blocks": 2}]}
 """Tasks whose one slot model serves several scenes."""
 LOOKS = {"block_push": range(1, 9)}
-"""Tasks whose things can look otherwise: seeds of looks on which models are tested and never
-trained."""
+"""Seeds of other looks of a task's objects, on which models are tested and never trained."""
 OTHERWISE = ", other looks"
-"""Ends the names of scenes in which things look so."""
+"""Suffix of the names of scenes with other looks."""
 BARS = {
     "block_push": {"fg_ari": 0.97, "ari": 0.90, "worst_iou": 0.65, "mean_position_r2": 0.99},
     "maze": {"ari": 0.90, "worst_iou": 0.65, "mean_position_r2": 0.99},
@@ -57,7 +61,7 @@ BARS = {
     "adroit": {"fg_ari": 0.85, "ari": 0.75, "worst_iou": 0.55, "mean_position_r2": 0.90},
     "cheetah": {"ari": 0.80, "worst_iou": 0.55, "mean_position_r2": 0.90},
 }
-"""What a model is to reach in the scenes of each family, by how the names of its tasks begin."""
+"""Least scores wanted in the scenes of each family, by how the family's name begins."""
 OTHERWISE_BARS = {"fg_ari": 0.90}
 SECTIONS = {
     "model": SlotConfig,
@@ -66,7 +70,7 @@ SECTIONS = {
     "proposals": ProposalConfig,
     "training": DiscoveryConfig,
 }
-"""What the sections of the config are settings of."""
+"""The dataclass of each section of the config."""
 DERIVED = {
     "frame_size",
     "backgrounds",
@@ -79,14 +83,14 @@ DERIVED = {
     "background",
     "proposals",
 }
-"""Settings of the model and its training that follow from the frames and from others."""
+"""Settings of the model and its training that follow from frames and other settings."""
 HELD_OUT = 10_000
 """Seed of the frames that models are scored on; far from those of training."""
 POSITIONS = ("position_r2", "mean_position_r2", "worst_position_r2")
-"""Figures that say nothing of many looks together: each look is free to choose its slots, so no one
-map of positions is for all."""
+"""Scores that mean nothing over several looks: each may choose other slots, so that no single map
+of positions fits all."""
 PAGE = 150
-"""Columns of the table where the output is no terminal."""
+"""Columns of the table if the output is no terminal."""
 
 
 def scenes_of(config: DictConfig) -> dict[str, gymnasium.Env[Any, Any]]:
@@ -100,8 +104,10 @@ def scenes_of(config: DictConfig) -> dict[str, gymnasium.Env[Any, Any]]:
 
 
 def collect(config: DictConfig, frames: int, seed: int, truth: bool) -> dict[str, Trajectories]:
-    """Collect `frames` frames in all, shared among the scenes of the task; every seed and scene has
-    random numbers of its own."""
+    """Collect `frames` frames in all, shared among the scenes of the task.
+
+    Every seed and scene has its own random numbers.
+    """
     envs = scenes_of(config)
     count = max(2, round(frames / config.trajectory_length / len(envs)))
     steps = frames // (count * len(envs))
@@ -114,11 +120,13 @@ def collect(config: DictConfig, frames: int, seed: int, truth: bool) -> dict[str
     return collected
 
 
-def collect_held_out(config: DictConfig) -> dict[str, Trajectories]:
-    """Held-out frames with their truth: of the task's scenes, and of the same with other looks if
-    it has such; looks follow each other in the trajectories of a scene."""
-    held_out = collect(config, config.held_out, HELD_OUT, truth=True)
-    looks = LOOKS.get(config.task.name, ())
+def collect_held_out(config: DictConfig, truth: bool = True) -> dict[str, Trajectories]:
+    """Collect held-out frames of the task's scenes, and with truth also with other looks.
+
+    Looks follow each other in the trajectories of a scene.
+    """
+    held_out = collect(config, config.held_out, HELD_OUT, truth)
+    looks = LOOKS.get(config.task.name, ()) if truth else ()
     others = [
         collect(
             DictConfig({**config, "task": {**config.task, "looks": look}}),
@@ -226,13 +234,9 @@ def train(
 
 
 def check(config: DictConfig) -> None:
-    """One line to the user where a setting cannot be."""
-    require(config.frames >= 100, f"frames={config.frames}: at least 100 are needed")
-    require(config.held_out >= 100, f"held_out={config.held_out}: at least 100 are needed")
-    require(
-        config.trajectory_length >= 2, f"trajectory_length={config.trajectory_length}: at least 2"
-    )
-    require(config.seeds >= 1, f"seeds={config.seeds}: at least 1")
+    """Raise UserError, in one line, for a setting that cannot be."""
+    for key, least in {"frames": 100, "held_out": 100, "trajectory_length": 2, "seeds": 1}.items():
+        require(config[key] >= least, f"{key}={config[key]}: at least {least}")
     for key, choices in (("precision", ("float32", "bfloat16")), ("runtime", ("eager", "compile"))):
         require(config[key] in choices, f"{key}={config[key]}: choose one of {', '.join(choices)}")
     device(config)
@@ -251,20 +255,16 @@ def main(config: DictConfig) -> None:
     check(config)
     torch.set_num_threads(1)  # such small products gain nothing from more
     envs = scenes_of(config)
-    told = all(env.has_wrapper_attr("segmentation") for env in envs.values())
+    objects = {name: task_of(env).object_names for name, env in envs.items()}
+    known = all(env.has_wrapper_attr("segmentation") for env in envs.values())
     require(
-        told or config.seeds == 1,
+        known or config.seeds == 1,
         f"seeds={config.seeds}: {config.task.name} does not tell what its pixels show, so "
         "nothing can be scored",
     )
-    objects = {name: task_of(env).object_names for name, env in envs.items()}
     for env in envs.values():
         env.close()
-    held_out = (
-        collect_held_out(config)
-        if told
-        else collect(config, config.held_out, HELD_OUT, truth=False)
-    )
+    held_out = collect_held_out(config, known)
     objects |= {name: objects[name.removesuffix(OTHERWISE)] for name in held_out}
     seeds, out = range(config.seed, config.seed + config.seeds), Path(config.out)
     cards: dict[int, dict[str, Any]] = {}
@@ -280,7 +280,7 @@ def main(config: DictConfig) -> None:
                 out.with_name(f"{out.stem}-seeds.json"),
                 results(cards, summaries(config, cards, objects)),
             )
-    if told:
+    if known:
         width = None if sys.stdout.isatty() else PAGE
         Console(width=width).print(
             draw_table(
@@ -298,8 +298,7 @@ def main(config: DictConfig) -> None:
 def summaries(
     config: DictConfig, cards: Mapping[int, Mapping[str, Any]], objects: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, Any]]:
-    """By scene what `summarise` makes of the seeds' scores, with the IoU of each object under its
-    name."""
+    """`summarise` of the seeds' scores by scene, with the IoU of each object under its name."""
     bars = next(
         (
             bars
@@ -321,8 +320,7 @@ def summaries(
 
 
 def results(cards: Mapping[int, dict[str, Any]], summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What one file says of all seeds: what they share, their summary, and what each has of its
-    own."""
+    """The file of all seeds: what they share, their summary, and what differs."""
     own = ("seed", "minutes", "jitter", "failures", "scores", "bytes", "frequencies")
     shared = {key: value for key, value in next(iter(cards.values())).items() if key not in own}
     return shared | {
@@ -337,7 +335,7 @@ def write(path: Path, values: Mapping[str, Any]) -> Path:
 
 
 def described(config: DictConfig, randomized: bool) -> str:
-    """How the frames came about, in words; randomized: whether resets truly were."""
+    """How the frames were collected, in words; randomized: whether resets truly were."""
     scenes = len(VARIANTS.get(config.task.name, [{}]))
     shared = f"; as many frames of each of the task's {scenes} scenes" if scenes > 1 else ""
     return (
@@ -353,7 +351,7 @@ def hardware() -> str:
 
 
 def command() -> str:
-    """What was typed, without the settings that the command line adds for itself."""
+    """The command as typed, without the settings that Hydra adds."""
     script = Path(sys.argv[0])
     return " ".join(
         [

@@ -1,0 +1,1 @@
+"""Object discovery: frames, segment proposals, and the training of slot models."""

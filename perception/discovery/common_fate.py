@@ -31,8 +31,10 @@ from perception.slots.segments import (
 
 @dataclass(frozen=True)
 class ProposalConfig:
-    """How colour clusters are made and merged. Colour distances are those of `SegmentConfig`;
-    areas are mean pixels per frame; coherence is at most 1."""
+    """How colour clusters are made and merged.
+
+    Colour distances are those of `SegmentConfig`, areas mean pixels per frame, coherence at most 1.
+    """
 
     clusters: int = 26
     """Colours that the foreground is divided into."""
@@ -216,25 +218,23 @@ class _Clusters:
         config, left = self.config, list(range(len(groups)))
         known: dict[tuple[int, int], float] = {}
         while len(left) > 1:
+            sizes = {group: self._area(groups[group]) for group in left}
+            many = sum(size >= config.min_area for size in sizes.values()) > wanted
             # Too many segments are merged sooner, the smaller of them soonest; groups too small to
             # be a segment are merged anyway.
-            sizes = {group: self._area(groups[group]) for group in left}
-            small = sum(size < config.min_area for size in sizes.values())
-            many, pairs = len(left) - small > wanted, []
+            small = small_coherence if many else config.merge_coherence
+            large = config.merge_coherence if many else config.sure_coherence
+            area = config.solid_area if many else config.min_area
+            mergeable = []
             for pair in combinations(left, 2):
                 if pair not in known:
                     known[pair] = self._affinity(*(groups[group] for group in pair))
                 lesser = min(sizes[group] for group in pair)
-                if many and lesser < config.solid_area:
-                    least = small_coherence
-                elif many or lesser < config.min_area:
-                    least = config.merge_coherence
-                else:
-                    least = config.sure_coherence
-                pairs += [(known[pair], pair)] if known[pair] >= least else []
-            if not pairs:
+                if known[pair] >= (small if lesser < area else large):
+                    mergeable.append((known[pair], pair))
+            if not mergeable:
                 break
-            one, other = max(pairs)[1]
+            one, other = max(mergeable)[1]
             groups[one] += groups[other]
             left.remove(other)
             known = {pair: value for pair, value in known.items() if one not in pair}
@@ -263,12 +263,12 @@ class _Clusters:
             return 1 - 3 * float(np.linalg.norm(first - second))
         lesser = min(self._area(one), self._area(other))
         scaled = (first - second) * [config.lightness_price, 1, 1]
-        hues = np.linalg.norm(self._hue(first) - self._hue(second))
+        hues = float(np.linalg.norm(self._hue(first) - self._hue(second)))
         price = config.colour_price * float(np.square(scaled).sum())
-        price += config.hue_price * min(1.0, lesser / config.hue_area) ** 2 * float(hues)
-        whole = seen.copy()
-        for area in (pixels, others):
-            whole &= area >= config.whole_share * np.quantile(area, 0.9)
+        price += config.hue_price * min(1.0, lesser / config.hue_area) ** 2 * hues
+        usual, others_usual = (np.quantile(area, 0.9) for area in (pixels, others))
+        whole = seen & (pixels >= config.whole_share * usual)
+        whole &= others >= config.whole_share * others_usual
         if lesser >= config.solid_area and whole.sum() >= config.paired_frames:
             variance = float((path - other_path)[whole].var(axis=0).sum())
             price *= min(1.0, variance / config.rigid_std**2)
@@ -282,29 +282,25 @@ class _Clusters:
         return together - price
 
     def _hue(self, colour: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Direction (3,) of a colour (3,) from black: the same for all its shades, of length 1 at
-        most."""
+        """Direction (3,) of a colour (3,) from black: the same for all its shades."""
         lab = colour / [LIGHTNESS, 1, 1]
         return lab / np.linalg.norm(lab + [self.config.black_lightness, 0, 0])
 
     def _shared(self, labels: NDArray[np.int64], cluster: int) -> bool:
         """Whether a cluster often lies in two places that do not move as one."""
-        config, least = self.config, self.min_pixels
-        seen, pairs = 0, []
-        for image in labels[:: max(1, len(labels) // 400)]:
-            mask = (image == cluster).astype(np.uint8)
-            if mask.sum() < least + 2:
-                continue
-            seen += 1
+        config, pairs = self.config, []
+        masks = (labels[:: max(1, len(labels) // 400)] == cluster).astype(np.uint8)
+        masks = masks[masks.sum(axis=(1, 2)) >= self.min_pixels + 2]
+        for mask in masks:
             # Blobs less than five pixels apart count as one.
             count, blobs, _, centres = cv2.connectedComponentsWithStats(
                 cv2.dilate(mask, np.ones((5, 5), np.uint8))
             )
             sizes = np.bincount(blobs[mask > 0], minlength=count)[1:]
-            second = max(least, config.second_place_share * mask.sum())
-            if count > 2 and np.sort(sizes)[-2] >= second:
+            least = max(self.min_pixels, config.second_place_share * mask.sum())
+            if count > 2 and np.sort(sizes)[-2] >= least:
                 pairs.append(centres[1:][np.argsort(-sizes)[:2]])
-        if len(pairs) < max(config.paired_frames, config.two_place_share * seen):
+        if len(pairs) < max(config.paired_frames, config.two_place_share * len(masks)):
             return False
         places = np.array(pairs, np.float64)  # (pairs, 2, 2)
         offsets = places[:, 0] - places[:, 1]
@@ -318,8 +314,7 @@ class _Clusters:
 def _moments(
     labels: NDArray[np.int64], clusters: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Pixels (B, P) and centroid (B, P, 2), in pixels, of each cluster in label maps (B, H, W), -1
-    for background."""
+    """Pixels (B, P) and centroids (B, P, 2) of clusters in label maps (B, H, W), else -1."""
     frame, y, x = np.nonzero(labels >= 0)
     cell = frame * clusters + labels[frame, y, x]
     count = len(labels) * clusters

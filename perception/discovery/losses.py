@@ -68,8 +68,7 @@ class SlotLoss(nn.Module):
 
 
 def pseudo_label_loss(output: SlotOutput, shares: Tensor, images: Tensor) -> Tensor:
-    """Cross entropy between slots' claims on foreground pixels and segment proposals, plus the
-    squared error of slots' colours.
+    """Cross entropy between slots' masks and segment proposals, plus slots' error in colour.
 
     A segment's pixels count as the root of their number, so that small ones are not lost next to
     large ones.

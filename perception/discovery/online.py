@@ -12,8 +12,9 @@ from perception.slots.model import SlotModel
 
 
 class SlotLearner:
-    """Steps of object discovery on a copy of a slot model, with its segment proposals as they are:
-    no gradient comes from what its slots are used for.
+    """Steps of object discovery on a copy of a slot model, with its segment proposals unchanged.
+
+    No gradient comes from what its slots are used for.
 
     Args:
         model: The slot model; stays as it is.

@@ -160,8 +160,20 @@ def initial_model(
     config: DiscoveryConfig,
     rng: np.random.Generator,
 ) -> SlotModel:
-    """An untrained slot model with the backgrounds and segment proposals of scenes, as `discover`
-    takes them."""
+    """Build an untrained slot model, with the backgrounds and segment proposals of scenes.
+
+    Args:
+        scenes: As `discover` takes them.
+        slot_config: Likewise.
+        config: Likewise.
+        rng: Draws frames and colours.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If nothing differs from the background.
+    """
     backgrounds = [torch.from_numpy(estimate_background(c, config.background)) for c in scenes]
     chosen, moved = [], []
     for clips in scenes:
@@ -207,8 +219,7 @@ def initial_model(
 
 @torch.no_grad()
 def _shares(model: SlotModel, clips: NDArray[np.uint8]) -> NDArray[np.float16]:
-    """Each segment's share of clips (E, T, H, W, 3): (E, T, N, H, W). Computed once: every frame is
-    read several times."""
+    """Each segment's share (E, T, N, H, W) of clips (E, T, H, W, 3), which are read many times."""
     frames = torch.from_numpy(clips.reshape(-1, *clips.shape[2:]))
     shares = [
         model.proposals(images, model.foreground(images)[0]).half().numpy()

@@ -122,8 +122,7 @@ def main_labels(
 
 
 def several_parts(labels: NDArray[np.int64], slots: int, smallest: float) -> NDArray[np.float64]:
-    """Share of the frames in which each slot's mask has two or more parts that do not touch, among
-    those in which it has any part.
+    """Share of the frames with a part of a slot's mask in which it has two or more apart.
 
     Args:
         labels: (B, H, W) predicted labels.

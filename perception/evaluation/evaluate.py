@@ -96,8 +96,7 @@ def evaluate(
 
 @dataclass
 class Comparison:
-    """True and predicted masks of B images, compared; N counts the objects of interest and the
-    robot."""
+    """Metrics of true and predicted masks of B images, of N objects, the robot included."""
 
     table: NDArray[np.int64]
     """(B, labels, K + 1): pixels of each true label in each slot."""
@@ -113,7 +112,17 @@ class Comparison:
 def compare(
     segmentation: NDArray[np.int64], labels: NDArray[np.int64], objects: int, slots: int
 ) -> Comparison:
-    """Compare true and predicted label maps (B, H, W) image by image."""
+    """Compare label maps image by image.
+
+    Args:
+        segmentation: (B, H, W) true labels.
+        labels: (B, H, W) predicted labels.
+        objects: Number of objects of interest.
+        slots: K.
+
+    Returns:
+        The comparison.
+    """
     table = metrics.contingency(
         segmentation, labels, max(int(segmentation.max()), objects + 1), slots
     )
@@ -122,25 +131,29 @@ def compare(
 
 
 def worst_frames(matched: NDArray[np.float64], count: int) -> list[tuple[int, int]]:
-    """The `count` worst cases (frame, thing) of one episode by the matched IoU (T, N), the worst
-    first; of those of one thing within MIN_GAP frames, which look alike, only the worst, and none
-    that is perfect."""
+    """Find the worst cases of one episode.
+
+    Args:
+        matched: (T, N) IoU.
+        count: Most cases wanted.
+
+    Returns:
+        (frame, object) pairs, the worst first: none that is perfect, and of those of one object
+        within MIN_GAP frames, which look alike, only the worst.
+    """
     chosen: list[tuple[int, int]] = []
     for cell in np.argsort(matched, axis=None)[: (matched < 1).sum()]:
-        frame, thing = divmod(int(cell), matched.shape[1])
-        if all(thing != other or abs(frame - at) > MIN_GAP for at, other in chosen):
-            chosen.append((frame, thing))
+        frame, item = divmod(int(cell), matched.shape[1])
+        if all(item != other or abs(frame - at) > MIN_GAP for at, other in chosen):
+            chosen.append((frame, item))
     return chosen[:count]
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over the first axis of what is there; NaN where nothing is."""
     seen = ~np.isnan(values)
-    return np.where(
-        seen.any(axis=0),
-        np.where(seen, values, 0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1),
-        np.nan,
-    )
+    total, count = np.where(seen, values, 0).sum(axis=0), seen.sum(axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _least(values: NDArray[np.float64]) -> float:
@@ -189,8 +202,7 @@ def resting_jitter(model: SlotModel, frames: NDArray[np.uint8]) -> float:
 def _add_moves(
     jitter: list[list[float]], before: SlotOutput, now: SlotOutput, chosen: torch.Tensor | bool
 ) -> None:
-    """Add to each slot's list how far its centroid moved, in x or y, where it is present in both
-    and `chosen` (B, K)."""
+    """Add how far each slot's centroid moved where it is present and `chosen` (B, K)."""
     there = (before.coordinates[..., 3] > 0.5) & (now.coordinates[..., 3] > 0.5) & chosen
     moves = (now.coordinates - before.coordinates)[..., :2].abs().amax(dim=-1)
     for own, distance, present in zip(jitter, moves.T, there.T, strict=True):

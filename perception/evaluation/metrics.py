@@ -95,8 +95,10 @@ def overlaps(table: NDArray[np.integer], things: int) -> Floats:
 
 
 def best_overlaps(iou: Floats) -> Floats:
-    """IoU (B, N) of each object with the slot that fits it best, however often a slot is taken (mBO
-    is their mean), from IoU (B, N, K)."""
+    """Best IoU (B, N) of each object, from IoU (B, N, K); mBO is their mean.
+
+    A slot may be taken several times.
+    """
     return iou.max(axis=2)
 
 
@@ -169,8 +171,9 @@ def mask_centres(true: Labels, things: int) -> Floats:
 
 
 def position_r2(centres: Floats, centroids: Floats) -> Floats:
-    """R² of each object's position under a linear map of its slot's centroid, fitted on episodes of
-    even index and tested on the others.
+    """R² of each object's position under a linear map of its slot's centroid.
+
+    The map is fitted on episodes of even index and tested on the others.
 
     Args:
         centres: (E, T, N, 2) in pixels, NaN where out of sight.

@@ -29,6 +29,7 @@ COLOURS = np.array(
 
 
 def slot_colour(slot: int) -> NDArray[np.float64]:
+    """RGB of a slot, 0 to 255."""
     return COLOURS[slot % len(COLOURS)]
 
 
@@ -105,8 +106,9 @@ def grid(rows: Sequence[Sequence[Image]], gap: int = 4) -> Image:
 
 
 def draw_paths(background: Image, coordinates: NDArray[np.floating], factor: int = 8) -> Image:
-    """Draw each slot's path over the empty scene while the slot is present; a ring marks the start,
-    a dot the end.
+    """Draw each slot's path over the empty scene while the slot is present.
+
+    A ring marks the start, a dot the end.
 
     Args:
         background: (H, W, 3).

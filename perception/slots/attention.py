@@ -1,5 +1,6 @@
-"""Slot attention (Locatello et al. 2020) with learned queries and the bi-level gradient of BO-QSA
-(Jia et al. 2023).
+"""Slot attention (Locatello et al. 2020) with learned queries.
+
+The gradient is the bi-level one of BO-QSA (Jia et al. 2023).
 
 B batch, L tokens, K slots, D slot width.
 """
@@ -14,11 +15,11 @@ from perception.slots.segments import DEFAULTS, EXACT, SegmentConfig
 
 
 class SlotAttention(nn.Module):
-    """Slots compete for foreground tokens: attention is normalised over slots, then averages tokens
-    weighted by foreground.
+    """Slots that compete for foreground tokens.
 
-    Every slot has a learned query, so that slots keep their order. The last iteration starts from
-    detached slots, and its gradient passes straight through to the queries (Jia et al. 2023).
+    Attention is normalised over slots, then averages tokens weighted by foreground. Every slot has
+    a learned query, so that slots keep their order. The last iteration starts from detached slots,
+    and its gradient passes straight through to the queries (Jia et al. 2023).
 
     Args:
         slots: K.
@@ -109,9 +110,11 @@ class SlotAttention(nn.Module):
         unseen: Tensor,
         colours: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Assign tokens of unseen colours to unused slots, after the last iteration, which began
-        from the slots `before`. Tokens of one colour are one object, and go to the unused slot that
-        they change least: the one that had them before."""
+        """Assign tokens of unseen colours to unused slots after the last iteration.
+
+        Tokens of one colour are one object, and go to the unused slot that they change least, from
+        the slots `before` that iteration: the one that had them before.
+        """
         unused = (logits.softmax(dim=1) * weight.unsqueeze(1)).sum(dim=2) < 1.0  # (B, K)
         left, certain = unseen, self.config.unseen_logit
         for _ in range(slots.shape[1]):

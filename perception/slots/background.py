@@ -73,9 +73,8 @@ def estimate_background(
         else:
             doubtful[y, x] = shares[choice], medians
 
-    def window(y: int, x: int) -> tuple[slice, slice]:
-        r = config.window
-        return slice(max(0, y - r), y + r + 1), slice(max(0, x - r), x + r + 1)
+    def window(*place: int) -> tuple[slice, ...]:
+        return tuple(slice(max(0, n - config.window), n + config.window + 1) for n in place)
 
     def best(place: tuple[int, int]) -> tuple[float, tuple[int, int], int]:
         """The cost of a doubtful pixel's best colour, the pixel, and the colour's index."""

@@ -1,8 +1,8 @@
-"""From slots back to an image: the attention maps are the masks, so that gradients reach the
-attention directly.
+"""Decodes slots into an image.
 
-A broadcast decoder needs tens of thousands of steps to find objects of 1% of the image; here a slot
-only predicts its colour.
+The attention maps are the masks, so that gradients reach the attention directly. A broadcast
+decoder needs tens of thousands of steps to find objects of 1% of the image; here a slot only
+predicts its colour.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ class Decoded:
 
 
 class MaskDecoder(nn.Module):
-    """Attention logits times foreground alpha as masks, one colour per slot, over the static
-    background.
+    """Masks from attention logits and foreground alpha, with one colour per slot.
 
     The logits have the grid of the tokens. Within a token's cell, each slot claims pixels by a
     query over features at full resolution; without these, edges are as blurred as the grid.

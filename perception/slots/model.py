@@ -75,8 +75,14 @@ class SlotOutput:
 
 
 class FrameEncoder(nn.Module):
-    """Encodes frames and their difference from the background, (B, 6, H, W), as tokens (B, h * w,
-    D), one for each cell of `stride` pixels."""
+    """Encodes frames and their difference from the background as tokens.
+
+    Args:
+        channels: Of the convolutions.
+        width: D.
+        grid: (h, w).
+        stride: Side of a token's cell in pixels.
+    """
 
     def __init__(self, channels: int, width: int, grid: tuple[int, int], stride: int) -> None:
         super().__init__()
@@ -95,6 +101,7 @@ class FrameEncoder(nn.Module):
         self.places = nn.Buffer(pixel_places(grid).flatten(0, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Encode (B, 6, H, W) as (B, h * w, D)."""
         tokens = self.convolutions(images).flatten(2).transpose(1, 2)
         return self.mix(tokens + self.position(self.places))
 
@@ -154,8 +161,14 @@ class SlotModel(nn.Module):
         )
 
     def foreground(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Foreground alpha (B, H, W) of images (B, 3, H, W) in [0, 1], and their background
-        (B, 3, H, W)."""
+        """Separate images from the background.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+
+        Returns:
+            Foreground alpha (B, H, W) and the background (B, 3, H, W).
+        """
         background = nearest_background(images, as_images(self.backgrounds))
         alpha = foreground_alpha(images, background, self.config.threshold, self.config.softness)
         return alpha, background
@@ -203,8 +216,10 @@ class SlotModel(nn.Module):
         return F.avg_pool2d(pixels, self.config.stride)
 
     def locate(self, masks: Tensor) -> Tensor:
-        """Centroid, area and presence (B, K, 4) of masks (B, K, H, W); an empty mask lies at the
-        centre."""
+        """Centroid, area and presence (B, K, 4) of masks (B, K, H, W).
+
+        An empty mask lies at the centre.
+        """
         pixels = masks.sum(dim=(2, 3))
         sums = torch.einsum("bkhw,hwc->bkc", masks, self.places)
         area = pixels / self.sizes
@@ -213,8 +228,14 @@ class SlotModel(nn.Module):
         return torch.cat([centroid, area.unsqueeze(-1), presence.unsqueeze(-1)], dim=-1)
 
     def encode_video(self, frames: Tensor) -> list[SlotOutput]:
-        """Encode frames (T, B, H, W, 3) one after the other: all iterations on the first, one on
-        each later frame."""
+        """Encode frames one after the other: all iterations on the first, one on each later frame.
+
+        Args:
+            frames: (T, B, H, W, 3) uint8.
+
+        Returns:
+            T outputs of batch B.
+        """
         outputs: list[SlotOutput] = []
         for frame in frames:
             outputs.append(self(frame, outputs[-1].slots if outputs else None))
@@ -273,9 +294,8 @@ class SlotModel(nn.Module):
             )
         try:
             values = json.loads(metadata["config"])
-            values["frame_size"] = tuple(values["frame_size"])
-            values["segments"] = SegmentConfig(**values["segments"])
-            config = SlotConfig(**values)
+            segments, size = SegmentConfig(**values["segments"]), tuple(values["frame_size"])
+            config = SlotConfig(**values | {"segments": segments, "frame_size": size})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"slot model {path} has a config that cannot be read: {error}"

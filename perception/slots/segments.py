@@ -33,8 +33,11 @@ EXACT = "donot_use_mm_for_euclid_dist"
 
 @dataclass(frozen=True)
 class SegmentConfig:
-    """How pixels are assigned to segments. Colour distances are in CIE Lab / 100 unless RGB is
-    named, with lightness weighted by LIGHTNESS."""
+    """How pixels are assigned to segments.
+
+    Colour distances are in CIE Lab / 100, with lightness weighted by LIGHTNESS, unless RGB is
+    named.
+    """
 
     min_pixels: int = 4
     """Pixels from which a segment counts as seen in a frame."""
@@ -263,8 +266,15 @@ class Pixels:
     def moments(
         self, shares: Tensor, chosen: Tensor | slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
-        """Pixels (B, N) of segments with these shares (S, N), and the squared distance (S, N) of
-        each chosen pixel from their centroids."""
+        """Area and spread of segments.
+
+        Args:
+            shares: (S, N) of each pixel.
+            chosen: Which pixels distances are for.
+
+        Returns:
+            Pixels (B, N) and the squared distance (S, N) of chosen pixels from the centroids.
+        """
         own = shares * self.weight.unsqueeze(1)
         mass, sums = self.sums(own), self.sums(own.unsqueeze(2) * self.place.unsqueeze(1))
         offsets = self.place[chosen].unsqueeze(1)
@@ -280,8 +290,7 @@ def _specks(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
 
 
 def _lies_on(speck: NDArray[np.bool_], labels: NDArray[np.int64]) -> int | None:
-    """The segment with most, and at least a third, of the pixels around a speck (H, W); labels:
-    (H, W), -1 for background."""
+    """The segment with most, and at least a third, of the pixels (H, W) around a speck (H, W)."""
     around = labels[(cv2.dilate(speck.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0) & ~speck]
     touching = np.bincount(around + 1)[1:]
     return int(touching.argmax()) if touching.size and touching.max() * 3 >= len(around) else None

@@ -1,4 +1,4 @@
-"""Small drawn films, known to the pixel: what finding things is tested on without a simulator."""
+"""Small drawn films, known to the pixel: for tests of segment proposals without a simulator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small drawn scene, known to the pixel: what object discovery is tested on without a
+"""A small drawn scene, known to the pixel: for tests of object discovery without a
 simulator."""
 
 from __future__ import annotations

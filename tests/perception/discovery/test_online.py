@@ -1,5 +1,4 @@
-"""Learning on: a copy improves on the frames that come, and the model that sees for an agent stays
-as it is."""
+"""Online learning improves a copy; the model that an agent sees with stays as it is."""
 
 from __future__ import annotations
 

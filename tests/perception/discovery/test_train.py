@@ -1,4 +1,4 @@
-"""Objects are found without labels, and what fails is named."""
+"""Objects are discovered without labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each known failure raises its alarm, and what merely looks like one raises none."""
+"""Each known failure is named, and what merely looks like one is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Things are found by what moves as one."""
+"""Segments are proposed by common fate, and pixels assigned to them."""
 
 from __future__ import annotations
 

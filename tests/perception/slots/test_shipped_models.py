@@ -1,4 +1,4 @@
-"""What the slot model in assets/ promises on BlockPush, measured on fresh frames."""
+"""The shipped slot models on fresh frames."""
 
 from __future__ import annotations
 
