@@ -1,5 +1,4 @@
-"""The encoder f: what turns the features of a percept, whichever they are, into the
-latent state s."""
+"""The encoder f: features of an observation to the latent state s."""
 
 from __future__ import annotations
 
@@ -12,8 +11,7 @@ from vis_rpg.agent.networks import ELU, Linear, mlp
 
 
 class FlatEncoder(nn.Module):
-    """An MLP over the features in their given order: the paper's f, and the plain MLP over ordered
-    slots."""
+    """An MLP over features, flattened in their order: the paper's f."""
 
     def __init__(self, feature_shape: tuple[int, ...], state_dim: int, hidden: int) -> None:
         super().__init__()
@@ -26,12 +24,11 @@ class FlatEncoder(nn.Module):
 
 
 class SlotTransformer(nn.Module):
-    """A small transformer over the slots of both frames, read by a read-out token.
+    """One attention layer over the slots of both frames, read by a read-out token.
 
-    Each slot's token holds a learned embedding of its frame and index, since the order of slots is
-    stable. Only the read-out token is used afterwards, so only it asks: its query does not depend
-    on the input, so that query times keys is one linear map per head. Its values are wide, so that
-    one token can carry every object's place.
+    Each slot's token holds a learned embedding of its frame and index, as slots keep their order.
+    Only the read-out token attends; its query does not depend on the input, so that query times
+    keys is one linear map per head. Its values are wide enough to carry every object's place.
     """
 
     WIDTH, HEADS = 64, 8
@@ -57,13 +54,22 @@ class SlotTransformer(nn.Module):
 def make_encoder(
     kind: str, feature_shape: tuple[int, ...], state_dim: int, hidden: int
 ) -> nn.Module:
-    """`transformer` for features that are slots (2, K, D); `mlp` for any features."""
+    """Make an encoder.
+
+    Args:
+        kind: "transformer" for slots (2, K, D), "mlp" for any features.
+        feature_shape: Shape of the features of one observation.
+        state_dim: S.
+        hidden: Width of hidden layers.
+
+    Raises:
+        ValueError: A transformer is asked for and features are no slots, or the width does not fit.
+    """
     if kind == "transformer":
         if len(feature_shape) != 3:
             raise ValueError(
                 "perception.encoder=transformer reads slots (2, K, D), but the features have "
-                f"shape {feature_shape}: "
-                "use perception.encoder=mlp"
+                f"shape {feature_shape}: use perception.encoder=mlp"
             )
         if hidden % SlotTransformer.HEADS:
             raise ValueError(

@@ -1,8 +1,7 @@
-"""Latent spaces of z, and p_φ(z|s,a), the learned posterior that keeps trajectories consistent with
-their z.
+"""Latent spaces of z, and p_φ(z|s,a), the posterior that keeps trajectories consistent with z.
 
-A space is static: it knows how to draw z from noise and how to score z under the outputs of a
-network. Noise is passed in, so that everything that uses it is a pure function.
+A space has no parameters: it draws z from noise and scores z under the outputs of a network. Noise
+is passed in, so that its users are pure functions.
 """
 
 from __future__ import annotations
@@ -20,22 +19,25 @@ LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
 
 def bounded_log_std(raw: Tensor) -> Tensor:
-    """A log std within (LOG_STD_MIN, LOG_STD_MAX) from any number: the number itself up to 1 from a
-    bound, from there a tanh. Unlike a clamp it lets a gradient through beyond its bounds, so that
-    what has overshot finds back."""
+    """Map any number to a log std within (LOG_STD_MIN, LOG_STD_MAX): the identity up to 1 from a
+    bound, a tanh beyond. Unlike a clamp it has a gradient everywhere, so that an overshot value
+    returns."""
     linear = raw.clamp(LOG_STD_MIN + 1, LOG_STD_MAX - 1)
     return linear + torch.tanh(raw - linear)
 
 
 class LatentSpace(Protocol):
-    """What the agent asks of a space of z; B stands for any leading shape."""
+    """A space of z; B stands for any leading shape.
+
+    Attributes:
+        dim: Width of z as networks see it; 0 for no latent.
+        posterior_outputs: Outputs of the network of p_φ.
+        prior_outputs: Outputs of the network of a learned π(z|s₁).
+    """
 
     dim: int
-    """Width of z as networks see it; 0 for no latent."""
     posterior_outputs: int
-    """Outputs of the network of p_φ."""
     prior_outputs: int
-    """Outputs of the network of a learned π(z|s₁)."""
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Noise that `sample` turns into z: (*shape, dim)."""
@@ -57,8 +59,8 @@ class LatentSpace(Protocol):
 
 
 class GaussianLatent:
-    """z in R^dim; prior N(0, I), or a diagonal normal where it is learned; p_φ normal with a fixed
-    std (Table 1: 0.38)."""
+    """z in R^dim: the prior is N(0, I), or a diagonal normal if learned; p_φ is a normal with a
+    fixed std (Table 1: 0.38)."""
 
     def __init__(self, dim: int, posterior_std: float) -> None:
         self.dim = self.posterior_outputs = dim
@@ -70,8 +72,7 @@ class GaussianLatent:
 
     @staticmethod
     def _prior(outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log std, bounded so that a learned prior neither explodes nor shrinks to a
-        point."""
+        """Mean and bounded log std."""
         mean, raw = outputs.chunk(2, -1)
         return mean, bounded_log_std(raw)
 
@@ -83,9 +84,8 @@ class GaussianLatent:
 
     def log_prior(self, z: Tensor, outputs: Tensor) -> Tensor:
         mean, log_std = self._prior(outputs)
-        return (-0.5 * ((z - mean) / log_std.exp()) ** 2 - log_std).sum(
-            -1
-        ) - 0.5 * self.dim * math.log(2 * math.pi)
+        exponent = -0.5 * ((z - mean) / log_std.exp()) ** 2
+        return (exponent - log_std).sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
 
     def entropy(self, outputs: Tensor) -> Tensor:
         return self._prior(outputs)[1].sum(-1) + 0.5 * self.dim * math.log(2 * math.pi * math.e)
@@ -100,8 +100,8 @@ class GaussianLatent:
 
 
 class CategoricalLatent:
-    """z a one-hot vector of `dim` categories; prior uniform, or a softmax where it is learned; p_φ
-    a softmax."""
+    """One-hot z of `dim` categories: the prior is uniform, or a softmax if learned; p_φ is a
+    softmax."""
 
     def __init__(self, dim: int) -> None:
         self.dim = self.posterior_outputs = self.prior_outputs = dim
@@ -130,8 +130,7 @@ class CategoricalLatent:
 
 
 class NoLatent:
-    """The empty space: with it the agent is MBSAC, the same model-based updates with one Gaussian
-    mode."""
+    """The empty space, which makes the agent MBSAC: the same updates with one Gaussian mode."""
 
     dim = posterior_outputs = prior_outputs = 0
 
@@ -155,24 +154,23 @@ class NoLatent:
 
 
 def make_latent(kind: str, dim: int, posterior_std: float) -> LatentSpace:
-    """The space named by the config: gaussian, categorical, or none (MBSAC)."""
+    """Make the space named "gaussian", "categorical" or "none" (MBSAC)."""
     if kind == "gaussian":
         return GaussianLatent(dim, posterior_std)
     return CategoricalLatent(dim) if kind == "categorical" else NoLatent()
 
 
 class Posterior(nn.Module):
-    """p_φ(z|s,a): which z would have acted so here. Its log is the consistency reward of Eq. 2."""
+    """p_φ(z|s,a); its log is the consistency reward of Eq. 2."""
 
     def __init__(self, space: LatentSpace, state_dim: int, action_dim: int, hidden: int) -> None:
         super().__init__()
         self.space = space
-        self.net = (
-            mlp(state_dim + action_dim, space.posterior_outputs, hidden) if space.dim else None
-        )
+        inputs = state_dim + action_dim
+        self.net = mlp(inputs, space.posterior_outputs, hidden) if space.dim else None
 
     def log_prob(self, z: Tensor, s: Tensor, a: Tensor) -> Tensor:
-        """log p_φ(z|s,a), (B,); zero where there is no latent."""
+        """log p_φ(z|s,a), (B,), from z (B, Z), s (B, S), a (B, A); zero without a latent."""
         if self.net is None:
             return s.new_zeros(s.shape[:-1])
         return self.space.log_posterior(z, self.net(s, a))

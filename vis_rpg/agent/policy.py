@@ -28,8 +28,7 @@ class ActionPolicy(nn.Module):
         return mean, bounded_log_std(raw).exp() * self.std_scale
 
     def forward(self, s: Tensor, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """An action by the reparameterization a = tanh(mean + std * noise), (B, A), and log
-        π(a|s,z), (B,)."""
+        """Reparameterized action a = tanh(mean + std * noise), (B, A), and log π(a|s,z), (B,)."""
         mean, std = self.distribution(s, z)
         u = mean + std * noise
         log_normal = -0.5 * noise**2 - std.log() - 0.5 * math.log(2 * math.pi)
@@ -42,8 +41,8 @@ class ActionPolicy(nn.Module):
 
 
 class LatentPolicy(nn.Module):
-    """π(z|s₁): the space's fixed prior (sparse tasks: N(0, I)), or learned by policy gradient
-    (dense tasks)."""
+    """π(z|s₁): the space's fixed prior (sparse tasks), or learned by policy gradient (dense
+    tasks)."""
 
     def __init__(self, space: LatentSpace, state_dim: int, hidden: int, learned: bool) -> None:
         super().__init__()
@@ -54,10 +53,10 @@ class LatentPolicy(nn.Module):
             nn.init.zeros_(self.net.get_parameter("layers.2.weight"))
 
     def outputs(self, s1: Tensor) -> Tensor | None:
-        """Parameters of the distribution, or None where the prior is fixed."""
+        """Parameters of the distribution (B, outputs) at s1 (B, S); None if the prior is fixed."""
         return None if self.net is None else self.net(s1)
 
     def forward(self, s1: Tensor, noise: Tensor) -> Tensor:
-        """z (B, dim) for the first states of episodes (B, S); carries no gradient."""
+        """Draw z (B, Z) for the first states of episodes (B, S), without gradient."""
         with torch.no_grad():
             return self.space.sample(noise, self.outputs(s1))

@@ -392,56 +392,43 @@ def choose_device(
     filled: float = 1.0,
     what: str = "replay",
 ) -> tuple[torch.device, str]:
-    """Choose where replay lies: on `device` if it fits into four fifths of what is free there, else
-    on the host.
+    """Choose the device of replay: `device` if it fits into four fifths of what is free there, else
+    the host.
 
     Args:
-        needed: Bytes of all replays when they are full.
+        needed: Bytes of all full buffers.
         device: The device that learns.
-        wanted: "auto", or "device" or "host" for no choice.
-        capacity: Observations of one replay.
-        filled: The share of it that the run will fill at most. On the host memory is taken as it is
-        filled.
-        what: The replays, for the message.
+        wanted: "auto", "device" or "host".
+        capacity: Observations of one buffer.
+        filled: Largest share of it that the run fills; host memory is taken as it is filled.
+        what: The buffers, for the message.
 
     Returns:
         The device, and a line that says so.
 
     Raises:
         UserError: It does not fit into nine tenths of what is free; the message names the capacity
-        that does.
+            that does.
     """
     on_gpu = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
-    gpu_fits = device.type != "cpu" and (
-        wanted == "device" or (wanted == "auto" and needed <= 0.8 * on_gpu)
-    )
-    chosen = device if gpu_fits else torch.device("cpu")
-    limits = (
-        [(needed, on_gpu, "free there")]
-        if gpu_fits
-        else [(filled * needed, free_on_host(), "free there")]
-    )
-    addresses = free_addresses()
-    if not gpu_fits and addresses is not None:
+    auto_fits = wanted == "auto" and needed <= 0.8 * on_gpu
+    chosen, gib = torch.device("cpu"), 2**30
+    limits: list[tuple[float, float, str]] = [(filled * needed, free_on_host(), "free there")]
+    if device.type != "cpu" and (wanted == "device" or auto_fits):
+        chosen, limits = device, [(needed, on_gpu, "free there")]
+    elif (addresses := free_addresses()) is not None:
         limits.append((needed, addresses, "left under `ulimit -v`"))
     for taken, free, where in limits:
         if taken > 0.9 * free:
-            fits = int(
-                max(0.9 * free, 0.8 * on_gpu if wanted == "auto" and device.type == "cuda" else 0)
-                / needed
-                * capacity
-            )
+            elsewhere = 0.8 * on_gpu if wanted == "auto" and device.type == "cuda" else 0.0
+            fits = int(max(0.9 * free, elsewhere) / needed * capacity)
             raise UserError(
-                f"agent.replay_capacity={capacity}: {what} would take {taken / 2**30:.2f} GiB "
-                f"on {chosen}, with "
-                f"{free / 2**30:.2f} GiB {where}: give "
+                f"agent.replay_capacity={capacity}: {what} would take {taken / gib:.2f} GiB on "
+                f"{chosen}, with {free / gib:.2f} GiB {where}: give "
                 f"agent.replay_capacity={fits // 1000 * 1000 or fits} or less"
             )
-    return (
-        chosen,
-        f"{needed / 2**30:.2f} GiB when full on {chosen}, {limits[0][1] / 2**30:.1f} GiB free "
-        "there",
-    )
+    left = limits[0][1] / gib
+    return chosen, f"{needed / gib:.2f} GiB when full on {chosen}, {left:.1f} GiB free there"
 
 
 def _columns(action_dim: int, z_dim: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
