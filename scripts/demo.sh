@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job from end to end (make train): train from pixels, evaluate on rendered rollouts, draw slots and explored states.
-# Settings of scripts/train.py may follow: scripts/demo.sh seed=3 steps=10000 (or make train ARGS="seed=3 steps=10000").
+# Settings of vis-rpg train may follow: scripts/demo.sh seed=3 steps=10000 (or make train ARGS="seed=3 steps=10000").
 # An earlier run is left alone: runs/first, then runs/first-2, runs/first-3, ...
 set -euo pipefail
 cd "$(dirname "$0")/.."

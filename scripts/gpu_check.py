@@ -215,7 +215,7 @@ def resume() -> Iterator[Line]:
 
 
 def suite() -> Iterator[Line]:
-    """The quick suite of scripts/benchmark.py."""
+    """The quick suite of `vis-rpg benchmark`."""
     yield from benchmark.suite("auto", quick=True)
 
 

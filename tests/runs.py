@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import runpy
 import shutil
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from vis_rpg.cli import main
 from vis_rpg.compose import compose
 from vis_rpg.training import checkpoint
 from vis_rpg.training.trainer import Trainer
@@ -34,10 +34,10 @@ def trained(*overrides: str) -> Path:
 
 
 def run_script(monkeypatch: pytest.MonkeyPatch, name: str, *words: str) -> int:
-    """Run scripts/<name>.py with these words in this process; its exit code."""
+    """Run a command with these words in this process; its exit code."""
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
     try:
-        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+        main(name.replace("_", "-"))
     except SystemExit as end:
         return (
             end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -1,20 +1,24 @@
-"""The command line: a mistake is one line that names the way out; anything Hydra can do still
-works."""
+"""The command line: a mistake is one line that names the way out, and what is meant arrives."""
 
 from __future__ import annotations
 
 import errno
-import subprocess
+import shutil
 import sys
 import textwrap
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from vis_rpg.cli import run
-from vis_rpg.compose import compose, require
-from vis_rpg.errors import ModelRejected, UserError
+from vis_rpg.cli import COMMANDS, main, run
+from vis_rpg.compose import compose
+from vis_rpg.config import SCHEMAS
+from vis_rpg.errors import ModelRejected, UserError, require
+from vis_rpg.resources import CONFIG_DIR
+from vis_rpg.schema import Bounds, Seed, check_settings, describe
 
 CONFIGS = {
     "train.yaml": """
@@ -39,6 +43,43 @@ CONFIGS = {
 }
 
 
+@dataclass
+class FakeTask:
+    OPEN = True
+
+    id: str = ""
+    blocks: int = 2
+    kwargs: dict = field(default_factory=dict)
+
+
+@dataclass
+class FakeLatent:
+    kind: str
+    dim: int
+
+
+@dataclass
+class FakeAgent:
+    horizon: int
+    """Steps
+    of a segment."""
+    latent: FakeLatent
+
+
+@dataclass
+class Fake:
+    seed: Seed
+    """Of everything random."""
+    steps: int
+    rate: float
+    out: str | None
+    resume: bool
+    limit: Annotated[int, Bounds(0, above=True)] | None
+    sizes: list[int]
+    task: FakeTask
+    agent: FakeAgent
+
+
 @pytest.fixture
 def configs(tmp_path: Path) -> Path:
     folder = tmp_path / "configs"
@@ -51,27 +92,21 @@ def configs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cli(configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs a script with these words in an empty folder; returns (exit code, configs that main
+    """Runs a command with these words in an empty folder; returns (exit code, configs that its job
     got)."""
     folder = tmp_path / "cwd"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
     def call(*words: str, raises: BaseException | None = None) -> tuple[int, list[DictConfig]]:
-        monkeypatch.setattr(sys, "argv", ["scripts/train.py", *words])
         got: list[DictConfig] = []
 
-        def main(cfg: DictConfig) -> None:
+        def job(cfg: DictConfig) -> None:
             got.append(cfg)
             if raises is not None:
                 raise raises
 
-        try:
-            run(main, config_dir=configs)
-        except SystemExit as exit:
-            return int(exit.code or 0), got
-        return 0, got
+        return run(job, words, config_dir=configs, schema=Fake), got
 
     return call
 
@@ -109,10 +144,13 @@ def cli(configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (["seed"], "seed: not a setting that can be read; write key=value"),
         (["out=a(b"], "out=a(b: not a setting that can be read; quote"),
         (["--seed", "1"], "--seed: no such flag; settings are written key=value"),
-        (["~seed"], "~seed: a setting that is needed"),
+        (["~rate"], "rate is missing: it is needed"),
+        (["+agent.depth=3"], "agent.depth: no such setting; there are horizon, latent"),
+        (["limit=text"], "limit=text: expected a whole number"),
+        (["limit=0"], "limit=0: must be above 0"),
         (["task=gym"], "task.id=... must be given"),
         (["out=${sedd}"], "Interpolation key 'sedd' not found"),
-        (["hydra/launcher=none"], "Could not find 'hydra/launcher/none'"),
+        (["hydra/launcher=none"], "hydra/launcher=none: Hydra's own settings have no effect"),
         (["--config-name", "tarin"], "Cannot find primary config 'tarin'"),
     ],
 )
@@ -134,7 +172,7 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_any_work(
         (["task=block_push", "task.blocks=1"], "task.blocks", 1),
         (["rate=1"], "rate", 1),
         (["limit=5"], "limit", 5),
-        (["limit=text"], "limit", "text"),
+        (["limit=null"], "limit", None),
         (["out=null"], "out", None),
         (["seed=3"], "out", "runs/3"),
         (["preset=cpu"], "steps", 5),
@@ -143,7 +181,7 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_any_work(
         (["sizes=[8]"], "sizes", [8]),
         (["agent.latent={dim: 4}"], "agent.latent", {"kind": "gaussian", "dim": 4}),
         (["+agent/latent=categorical"], "agent.latent.kind", "categorical"),
-        (["steps=3", "--run", "seed=1"], "seed", 1),
+        (["steps=3", "--config-name", "train", "seed=1"], "seed", 1),
     ],
 )
 def test_what_is_meant_arrives(cli, capfd, words: list[str], key: str, value: object) -> None:
@@ -168,11 +206,11 @@ def test_an_extra_config_folder_adds_options(cli, tmp_path: Path, name: str) -> 
     assert (code, cfg.task.size) == (0, 9)
 
 
-def test_a_config_folder_can_be_replaced(cli, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "train.yaml").write_text("seed: 4")
-    assert cli("--config-path", str(other))[1] == [{"seed": 4}]
+def test_a_config_folder_can_be_replaced(cli, configs: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(configs, tmp_path / "other"))
+    (other / "train.yaml").write_text((configs / "train.yaml").read_text().replace("1000", "4"))
+    code, [cfg] = cli("--config-path", str(other))
+    assert (code, cfg.steps) == (0, 4)
 
 
 def test_multirun_runs_every_combination(cli) -> None:
@@ -206,7 +244,12 @@ def test_showing_the_config_or_the_help_runs_nothing(cli, capfd) -> None:
     assert "id: ???" in capfd.readouterr().out
     code, got = cli("--help")
     assert (code, got) == (0, [])
-    assert "train is powered by Hydra" in capfd.readouterr().out
+    shown = capfd.readouterr().out
+    assert "task=block_push | gym | maze" in shown
+    assert all(
+        " ".join(line.split()) in " ".join(shown.split())
+        for line in ("seed=0 Of everything random.", "agent.horizon=3 Steps of a segment.")
+    )
 
 
 def test_a_user_error_of_many_lines_is_printed_as_one(cli, capfd) -> None:
@@ -226,26 +269,16 @@ def test_ctrl_c_ends_with_130_and_one_line(cli, capfd) -> None:
     assert capfd.readouterr().err == "stopped by Ctrl-C\n"
 
 
-def test_an_unexpected_error_keeps_its_traceback(configs: Path, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom vis_rpg.cli import run\n\n\n"
-        "def main(cfg):\n    open('absent')\n\n\nrun(main, config_dir=Path(sys.argv.pop()))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, str(script), str(configs)], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr
-    assert "FileNotFoundError" in done.stderr
-    assert "open('absent')" in done.stderr
+def test_an_unexpected_error_keeps_its_traceback(cli) -> None:
+    with pytest.raises(FileNotFoundError):
+        cli(raises=FileNotFoundError(errno.ENOENT, "No such file or directory", "absent"))
 
 
 def test_compose_gives_what_a_script_would_get(configs: Path) -> None:
-    cfg = compose(["task=block_push", "seed=2"], config_dir=configs)
+    cfg = compose(["task=block_push", "seed=2"], config_dir=configs, schema=Fake)
     assert (cfg.out, cfg.task.blocks, "hydra" in cfg) == ("runs/2", 2, False)
     with pytest.raises(UserError, match="did you mean seed"):
-        compose(["sed=2"], config_dir=configs)
+        compose(["sed=2"], config_dir=configs, schema=Fake)
 
 
 def test_absent_configs_are_named(tmp_path: Path) -> None:
@@ -263,3 +296,55 @@ def test_require_raises_only_when_the_condition_fails() -> None:
     require(True, "unseen")
     with pytest.raises(UserError, match="steps=0: must be positive"):
         require(False, "steps=0: must be positive")
+
+
+def test_every_command_is_listed_has_its_config_and_a_script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["vis-rpg", "--help"])
+    main()
+    shown = capsys.readouterr().out
+    for name, (config_name, _, about) in COMMANDS.items():
+        assert name in shown and about in shown
+        assert (CONFIG_DIR / f"{config_name}.yaml").exists() and config_name in SCHEMAS
+        assert (CONFIG_DIR.parent / "scripts" / f"{name.replace('-', '_')}.py").exists()
+
+
+def test_a_command_that_does_not_exist_is_one_line_with_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["vis-rpg", "trian", "seed=1"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert "trian: no such command; did you mean train?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_setting_has_a_meaning(name: str) -> None:
+    lacking = {key for key, about in describe(SCHEMAS[name]) if not about}
+    assert {key.split(".")[-1] for key in lacking} <= {"name", "slots", "learning_rate", "seed"}
+
+
+def test_sections_are_told_apart_by_their_names() -> None:
+    @dataclass
+    class Red:
+        name: Literal["red"]
+        depth: int
+
+    @dataclass
+    class Blue:
+        name: Literal["blue"]
+
+    @dataclass
+    class Scene:
+        colour: Red | Blue
+
+    Scene.__annotations__["colour"] = Red | Blue
+    check_settings(Scene, {"colour": {"name": "red", "depth": 1}})
+    with pytest.raises(UserError, match="colour.depth: no such setting; there are name"):
+        check_settings(Scene, {"colour": {"name": "blue", "depth": 1}})
+    with pytest.raises(
+        UserError, match=r"colour.name=bleu: choose one of red, blue \(nearest: blue"
+    ):
+        check_settings(Scene, {"colour": {"name": "bleu"}})

@@ -140,13 +140,13 @@ def test_state_cannot_be_looked_at_as_pixels() -> None:
 def test_the_device_is_found_or_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert device(config("device=auto")).type == "cpu"
+    assert device("auto").type == "cpu"
     with pytest.raises(UserError, match="device=cuda: this machine has 0 CUDA devices"):
-        device(config("device=cuda"))
+        device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert device(config("device=auto")).type == "cuda"
-    assert device(config("device=cuda:1")).index == 1
+    assert device("auto").type == "cuda"
+    assert device("cuda:1").index == 1
 
 
 @pytest.mark.parametrize(

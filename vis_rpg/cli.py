@@ -1,29 +1,60 @@
-"""The command line of every script: Hydra, with one clear line per mistake and no output folders of
-its own.
+"""The command line: `vis-rpg COMMAND key=value ...`, with one clear line per mistake.
 
-A script ends in `if __name__ == "__main__": run(main)`. Settings are checked against the YAML
-defaults before any work starts: a key or an option that does not exist, a value of another kind
-than its default (null as a default takes any; a text may become null), a key that is required
-(`???`) and missing. Exit codes: 0 done, 1 a fault of ours (with its traceback), 2 the user's to
-mend, 3 a model that was made and rejected, 130 Ctrl-C.
+Settings are checked before any work starts. Exit codes: 0 done, 1 a fault of ours (with its
+traceback), 2 the user's to mend, 3 a model that was made and rejected, 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
+import argparse
 import errno
-import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
-import hydra
-from hydra._internal.utils import get_args_parser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from vis_rpg.compose import VERSION_BASE, compose_checked, parse_override, require, resolve
-from vis_rpg.errors import UserError
+from vis_rpg.compose import checked, compose_unchecked, config_files, config_groups, nearest, sweep
+from vis_rpg.config import SCHEMAS
+from vis_rpg.errors import UserError, require
 from vis_rpg.resources import CONFIG_DIR
+from vis_rpg.schema import describe, flatten
 
+COMMANDS = {
+    "train": ("train", "vis_rpg.training.trainer", "train agents"),
+    "evaluate": ("evaluate", "vis_rpg.analysis.report", "evaluate a run and record rollouts"),
+    "discover-objects": (
+        "discover",
+        "vis_rpg.analysis.discovery_benchmark",
+        "learn to see the objects of a task, without labels",
+    ),
+    "visualise-slots": (
+        "visualise_slots",
+        "vis_rpg.analysis.slots",
+        "draw what the slots of a run or of a slot model see",
+    ),
+    "visualise-states": (
+        "visualise_states",
+        "vis_rpg.analysis.explored_states",
+        "draw the states that a run visited, by z and by interaction",
+    ),
+    "visualise-tasks": (
+        "visualise_tasks",
+        "vis_rpg.analysis.tasks",
+        "draw the first observation of every task",
+    ),
+    "plot-curves": ("plot_curves", "vis_rpg.analysis.curves", "draw learning curves over seeds"),
+    "benchmark": ("benchmark", "vis_rpg.benchmarks.report", "measure speed"),
+    "ablate-discovery": (
+        "ablate",
+        "vis_rpg.analysis.discovery_ablation",
+        "leave out each ingredient of object discovery in turn",
+    ),
+    "bandit": ("bandit", "vis_rpg.bandit.figure", "train and draw Fig. 4, on the one-step bandit"),
+}
+"""The config file, the module whose `main` runs, and the purpose of each command."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (
     errno.EACCES,
@@ -34,107 +65,133 @@ FORBIDDEN = (
     errno.EEXIST,
     errno.ENAMETOOLONG,
 )
-"""What the system says of a path that is the user's to mend; a file that is not there may be a
-fault of ours."""
-# A run keeps its own folder and logs; Hydra is to write nothing, except a sweep's record.
-HYDRA_SETTINGS = {
-    "hydra.run.dir": ".",
-    "hydra.output_subdir": "null",
-    "hydra.sweep.dir": "runs/multirun",
-    "hydra.sweep.subdir": ".",
-    "hydra/job_logging": "disabled",
-}
+"""Errors of a path that is the user's to mend; a file that is not there may be a fault of ours."""
+FLAGS = """\
+flags:
+  -h, --help          show this
+  --cfg job           show the config, and run nothing
+  -m, --multirun      run every combination of the values in key=a,b
+  --config-dir DIR    add the YAML files of a folder, such as DIR/task/mine.yaml for task=mine
+  --config-path DIR   take the YAML files of this folder only
+  --config-name NAME  start from NAME.yaml"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def main(command: str | None = None) -> None:
+    """Run a command, by default the one that the command line names, and end the process."""
+    words = [*([command] if command else []), *sys.argv[1:]]
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: vis-rpg COMMAND [key=value ...] (vis-rpg COMMAND --help says more)\n")
+        print("\n".join(f"  {name:<18}{about}" for name, (*_, about) in COMMANDS.items()))
+        return
+    name, *words = words
+    if name not in COMMANDS:
+        near = nearest(name, COMMANDS)
+        _say(f"error: {name}: no such command{near} (there are {', '.join(COMMANDS)})")
+        sys.exit(UserError.exit_code)
+    config_name, module, about = COMMANDS[name]
+
+    def job(config: DictConfig) -> None:
+        import_module(module).main(config)
+
+    sys.exit(run(job, words, config_name, usage=f"vis-rpg {name}: {about}"))
 
 
 def run(
-    main: Callable[[DictConfig], None], config_name: str = "train", config_dir: Path = CONFIG_DIR
-) -> None:
-    """Compose the config from the command line, check it, and call `main` with it, interpolations
-    resolved.
+    job: Callable[[DictConfig], None],
+    words: Sequence[str],
+    config_name: str = "train",
+    config_dir: Path = CONFIG_DIR,
+    schema: type | None = None,
+    usage: str = "",
+) -> int:
+    """Compose and check the config of each job of a command line, then run the jobs.
 
-    Hydra's flags (--help, --cfg job, --multirun, ...) work as ever. Ends the process with 2 after a
-    `UserError`, a full disk or a path that cannot be written, with 3 after `ModelRejected`, and
-    with 130 after Ctrl-C, each with one line on stderr; in a sweep the other jobs still run.
+    Args:
+        job: Called with each config, interpolations resolved.
+        words: Settings and flags.
+        config_name: The YAML file to start from, without its ending.
+        config_dir: The folder of the YAML files.
+        schema: The dataclass of the config; by default that of `config_name`.
+        usage: The first line of what --help says.
+
+    Returns:
+        The exit code. A mistake is one line on stderr; in a sweep the other jobs still run.
     """
     try:
-        code = _run(main, config_name, config_dir)
+        jobs = _jobs(words, config_name, config_dir, schema, usage)
+        return max((_run(job, config) for config in jobs), default=0)
     except UserError as error:
         _say(f"error: {error}")
-        code = error.exit_code
+        return error.exit_code
     except KeyboardInterrupt:
         _say("stopped by Ctrl-C")
-        sys.exit(130)
-    if code:
-        sys.exit(code)
+        return 130
 
 
-def _run(main: Callable[[DictConfig], None], config_name: str, config_dir: Path) -> int:
-    args, unknown = get_args_parser().parse_known_intermixed_args()
+def _jobs(
+    words: Sequence[str], config_name: str, config_dir: Path, schema: type | None, usage: str
+) -> list[DictConfig]:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("settings", nargs="*")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--cfg", choices=["job"])
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--config-dir", type=Path)
+    parser.add_argument("--config-path", type=Path, default=config_dir)
+    parser.add_argument("--config-name", default=config_name)
+    args, unknown = parser.parse_known_intermixed_args(words)
     require(
         not unknown,
         f"{' '.join(unknown)}: no such flag; settings are written key=value, as in seed=0",
     )
-    if args.config_path:
-        config_dir = Path(args.config_path).absolute()
-    # Shell completion reads unfinished words.
-    if not args.shell_completion:
-        searched = [_search(Path(args.config_dir).absolute())] if args.config_dir else []
-        for job in _jobs(args.overrides, args.multirun):
-            compose_checked(searched + job, args.config_name or config_name, config_dir)
-
-    code = 0
-
-    def job_main(cfg: DictConfig) -> None:
-        nonlocal code
-        try:
-            main(resolve(cfg))
-        except UserError as error:
-            _say(f"error: {error}")
-            code = max(code, error.exit_code)
-        except OSError as error:
-            if error.errno not in (*FULL, *FORBIDDEN):
-                raise
-            where = error.filename or cfg.get("out") or Path.cwd()
-            full = f"no space left for {where}: free some, then run again"
-            _say(f"error: {full}" if error.errno in FULL else f"error: {where}: {error.strerror}")
-            code = max(code, UserError.exit_code)
-
-    given = {word.partition("=")[0] for word in args.overrides}
-    settings = {"hydra.job.name": Path(sys.argv[0]).stem, **HYDRA_SETTINGS}
-    ours = [f"{key}={value}" for key, value in settings.items() if key not in given]
-    flags = [word for word in sys.argv[1:] if word not in args.overrides]
-    # Hydra wants all overrides in one place.
-    sys.argv[1:] = [*ours, *args.overrides, *flags]
-    hydra.main(config_path=str(config_dir), config_name=config_name, version_base=VERSION_BASE)(
-        job_main
-    )()
-    return code
+    searched = []
+    if args.config_dir:  # quoted, since a path may hold anything
+        folder = str(args.config_dir.absolute()).replace('"', '\\"')
+        searched = [f'hydra.searchpath=["file://{folder}"]']
+    schema = schema or SCHEMAS[config_name]
+    with config_files(args.config_path.absolute()):
+        jobs = [
+            compose_unchecked([*searched, *own], args.config_name)
+            for own in sweep(args.settings, args.multirun)
+        ]
+        if args.help:
+            _print_help(usage, schema, jobs[0])
+    if args.cfg:
+        print("\n".join(OmegaConf.to_yaml(config) for config in jobs), end="")
+    return [] if args.help or args.cfg else [checked(config, schema) for config in jobs]
 
 
-def _search(folder: Path) -> str:
-    """The override that adds a folder of configs, quoted, since a path may hold anything."""
-    quoted = str(folder).replace('"', '\\"')
-    return f'hydra.searchpath=["file://{quoted}"]'
+def _print_help(usage: str, schema: type, config: DictConfig) -> None:
+    print(f"{usage}\n\n{FLAGS}\n")
+    if groups := config_groups():
+        print("groups of settings:")
+        print("\n".join(f"  {group}={' | '.join(options)}" for group, options in groups.items()))
+    values = flatten(OmegaConf.to_container(config))
+    meanings = {key: meaning for key, meaning in describe(schema) if key in values}
+    print("\nsettings:")
+    print("\n".join(f"  {f'{key}={values[key]}':<38}  {about}" for key, about in meanings.items()))
+
+
+def _run(job: Callable[[DictConfig], None], config: DictConfig) -> int:
+    try:
+        job(config)
+    except UserError as error:
+        _say(f"error: {error}")
+        return error.exit_code
+    except OSError as error:
+        if error.errno not in (*FULL, *FORBIDDEN):
+            raise
+        where = error.filename or config.get("out") or Path.cwd()
+        full = f"no space left for {where}: free some, then run again"
+        _say(f"error: {full}" if error.errno in FULL else f"error: {where}: {error.strerror}")
+        return UserError.exit_code
+    return 0
 
 
 def _say(line: str) -> None:
     print(" ".join(line.split()), file=sys.stderr, flush=True)
-
-
-def _jobs(overrides: Sequence[str], multirun: bool) -> Iterator[list[str]]:
-    """The overrides of each job: one, or every combination of a sweep's values."""
-    parsed = [parse_override(word) for word in overrides]
-    for override in parsed:
-        require(
-            multirun or not override.is_sweep_override(),
-            f"{override.input_line}: several values; write {override.get_key_element()}=[...] "
-            "for a list, or add --multirun to run each",
-        )
-    # A glob stands for options that exist: there is nothing in it to check.
-    fixed = [o for o in parsed if not o.is_sweep_override()]
-    swept = [o for o in parsed if o.is_discrete_sweep() and "glob(" not in str(o.input_line)]
-    values = [
-        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()] for o in swept
-    ]
-    for combination in itertools.product(*values):
-        yield [*(str(o.input_line) for o in fixed), *combination]

@@ -1,4 +1,8 @@
-"""What a training config must satisfy beyond what YAML can say; checked before any work starts."""
+"""The settings of every command, as dataclasses; and what a training config must satisfy besides.
+
+The YAML files in `configs/` hold the values. Configs are `DictConfig`s that were checked against
+these classes, and code takes sections of theirs by these names.
+"""
 
 from __future__ import annotations
 
@@ -6,61 +10,472 @@ import os
 import shutil
 import sys
 import sysconfig
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from vis_rpg.errors import UserError
+from perception.discovery.common_fate import ProposalConfig
+from perception.discovery.train import DiscoveryConfig
+from perception.slots.background import BackgroundConfig
+from perception.slots.model import SlotConfig
+from perception.slots.segments import SegmentConfig
+from vis_rpg.errors import UserError, require
+from vis_rpg.schema import Bounds, Count, Positive, Seed, Share, flatten
 
-CHOICES = {
-    "runtime": ("auto", "eager", "compile", "graph"),
-    "precision": ("float32", "bfloat16"),
-    "render.backend": ("auto", "egl", "warp"),
-    "agent.replay_device": ("auto", "device", "host"),
-    "agent.q_reduce": ("sum", "mean"),
-    "agent.latent.kind": ("gaussian", "categorical", "none"),
-    "agent.latent.prior": ("fixed", "learned"),
-    "perception.encoder": ("mlp", "transformer"),
-    "exploration.rnd_input": (
-        "slots",
-        "moving_slots",
-        "frame_embedding",
-        "frames",
-        "oracle_positions",
-    ),
+Runtime = Literal["auto", "eager", "compile", "graph"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass
+class TaskConfig:
+    """What to do. Other keys go to the environment's constructor."""
+
+    OPEN = True
+
+    name: str
+    """The task, or which one of `family`."""
+    terminates: bool = False
+    """Whether the agent learns when episodes truly end; false where they never do."""
+    family: str | None = None
+    """metaworld: `name` is one of its tasks."""
+    id: str | None = None
+    """task=gym: a Gymnasium id with a Box action space, or module:Id-v0, of an installed package or
+    of a file in the working directory."""
+    processes: bool = False
+    """task=gym: environments in worker processes, one a core; pays where a step takes long."""
+    blocks: int = 2
+    """task=block_push: number of blocks, 1 or 2."""
+    looks: int = 0
+    """task=block_push: seed of other colours and sizes of the blocks; 0 for the usual ones."""
+    success: str = "library"
+    """Adroit: the criterion of success that counts, library or paper; both are logged."""
+    kwargs: dict = field(default_factory=dict)
+    """More arguments of the environment's constructor."""
+
+
+@dataclass
+class ObsConfig:
+    """What is observed."""
+
+    kind: Literal["state", "pixels"]
+    """The environment's state vector, or the last two 64 x 64 RGB frames."""
+
+
+@dataclass
+class StateConfig:
+    """perception=state: the state, with the objects that the task names."""
+
+    name: Literal["state"]
+    frequencies: int
+    """Frequencies of the positional encoding of object coordinates, 2^0 and up; 0: none."""
+    state_scale: Positive | None
+    """Factor on the raw state; null: the task's own."""
+    encoder: Literal["mlp", "transformer"]
+    """The encoder f over the features."""
+
+
+@dataclass
+class SlotsConfig:
+    """perception=slots: objects discovered without labels."""
+
+    name: Literal["slots"]
+    checkpoint: str
+    """File of the slot model, in the working directory or among those that ship."""
+    encoder: Literal["mlp", "transformer"]
+    """The encoder f over the slots of two frames in their stable order."""
+    learn_every: Count | None
+    """Interactions between two steps of the slot model's own discovery loss on stored frames,
+    stored slots following; null: frozen."""
+
+
+@dataclass
+class CnnConfig:
+    """perception=cnn: a convolutional encoder of two frames, trained with the agent; no objects."""
+
+    name: Literal["cnn"]
+    backbone: str
+    """conv4, or timm:<name of a timm model>."""
+    weights: str | None
+    """Weights of a timm backbone: a safetensors file, hub (timm fetches them), null (random)."""
+    encoder: Literal["mlp", "transformer"]
+    """The encoder f over the features."""
+
+
+@dataclass
+class LossWeights:
+    """L1, L2 and L3 of Eq. 4."""
+
+    state: float
+    """L1, of the predicted states."""
+    reward: float
+    """L2, of the predicted rewards."""
+    q: float
+    """L3, of the Q values."""
+
+
+@dataclass
+class LatentConfig:
+    """The latent variable z."""
+
+    kind: Literal["gaussian", "categorical", "none"]
+    """Its distribution; none: an agent without z."""
+    dim: int
+    """Width of z, or number of categories."""
+    posterior_std: Positive
+    """Std of p_phi, gaussian only."""
+    prior: Literal["fixed", "learned"]
+    """pi(z|s_1): fixed (sparse tasks), or learned by policy gradient (dense tasks)."""
+    entropy: float
+    """Weight of -KL(learned prior || fixed one), of categories their entropy but for a constant."""
+    entropy_decay: list[int]
+    """Interactions between which that weight falls linearly to 0: [begin, end]."""
+
+
+@dataclass
+class AgentConfig:
+    """Reparameterized policy learning; the defaults are Table 1 unless said otherwise."""
+
+    name: str
+    """rpg, or mbsac, the same agent without z."""
+    gamma: Share
+    """Discount."""
+    horizon: Count
+    """H, steps of a segment and of imagination."""
+    batch_size: Count
+    """Segments per update."""
+    state_dim: Count
+    """Width of the latent state s."""
+    hidden_dim: Count
+    """Width of every hidden layer and of the GRU."""
+    lr: Positive
+    """Learning rate of Adam, every part."""
+    grad_clip: Positive
+    """Greatest gradient norm of each part."""
+    alpha: Positive
+    """Entropy coefficient at the start; tuned towards the entropy -|A|."""
+    beta: float
+    """Weight of log p_phi(z|s,a)."""
+    tau: Share
+    """Rate at which the target model follows."""
+    target_every: Count
+    """Updates between steps of the target model."""
+    policy_every: Count
+    """Updates between steps of the policy, p_phi and alpha."""
+    entropy_in_target: bool
+    """Whether the target value counts -alpha log pi."""
+    std_scale: Positive
+    """Factor on the policy's std (not in Table 1)."""
+    reward_scale: float
+    """Factor on the task's reward (1 / temperature)."""
+    loss_weights: LossWeights
+    q_reduce: Literal["sum", "mean"]
+    """Over the errors of the two critics, where Eq. 4 has one Q."""
+    latent: LatentConfig
+    replay_capacity: Count
+    """Observations in replay."""
+    replay_device: Literal["auto", "device", "host"]
+    """Where replay lies; auto: on the device if it fits into four fifths of the free memory."""
+    envs: Count
+    """Environments side by side; one update follows each step of all."""
+    seed_steps: int
+    """Interactions with uniformly random actions before the first update."""
+
+
+@dataclass
+class NoBonusConfig:
+    """exploration=none: no bonus. Presets set sizes of one all the same."""
+
+    OPEN = True
+
+    name: Literal["none"]
+    scale: float
+    """0."""
+
+
+@dataclass
+class ObjectRNDConfig:
+    """exploration=object_rnd: random network distillation, by default on encoded objects."""
+
+    name: Literal["object_rnd"]
+    rnd_input: Literal["slots", "moving_slots", "frame_embedding", "frames", "oracle_positions"]
+    """What the bonus reads: objects as perception encodes them, slots only while they move, frames
+    by a frozen random CNN, frames by convolutional networks (the paper's bonus from pixels; replay
+    then holds frames), or true positions (for comparison only)."""
+    scale: float
+    """Factor on the normalised bonus."""
+    width: Count
+    """Width of both networks; of frames that of the CNN counts instead."""
+    batch_size: Count
+    """Observations from the whole replay per update."""
+    warmup_updates: int
+    """Updates before the statistics start; the bonus is 0 until then."""
+
+
+@dataclass
+class LoggerConfig:
+    """What a run writes."""
+
+    log_every: Count
+    """Interactions between lines of metrics.jsonl and TensorBoard."""
+    checkpoint_every: Count
+    """Interactions between checkpoints."""
+    wandb: str | None
+    """Name of a Weights & Biases project, or null."""
+
+
+@dataclass
+class RenderConfig:
+    """How frames are drawn."""
+
+    backend: Literal["auto", "egl", "warp"]
+    """Renderer of MuJoCo tasks: EGL, or mujoco-warp's ray-caster for all environments at once."""
+
+
+@dataclass
+class TrainConfig:
+    """vis-rpg train."""
+
+    seed: Seed
+    """Of everything random."""
+    seeds: Count
+    """Number of agents that learn side by side from seeds `seed`, `seed` + 1, ..., each in a folder
+    out/seed-N where there is more than one."""
+    steps: Count
+    """Environment interactions, seed steps included."""
+    out: str
+    """Folder of the run."""
+    device: str
+    """auto | cpu | cuda | cuda:N."""
+    runtime: Runtime
+    """How updates run; compile takes a minute before the first ones, graph needs a GPU, auto
+    chooses and says so."""
+    precision: Precision
+    """Of products in the losses; float32 is TF32 on a GPU."""
+    render: RenderConfig
+    resume: bool
+    """Whether to continue from the last checkpoint in `out`."""
+    perception: StateConfig | SlotsConfig | CnnConfig
+    obs: ObsConfig
+    agent: AgentConfig
+    exploration: ObjectRNDConfig | NoBonusConfig
+    task: TaskConfig
+    logger: LoggerConfig
+
+
+@dataclass
+class EvaluateConfig:
+    """vis-rpg evaluate."""
+
+    run: str
+    """Folder of a run; evaluation.json and rollouts.mp4 are written into it."""
+    episodes: Count
+    """Episodes by mean actions, each with its own z."""
+    videos: bool
+    """Whether rollouts.mp4 is written."""
+    seed: Seed
+    """Of starts and of z."""
+    device: str
+    """auto | cpu | cuda | cuda:N."""
+
+
+@dataclass
+class PlotCurvesConfig:
+    """vis-rpg plot-curves."""
+
+    name: str
+    """Title of the figure."""
+    runs: list[str]
+    """Folders of runs to write curves.csv from; none: draw the curves.csv that is there."""
+    labels: list[str]
+    """Name of the curve of each of these folders; none: agent, perception and bonus."""
+    key: str
+    """Number of metrics.jsonl."""
+    out: str
+    """Folder of curves.csv and curves.png."""
+
+
+@dataclass
+class VisualiseStatesConfig:
+    """vis-rpg visualise-states."""
+
+    run: str
+    """Folder of a run; the figure is states.png in it."""
+
+
+@dataclass
+class VisualiseTasksConfig:
+    """vis-rpg visualise-tasks."""
+
+    tasks: list[str]
+    """Names of tasks; none: all."""
+    out: str
+    """Folder of the pictures."""
+
+
+@dataclass
+class OfATask:
+    """What commands that take a task but train no agent leave unread."""
+
+    task: TaskConfig
+    agent: dict = field(default_factory=dict)
+    """Not read; some tasks set values of it."""
+    exploration: dict = field(default_factory=dict)
+    """Not read; some tasks choose it."""
+
+
+@dataclass
+class VisualiseSlotsConfig(OfATask):
+    """vis-rpg visualise-slots."""
+
+    run: str | None = None
+    """Folder of a run from slots: its agent acts, and the pictures are written into it."""
+    model: str | None = None
+    """Or a slot model: a random policy acts in `task`."""
+    columns: Annotated[int, Bounds(2)] = 10
+    """Steps of the episode that the sheet shows."""
+    seed: Seed = 0
+    """Of the episode."""
+    video: bool = False
+    """Whether slots.mp4 is written too."""
+    out: str | None = None
+    """Folder of the pictures; null: the run's, or runs/slots."""
+
+
+@dataclass(kw_only=True)
+class DiscoverConfig(OfATask):
+    """vis-rpg discover-objects."""
+
+    frames: Annotated[int, Bounds(100)]
+    """Frames collected with random actions; they count as interactions in every pixel curve."""
+    trajectory_length: Annotated[int, Bounds(2)]
+    """Frames of one trajectory without reset."""
+    randomized_reset: bool
+    """Whether trajectories start with movable things anywhere that they can be, not where episodes
+    start, if the task has such starts."""
+    seed: Seed
+    """Of the frames and the weights."""
+    seeds: Count
+    """Number of models, from seeds `seed`, `seed` + 1, ..., each from frames of its own, all
+    scored on the same held-out ones."""
+    held_out: Annotated[int, Bounds(100)]
+    """Fresh frames to score the models on; a model with a known failure there is rejected."""
+    out: str
+    """The file of the model; several get -seed-N, and their scores -seeds.json."""
+    model: SlotConfig
+    segments: SegmentConfig
+    background: BackgroundConfig
+    proposals: ProposalConfig
+    training: DiscoveryConfig
+    device: str
+    """auto | cpu | cuda | cuda:N."""
+    runtime: Literal["eager", "compile"]
+    """compile takes a minute, and pays in long trainings."""
+    precision: Precision
+    """Of products in the losses."""
+    of_task: dict
+    """Settings of each task that ships."""
+
+
+@dataclass(kw_only=True)
+class AblateConfig(DiscoverConfig):
+    """vis-rpg ablate-discovery."""
+
+    kind: Literal["proposals", "slots", "all"]
+    """Segment proposals by themselves (half a minute an ingredient), trained models (four), or
+    both."""
+
+
+@dataclass
+class BanditRPGConfig:
+    """RPG on the bandit."""
+
+    categories: int
+    """Of z."""
+    batch_size: Annotated[int, Bounds(2)]
+    """Fresh actions per update; each action's baseline is the mean of the others."""
+    hidden_dim: Count
+    """Width of every hidden layer."""
+    std_scale: float
+    """Factor on the policy's std."""
+    lr: Positive
+    """Learning rate of Adam."""
+    reward_weight: float
+    """1 / temperature."""
+    consistency: float
+    """Weight of log p_phi(z|s,a) at the start."""
+    entropy_a: float
+    """Weight of -log pi(a|s,z) at the start."""
+    entropy_z: float
+    """Weight of -log pi(z|s) at the start."""
+    decay: float
+    """Factor on the three weights above at each update."""
+
+
+@dataclass
+class ReinforceConfig:
+    """A Gaussian with REINFORCE on the bandit."""
+
+    batch_size: Annotated[int, Bounds(2)]
+    """Fresh actions per update; each action's baseline is the mean of the others."""
+    std: Positive
+    """Std of the normal before the tanh at the start, where its mean is 0."""
+    lr: Positive
+    """Learning rate of Adam."""
+
+
+@dataclass
+class BanditConfig:
+    """vis-rpg bandit."""
+
+    seeds: list[Seed]
+    """Of the runs of each agent."""
+    updates: Count
+    """Gradient steps of each agent."""
+    log_every: Count
+    """Updates between rows of the curves."""
+    out: str
+    """Folder of the CSV files and the figure."""
+    rpg: BanditRPGConfig
+    reinforce: ReinforceConfig
+
+
+@dataclass
+class BenchmarkConfig:
+    """vis-rpg benchmark."""
+
+    what: Literal["suite", "envs", "loop", "counts"]
+    """Updates of every kind; environments alone; where the time of a training step goes; or counts
+    that no machine changes."""
+    quick: bool
+    """Whether to measure for shorter, and less exactly; the suite then takes a minute."""
+    json: str | None
+    """File to write everything to as well."""
+    device: str
+    """suite, loop: auto | cpu | cuda | cuda:N."""
+    only_task: str | None
+    """envs: this task only."""
+    backend: Literal["auto", "egl", "warp"]
+    """envs: the renderer, as render.backend."""
+    check: bool
+    """counts: whether to fail where one is more than 5% above results/speed/counts.json."""
+
+
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "plot_curves": PlotCurvesConfig,
+    "visualise_slots": VisualiseSlotsConfig,
+    "visualise_states": VisualiseStatesConfig,
+    "visualise_tasks": VisualiseTasksConfig,
+    "discover": DiscoverConfig,
+    "ablate": AblateConfig,
+    "bandit": BanditConfig,
+    "benchmark": BenchmarkConfig,
 }
-POSITIVE = (
-    "steps",
-    "seeds",
-    *(
-        f"agent.{key}"
-        for key in (
-            "horizon",
-            "batch_size",
-            "state_dim",
-            "hidden_dim",
-            "lr",
-            "grad_clip",
-            "alpha",
-            "target_every",
-        )
-    ),
-    *(
-        f"agent.{key}"
-        for key in ("policy_every", "std_scale", "latent.posterior_std", "replay_capacity", "envs")
-    ),
-    *(
-        "exploration.width",
-        "exploration.batch_size",
-        "logger.log_every",
-        "logger.checkpoint_every",
-        "perception.learn_every",
-        "perception.state_scale",
-    ),
-)
+"""The class of each config that commands start from, by its file."""
 FREE_ON_RESUME = (
     "steps",
     "device",
@@ -69,80 +484,57 @@ FREE_ON_RESUME = (
     "resume",
     "out",
     "logger",
-    "preset",
     "agent.replay_device",
     "task.processes",
 )
 
 
 def check(config: DictConfig) -> None:
-    """Raise UserError for the first value that cannot be used."""
-    for key, choices in CHOICES.items():
-        value = OmegaConf.select(config, key)
-        if value not in choices and not (
-            key.startswith("exploration.") and config.exploration.name == "none"
-        ):
-            near = get_close_matches(str(value), choices, 1, 0.0)[0]
-            raise UserError(f"{key}={value}: choose one of {', '.join(choices)} (nearest: {near})")
-    for key in POSITIVE:
-        value = OmegaConf.select(config, key)
-        if (
-            value is not None and value <= 0
-        ):  # exploration=none has no sizes, frozen perception no pace
-            raise UserError(f"{key}={value}: must be above 0")
-    agent = config.agent
-    for key, value in (("agent.gamma", agent.gamma), ("agent.tau", agent.tau)):
-        if not 0 <= value <= 1:
-            raise UserError(f"{key}={value}: must lie between 0 and 1")
-    if agent.latent.kind != "none" and agent.latent.dim < 1:
-        raise UserError(
-            f"agent.latent.dim={agent.latent.dim}: must be at least 1 (agent=mbsac is the "
-            "agent without z)"
-        )
-    decay = agent.latent.entropy_decay
-    if len(decay) != 2 or not 0 <= decay[0] < decay[1]:
-        raise UserError(
-            f"agent.latent.entropy_decay={list(decay)}: give the interactions where the fall "
-            "begins and ends: [begin,end]"
-        )
-    if (config.obs.kind == "state") != (config.perception.name == "state"):
-        raise UserError(
-            f"perception={config.perception.name} does not see obs={config.obs.kind}: "
-            "use perception=state with obs=state, slots or cnn with obs=pixels"
-        )
-    if config.perception.name != "slots" and config.exploration.get("rnd_input") == "moving_slots":
-        raise UserError(
-            "exploration.rnd_input=moving_slots reads slots, which "
-            f"perception={config.perception.name} does not see: use obs=pixels with "
-            "perception=slots, or exploration.rnd_input=slots"
-        )
-    if config.obs.kind == "state" and config.exploration.get("rnd_input") in (
-        "frame_embedding",
-        "frames",
-    ):
-        raise UserError(
-            f"exploration.rnd_input={config.exploration.rnd_input} reads frames, which obs=state "
-            "does not give: use obs=pixels, or "
-            "exploration.rnd_input=slots"
-        )
-    if config.task.name == "bandit":
-        raise UserError(
-            "task=bandit has one step and an exact reward, and its own learner: run "
-            "scripts/bandit.py"
-        )
-    where = device(config)
-    if config.runtime == "compile" and (lacking := lacks_compiler(config)):
-        raise UserError(f"runtime=compile needs {lacking}, or use runtime=eager")
-    if config.runtime == "graph" and where.type == "cpu":
-        raise UserError(
-            "runtime=graph: CUDA graphs need a CUDA device; on a CPU use runtime=compile or "
-            "runtime=eager"
-        )
+    """Raise UserError for the first settings of a `TrainConfig` that cannot be used together."""
+    latent, seeing, bonus = config.agent.latent, config.perception, config.exploration
+    require(
+        latent.kind == "none" or latent.dim >= 1,
+        f"agent.latent.dim={latent.dim}: must be at least 1 (agent=mbsac is the agent without z)",
+    )
+    decay = latent.entropy_decay
+    require(
+        len(decay) == 2 and 0 <= decay[0] < decay[1],
+        f"agent.latent.entropy_decay={list(decay)}: give the interactions where the fall begins "
+        "and ends: [begin,end]",
+    )
+    require(
+        (config.obs.kind == "state") == (seeing.name == "state"),
+        f"perception={seeing.name} does not see obs={config.obs.kind}: use perception=state with "
+        "obs=state, slots or cnn with obs=pixels",
+    )
+    reads = bonus.get("rnd_input")
+    require(
+        seeing.name == "slots" or reads != "moving_slots",
+        f"exploration.rnd_input=moving_slots reads slots, which perception={seeing.name} does not "
+        "see: use obs=pixels with perception=slots, or exploration.rnd_input=slots",
+    )
+    require(
+        config.obs.kind == "pixels" or reads not in ("frame_embedding", "frames"),
+        f"exploration.rnd_input={reads} reads frames, which obs=state does not give: use "
+        "obs=pixels, or exploration.rnd_input=slots",
+    )
+    require(
+        config.task.name != "bandit",
+        "task=bandit has one step and an exact reward, and its own learner: run vis-rpg bandit",
+    )
+    where = device(config.device)
+    lacking = lacks_compiler(config.device) if config.runtime == "compile" else None
+    require(lacking is None, f"runtime=compile needs {lacking}, or use runtime=eager")
+    require(
+        config.runtime != "graph" or where.type != "cpu",
+        "runtime=graph: CUDA graphs need a CUDA device; on a CPU use runtime=compile or "
+        "runtime=eager",
+    )
 
 
-def lacks_compiler(config: DictConfig) -> str | None:
-    """What compiling for a CPU lacks here and how to get it, None where nothing does."""
-    if device(config).type == "cpu":
+def lacks_compiler(name: str) -> str | None:
+    """What compiling for this device lacks here and how to get it, None where nothing does."""
+    if device(name).type == "cpu":
         if shutil.which(os.environ.get("CXX", "g++")) is None:  # what torch calls
             return "a C++ compiler: install one (apt-get install g++)"
         if not Path(sysconfig.get_path("include"), "Python.h").exists():
@@ -153,10 +545,9 @@ def lacks_compiler(config: DictConfig) -> str | None:
     return None
 
 
-def device(config: DictConfig) -> torch.device:
+def device(name: str) -> torch.device:
     """The device that `device=` names, a GPU always with its number, as tensors there say; auto is
     the GPU where there is one. Raises UserError where it is not there."""
-    name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -176,24 +567,10 @@ def device(config: DictConfig) -> torch.device:
 
 def check_resumable(config: DictConfig, saved: DictConfig) -> None:
     """Raise UserError where a run is resumed with other settings than those it was begun with."""
-
-    def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-        if not isinstance(node, dict):
-            return {prefix: node}
-        return {
-            key: value
-            for name, child in node.items()
-            for key, value in flat(child, f"{prefix}.{name}" if prefix else str(name)).items()
-        }
-
-    now, then = (
-        flat(OmegaConf.to_container(config, resolve=True)),
-        flat(OmegaConf.to_container(saved, resolve=True)),
-    )
+    now, then = (flatten(OmegaConf.to_container(each, resolve=True)) for each in (config, saved))
     for key in sorted(now.keys() | then.keys()):
         if not {key, key.split(".")[0]} & set(FREE_ON_RESUME) and now.get(key) != then.get(key):
             raise UserError(
-                f"resume=true: {key}={now.get(key)}, but the run in {config.out} was begun "
-                f"with {key}={then.get(key)}: "
-                "give the same settings"
+                f"resume=true: {key}={now.get(key)}, but the run in {config.out} was begun with "
+                f"{key}={then.get(key)}: give the same settings"
             )

@@ -28,3 +28,10 @@ class WorkersFailed(RunStopped):
 def one_line(error: Exception) -> str:
     """What another library raised, as part of a message: its kind and its text."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError(message)` unless the condition holds; the message names the thing, the
+    value, and the way out."""
+    if not condition:
+        raise UserError(message)

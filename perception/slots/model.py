@@ -276,9 +276,7 @@ class SlotModel(nn.Module):
             ValueError: If the file is missing, broken, of another format or for other frames.
         """
         if not path.is_file():
-            raise ValueError(
-                f"slot model {path} does not exist; make one with scripts/discover_objects.py"
-            )
+            raise ValueError(f"slot model {path} does not exist; make one by object discovery")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -290,7 +288,7 @@ class SlotModel(nn.Module):
         if metadata.get("format") != FORMAT:
             raise ValueError(
                 f"{path} is no slot model that can be read (format {metadata.get('format')!r}, "
-                f"wanted {FORMAT!r}); make one with scripts/discover_objects.py"
+                f"wanted {FORMAT!r}); make one by object discovery"
             )
         try:
             values = json.loads(metadata["config"])

@@ -115,7 +115,7 @@ def test_what_is_loaded_is_the_trained_agent(run: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        (lambda run: shutil.rmtree(run), "not a run .*give the folder that scripts/train.py wrote"),
+        (lambda run: shutil.rmtree(run), "not a run .*give the folder that vis-rpg train wrote"),
         (lambda run: (run / "config.yaml").write_text("a: [1"), "config.yaml cannot be read"),
         (lambda run: (run / "config.yaml").write_text(""), "config.yaml is not that of a run"),
         (lambda run: (run / "config.yaml").write_text("- 1\n"), "config.yaml is not that of a run"),

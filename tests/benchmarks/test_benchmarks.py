@@ -115,12 +115,10 @@ def test_environments_are_measured_task_by_task_and_what_cannot_be_says_why(
         run_script(
             monkeypatch,
             "benchmark",
-            "envs",
-            "--quick",
-            "--task",
-            "block_push",
-            "--json",
-            str(tmp_path / "envs.json"),
+            "what=envs",
+            "quick=true",
+            "only_task=block_push",
+            f"json={tmp_path / 'envs.json'}",
         )
         == 0
     )
@@ -139,7 +137,7 @@ def test_environments_are_measured_task_by_task_and_what_cannot_be_says_why(
     found = list(env_benchmark.envs(seconds=0.01))
     assert len(found) == 2 * len(IDS)
     assert all(line["not_measured"] == "no Vulkan device" for line in found)
-    assert run_script(monkeypatch, "benchmark", "envs", "--task", "blockpush") == 1
+    assert run_script(monkeypatch, "benchmark", "what=envs", "only_task=blockpush") == 2
     assert compose([]).agent.envs == env_benchmark.ENVS
 
 
@@ -216,10 +214,10 @@ def test_the_script_fails_where_a_count_has_grown(
     monkeypatch.setattr(benchmark, "counts", lambda compiled: found)
     monkeypatch.setattr(benchmark, "read_counts", lambda path: {"state": {"operators": 100}})
     assert (
-        run_script(monkeypatch, "benchmark", "counts", "--json", str(tmp_path / "counts.json")) == 0
+        run_script(monkeypatch, "benchmark", "what=counts", f"json={tmp_path / 'counts.json'}") == 0
     )
     assert json.loads((tmp_path / "counts.json").read_text()) == found
-    assert run_script(monkeypatch, "benchmark", "counts", "--check") == 1
+    assert run_script(monkeypatch, "benchmark", "what=counts", "check=true") == 2
 
 
 def test_counts_are_those_of_every_setting_and_no_update_waits(

@@ -158,8 +158,8 @@ RESUME_ONLY = ""
         (
             settings,
             replaced("state_dim: 16", "state_dim: -1"),
-            "config.yaml: agent.state_dim=-1: must be above 0",
-            "same settings",
+            "config.yaml is damaged: agent.state_dim=-1: must be above 0",
+            None,
         ),
         (
             settings,

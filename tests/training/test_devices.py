@@ -184,7 +184,7 @@ def test_a_tensor_left_on_the_host_is_found(fault: str, monkeypatch: pytest.Monk
 def test_a_gpu_without_a_number_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    chosen = [configuration.device(config(f"device={name}")) for name in ("auto", "cuda", "cuda:1")]
+    chosen = [configuration.device(name) for name in ("auto", "cuda", "cuda:1")]
     assert [str(device) for device in chosen] == ["cuda:0", "cuda:0", "cuda:1"], (
         "as tensors there say, and as torch asks for"
     )

@@ -40,7 +40,7 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
         if not path.exists():
             raise UserError(
                 f"perception.checkpoint={section.checkpoint}: no slot model there; train one with "
-                f"scripts/discover_objects.py task={config.task.name}, or use perception=cnn"
+                f"vis-rpg discover-objects task={config.task.name}, or use perception=cnn"
             )
         moving = config.exploration.get("rnd_input") == "moving_slots"
         online = section.learn_every is not None

@@ -20,7 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vis_rpg.analysis.evaluation import bootstrap
 from vis_rpg.analysis.explored_states import read_metrics
-from vis_rpg.errors import UserError
+from vis_rpg.config import PlotCurvesConfig
+from vis_rpg.errors import UserError, require
 from vis_rpg.training.load import load_config
 
 FIELDS = ("step", "value", "seed", "agent")
@@ -154,3 +155,27 @@ def draw_curves(path: Path, curves: Sequence[Curve], title: str, label: str) -> 
     )
     figure.savefig(path)
     plt.close(figure)
+
+
+def main(config: PlotCurvesConfig) -> None:
+    """Write the CSV of the runs, if any are given, and draw it."""
+    folder = Path(config.out)
+    table, picture = folder / "curves.csv", folder / "curves.png"
+    if config.runs:
+        require(
+            len(config.labels) in (0, len(config.runs)),
+            f"labels: {len(config.labels)} for {len(config.runs)} of runs: give one for each",
+        )
+        seeds = [each_seed(Path(path)) for path in config.runs]
+        named = [label for label, own in zip(config.labels, seeds, strict=False) for _ in own]
+        write_csv(table, [run for own in seeds for run in own], config.key, named)
+    curves = read_curves(table)
+    draw_curves(picture, curves, config.name, config.key)
+    for curve in curves:
+        low, high = curve.interval[:, -1]
+        spread = f"95% interval {low:.3f} to {high:.3f}, {curve.seeds} seeds"
+        print(
+            f"{curve.agent}: {config.key} {curve.mean[-1]:.3f} at {curve.step[-1]:,.0f} "
+            f"interactions ({spread if curve.seeds > 1 else '1 seed'})"
+        )
+    print(f"figures: {table}\ndrawing: {picture}")

@@ -19,6 +19,7 @@ from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, LogNorm, N
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import EngFormatter
 
+from vis_rpg.config import VisualiseStatesConfig
 from vis_rpg.envs.make import make_env, task_of
 from vis_rpg.envs.tasks.task import Task
 from vis_rpg.errors import UserError
@@ -79,7 +80,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         text = path.read_text(errors="replace")
     except OSError as error:
         raise UserError(
-            f"{path}: {error.strerror}: give the folder of a run (scripts/train.py out=...)"
+            f"{path}: {error.strerror}: give the folder of a run (vis-rpg train out=...)"
         ) from None
     lines = text.splitlines()
     complete = lines if text.endswith("\n") else lines[:-1]
@@ -336,3 +337,8 @@ def _summary(run: Path) -> dict[str, Any]:
         return json.loads((run / "summary.json").read_text())
     except OSError:
         return {}
+
+
+def main(config: VisualiseStatesConfig) -> None:
+    """Draw the states that a run visited, into its folder."""
+    print(f"visited states: {save_states(Path(config.run))}")

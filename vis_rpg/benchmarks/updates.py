@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 
 from vis_rpg.benchmarks.op_counter import OperatorCounter
 from vis_rpg.compose import compose
@@ -66,12 +65,12 @@ GROWTH = 1.05  # of a stored count at most
 def suite(device: str, quick: bool) -> Iterator[Line]:
     """Measurements one by one, each a JSON object; `quick` takes under a minute on two cores, where
     it leaves out what must compile; on a GPU it is about the runtime that `auto` takes."""
-    chosen = device_of(DictConfig({"device": device}))
+    chosen = device_of(device)
     prepare(chosen)
     yield machine(chosen)
     cuda = chosen.type == "cuda"
     repeats, least = (3, 0.3) if quick else (5, 4.0)
-    compiler_lacks = lacks_compiler(DictConfig({"device": device}))
+    compiler_lacks = lacks_compiler(device)
     for name, overrides in UPDATES.items():
         for runtime in ("eager", "compile", "graph"):
             words = [*overrides, f"device={device}", f"runtime={runtime}"]

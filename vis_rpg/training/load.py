@@ -14,12 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 from vis_rpg.agent.actor import Actor
 from vis_rpg.agent.make import make_agent
 from vis_rpg.agent.rpg import Agent
-from vis_rpg.compose import check_kinds
-from vis_rpg.config import check
+from vis_rpg.compose import checked
+from vis_rpg.config import TrainConfig, check
 from vis_rpg.envs.make import make_env
 from vis_rpg.envs.rendering.frames import render_on
 from vis_rpg.errors import UserError, one_line
-from vis_rpg.resources import CONFIG_DIR
 from vis_rpg.training import checkpoint
 
 
@@ -34,13 +33,13 @@ def load_config(run: Path) -> DictConfig:
             ) from None
         raise UserError(
             f"{run}: not a run ({run / 'config.yaml'}: {error.strerror}): give the folder that "
-            "scripts/train.py wrote (out=...)"
+            "vis-rpg train wrote (out=...)"
         ) from None
     except Exception as error:  # whatever the YAML parser makes of a broken file
         raise UserError(f"{run}/config.yaml cannot be read: {one_line(error)}") from None
     if not isinstance(config, DictConfig) or "agent" not in config:
         raise UserError(
-            f"{run}/config.yaml is not that of a run: give the folder that scripts/train.py "
+            f"{run}/config.yaml is not that of a run: give the folder that vis-rpg train "
             "wrote (out=...)"
         )
     return config
@@ -51,42 +50,13 @@ def load_whole_config(run: Path) -> DictConfig:
     missing or of another kind."""
     config = load_config(run)
     try:
-        OmegaConf.resolve(config)
-        _check_sections(config)
-    except (UserError, OmegaConfBaseException) as error:
+        checked(config, TrainConfig)
+    except UserError as error:
         raise UserError(
             f"{run}/config.yaml is damaged: {str(error).splitlines()[0]}: restore it from a "
             "copy of the run"
         ) from None
     return config
-
-
-def _check_sections(config: DictConfig) -> None:
-    """Raise UserError where a section of a run's config lacks a key of the defaults, or has a value
-    of another kind."""
-    sections = {
-        "": "train",
-        "agent": "agent/rpg",
-        "obs": "obs/state",
-        "logger": "logger/default",
-        "task": None,
-    }
-    for section in ("perception", "exploration"):
-        name = OmegaConf.select(config, f"{section}.name")
-        # A group of the user's own has no defaults here.
-        sections[section] = (
-            f"{section}/{name}" if (CONFIG_DIR / section / f"{name}.yaml").is_file() else None
-        )
-    for section, file in sections.items():
-        defaults = (
-            OmegaConf.load(CONFIG_DIR / f"{file}.yaml") if file else OmegaConf.create({"name": ""})
-        )
-        assert isinstance(defaults, DictConfig)
-        defaults.pop("defaults", None)
-        own = OmegaConf.select(config, section) if section else config
-        if not isinstance(own, DictConfig):
-            raise UserError(f"{section} is missing or no section")
-        check_kinds(own, defaults, section)
 
 
 def restore(agent: Agent, state: Mapping[str, Any], run: Path) -> None:

@@ -59,7 +59,7 @@ class Trainer:
 
     def __init__(self, config: DictConfig) -> None:
         check(config)
-        self.config, self.device = config, device(config)
+        self.config, self.device = config, device(config.device)
         prepare(self.device)
         render_on(self.device)
         for seed_library in (random.seed, np.random.seed, torch.manual_seed):
@@ -290,7 +290,7 @@ class Trainer:
         wanted = config.runtime
         if wanted == "auto":
             wanted = first.recorded_runtime() or wanted
-        lacking, where = lacks_compiler(config), f"updates{self._times()} on {self.device}"
+        lacking, where = lacks_compiler(config.device), f"updates{self._times()} on {self.device}"
         left = (config.steps - self.step_count) // len(first.envs)
         tqdm.write(f"{where}: runtime={config.runtime}, getting ready", file=sys.stderr)
         beside_seeing = config.obs.kind == "pixels" and first.encodes_ahead and self.threads > 1
@@ -409,3 +409,11 @@ def _newest_in_all(found: list[list[Path]]) -> list[Path] | None:
         )
     name = max(names)
     return [next(path for path in checkpoints if path.name == name) for checkpoints in found]
+
+
+def main(config: DictConfig) -> None:
+    """Train, and say where the summary of each run is."""
+    trainer = Trainer(config)
+    for one, summary in zip(trainer.runs, trainer.run(), strict=True):
+        shown = {key: summary[key] for key in ("steps", "return", "success", "coverage")}
+        print(f"done: {one.out}/summary.json {shown}")

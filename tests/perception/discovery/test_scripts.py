@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import runpy
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,8 +16,10 @@ from omegaconf import OmegaConf
 from perception.discovery.train import DiscoveryConfig
 from perception.slots.model import SlotModel
 from perception.slots.segments import SegmentConfig
-from tests.runs import ROOT, run_script
-from vis_rpg.compose import compose
+from tests.runs import run_script
+from vis_rpg.analysis import discovery_ablation, discovery_benchmark
+from vis_rpg.compose import checked, compose
+from vis_rpg.config import AblateConfig
 
 SMALL = [
     "task=maze",
@@ -39,7 +40,7 @@ def discover(out: Path, *words: str, raised: Iterable[list[str]] = ([],)) -> int
     answers = itertools.cycle(raised)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "perception.evaluation.diagnostics.diagnose_failures", lambda *of: next(answers)
+            "vis_rpg.analysis.discovery_benchmark.diagnose_failures", lambda *of: next(answers)
         )
         return run_script(
             patch, "discover_objects", *SMALL, f"out={out / 'model.safetensors'}", *words
@@ -94,8 +95,9 @@ def test_a_model_with_a_known_failure_is_written_aside_with_what_to_try(
 
 def test_the_card_says_how_trajectories_began(alone: Path) -> None:
     assert "from randomized resets" in json.loads((alone / "model.json").read_text())["data"]
-    described = runpy.run_path(str(ROOT / "scripts" / "discover_objects.py"))["described"]
-    assert "from plain resets" in described(compose(["task=gym"], "discover"), False)
+    assert "from plain resets" in discovery_benchmark.described(
+        compose(["task=gym"], "discover"), False
+    )
 
 
 def test_block_push_is_scored_in_looks_that_it_was_not_trained_on(
@@ -162,8 +164,8 @@ def test_several_seeds_make_a_model_each_and_one_file_that_judges_them(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["frames=50"], "frames=50: at least 100"),
-        (["seeds=0"], "seeds=0: at least 1"),
+        (["frames=50"], "frames=50: must be at least 100"),
+        (["seeds=0"], "seeds=0: must be above 0"),
         (["model.slot=3"], "did you mean model.slots?"),
         (["+training.pace=1"], "training.pace: no such setting; there are "),
         (["task=bandit"], "it has no picture"),
@@ -197,11 +199,9 @@ def test_pictures_of_a_slot_model(
     assert cv2.imread(str(tmp_path / "pictures" / "slot_failures.png")).std() > 10
 
 
-def test_each_ablation_overrides_settings_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    script = runpy.run_path(str(ROOT / "scripts" / "ablate_discovery.py"))
+def test_each_ablation_overrides_settings_that_exist() -> None:
     usual = compose(["task=adroit_hammer"], "ablate")
-    for ablations in script["KINDS"].values():
+    for ablations in discovery_ablation.KINDS.values():
         assert [name for name, words in ablations.items() if not words] == ["everything"]
         for word in itertools.chain(*ablations.values()):
             key, _ = word.split("=")
@@ -210,21 +210,20 @@ def test_each_ablation_overrides_settings_that_exist(monkeypatch: pytest.MonkeyP
                 usual, key, throw_on_missing=True
             )
             assert OmegaConf.select(usual, key) is not None, key
-            script["check"](without)
+            discovery_benchmark.check(checked(without, AblateConfig))
 
 
 def test_the_configs_defaults_are_those_of_the_code() -> None:
     config = compose(["task=maze"], "discover")
-    script = runpy.run_path(str(ROOT / "scripts" / "discover_objects.py"))
-    assert script["discovery_config"](config, 0) == DiscoveryConfig()
-    assert script["slot_config"](config, np.zeros((1, 1, 64, 64, 3))).segments == SegmentConfig()
+    assert discovery_benchmark.discovery_config(config, 0) == DiscoveryConfig()
+    frames = np.zeros((1, 1, 64, 64, 3))
+    assert discovery_benchmark.slot_config(config, frames).segments == SegmentConfig()
 
 
 @pytest.mark.slow
 def test_an_ablation_from_end_to_end(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     assert (
         run_script(monkeypatch, "ablate_discovery", *SMALL, f"out={tmp_path / 'ablation.json'}")
         == 0

@@ -1,0 +1,65 @@
+"""Evaluates a run and records its rollouts: vis-rpg evaluate run=runs/x episodes=50."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from vis_rpg.analysis.evaluation import Evaluation, Interval, evaluate
+from vis_rpg.analysis.video import film
+from vis_rpg.config import EvaluateConfig, device
+from vis_rpg.errors import UserError
+from vis_rpg.training import checkpoint
+from vis_rpg.training.load import load
+
+
+def main(config: EvaluateConfig) -> None:
+    """Evaluate a run, print the figures and write them, and record a video, into its folder."""
+    folder = Path(config.run)
+    # One observation at a time: more threads wait for each other, for long on a busy machine.
+    torch.set_num_threads(1)
+    actor, env = load(folder, str(device(config.device)), config.seed)
+    step = int(checkpoint.latest(folder).name.removeprefix("step-"))
+    evaluation = evaluate(actor, env, config.episodes, config.seed)
+    evaluation.write(folder / "evaluation.json", step=step)
+    print(
+        table(
+            evaluation,
+            f"{folder} at {step:,} interactions: {config.episodes} episodes, mean actions, "
+            f"seed {config.seed}",
+        )
+    )
+    print(f"figures: {folder / 'evaluation.json'}")
+    if config.videos:
+        try:
+            film(actor, env, folder / "rollouts.mp4", config.seed)
+        except UserError as error:
+            raise UserError(f"no video of {folder}: {error}; videos=false does without") from error
+        print(f"rollouts, a row for each z: {folder / 'rollouts.mp4'}")
+
+
+def table(evaluation: Evaluation, title: str) -> str:
+    """What was found, for people."""
+
+    def line(name: str, value: float, interval: Interval | None = None) -> str:
+        spread = f"   95% interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+        return f"  {name:<24}{value:9.3f}{spread}"
+
+    return "\n".join(
+        [
+            title,
+            line("success in last step", evaluation.eval_success, evaluation.eval_success_interval),
+            line(
+                "success in any step",
+                evaluation.eval_success_any,
+                evaluation.eval_success_any_interval,
+            ),
+            *(
+                line(f"by the {name}'s criterion", share)
+                for name, share in evaluation.eval_criteria.items()
+            ),
+            line("return", evaluation.eval_return, evaluation.eval_return_interval),
+            line("coverage of these", evaluation.eval_coverage),
+        ]
+    )
