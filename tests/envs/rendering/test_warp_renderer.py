@@ -351,6 +351,19 @@ def test_block_push_is_drawn_as_by_mujoco_in_each_environment() -> None:
     assert (off > 1).mean() < 0.005
 
 
+def test_the_thick_ant_is_drawn_as_by_mujoco() -> None:
+    """Its limbs are thickened after the model was compiled."""
+    frames = []
+    for backend in ("egl", "warp"):
+        [envs] = make_vector_envs({"name": "ant_push"}, "pixels", 3, [0], backend)
+        frames.append(envs.reset()[:, -1].astype(int))
+        envs.close()
+    expected, drawn = frames
+    ant = expected[..., 0] > expected[..., 2] + 100  # orange
+    assert ant.sum() > 3 * 15
+    assert (np.abs(drawn - expected).max(axis=-1)[ant] > 40).mean() < 0.01
+
+
 def test_an_environment_is_drawn_alike_whatever_its_place_and_the_call(model: Any) -> None:
     xpos, xmat = scattered(model, 5)
     renderer = WarpRenderer(model, "corner", 64, 5, "cpu")

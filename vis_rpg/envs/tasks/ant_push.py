@@ -63,8 +63,12 @@ def thick_model() -> Any:
     """The model with limbs eight times as thick and the torso four times: a pixel of a small frame
     is 0.375 wide, a limb 0.16."""
     model = copy(load_model())
-    model.geom_size[ant_geoms(model), 0] *= 8.0
+    geoms = ant_geoms(model)
+    model.geom_size[geoms, 0] *= 8.0
     model.geom("torso").size[0] = 1.0
+    # Boxes about capsules along z, and about the torso, a sphere, whose second size is 0.
+    radius, length = model.geom_size[geoms, 0], model.geom_size[geoms, 1]
+    model.geom_aabb[geoms, 3:] = np.stack([radius, radius, radius + length], axis=1)
     return model
 
 
