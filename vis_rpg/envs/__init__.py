@@ -4,47 +4,34 @@ from __future__ import annotations
 
 from gymnasium import register
 
-IDS = {
-    "bandit": "vis_rpg/Bandit-v0",
-    "maze": "vis_rpg/Maze-v0",
-    "block_push": "vis_rpg/BlockPush-v0",
-    "cabinet_sparse": "vis_rpg/CabinetSparse-v0",
-    "cabinet_dense": "vis_rpg/CabinetDense-v0",
-    "ant_push": "vis_rpg/AntPush-v0",
-    "cheetah_back": "vis_rpg/CheetahBack-v0",
-    "half_cheetah": "vis_rpg/HalfCheetah-v0",
-    "humanoid": "vis_rpg/Humanoid-v0",
-    "metaworld": "vis_rpg/MetaWorld-v0",
-    "metaworld_basketball": "vis_rpg/MetaWorldBasketball-v0",
-    "metaworld_stick_pull": "vis_rpg/MetaWorldStickPull-v0",
-    "adroit_door": "vis_rpg/AdroitDoor-v0",
-    "adroit_hammer": "vis_rpg/AdroitHammer-v0",
+_TASKS = {
+    "bandit": ("Bandit", "bandit:Bandit"),
+    "maze": ("Maze", "maze:Maze"),
+    "block_push": ("BlockPush", "block_push:BlockPush"),
+    "cabinet_sparse": ("CabinetSparse", "cabinet:CabinetSparse"),
+    "cabinet_dense": ("CabinetDense", "cabinet:CabinetDense"),
+    "ant_push": ("AntPush", "ant_push:AntPush"),
+    "cheetah_back": ("CheetahBack", "locomotion:CheetahBack"),
+    "half_cheetah": ("HalfCheetah", "locomotion:HalfCheetah"),
+    "humanoid": ("Humanoid", "locomotion:Humanoid"),
+    "metaworld": ("MetaWorld", "metaworld:MetaWorld"),
+    "metaworld_basketball": ("MetaWorldBasketball", "metaworld:MetaWorld"),
+    "metaworld_stick_pull": ("MetaWorldStickPull", "metaworld:MetaWorld"),
+    "adroit_door": ("AdroitDoor", "adroit:AdroitDoor"),
+    "adroit_hammer": ("AdroitHammer", "adroit:AdroitHammer"),
 }
+"""The word in `task=...` -> its id in Gymnasium without namespace and version, and its class."""
+_METAWORLD = {"metaworld_basketball": "basketball-v3", "metaworld_stick_pull": "stick-pull-v3"}
+"""The word in `task=...` -> Meta-World's name of the task."""
+IDS = {name: f"vis_rpg/{id}-v0" for name, (id, _) in _TASKS.items()}
 """The word in `task=...` -> the id in Gymnasium."""
 
-# Episodes end by the tasks' own clocks, which their saved state covers; no wrapper may count beside
-# them.
-register(IDS["bandit"], "vis_rpg.envs.tasks.bandit:Bandit", order_enforce=False)
-register(IDS["maze"], "vis_rpg.envs.tasks.maze:Maze", order_enforce=False)
-register(IDS["block_push"], "vis_rpg.envs.tasks.block_push:BlockPush", order_enforce=False)
-register(IDS["cabinet_sparse"], "vis_rpg.envs.tasks.cabinet:CabinetSparse", order_enforce=False)
-register(IDS["cabinet_dense"], "vis_rpg.envs.tasks.cabinet:CabinetDense", order_enforce=False)
-register(IDS["ant_push"], "vis_rpg.envs.tasks.ant_push:AntPush", order_enforce=False)
-register(IDS["cheetah_back"], "vis_rpg.envs.tasks.locomotion:CheetahBack", order_enforce=False)
-register(IDS["half_cheetah"], "vis_rpg.envs.tasks.locomotion:HalfCheetah", order_enforce=False)
-register(IDS["humanoid"], "vis_rpg.envs.tasks.locomotion:Humanoid", order_enforce=False)
-register(IDS["metaworld"], "vis_rpg.envs.tasks.metaworld:MetaWorld", order_enforce=False)
-register(
-    IDS["metaworld_basketball"],
-    "vis_rpg.envs.tasks.metaworld:MetaWorld",
-    order_enforce=False,
-    kwargs={"name": "basketball-v3"},
-)
-register(
-    IDS["metaworld_stick_pull"],
-    "vis_rpg.envs.tasks.metaworld:MetaWorld",
-    order_enforce=False,
-    kwargs={"name": "stick-pull-v3"},
-)
-register(IDS["adroit_door"], "vis_rpg.envs.tasks.adroit:AdroitDoor", order_enforce=False)
-register(IDS["adroit_hammer"], "vis_rpg.envs.tasks.adroit:AdroitHammer", order_enforce=False)
+for _name, (_, _class) in _TASKS.items():
+    # Episodes end by the tasks' own clocks, which their saved state covers: no wrapper may count
+    # too.
+    register(
+        IDS[_name],
+        f"vis_rpg.envs.tasks.{_class}",
+        order_enforce=False,
+        kwargs={"name": _METAWORLD[_name]} if _name in _METAWORLD else {},
+    )

@@ -11,6 +11,7 @@ from mujoco_warp._src.ray import ray_geom, ray_mesh_with_bvh
 
 wp.set_module_options({"enable_backward": False})
 
+vec3b = wp.types.vector(3, wp.uint8)
 LAYERS = wp.constant(8)
 """Surfaces that one ray may pass, front and back ones: those of three transparent geoms or sites,
 say, and what is behind them."""
@@ -81,7 +82,7 @@ class StaticLayerCache:
     xpos: wp.array2d(dtype=wp.vec3)  # (N, V)
     xmat: wp.array2d(dtype=wp.mat33)  # (N, V)
     stale: wp.array(dtype=int)  # (N,) 1 where one of them is elsewhere now, else 0
-    frames: wp.array3d(dtype=wp.uint8)  # (N, P, 3)
+    frames: wp.array2d(dtype=vec3b)  # (N, P)
     shown: wp.array2d(dtype=int)  # (N, P)
     distance: wp.array2d(
         dtype=float
@@ -263,9 +264,10 @@ def bend(corner: wp.vec3, face: wp.vec3) -> wp.vec3:
 
 
 @wp.func
-def byte(intensity: float) -> wp.uint8:
-    """Of a colour in [0, 1]."""
-    return wp.uint8(wp.min(intensity, 1.0) * 255.0 + 0.5)
+def to_bytes(colour: wp.vec3) -> vec3b:
+    """A colour in [0, 1] as a pixel."""
+    bright = wp.min(colour, wp.vec3(1.0, 1.0, 1.0)) * 255.0
+    return vec3b(wp.uint8(bright[0] + 0.5), wp.uint8(bright[1] + 0.5), wp.uint8(bright[2] + 0.5))
 
 
 @wp.func
@@ -330,7 +332,7 @@ def draw(
     xmat: wp.array2d(dtype=wp.mat33),
     spans: ScreenSpans,
     layer: StaticLayerCache,
-    frames: wp.array3d(dtype=wp.uint8),
+    frames: wp.array2d(dtype=vec3b),
     shown: wp.array2d(dtype=int),
 ) -> None:
     """`span` neighbouring pixels in a row: frames (N, P, 3), shown (N, P) the nearest geom, sites
@@ -403,14 +405,11 @@ def draw(
             if step == 0:
                 layer.distance[world, pixel] = only
                 layer.shown[world, pixel] = seen
-                for channel in range(3):
-                    layer.frames[world, pixel, channel] = byte(colour[channel])
+                layer.frames[world, pixel] = to_bytes(colour)
             elif only < 0.0 or only != layer.distance[world, pixel]:
                 kept = bool(False)
                 shown[world, pixel] = seen
-                for channel in range(3):
-                    frames[world, pixel, channel] = byte(colour[channel])
+                frames[world, pixel] = to_bytes(colour)
         if kept:
             shown[world, pixel] = layer.shown[world, pixel]
-            for channel in range(3):
-                frames[world, pixel, channel] = layer.frames[world, pixel, channel]
+            frames[world, pixel] = layer.frames[world, pixel]

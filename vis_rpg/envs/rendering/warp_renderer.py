@@ -82,7 +82,7 @@ class WarpRenderer:
             xpos: Any = wp.array(np.tile(positions, (count, 1, 1)), dtype=wp.vec3)
             xmat: Any = wp.array(np.tile(rotations, (count, 1, 1, 1)), dtype=wp.mat33)
             frames, shown = (
-                wp.zeros((count, pixels, 3), dtype=wp.uint8),
+                wp.zeros((count, pixels), dtype=kernels.vec3b),
                 wp.zeros((count, pixels), dtype=int),
             )
             camera, layer = (
@@ -290,65 +290,73 @@ def _put_geoms(
                     else build_hfield_bvh(model, index)[0]
                 )
             handles[place] = surfaces[kind, index].id
-    geoms = kernels.Geoms()
-    geoms.sites = model.ngeom
-    geoms.moving = description.static_count
-    geoms.type, geoms.surface = (
-        wp.array(description.types, dtype=int),
-        wp.array(handles, dtype=wp.uint64),
-    )
-    geoms.mesh = wp.array(np.where(description.types == MESH, dataid, -1), dtype=int)
-    geoms.size = wp.array(size, dtype=wp.vec3)
-    geoms.centre, geoms.half = wp.array(centre, dtype=wp.vec3), wp.array(half, dtype=wp.vec3)
-    geoms.rgba, geoms.tint, geoms.shine = (
-        wp.array(rgba, dtype=wp.vec4),
-        wp.array(tint, dtype=wp.vec3),
-        wp.array(shine, dtype=wp.vec3),
-    )
-    geoms.visible = wp.array(description.visible, dtype=int)
-    geoms.normals, geoms.normal_start = (
-        wp.array(model.mesh_normal, dtype=wp.vec3),
-        wp.array(model.mesh_normaladr, dtype=int),
-    )
-    geoms.corners, geoms.corner_start = (
-        wp.array(model.mesh_facenormal, dtype=wp.vec3i),
-        wp.array(model.mesh_faceadr, dtype=int),
-    )
-    return geoms, surfaces
+    return _struct(
+        kernels.Geoms,
+        sites=model.ngeom,
+        moving=description.static_count,
+        type=wp.array(description.types, dtype=int),
+        surface=wp.array(handles, dtype=wp.uint64),
+        mesh=wp.array(np.where(description.types == MESH, dataid, -1), dtype=int),
+        size=wp.array(size, dtype=wp.vec3),
+        centre=wp.array(centre, dtype=wp.vec3),
+        half=wp.array(half, dtype=wp.vec3),
+        rgba=wp.array(rgba, dtype=wp.vec4),
+        tint=wp.array(tint, dtype=wp.vec3),
+        shine=wp.array(shine, dtype=wp.vec3),
+        visible=wp.array(description.visible, dtype=int),
+        normals=wp.array(model.mesh_normal, dtype=wp.vec3),
+        normal_start=wp.array(model.mesh_normaladr, dtype=int),
+        corners=wp.array(model.mesh_facenormal, dtype=wp.vec3i),
+        corner_start=wp.array(model.mesh_faceadr, dtype=int),
+    ), surfaces
+
+
+def _struct(kind: Any, **fields: Any) -> Any:
+    """An instance of a Warp struct."""
+    made = kind()
+    for name, value in fields.items():
+        setattr(made, name, value)
+    return made
 
 
 def _put_camera(wp: Any, kernels: Any, description: _SceneDescription, size: int) -> Any:
     """The camera on the device."""
-    camera = kernels.CameraIntrinsics()
-    camera.side = size
     projection = description.projection(size)
-    camera.turn, camera.shift = wp.mat33(*projection[:, :3].ravel()), wp.vec3(*projection[:, 3])
-    camera.starts, camera.rays = (wp.array(part, dtype=wp.vec3) for part in description.rays(size))
-    return camera
+    starts, rays = description.rays(size)
+    return _struct(
+        kernels.CameraIntrinsics,
+        side=size,
+        turn=wp.mat33(*projection[:, :3].ravel()),
+        shift=wp.vec3(*projection[:, 3]),
+        starts=wp.array(starts, dtype=wp.vec3),
+        rays=wp.array(rays, dtype=wp.vec3),
+    )
 
 
 def _make_layer(wp: Any, kernels: Any, count: int, visible: int, pixels: int) -> Any:
-    """The still layer of each environment, not drawn yet."""
-    layer = kernels.StaticLayerCache()
-    layer.xpos = wp.zeros((count, visible), dtype=wp.vec3)
-    layer.xmat = wp.zeros((count, visible), dtype=wp.mat33)
-    layer.stale = wp.zeros(count, dtype=int)
-    layer.frames = wp.zeros((count, pixels, 3), dtype=wp.uint8)
-    layer.shown = wp.zeros((count, pixels), dtype=int)
-    layer.distance = wp.zeros((count, pixels), dtype=float)
-    return layer
+    """The static layer of each environment, not drawn yet."""
+    return _struct(
+        kernels.StaticLayerCache,
+        xpos=wp.zeros((count, visible), dtype=wp.vec3),
+        xmat=wp.zeros((count, visible), dtype=wp.mat33),
+        stale=wp.zeros(count, dtype=int),
+        frames=wp.zeros((count, pixels), dtype=kernels.vec3b),
+        shown=wp.zeros((count, pixels), dtype=int),
+        distance=wp.zeros((count, pixels), dtype=float),
+    )
 
 
 def _make_spans(wp: Any, kernels: Any, count: int, side: int, visible: int) -> Any:
     """Room for where geoms are in the pictures."""
-    spans = kernels.ScreenSpans()
-    spans.columns = wp.empty((count, side, visible), dtype=wp.vec2i)
-    spans.near = wp.empty((count, visible), dtype=float)
-    spans.listed = wp.empty((count, side, visible), dtype=int)
-    spans.counts = wp.empty((count, side), dtype=wp.vec2i)
-    spans.moving = wp.zeros((count, side), dtype=wp.vec2i)
-    spans.dirty = wp.empty((count, side), dtype=wp.vec2i)
-    return spans
+    return _struct(
+        kernels.ScreenSpans,
+        columns=wp.empty((count, side, visible), dtype=wp.vec2i),
+        near=wp.empty((count, visible), dtype=float),
+        listed=wp.empty((count, side, visible), dtype=int),
+        counts=wp.empty((count, side), dtype=wp.vec2i),
+        moving=wp.zeros((count, side), dtype=wp.vec2i),
+        dirty=wp.empty((count, side), dtype=wp.vec2i),
+    )
 
 
 def _site_boxes(model: Any) -> np.ndarray:
@@ -401,18 +409,16 @@ def _put_lights(wp: Any, kernels: Any, description: _SceneDescription) -> Any:
     """The lights on the device. MuJoCo's renderer lets point lights shine from the camera, straight
     ahead, and so does this."""
     of, kinds = description.lights, mujoco.mjtLightType
-    lights = kernels.Lights()
-    ahead = description.camera.forward
-    directed = (kinds.mjLIGHT_SPOT, kinds.mjLIGHT_DIRECTIONAL)
-    lights.direction = wp.array(
-        [light.dir if light.type in directed else ahead for light in of], dtype=wp.vec3
+    directed, ahead = (kinds.mjLIGHT_SPOT, kinds.mjLIGHT_DIRECTIONAL), description.camera.forward
+    return _struct(
+        kernels.Lights,
+        direction=wp.array([x.dir if x.type in directed else ahead for x in of], dtype=wp.vec3),
+        diffuse=wp.array([light.diffuse for light in of], dtype=wp.vec3),
+        specular=wp.array([light.specular for light in of], dtype=wp.vec3),
+        ambient=wp.vec3(*sum((light.ambient for light in of), np.zeros(3))),
+        spot=wp.array([light.type == kinds.mjLIGHT_SPOT for light in of], dtype=bool),
+        position=wp.array([light.pos for light in of], dtype=wp.vec3),
+        attenuation=wp.array([light.attenuation for light in of], dtype=wp.vec3),
+        cutoff=wp.array([np.cos(np.radians(light.cutoff)) for light in of], dtype=float),
+        exponent=wp.array([light.exponent for light in of], dtype=float),
     )
-    lights.diffuse = wp.array([light.diffuse for light in of], dtype=wp.vec3)
-    lights.specular = wp.array([light.specular for light in of], dtype=wp.vec3)
-    lights.ambient = wp.vec3(*sum((light.ambient for light in of), np.zeros(3)))
-    lights.spot = wp.array([light.type == kinds.mjLIGHT_SPOT for light in of], dtype=bool)
-    lights.position = wp.array([light.pos for light in of], dtype=wp.vec3)
-    lights.attenuation = wp.array([light.attenuation for light in of], dtype=wp.vec3)
-    lights.cutoff = wp.array([np.cos(np.radians(light.cutoff)) for light in of], dtype=float)
-    lights.exponent = wp.array([light.exponent for light in of], dtype=float)
-    return lights

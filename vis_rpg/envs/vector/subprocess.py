@@ -22,11 +22,10 @@ from vis_rpg.envs.make import make_env, task_of
 from vis_rpg.envs.rendering.batch import BatchRenderer, RenderSlice, make_warp_renderer
 from vis_rpg.envs.tasks.base import frames_space
 from vis_rpg.envs.vector.sync import (
-    EpisodeStart,
+    Observations,
     StepResult,
     VectorEnv,
     cores,
-    episode_start,
     saved_state,
     stack_geom_poses,
     stack_step,
@@ -216,8 +215,8 @@ class SubprocVectorEnv(VectorEnv):
         for worker in self.workers:
             worker.send("step")
 
-    def _receive(self) -> tuple[StepResult, dict[int, EpisodeStart]]:
-        lost: dict[int, EpisodeStart] = {}
+    def _receive(self) -> tuple[StepResult, Observations]:
+        lost: Observations = {}
         for worker in self.workers:
             try:
                 worker.answer()
@@ -227,13 +226,13 @@ class SubprocVectorEnv(VectorEnv):
         outcome: Any = {name: self._shared[name].copy() for name in OUTCOME}
         return StepResult(**outcome), lost
 
-    def _start(self, seeds: Mapping[int, int | None]) -> dict[int, EpisodeStart]:
+    def _start(self, seeds: Mapping[int, int | None]) -> Observations:
         return self._ask("reset", seeds)
 
-    def _restore(self, states: Mapping[int, dict[str, Any]]) -> dict[int, EpisodeStart]:
+    def _restore(self, states: Mapping[int, dict[str, Any]]) -> Observations:
         return self._ask("restore", states)
 
-    def _ask(self, command: str, about: Mapping[int, Any]) -> dict[int, EpisodeStart]:
+    def _ask(self, command: str, about: Mapping[int, Any]) -> Observations:
         """Let the workers concerned do something at the same time; returns how episodes have begun
         that it began, or that died."""
         self.ready()
@@ -243,7 +242,7 @@ class SubprocVectorEnv(VectorEnv):
             if mine:
                 worker.send(command, mine)
                 asked.append(worker)
-        firsts: dict[int, EpisodeStart] = {}
+        firsts: Observations = {}
         for worker in asked:
             try:
                 firsts |= worker.answer()
@@ -273,13 +272,13 @@ class SubprocVectorEnv(VectorEnv):
 
     # Deaths ---------------------------------------------------------------------------------------
 
-    def _revive(self, worker: _Worker, how: str) -> dict[int, EpisodeStart]:
+    def _revive(self, worker: _Worker, how: str) -> Observations:
         """Restart a worker that has died, with a new episode in each of its environments."""
         while True:
             self._restart(worker, how)
             worker.send("reset", {row: self._fresh(row) for row in worker.job.rows})
             try:
-                firsts: dict[int, EpisodeStart] = worker.answer()
+                firsts: Observations = worker.answer()
                 return firsts
             except _Died as death:
                 how = str(death)
@@ -410,17 +409,11 @@ def _do(
         firsts = {}
         for row, seed in what[0].items():
             with _named(row, "at reset"):
-                firsts[row] = episode_start(*envs[row].reset(seed=seed))
+                firsts[row] = envs[row].reset(seed=seed)[0]
         if render_slice:
             render_slice.put(*stack_geom_poses(envs.values()))
-            firsts = {
-                row: (obs, *firsts[row][1:])
-                for row, obs in zip(
-                    firsts,
-                    render_slice.start([row - start for row in firsts]).values(),
-                    strict=True,
-                )
-            }
+            stacks = render_slice.start([row - start for row in firsts])
+            firsts = {start + index: stack for index, stack in stacks.items()}
         _show_poses(envs, shared)
         return firsts
     told = []

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict
 
 import gymnasium
 import numpy as np
@@ -23,8 +23,19 @@ from vis_rpg.errors import RunStopped, UserError
 SEED_STRIDE = 1000
 """Environment i of a group with seed s starts from seed s * 1000 + i."""
 
-EpisodeStart = tuple[np.ndarray, bool, np.ndarray]
-"""How an episode begins: observation (...), success, true positions (n, 2 or 3)."""
+Observations = dict[int, np.ndarray]
+"""First observations (...) of episodes that have begun, by the environment's index."""
+
+
+class EnvState(TypedDict):
+    """The saved state of one environment in a vector env."""
+
+    env: dict[str, Any] | None
+    """What the environment's own `get_state` returned; None where it cannot be saved."""
+    episodes: int
+    """Episodes begun so far."""
+    obs: np.ndarray
+    """(...) the observation that the next action answers to."""
 
 
 @dataclass
@@ -84,7 +95,6 @@ class VectorEnv(ABC):
         self.observation_space = renderer.space if renderer else env.observation_space
         self.obs: list[np.ndarray] = [np.zeros(0)] * count
         """(...) the observation that each environment's next action answers to."""
-        self._success, self._objects = [False] * count, [np.zeros((0, 2))] * count
         self._episodes = [0] * count
         self._slice = renderer.allocate(count) if renderer else None
         self.stepped_in = "one thread"
@@ -99,12 +109,12 @@ class VectorEnv(ABC):
         """Let all environments begin to carry out actions (N, A)."""
 
     @abstractmethod
-    def _receive(self) -> tuple[StepResult, dict[int, EpisodeStart]]:
+    def _receive(self) -> tuple[StepResult, Observations]:
         """What these led to, and how the next episodes of environments that were lost
         have begun."""
 
     @abstractmethod
-    def _start(self, seeds: Mapping[int, int | None]) -> dict[int, EpisodeStart]:
+    def _start(self, seeds: Mapping[int, int | None]) -> Observations:
         """Reset these environments; returns how their episodes begin, and those of others that were
         lost."""
 
@@ -113,7 +123,7 @@ class VectorEnv(ABC):
         """The state of each environment, None where it cannot be saved."""
 
     @abstractmethod
-    def _restore(self, states: Mapping[int, dict[str, Any]]) -> dict[int, EpisodeStart]:
+    def _restore(self, states: Mapping[int, dict[str, Any]]) -> Observations:
         """Continue from saved states; returns how the next episodes of environments that were lost
         have begun."""
 
@@ -170,11 +180,7 @@ class VectorEnv(ABC):
             step.terminated[index] = step.truncated[index] = step.success[index] = False
         self._finite("observation", step.obs)
         self._finite("reward", step.reward)
-        self.obs, self._success, self._objects = (
-            list(step.obs),
-            step.success.tolist(),
-            list(step.objects),
-        )
+        self.obs = list(step.obs)
         ended = {int(index): None for index in np.flatnonzero(step.terminated | step.truncated)}
         firsts = lost | (self._start(ended) if ended else {})
         self._enter(firsts)
@@ -182,13 +188,13 @@ class VectorEnv(ABC):
         step.first_obs = {index: self.obs[index] for index in sorted(firsts)}
         return step
 
-    def _enter(self, firsts: dict[int, EpisodeStart]) -> None:
+    def _enter(self, firsts: Observations) -> None:
         """Episodes have begun in these environments."""
         if not firsts:
             return
-        for index, (obs, success, objects) in firsts.items():
+        for index, obs in firsts.items():
             self._episodes[index] += 1
-            self.obs[index], self._success[index], self._objects[index] = obs, success, objects
+            self.obs[index] = obs
         if self._slice:
             self._slice.put(*self._poses())
             for index, stack in self._slice.start(list(firsts)).items():
@@ -197,9 +203,8 @@ class VectorEnv(ABC):
 
     # Checkpoints ----------------------------------------------------------------------------------
 
-    def get_state(self) -> list[dict[str, Any]]:
-        """Of each environment: NumPy arrays and JSON values; its "env" is None where it cannot be
-        saved."""
+    def get_state(self) -> list[EnvState]:
+        """Save every environment: NumPy arrays and JSON values."""
         saved = self._save()
         if self._slice:  # as it is where environments stack their own frames
             saved = [
@@ -207,17 +212,11 @@ class VectorEnv(ABC):
                 for state, obs in zip(saved, self.obs, strict=True)
             ]
         return [
-            {
-                "env": saved[index],
-                "episodes": self._episodes[index],
-                "obs": self.obs[index].copy(),
-                "success": self._success[index],
-                "objects": self._objects[index].copy(),
-            }
-            for index in range(len(self))
+            {"env": env, "episodes": episodes, "obs": obs.copy()}
+            for env, episodes, obs in zip(saved, self._episodes, self.obs, strict=True)
         ]
 
-    def set_state(self, states: list[dict[str, Any]]) -> list[int]:
+    def set_state(self, states: list[EnvState]) -> list[int]:
         """Continue from `get_state`; `obs` then holds what the next actions answer to.
 
         Returns the environments that could not be restored: their episodes are dropped, and new
@@ -234,8 +233,6 @@ class VectorEnv(ABC):
         }
         firsts |= self._start(unsaved) if unsaved else {}
         self.obs = [np.array(state["obs"]) for state in states]
-        self._success = [bool(state["success"]) for state in states]
-        self._objects = [np.array(state["objects"]) for state in states]
         if self._slice:
             self._slice.restore(dict(enumerate(self.obs)))
         self._enter(firsts)
@@ -315,7 +312,7 @@ class SyncVectorEnv(VectorEnv):
             except Exception as error:  # told where the step is waited for
                 self._raised[index] = error
 
-    def _receive(self) -> tuple[StepResult, dict[int, EpisodeStart]]:
+    def _receive(self) -> tuple[StepResult, Observations]:
         for move in self._moves:
             move.result()
         obs, reward, terminated, truncated, infos = zip(
@@ -335,12 +332,12 @@ class SyncVectorEnv(VectorEnv):
         except Exception as error:  # whatever an environment raises ends the run, with its name
             self._stop(index, f"at action {self._actions[index].tolist()}", error)
 
-    def _start(self, seeds: Mapping[int, int | None]) -> dict[int, EpisodeStart]:
+    def _start(self, seeds: Mapping[int, int | None]) -> Observations:
         return {index: self._reset(index, seed) for index, seed in seeds.items()}
 
-    def _reset(self, index: int, seed: int | None) -> EpisodeStart:
+    def _reset(self, index: int, seed: int | None) -> np.ndarray:
         try:
-            return episode_start(*self.envs[index].reset(seed=seed))
+            return self.envs[index].reset(seed=seed)[0]
         except UserError:
             raise
         except Exception as error:  # whatever an environment raises ends the run, with its name
@@ -349,7 +346,7 @@ class SyncVectorEnv(VectorEnv):
     def _save(self) -> list[dict[str, Any] | None]:
         return [saved_state(env) for env in self.envs]
 
-    def _restore(self, states: Mapping[int, dict[str, Any]]) -> dict[int, EpisodeStart]:
+    def _restore(self, states: Mapping[int, dict[str, Any]]) -> Observations:
         for index, state in states.items():
             self.envs[index].get_wrapper_attr("set_state")(state)
         return {}
@@ -367,17 +364,20 @@ def step_vector_envs(
 ) -> list[StepResult | RunStopped]:
     """One step of several groups, all of whose environments move at the same time; why it failed
     where it did."""
-    results: list[Any] = [None] * len(vector_envs)
-    for phase in ("begin", "wait", "finish"):
-        for index, envs in enumerate(vector_envs):
-            if not isinstance(results[index], RunStopped):
+    results: list[StepResult | RunStopped | None] = [None] * len(vector_envs)
+
+    def attempt(phase: Callable[[int], StepResult | None]) -> None:
+        for index, result in enumerate(results):
+            if not isinstance(result, RunStopped):
                 try:
-                    results[index] = getattr(envs, phase)(
-                        *([actions[index]] if phase == "begin" else [])
-                    )
+                    results[index] = phase(index)
                 except RunStopped as error:
                     results[index] = error
-    return results
+
+    attempt(lambda index: vector_envs[index].begin(actions[index]))
+    attempt(lambda index: vector_envs[index].wait())
+    attempt(lambda index: vector_envs[index].finish())
+    return [result for result in results if result is not None]
 
 
 def stack_step(
@@ -398,11 +398,6 @@ def stack_step(
         objects=np.stack([object_positions(info) for info in infos]),
         criteria=np.array([[info[f"success_{name}"] for name in criteria] for info in infos], bool),
     )
-
-
-def episode_start(obs: np.ndarray, info: Mapping[str, Any]) -> EpisodeStart:
-    """What `reset` returned, without what the group has no use for."""
-    return obs, bool(info["success"]), object_positions(info)
 
 
 def saved_state(env: gymnasium.Env[Any, Any]) -> dict[str, Any] | None:
