@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from vis_rpg.envs import IDS
-from vis_rpg.envs.tasks.base import nearest
+from vis_rpg.envs.tasks.base import check_choice
 from vis_rpg.envs.tasks.gym_task import make_gym
 from vis_rpg.envs.tasks.task import Declared, Task
 from vis_rpg.errors import UserError
@@ -37,8 +37,7 @@ def make_env(
     )
     if "family" in task:
         name, kwargs["name"] = task["family"], name
-    if name not in TASKS:
-        raise UserError(f"task={name} is not one of {', '.join(TASKS)}{nearest(name, list(TASKS))}")
+    check_choice("task", name, TASKS)
     if name == "gym":
         if not kwargs.get("id"):
             raise UserError("task=gym needs an id, for example task.id=Pusher-v5")

@@ -11,10 +11,9 @@ import torch
 from gymnasium_robotics.envs.adroit_hand import AdroitHandDoorEnv, AdroitHandHammerEnv
 from torch import Tensor
 
-from vis_rpg.envs.tasks.base import TRIES, nearest
+from vis_rpg.envs.tasks.base import TRIES, check_choice
 from vis_rpg.envs.tasks.mujoco_task import MujocoTask, free_camera, geoms_under
-from vis_rpg.envs.tasks.task import Coverage, Task
-from vis_rpg.errors import UserError
+from vis_rpg.envs.tasks.task import Axes, Coverage, Task, draw_box
 
 import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
 
@@ -41,11 +40,9 @@ def hammer_coordinates(state: Tensor) -> Tensor:
     return torch.stack([state[..., 33:36], state[..., 46:49], state[..., 42:45]], -2) / REACH
 
 
-def draw(axes: Any) -> None:
+def draw(axes: Axes) -> None:
     """The outline of what coverage counts, and the origin of the table."""
-    from matplotlib.patches import Rectangle  # only drawings need matplotlib
-
-    axes.add_patch(Rectangle((-REACH, -REACH), 2 * REACH, 2 * REACH, fill=False, edgecolor="black"))
+    draw_box(axes, (-REACH, -REACH), (REACH, REACH), "black")
     axes.plot(0.0, 0.0, marker="x", color="black")
     axes.set(xlim=(-REACH - 0.02, REACH + 0.02), ylim=(-REACH - 0.02, REACH + 0.02), aspect="equal")
 
@@ -97,11 +94,7 @@ class Adroit(MujocoTask):
     ) -> None:
         """size: S, numbers of the state. Raises UserError for a success that is neither library nor
         paper."""
-        if success not in task.criteria:
-            raise UserError(
-                f"task.success={success} is not one of "
-                f"{', '.join(task.criteria)}{nearest(success, list(task.criteria))}"
-            )
+        check_choice("task.success", success, task.criteria)
         self._env, self._criterion = env, success
         self._placed_body = env.model.body(placed).id
         self._obs = np.zeros(0)

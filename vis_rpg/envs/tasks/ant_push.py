@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vis_rpg.envs.tasks.base import TRIES
 from vis_rpg.envs.tasks.mujoco_task import MujocoTask
-from vis_rpg.envs.tasks.task import Coverage, Task
+from vis_rpg.envs.tasks.task import Axes, Coverage, Task, draw_box
 from vis_rpg.resources import ASSETS
 
 import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
@@ -79,19 +79,18 @@ def object_coordinates(state: Tensor) -> Tensor:
     return (positions - positions.new_tensor(CENTRE)) / HALF
 
 
-def draw(axes: Any) -> None:
+def draw(axes: Axes) -> None:
     """Walls, the goal and the area that counts as reached, and where ant and block start, in world
     units."""
     from matplotlib.patches import Circle, Rectangle  # only drawings need matplotlib
 
-    for x, y in WALLS:
-        axes.add_patch(Rectangle((x - CELL / 2, y - CELL / 2), CELL, CELL, color="0.6"))
-    axes.add_patch(Rectangle((LOW[0], LOW[1]), 2 * HALF, 2 * HALF, fill=False, edgecolor="black"))
-    axes.add_patch(Rectangle((-CELL / 2, CELL / 2), CELL, CELL, fill=False, edgecolor="tab:red"))
+    for wall in WALLS:
+        draw_box(axes, wall - CELL / 2, wall + CELL / 2, "0.6", filled=True)
+    draw_box(axes, LOW, HIGH, "black")
+    draw_box(axes, CENTRE - CELL / 2, CENTRE + CELL / 2, "tab:red")
     room = Rectangle((-CELL / 2, 1.5 * CELL), CELL, CELL, transform=axes.transData)
-    axes.add_patch(
-        Circle((GOAL[0], GOAL[1]), NEAR, fill=False, edgecolor="tab:green")
-    ).set_clip_path(room)
+    near = axes.add_patch(Circle((GOAL[0], GOAL[1]), NEAR, fill=False, edgecolor="tab:green"))
+    near.set_clip_path(room)
     axes.plot(*GOAL, marker="*", color="tab:green")
     axes.plot(0, 0, marker="x", color="black")
     axes.set(xlim=(LOW[0], HIGH[0]), ylim=(LOW[1], HIGH[1]), aspect="equal")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vis_rpg.envs.tasks.base import BaseTask, check_obs
+from vis_rpg.envs.tasks.base import OBSERVATIONS, BaseTask, check_choice
 from vis_rpg.envs.tasks.task import Task
 from vis_rpg.errors import UserError
 
@@ -35,7 +35,7 @@ class Bandit(BaseTask):
     metadata = {"render_modes": []}
 
     def __init__(self, obs: str = "state", render_mode: str | None = None) -> None:
-        check_obs(obs)
+        check_choice("obs", obs, OBSERVATIONS)
         if obs == "pixels":
             raise UserError("obs=pixels for vis_rpg/Bandit-v0: it has no picture; use obs=state")
         super().__init__(Task("bandit", (), episode_length=1), 1, np.ones(1), obs, render_mode)

@@ -4,6 +4,7 @@ of the whole state."""
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -11,7 +12,7 @@ import gymnasium
 import numpy as np
 
 from vis_rpg.envs.rendering.frames import FRAME, STACK, VIDEO, FrameStack
-from vis_rpg.envs.tasks.task import Task, TaskEnv
+from vis_rpg.envs.tasks.task import Task
 from vis_rpg.errors import UserError
 
 TRIES = 1000
@@ -28,11 +29,11 @@ def nearest(word: object, known: list[str]) -> str:
     return f" (nearest: {match[0]})" if match else ""
 
 
-def check_obs(obs: str) -> None:
-    """Raise UserError unless `obs` names an observation kind."""
-    if obs not in OBSERVATIONS:
+def check_choice(key: str, value: str, known: Sequence[str]) -> None:
+    """Raise UserError unless a setting's value is one of those known."""
+    if value not in known:
         raise UserError(
-            f"obs={obs} is not one of {', '.join(OBSERVATIONS)}{nearest(obs, list(OBSERVATIONS))}"
+            f"{key}={value} is not one of {', '.join(known)}{nearest(value, list(known))}"
         )
 
 
@@ -41,12 +42,15 @@ def frames_space() -> gymnasium.spaces.Box:
     return gymnasium.spaces.Box(0, 255, (STACK, FRAME, FRAME, 3), np.uint8)
 
 
-class BaseTask(TaskEnv):
+class BaseTask(gymnasium.Env[np.ndarray, np.ndarray]):
     """A task of this project, from state (S,) float32 or pixels (2, 64, 64, 3) uint8; actions (A,)
     in [-1, 1].
 
     A task says how it starts, moves, is seen and succeeds; this class keeps the clock, the frame
-    stack and the saved state. Raises UserError for an unknown `obs`.
+    stack and the saved state. `reset` and `step` put into info: "success" (bool) and "objects"
+    ((N, 2) or (N, 3) float64: true positions of the objects of interest in world units, for metrics
+    and drawings, never for training). Reaching the episode's length is truncation, never
+    termination. Raises UserError for an unknown `obs`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
@@ -64,7 +68,7 @@ class BaseTask(TaskEnv):
     ) -> None:
         """`state_limits`: (S,) the largest absolute value of each number of the state, in world
         units; infinite where none is known."""
-        check_obs(obs)
+        check_choice("obs", obs, OBSERVATIONS)
         self.task = task
         self.render_mode = render_mode
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (actions,), np.float32)
@@ -169,10 +173,13 @@ class BaseTask(TaskEnv):
         return self._frame(VIDEO)
 
     def get_state(self) -> dict[str, Any]:
+        """Everything that `set_state` needs to continue bit for bit: NumPy arrays and JSON values,
+        random generator included."""
         state = {"steps": self._steps, "rng": self.np_random.bit_generator.state, **self._save()}
         return state | {"frames": self._stack.frames.copy()} if self._stack else state
 
     def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from `get_state`, in this or another instance of the same environment."""
         self._steps = int(state["steps"])
         self.np_random.bit_generator.state = state["rng"]
         if self._stack:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from vis_rpg.envs.tasks.mujoco_task import MujocoTask
-from vis_rpg.envs.tasks.task import Coverage, Task
+from vis_rpg.envs.tasks.task import Axes, Coverage, Task, draw_box
 from vis_rpg.errors import UserError
 from vis_rpg.resources import ASSETS
 
@@ -64,12 +64,12 @@ def object_coordinates(state: Tensor) -> Tensor:
 def make_task(blocks: int) -> Task:
     """The declaration for one block (the left, green one) or two."""
 
-    def draw(axes: Any) -> None:
-        for name_start, colour in zip(STARTS[: 1 + blocks], COLOURS, strict=False):
-            axes.plot(*name_start, marker="x", color=colour)
+    def draw(axes: Axes) -> None:
+        for (x, y), colour in zip(STARTS[: 1 + blocks], COLOURS, strict=False):
+            axes.plot(x, y, marker="x", color=colour)
         for goal, colour in zip(GOALS[:blocks], COLOURS[1:], strict=False):
-            axes.add_patch(_square(goal, 0.2, colour))
-        axes.add_patch(_square(np.zeros(2), 2.0, "black"))
+            draw_box(axes, goal - 0.2, goal + 0.2, colour)
+        draw_box(axes, (-2.0, -2.0), (2.0, 2.0), "black")
         axes.set(xlim=(-2.05, 2.05), ylim=(-2.05, 2.05), aspect="equal")
 
     coverage = Coverage(NAMES[1 : 1 + blocks], (-LIMIT, -LIMIT), (LIMIT, LIMIT), (20, 20))
@@ -83,14 +83,6 @@ def make_task(blocks: int) -> Task:
         sparse=True,
         coverage=coverage,
         draw=draw,
-    )
-
-
-def _square(centre: np.ndarray, half: float, colour: str) -> Any:
-    from matplotlib.patches import Rectangle  # only drawings need matplotlib
-
-    return Rectangle(
-        (centre[0] - half, centre[1] - half), 2 * half, 2 * half, fill=False, edgecolor=colour
     )
 
 

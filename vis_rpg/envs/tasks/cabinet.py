@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vis_rpg.envs.rendering.sapien import RenderScene, read_urdf, render_scenes, sapien_for
 from vis_rpg.envs.tasks.base import DEEP, TRIES, BaseTask
-from vis_rpg.envs.tasks.task import Coverage, Task
+from vis_rpg.envs.tasks.task import Axes, Coverage, Task
 from vis_rpg.resources import ASSETS
 
 FILES = (ASSETS / "cabinet" / "robot.urdf", ASSETS / "cabinet" / "cabinet.urdf")
@@ -103,7 +103,7 @@ def object_coordinates(state: Tensor) -> Tensor:
     return torch.stack([x, y, z - HEIGHT, left / OPEN, right / OPEN], -1).unsqueeze(-1)
 
 
-def draw(axes: Any) -> None:
+def draw(axes: Axes) -> None:
     """The cabinet from above, its doors' range, and the robot's base, in world units."""
     axes.plot([0.08, 0.42, 0.42, 0.08], [0.42, 0.42, -0.42, -0.42], color="black")
     for side, colour in ((1, "tab:green"), (-1, "tab:blue")):

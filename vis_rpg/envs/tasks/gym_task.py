@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 
 from vis_rpg.envs.rendering.frames import FRAME, FrameStack, check_gl, mend_gymnasium_viewers, rgb
-from vis_rpg.envs.tasks.base import check_obs, frames_space, nearest
+from vis_rpg.envs.tasks.base import OBSERVATIONS, check_choice, frames_space, nearest
 from vis_rpg.envs.tasks.task import Task
 from vis_rpg.errors import RunStopped, UserError, one_line
 
@@ -266,7 +266,7 @@ def make_gym(id: str, obs: str, processes: bool = False, **kwargs: Any) -> GymTa
     bounded Box, for obs=state where the observation is no list of numbers, and for obs=pixels where
     it cannot be rendered.
     """
-    check_obs(obs)
+    check_choice("obs", obs, OBSERVATIONS)
     env = _make(id, kwargs)
     if "rgb_array" in env.metadata.get("render_modes", []):
         env.close()

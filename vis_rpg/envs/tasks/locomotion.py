@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from vis_rpg.envs.tasks.mujoco_task import MujocoTask, free_camera
-from vis_rpg.envs.tasks.task import Coverage, Task
+from vis_rpg.envs.tasks.task import Axes, Coverage, Task
 
 import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
 
@@ -125,7 +125,7 @@ def object_coordinates(state: Tensor) -> Tensor:
     return state[..., None, :1] / BACK
 
 
-def draw(axes: Any) -> None:
+def draw(axes: Axes) -> None:
     """The floor, the start, and the line behind which it succeeds, in world units."""
     axes.axhline(0.0, color="black", linewidth=1)
     axes.plot(0, 0.7, marker="x", color="black")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vis_rpg.envs.rendering.frames import FRAME
 from vis_rpg.envs.tasks.base import BaseTask
-from vis_rpg.envs.tasks.task import Coverage, Task
+from vis_rpg.envs.tasks.task import Axes, Coverage, Task
 
 ROOMS = 5
 SIZE = 5.0
@@ -84,7 +84,7 @@ def object_coordinates(state: Tensor) -> Tensor:
     return state.unsqueeze(-2) / SIZE
 
 
-def draw(axes: Any) -> None:
+def draw(axes: Axes) -> None:
     """Walls and the start, in world units."""
     for (x0, y0), (x1, y1) in WALLS:
         axes.plot([x0, x1], [y0, y1], color="black", linewidth=1)

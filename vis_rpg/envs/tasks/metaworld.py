@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vis_rpg.envs.tasks.base import TRIES, nearest
 from vis_rpg.envs.tasks.mujoco_task import MujocoTask, free_camera, geoms_under
-from vis_rpg.envs.tasks.task import Coverage, Task
+from vis_rpg.envs.tasks.task import Axes, Coverage, Task, draw_box
 from vis_rpg.errors import UserError
 
 import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
@@ -123,12 +123,8 @@ def make_task(name: str, objects: int) -> Task:
     two `objects`."""
     word, names = NAMES.get(name, (name, ("fingertips", "object", "second object")[: 1 + objects]))
 
-    def draw(axes: Any) -> None:
-        from matplotlib.patches import Rectangle  # only drawings need matplotlib
-
-        axes.add_patch(
-            Rectangle(LOW, HIGH[0] - LOW[0], HIGH[1] - LOW[1], fill=False, edgecolor="black")
-        )
+    def draw(axes: Axes) -> None:
+        draw_box(axes, LOW, HIGH, "black")
         axes.plot(0.0, 0.6, marker="x", color="black")  # where the hand starts
         axes.set(
             xlim=(LOW[0] - 0.02, HIGH[0] + 0.02),

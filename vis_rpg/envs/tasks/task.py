@@ -3,18 +3,38 @@ of explored states."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import gymnasium
 import numpy as np
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+else:
+    Axes = Any  # only drawings need matplotlib
+
 
 def no_objects(state: Tensor) -> Tensor:
     """A task that names no objects: (..., S) -> (..., 0, 1)."""
     return state.new_zeros(*state.shape[:-1], 0, 1)
+
+
+def draw_box(
+    axes: Axes,
+    low: Sequence[float] | np.ndarray,
+    high: Sequence[float] | np.ndarray,
+    colour: str,
+    filled: bool = False,
+) -> None:
+    """A rectangle from corner to corner, in world units."""
+    from matplotlib.patches import Rectangle  # only drawings need matplotlib
+
+    size = high[0] - low[0], high[1] - low[1]
+    look = {"color": colour} if filled else {"fill": False, "edgecolor": colour}
+    axes.add_patch(Rectangle((low[0], low[1]), *size, **look))
 
 
 @dataclass(frozen=True)
@@ -51,7 +71,7 @@ class Task:
     plane: tuple[int, int] = (0, 1)
     """Which two coordinates of the objects' true positions drawings and coverage use."""
     coverage: Coverage | None = None
-    draw: Callable[[Any], None] | None = field(default=None, compare=False)
+    draw: Callable[[Axes], None] | None = field(default=None, compare=False)
     """Draws walls, goals and starts, in world units, on matplotlib axes of the task's plane;
     visited positions are drawn over it."""
     processes: bool = False
@@ -71,23 +91,3 @@ class Declared(Protocol):
     def observation_space(self) -> gymnasium.Space[Any]: ...
     @property
     def action_space(self) -> gymnasium.Space[Any]: ...
-
-
-class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """A Gymnasium environment of this project.
-
-    `reset` and `step` put into info: "success" (bool) and "objects" ((N, 2) or (N, 3) float64: true
-    positions of the objects of interest in world units, for metrics and drawings, never for
-    training). Reaching the episode's length is truncation, never termination.
-    """
-
-    task: Task
-
-    def get_state(self) -> dict[str, Any]:
-        """Everything that `set_state` needs to continue bit for bit: NumPy arrays and JSON values,
-        random generator included."""
-        raise NotImplementedError
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from `get_state`, in this or another instance of the same environment."""
-        raise NotImplementedError

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import multiprocessing
 import os
 import signal
@@ -52,6 +53,10 @@ class _Died(Exception):
     """A worker is gone, or what it steps has raised; the text says how."""
 
 
+FAILURES = {"user": UserError, "stopped": RunStopped, "raised": _Died}
+"""What a worker's answer of another kind than "done" raises in the parent."""
+
+
 @dataclass(frozen=True)
 class _Job:
     """What a worker is given: it makes the environments `rows` of a group and keeps their part of
@@ -60,6 +65,8 @@ class _Job:
     task: Mapping[str, Any]
     obs: str
     rows: range
+    count: int
+    """Environments of the whole vector env."""
     fields: Fields
     memory: Any
     """ctypes array: it belongs to no name, so that nothing is left behind however the processes
@@ -70,23 +77,23 @@ class _Job:
     """MUJOCO_EGL_DEVICE_ID of the parent: processes inherit what it was when the first of them was
     started."""
 
-    def arrays(self, count: int) -> dict[str, np.ndarray]:
-        """The shared memory of `count` environments, by name: (count, ...)."""
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The shared memory by name: (count, ...)."""
         arrays, offset = {}, 0
         for name, (shape, dtype) in self.fields.items():
-            array = np.frombuffer(self.memory, dtype, count * int(np.prod(shape)), offset).reshape(
-                count, *shape
+            size = self.count * math.prod(shape)
+            arrays[name] = np.frombuffer(self.memory, dtype, size, offset).reshape(
+                self.count, *shape
             )
-            arrays[name], offset = array, offset + array.nbytes
+            offset += arrays[name].nbytes
         return arrays
 
 
 class _Worker:
     """The parent's end of one worker process."""
 
-    def __init__(self, name: str, job: _Job, count: int) -> None:
-        self.name, self.job, self.count = name, job, count
-        self.deaths = 0
+    def __init__(self, name: str, job: _Job) -> None:
+        self.name, self.job, self.deaths = name, job, 0
         self.launch()
 
     def launch(self) -> None:
@@ -98,7 +105,7 @@ class _Worker:
         try:
             self._pipe, theirs = context.Pipe()
             self._process = context.Process(
-                target=_work, args=(theirs, self.job, self.count), name=self.name, daemon=True
+                target=_work, args=(theirs, self.job), name=self.name, daemon=True
             )
             self._process.start()
             theirs.close()
@@ -124,12 +131,8 @@ class _Worker:
         except (EOFError, OSError):
             self._process.join(5.0)
             raise _Died(_how(self._process.exitcode)) from None
-        if kind == "user":
-            raise UserError(content)
-        if kind == "stopped":
-            raise RunStopped(content)
-        if kind == "raised":
-            raise _Died(content)
+        if kind in FAILURES:
+            raise FAILURES[kind](content)
         return content
 
     def close(self) -> None:
@@ -174,26 +177,18 @@ class SubprocVectorEnv(VectorEnv):
             self._stop(0, "at reset", error)
         space = frames_space() if obs == "pixels" else example.observation_space
         fields = _fields(example, space, np.shape(info["objects"]), renderer is not None)
-        size = sum(
-            count * int(np.prod(shape)) * np.dtype(dtype).itemsize
-            for shape, dtype in fields.values()
+        size = count * sum(
+            math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in fields.values()
         )
         memory = multiprocessing.get_context("forkserver").RawArray(ctypes.c_byte, size)
         shares = np.array_split(np.arange(count), min(count, workers or cores()))
+        gpu = os.environ.get(GPU)
         jobs = [
-            _Job(
-                _plain(task),
-                obs,
-                range(share[0], share[-1] + 1),
-                fields,
-                memory,
-                cast,
-                os.environ.get(GPU),
-            )
-            for share in shares
+            _Job(_plain(task), obs, range(rows[0], rows[-1] + 1), count, fields, memory, cast, gpu)
+            for rows in shares
         ]
-        self._shared = jobs[0].arrays(count)
-        self.workers = [_Worker(f"worker {number}", job, count) for number, job in enumerate(jobs)]
+        self._shared = jobs[0].arrays()
+        self.workers = [_Worker(f"worker {number}", job) for number, job in enumerate(jobs)]
         self.stepped_in = f"{len(jobs)} worker processes"
         self._starting, self._failed = True, False
 
@@ -205,7 +200,7 @@ class SubprocVectorEnv(VectorEnv):
                 try:
                     worker.answer()
                 except _Died as death:
-                    self._restart(worker, str(death))
+                    self._revive(worker, str(death), begin=False)
 
     # What a group does ----------------------------------------------------------------------------
 
@@ -272,28 +267,14 @@ class SubprocVectorEnv(VectorEnv):
 
     # Deaths ---------------------------------------------------------------------------------------
 
-    def _revive(self, worker: _Worker, how: str) -> Observations:
-        """Restart a worker that has died, with a new episode in each of its environments."""
-        while True:
-            self._restart(worker, how)
-            worker.send("reset", {row: self._fresh(row) for row in worker.job.rows})
-            try:
-                firsts: Observations = worker.answer()
-                return firsts
-            except _Died as death:
-                how = str(death)
-
-    def _restart(self, worker: _Worker, how: str) -> None:
+    def _revive(self, worker: _Worker, how: str, begin: bool = True) -> Observations:
+        """Restart a worker that has died; begin: with new episodes in all its environments."""
+        rows = worker.job.rows
+        which = f"s {rows[0]} to {rows[-1]}" if len(rows) > 1 else f" {rows[0]}"
+        who = f"{self.id}, {worker.name} (environment{which} of seed {self.seed})"
         while True:
             worker.close()
             worker.deaths += 1
-            rows = worker.job.rows
-            which = (
-                f"environment {rows[0]}"
-                if len(rows) == 1
-                else f"environments {rows[0]} to {rows[-1]}"
-            )
-            who = f"{self.id}, {worker.name} ({which} of seed {self.seed})"
             if worker.deaths == DEATHS:
                 self._failed = True
                 raise WorkersFailed(f"{who} died {DEATHS} times in a row: {how}")
@@ -304,7 +285,9 @@ class SubprocVectorEnv(VectorEnv):
             worker.launch()
             try:
                 worker.answer()
-                return
+                if begin:
+                    worker.send("reset", {row: self._fresh(row) for row in rows})
+                return worker.answer() if begin else {}
             except _Died as death:
                 how = str(death)
 
@@ -351,7 +334,7 @@ def _how(exitcode: int | None) -> str:
 # In the worker ------------------------------------------------------------------------------------
 
 
-def _work(pipe: Connection, job: _Job, count: int) -> None:
+def _work(pipe: Connection, job: _Job) -> None:
     """A worker's life: make the environments, then do what the parent asks until it closes the pipe
     or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
@@ -361,7 +344,7 @@ def _work(pipe: Connection, job: _Job, count: int) -> None:
     try:
         try:
             envs = {row: make_env(job.task, "state" if job.cast else job.obs) for row in job.rows}
-            shared = job.arrays(count)
+            shared = job.arrays()
             render_slice = (
                 make_warp_renderer(envs[job.rows[0]].unwrapped, len(envs)).allocate(len(envs))
                 if job.cast
@@ -388,17 +371,15 @@ def _do(
     shared: dict[str, np.ndarray],
     render_slice: RenderSlice | None,
 ) -> Any:
-    start = min(envs)  # a view counts from 0
+    start = min(envs)  # a slice counts from 0
     if command == "save":
         states = [saved_state(env) for env in envs.values()]
-        return (
-            [
+        if render_slice:
+            states = [
                 state and state | {"frames": render_slice.stack(index)}
                 for index, state in enumerate(states)
             ]
-            if render_slice
-            else states
-        )
+        return states
     if command == "restore":
         for row, state in what[0].items():
             envs[row].get_wrapper_attr("set_state")(state)
@@ -406,32 +387,26 @@ def _do(
             render_slice.restore({row - start: state["frames"] for row, state in what[0].items()})
         return {}
     if command == "reset":
-        firsts = {}
+        firsts: Observations = {}
         for row, seed in what[0].items():
             with _named(row, "at reset"):
                 firsts[row] = envs[row].reset(seed=seed)[0]
+        _show_poses(envs, shared, render_slice)
         if render_slice:
-            render_slice.put(*stack_geom_poses(envs.values()))
             stacks = render_slice.start([row - start for row in firsts])
             firsts = {start + index: stack for index, stack in stacks.items()}
-        _show_poses(envs, shared)
         return firsts
     told = []
     for row, env in envs.items():
         action = shared["action"][row].copy()
         with _named(row, f"at action {action.tolist()}"):
             told.append(env.step(action))
-    obs, reward, terminated, truncated, infos = zip(*told, strict=True)
-    step, rows = (
-        stack_step(obs, reward, terminated, truncated, infos, task_of(envs[start]).criteria),
-        slice(start, max(envs) + 1),
-    )
+    step = stack_step(told, task_of(envs[start]).criteria)
+    _show_poses(envs, shared, render_slice)
     if render_slice:
-        render_slice.put(*stack_geom_poses(envs.values()))
         step.obs = render_slice.push()
     for name in OUTCOME:
-        shared[name][rows] = getattr(step, name)
-    _show_poses(envs, shared)
+        shared[name][start : max(envs) + 1] = getattr(step, name)
     return None
 
 
@@ -447,7 +422,12 @@ def _named(row: int, when: str) -> Iterator[None]:
         raise _Died(f"environment {row} raised {one_line(error)} {when}") from error
 
 
-def _show_poses(envs: Envs, shared: dict[str, np.ndarray]) -> None:
+def _show_poses(
+    envs: Envs, shared: dict[str, np.ndarray], render_slice: RenderSlice | None
+) -> None:
+    """Tell whoever renders where everything is: this worker, or the parent."""
+    if render_slice:
+        render_slice.put(*stack_geom_poses(envs.values()))
     if "positions" in shared:
         rows = slice(min(envs), max(envs) + 1)
         shared["positions"][rows], shared["rotations"][rows] = stack_geom_poses(envs.values())

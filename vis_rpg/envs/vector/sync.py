@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NoReturn, TypedDict
+from typing import Any, NoReturn, SupportsFloat, TypedDict
 
 import gymnasium
 import numpy as np
@@ -25,6 +25,10 @@ SEED_STRIDE = 1000
 
 Observations = dict[int, np.ndarray]
 """First observations (...) of episodes that have begun, by the environment's index."""
+
+
+EnvStep = tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]
+"""What an environment's `step` returns."""
 
 
 class EnvState(TypedDict):
@@ -315,12 +319,10 @@ class SyncVectorEnv(VectorEnv):
     def _receive(self) -> tuple[StepResult, Observations]:
         for move in self._moves:
             move.result()
-        obs, reward, terminated, truncated, infos = zip(
-            *[self._step(index) for index in range(len(self))], strict=True
-        )
-        return stack_step(obs, reward, terminated, truncated, infos, self.task.criteria), {}
+        steps = [self._step(index) for index in range(len(self))]
+        return stack_step(steps, self.task.criteria), {}
 
-    def _step(self, index: int) -> tuple[Any, ...]:
+    def _step(self, index: int) -> EnvStep:
         try:
             if not self._own:
                 return self.envs[index].step(self._actions[index])
@@ -380,15 +382,9 @@ def step_vector_envs(
     return [result for result in results if result is not None]
 
 
-def stack_step(
-    obs: Sequence[np.ndarray],
-    reward: Sequence[float],
-    terminated: Sequence[bool],
-    truncated: Sequence[bool],
-    infos: Sequence[Mapping[str, Any]],
-    criteria: tuple[str, ...],
-) -> StepResult:
+def stack_step(steps: Sequence[EnvStep], criteria: tuple[str, ...]) -> StepResult:
     """What N environments returned, as arrays."""
+    obs, reward, terminated, truncated, infos = zip(*steps, strict=True)
     return StepResult(
         obs=np.stack(obs),
         reward=np.array(reward, np.float32),
