@@ -22,13 +22,17 @@ NOT_GIVEN = ("name", "family", "terminates", "kwargs")
 def make_env(
     task: Mapping[str, Any], obs: str, seed: int | None = None
 ) -> gymnasium.Env[np.ndarray, np.ndarray]:
-    """The environment of a task.
+    """Make the environment of a task.
 
-    task: `name` (one of TASKS), and what the constructor of its environment takes beside `obs`: for
-    block_push `blocks`, for gym `id` and what `gymnasium.make` takes, in `kwargs`. Where there is a
-    `family` (one of TASKS), that is made, and `name` says which of it. obs: state | pixels; seed:
-    of its action space and of a first reset, so that later unseeded ones follow from it. Raises
-    UserError, one line, for a name, id, observation kind or argument that is not to be had.
+    Args:
+        task: `name` (one of TASKS) and what the constructor of its environment takes besides `obs`:
+            for block_push `blocks`, for gym `id` and, in `kwargs`, what `gymnasium.make` takes.
+            Where there is a `family` (one of TASKS), that is made, and `name` says which of it.
+        obs: state | pixels.
+        seed: Of its action space and of a first reset, so that later unseeded ones follow from it.
+
+    Raises:
+        UserError: For an unknown name, id, observation kind or argument; one line.
     """
     name, kwargs = (
         task["name"],
@@ -59,6 +63,12 @@ def task_of(env: gymnasium.Env[Any, Any] | Declared) -> Task:
 
 
 def object_positions(info: Mapping[str, Any]) -> np.ndarray:
-    """True positions (N, 2 or 3) float64 of the objects of interest, world units, from the info of
-    `reset` or `step`."""
+    """True positions of the objects of interest.
+
+    Args:
+        info: Of `reset` or `step`.
+
+    Returns:
+        (N, 2 or 3) float64, world units.
+    """
     return np.asarray(info["objects"], np.float64)

@@ -1,5 +1,7 @@
-"""Observations whose frames are not the environments' own: a ray-caster pictures all of them in one
-call, or all of a worker's."""
+"""Frames that are not rendered by the environments themselves.
+
+A ray-caster renders all environments in one call, or all of a worker's.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,25 @@ class Renderer(Protocol):
     """Takes all frames of one model in one call."""
 
     def render(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-        """Positions (N, P, 3) and rotations (N, P, 9), of `MujocoTask.geom_poses` -> frames
-        (N, 64, 64, 3) uint8."""
+        """Render N environments.
+
+        Args:
+            positions: (N, P, 3), of `MujocoTask.geom_poses`.
+            rotations: (N, P, 9).
+
+        Returns:
+            Frames (N, 64, 64, 3) uint8.
+        """
 
 
 class BatchRenderer:
-    """The newest frames of `count` environments of any number of vector envs; shapes: P, how
-    many geoms and sites one has."""
+    """The newest frames of `count` environments of any number of vector envs.
+
+    Args:
+        renderer: Renders all of them in one call.
+        count: Environments.
+        shapes: P, geoms and sites of one environment.
+    """
 
     space = frames_space()
 
@@ -97,16 +111,20 @@ class RenderSlice:
             self._stacks[index].frames = np.array(frames, np.uint8)
 
 
-def make_warp_renderer(task: Any, count: int) -> BatchRenderer:
-    """Those of `count` environments like this MujocoTask, by the ray-caster. Raises UserError for
-    what it does not draw."""
+def make_warp_renderer(env: gymnasium.Env[Any, Any], count: int) -> BatchRenderer:
+    """Make the ray-caster for `count` environments like this MujocoTask.
+
+    Raises:
+        UserError: For what it does not draw.
+    """
     from vis_rpg.envs.rendering.warp_renderer import WarpRenderer  # it needs an optional extra
 
+    task = env.unwrapped
+    assert isinstance(task, MujocoTask)
     if task.anamorphic > 1:
         raise UserError(
             f"render.backend=warp renders no anamorphic pictures, as task={task.task.name} "
-            "needs: use "
-            "render.backend=egl"
+            "needs: use render.backend=egl"
         )
     renderer = WarpRenderer(task.render_model(FRAME), task.view, FRAME, count, sky=task.sky)
     return BatchRenderer(renderer, count, len(task.geom_poses()[0]))
@@ -115,11 +133,19 @@ def make_warp_renderer(task: Any, count: int) -> BatchRenderer:
 def choose_renderer(
     env: gymnasium.Env[Any, Any], count: int, wanted: str
 ) -> tuple[BatchRenderer | None, str]:
-    """The batch ray-caster for `count` environments like this one, None where each is to draw its
-    own frames; and whose frames those are.
+    """Choose who renders `count` environments like this one.
 
-    wanted: render.backend; auto takes the ray-caster on a GPU. Raises UserError for a backend that
-    cannot picture this task.
+    Args:
+        env: One of them.
+        count: How many there are.
+        wanted: render.backend; auto takes the ray-caster on a GPU.
+
+    Returns:
+        The batch renderer, None where each environment renders its own frames; and whose frames
+        those are.
+
+    Raises:
+        UserError: For a backend that cannot render this task.
     """
     task = env.unwrapped
     if not isinstance(task, MujocoTask):

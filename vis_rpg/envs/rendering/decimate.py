@@ -1,11 +1,12 @@
-"""Coarser looks for small frames: a robot's meshes have tens of thousands of triangles, where a
-frame has 4,096 pixels."""
+"""Coarser meshes for small frames.
+
+A robot's meshes have tens of thousands of triangles, a frame has 4,096 pixels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
 
 import numpy as np
 
@@ -19,12 +20,17 @@ SQUARES = 16
 """Most squares that a plane is drawn as, along x and along y."""
 
 
-def decimate_meshes(model: Any, geoms: Sequence[int]) -> Any:
-    """A copy of an MjModel to draw, not to simulate, with coarser meshes of these `geoms` and
-    planes of fewer squares.
+def decimate_meshes(model: mujoco.MjModel, geoms: Sequence[int]) -> mujoco.MjModel:
+    """Copy a model, with coarser meshes and planes of fewer squares, to draw and not to simulate.
 
-    By vertex clustering (Rossignac and Borrel 1993). A mesh's remaining faces stand first in its
-    block; all else is the model's.
+    By vertex clustering (Rossignac and Borrel 1993).
+
+    Args:
+        model: An MjModel.
+        geoms: Ids of the geoms whose meshes become coarser.
+
+    Returns:
+        The copy; a mesh's remaining faces stand first in its block, all else is the model's.
     """
     drawn = copy(model)
     planes = drawn.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
@@ -36,9 +42,8 @@ def decimate_meshes(model: Any, geoms: Sequence[int]) -> Any:
     return drawn
 
 
-def _merge(model: Any, mesh: int) -> None:
-    """Move each vertex to the mean of those in its cube, and drop the faces that have become lines
-    or points.
+def _merge(model: mujoco.MjModel, mesh: int) -> None:
+    """Merge the vertices in each cube into their mean; drop faces that become lines or points.
 
     Corners keep their normals, so that shading changes little.
     """

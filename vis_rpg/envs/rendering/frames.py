@@ -1,5 +1,4 @@
-"""Pictures of the tasks: stacks of small frames for learning, larger ones for videos, and masks for
-metrics."""
+"""Frames for learning, larger pictures for videos, and masks for metrics."""
 
 from __future__ import annotations
 
@@ -11,13 +10,16 @@ import sys
 import weakref
 from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import torch
 
 from vis_rpg.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    import mujoco
 
 FRAME = 64
 """Side of the frames that observations are made of, in pixels."""
@@ -34,8 +36,9 @@ NO_EGL = (
 
 
 def choose_gl() -> str | None:
-    """Choose MuJoCo's GL back end and import MuJoCo: EGL unless MUJOCO_GL names another, none where
-    that one fails.
+    """Choose MuJoCo's GL back end and import MuJoCo.
+
+    EGL unless MUJOCO_GL names another, none where that one fails.
 
     Returns:
         Why there are no pictures; None where nothing speaks against them so far. State needs no GL.
@@ -133,8 +136,10 @@ def mend_gymnasium_viewers() -> None:
 
     @cache
     def free_at_exit() -> None:
-        """Free what is left before EGL ends: MuJoCo registers EGL's own exit handler with the first
-        GL context."""
+        """Free what is left before EGL ends.
+
+        MuJoCo registers EGL's own exit handler with the first GL context.
+        """
         atexit.register(lambda: [viewer.free() for viewer in list(viewers)])
 
     def render_in_own_context(viewer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -219,19 +224,25 @@ class FrameStack:
 
 
 class Camera:
-    """Pictures of one MuJoCo model from one of its cameras (a name) or from a free-standing one (an
-    MjvCamera); no shadows, no reflections.
+    """Renders one MuJoCo model; no shadows, no reflections.
 
-    anamorphic: a scene much wider than high is drawn this many times wider than the picture, then
-    averaged over as many columns for each of the picture's; sky: whether the model's own sky is
-    drawn; without it, what no geom covers is black. Raises UserError where no GL context can be
-    made.
+    Args:
+        model: The MjModel.
+        camera: A camera of the model, by name, or a free-standing one (an MjvCamera).
+        size: Side of a picture in pixels.
+        samples: For multisampling.
+        anamorphic: A scene much wider than high is drawn this many times wider than the picture,
+            then averaged over as many columns for each of the picture's.
+        sky: Whether the model's own sky is drawn; without it, what no geom covers is black.
+
+    Raises:
+        UserError: Where no GL context can be made.
     """
 
     def __init__(
         self,
-        model: Any,
-        camera: str | Any,
+        model: mujoco.MjModel,
+        camera: str | mujoco.MjvCamera,
         size: int,
         samples: int,
         anamorphic: int = 1,
@@ -263,7 +274,7 @@ class Camera:
         self._without_sites = mujoco.MjvOption()
         self._without_sites.sitegroup[:] = 0
 
-    def render(self, data: Any) -> np.ndarray:
+    def render(self, data: mujoco.MjData) -> np.ndarray:
         """(size, size, 3) uint8."""
         self._renderer.update_scene(data, camera=self._camera)
         if self._model.nmesh:
@@ -277,9 +288,8 @@ class Camera:
             else cv2.resize(wide, wide.shape[:1] * 2, interpolation=cv2.INTER_AREA)
         )
 
-    def _outside(self, data: Any) -> np.ndarray:
-        """(geoms,) bool: those that lie wholly beside the picture. A robot's meshes there would
-        cost as much as those that are seen."""
+    def _outside(self, data: mujoco.MjData) -> np.ndarray:
+        """Which geoms lie wholly outside the picture: (geoms,) bool."""
         left, right = self._renderer.scene.camera  # of two eyes, whose mean is the camera
         (fx, fy, fz), (ux, uy, uz) = left.forward.tolist(), left.up.tolist()
         axes = np.array(
@@ -293,25 +303,31 @@ class Camera:
         radius = self._model.geom_rbound
         return (radius > 0) & (beyond > radius * 1.01 + 1e-3)  # planes have no radius
 
-    def geoms(self, data: Any) -> np.ndarray:
-        """Which geom each pixel shows, seen through the markers that a model calls sites: (size,
-        size) int, -1 where there is none; of a squeezed picture's columns the (upper) median."""
+    def geoms(self, data: mujoco.MjData) -> np.ndarray:
+        """Which geom each pixel shows, seen through sites.
+
+        Returns:
+            (size, size) int, -1 where there is none; of an anamorphic picture's columns the (upper)
+            median.
+        """
         shown = self._segments(data, self._without_sites)[..., 0]
         return np.sort(shown.reshape(len(shown), -1, self._anamorphic), axis=-1)[
             ..., self._anamorphic // 2
         ]
 
-    def sites(self, data: Any) -> np.ndarray:
-        """Which site each pixel shows: (size, size) int, -1 where there is none; of a picture that
-        is not squeezed."""
+    def sites(self, data: mujoco.MjData) -> np.ndarray:
+        """Which site each pixel shows, in a picture that is not anamorphic.
+
+        Returns:
+            (size, size) int, -1 where there is none.
+        """
         import mujoco
 
         shown = self._segments(data, None)
         return np.where(shown[..., 1] == mujoco.mjtObj.mjOBJ_SITE, shown[..., 0], -1)
 
-    def _segments(self, data: Any, option: Any) -> np.ndarray:
-        """(size, size x anamorphic, 2) int: the number and the kind (mjtObj) of what each
-        pixel shows."""
+    def _segments(self, data: mujoco.MjData, option: mujoco.MjvOption | None) -> np.ndarray:
+        """Number and kind (mjtObj) of what each pixel shows: (size, size x anamorphic, 2) int."""
         self._renderer.enable_segmentation_rendering()
         try:
             self._renderer.update_scene(data, camera=self._camera, scene_option=option)

@@ -1,5 +1,7 @@
-"""What a task on SAPIEN needs: articulations from URDF files, and pictures of them. Physics never
-needs a Vulkan device; pictures do."""
+"""What a task on SAPIEN needs: articulations from URDF files, and pictures of them.
+
+Physics never needs a Vulkan device; pictures do.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +36,17 @@ def sapien_for(id: str) -> Any:
 
 
 def read_urdf(path: Path, drawn: bool, group: int = 0, fixed: Sequence[str] = ()) -> Any:
-    """The articulation of a URDF file as a SAPIEN builder, with its visual shapes or, so that no
-    Vulkan device is needed, without.
+    """Read the articulation of a URDF file; it may be built many times.
 
-    group: a number of its own, so that links of the articulation do not collide with each other;
-    fixed: names of joints that are held at 0. It may be built many times.
+    Args:
+        path: The file.
+        drawn: Whether it has visual shapes, which need a Vulkan device.
+        group: A number for itself, so that links of the articulation do not collide with each
+            other.
+        fixed: Names of joints that are held at 0.
+
+    Returns:
+        A SAPIEN builder.
     """
     import sapien
     from sapien.wrapper.urdf_loader import URDFLoader
@@ -64,6 +72,7 @@ def read_urdf(path: Path, drawn: bool, group: int = 0, fixed: Sequence[str] = ()
 
 class RenderScene:
     """A scene that is only drawn: the links of some URDF files, put where a physics scene has them.
+
     It has no shadows and no reflections.
 
     Environments that show the same models share one scene, since each would hold pipelines of its
@@ -78,9 +87,18 @@ class RenderScene:
         target: Sequence[float],
         fovy: float,
     ) -> None:
-        """id: of the task, for messages; eye, target: the camera's place and what it looks at;
-        fovy: its vertical field of view, radians. Raises UserError where SAPIEN finds no Vulkan
-        device that it takes."""
+        """Load the files.
+
+        Args:
+            id: Of the task, for messages.
+            files: URDF files.
+            eye: The camera's place.
+            target: The point that it looks at.
+            fovy: Its vertical field of view, radians.
+
+        Raises:
+            UserError: Where SAPIEN finds no Vulkan device that it takes.
+        """
         sapien = sapien_for(id)
         try:
             self._system = sapien.render.RenderSystem()
@@ -113,16 +131,14 @@ class RenderScene:
         self._cameras: dict[int, Any] = {}
 
     def labels(self, parts: Mapping[str, int]) -> np.ndarray:
-        """Which label each number in the segmentation picture stands for: 0 but for the links that
-        `parts` names."""
+        """Label each number in the segmentation picture: 0 but for the links in `parts`."""
         table = np.zeros(1 + max(entity.per_scene_id for entity in self._entities), int)
         for entity in self._entities:
             table[entity.per_scene_id] = parts.get(entity.name, 0)
         return table
 
-    def _shoot(self, poses: Sequence[Any], size: int) -> Any:
-        """A camera of `size` pixels that has just seen the links at `poses`, in the order of the
-        files."""
+    def _take_picture(self, poses: Sequence[Any], size: int) -> Any:
+        """Take a picture of the links at `poses`, in the order of the files."""
         if size not in self._cameras:
             camera = self._sapien.render.RenderCameraComponent(size, size, self._shaders)
             camera.set_fovy(self._fovy, True)
@@ -139,12 +155,14 @@ class RenderScene:
 
     def render(self, poses: Sequence[Any], size: int) -> np.ndarray:
         """(size, size, 3) uint8."""
-        colour = self._shoot(poses, size).get_picture("Color")[..., :3]
+        colour = self._take_picture(poses, size).get_picture("Color")[..., :3]
         return np.rint(np.clip(colour, 0, 1) * 255).astype(np.uint8)
 
     def segmentation(self, poses: Sequence[Any]) -> np.ndarray:
         """The number of the link that each pixel shows, for `labels`: (64, 64) int."""
-        return self._shoot(poses, FRAME).get_picture("PositionSegmentation")[..., 3].astype(int)
+        return (
+            self._take_picture(poses, FRAME).get_picture("PositionSegmentation")[..., 3].astype(int)
+        )
 
 
 def _look(sapien: Any, eye: np.ndarray, target: np.ndarray) -> Any:

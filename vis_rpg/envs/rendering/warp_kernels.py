@@ -1,5 +1,4 @@
-"""The device half of the batch renderer: where in the picture geoms can be, and threads that cast
-and shade some pixels each."""
+"""The device half of the batch renderer: bound geoms on the screen, then cast and shade pixels."""
 
 # What follows is compiled by Warp: its types are its own, and float(1.0) is a variable where 1.0 is
 # a constant.
@@ -26,8 +25,10 @@ of rounding."""
 
 @wp.struct
 class Geoms:
-    """What a model's geoms, and its sites after them, look like; the same in every environment. G
-    of both, V of them visible, M meshes."""
+    """What a model's geoms, and its sites after them, look like; the same in every environment.
+
+    G of both, V of them visible, M meshes.
+    """
 
     sites: int  # the first site
     moving: int  # the first of `visible` that has joints between it and the world
@@ -64,8 +65,11 @@ class Lights:
 
 @wp.struct
 class CameraIntrinsics:
-    """Where a point x is seen: in column c / d of row r / d, of which the first one's middle is 0,
-    where (c, r, d) = turn x + shift; and the rays of the P pixels."""
+    """Projection and rays of a camera.
+
+    A point x is seen in column c / d of row r / d, of which the first one's middle is 0, where (c,
+    r, d) = turn x + shift; rays are those of the P pixels.
+    """
 
     side: int  # of a picture, in pixels
     turn: wp.mat33
@@ -76,8 +80,7 @@ class CameraIntrinsics:
 
 @wp.struct
 class StaticLayerCache:
-    """What N environments look like without their moving geoms, and where the others were when that
-    was drawn."""
+    """What N environments look like without moving geoms, and where the static ones were then."""
 
     xpos: wp.array2d(dtype=wp.vec3)  # (N, V)
     xmat: wp.array2d(dtype=wp.mat33)  # (N, V)
@@ -99,8 +102,7 @@ def column_of(axes: wp.mat33, index: int) -> wp.vec3:
 
 @wp.struct
 class ScreenSpans:
-    """Where in the R rows of the picture each of V visible geoms of N environments can be, and
-    which ones are in a row at all."""
+    """Where each of V visible geoms of N environments can be in the R rows of the picture."""
 
     columns: wp.array3d(dtype=wp.vec2i)  # (N, R, V) first and last column
     near: wp.array2d(dtype=float)  # (N, V) no point of it is less far ahead of the camera
@@ -125,8 +127,9 @@ def place(
     layer: StaticLayerCache,
     spans: ScreenSpans,
 ) -> None:
-    """The spans of each visible geom of each environment. Marks the environments whose still geoms
-    are not where they were.
+    """The spans of each visible geom of each environment.
+
+    Marks the environments whose still geoms are not where they were.
 
     A row's span is where it crosses the edges of the geom's bounding box, and what lies between.
     """
@@ -230,8 +233,7 @@ def enlist(
 def shade(
     lights: Lights, rgba: wp.vec4, shine: wp.vec3, point: wp.vec3, normal: wp.vec3, to_eye: wp.vec3
 ) -> wp.vec3:
-    """Emission, ambient, diffuse and specular light as OpenGL's fixed functions add them, in [0,
-    1]."""
+    """OpenGL's emission, ambient, diffuse and specular light, in [0, 1]."""
     base = wp.vec3(rgba[0], rgba[1], rgba[2])
     seen = base * shine[0] + wp.cw_mul(base, lights.ambient)
     for i in range(lights.spot.shape[0]):
@@ -258,8 +260,7 @@ def shade(
 
 @wp.func
 def bend(corner: wp.vec3, face: wp.vec3) -> wp.vec3:
-    """A mesh's normal at a corner of a face, unless there is a sharp edge, as MuJoCo
-    smoothes them."""
+    """A mesh's normal at a corner of a face; the face's at a sharp edge, as in MuJoCo."""
     return wp.where(wp.dot(corner, face) < 0.8, face, corner)
 
 
@@ -285,9 +286,11 @@ def cast(
     ray: wp.vec3,
     limit: float,
 ):
-    """The first surface nearer than `limit` that a pixel's ray meets among those listed in its row
-    from `begin` to `end`: geom or -1, distance, normal, and of a mesh the face and the weights of
-    its first two corners."""
+    """Find the first surface nearer than `limit` that a pixel's ray meets.
+
+    Among those listed in its row from `begin` to `end`. Returns geom or -1, distance, normal, and
+    of a mesh the face and the weights of its first two corners.
+    """
     geom = int(-1)
     distance = float(limit)
     normal = wp.vec3(0.0, 0.0, 0.0)
@@ -335,11 +338,11 @@ def draw(
     frames: wp.array2d(dtype=vec3b),
     shown: wp.array2d(dtype=int),
 ) -> None:
-    """`span` neighbouring pixels in a row: frames (N, P, 3), shown (N, P) the nearest geom, sites
-    aside, or -1. Where nothing is in the way they have the colour `beyond`.
+    """Draw `span` neighbouring pixels in a row.
 
-    What an environment's still geoms look like is kept; where nothing that moves can be, or is
-    nearer, that is shown.
+    frames (N, P) get the colours, shown (N, P) the nearest geom, sites aside, or -1. Where nothing
+    is in the way the colour is `beyond`. An environment's static layer is kept, and shown where
+    nothing that moves can be, or is nearer.
     """
     world, row, block = wp.tid()
     counts = spans.counts[world, row]

@@ -1,5 +1,4 @@
-"""Pictures of many environments of one MuJoCo scene in one call, with the ray-caster of
-mujoco-warp, on a CPU or a GPU."""
+"""Frames of many environments in one call, with mujoco-warp's ray-caster, on a CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -21,25 +20,33 @@ PLANE, HFIELD, MESH = (
 
 
 class WarpRenderer:
-    """Pictures of `count` environments that share a model's looks and differ in where its geoms and
-    sites are; no shadows, no reflections.
+    """Renders environments that share a model and differ in where geoms and sites are.
 
-    view: a camera, by its name in the model or free-standing (an MjvCamera), that does not move;
-    size: the side of a picture in pixels; device: of Warp ("cpu", "cuda:1"), by default the GPU if
-    there is one; sky: as of a Camera. Which geoms and sites are visible, their sizes and materials,
-    the lights and the camera are what MuJoCo's own renderer is given, read once: what changes them
-    in a model later is not seen. Light is OpenGL's, computed for each pixel; a texture counts with
-    its mean colour. Tendons are left out, and lights stay where the model's initial pose has them.
-    Poses are those of all geoms and, after them, all sites (`MujocoTask.geom_poses`). The
+    No shadows, no reflections. Which geoms and sites are visible, their sizes and materials, the
+    lights and the camera are what MuJoCo's own renderer is given, read once: what changes them in a
+    model later is not seen. Light is OpenGL's, computed for each pixel; a texture counts with its
+    mean colour. Tendons are left out, and lights stay where the model's initial pose has them. The
     first renderer on a machine compiles for some seconds; Warp keeps the result in its cache
-    folder. Raises UserError where mujoco-warp is missing or has changed, for an unknown device, and
-    for what it cannot draw.
+    folder.
+
+    Args:
+        model: The MjModel.
+        view: A camera, by its name in the model or free-standing (an MjvCamera), that does not
+            move.
+        size: Side of a picture in pixels.
+        count: N environments.
+        device: Of Warp ("cpu", "cuda:1"), by default the GPU if there is one.
+        sky: As of a Camera.
+
+    Raises:
+        UserError: Where mujoco-warp is missing or has changed, for an unknown device, and for what
+            it cannot draw.
     """
 
     def __init__(
         self,
-        model: Any,
-        view: str | Any,
+        model: mujoco.MjModel,
+        view: str | mujoco.MjvCamera,
         size: int,
         count: int,
         device: str | None = None,
@@ -118,19 +125,31 @@ class WarpRenderer:
             )  # pictures are drawn in torch's stream, not in this one
 
     def render(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-        """(N, P, 3) positions and (N, P, 9) rotations of all geoms and sites -> (N, size, size, 3)
-        uint8, the caller's to keep."""
+        """Render all environments.
+
+        Args:
+            positions: (N, P, 3) of all geoms and, after them, all sites (`MujocoTask.geom_poses`).
+            rotations: (N, P, 9).
+
+        Returns:
+            (N, size, size, 3) uint8, the caller's to keep.
+        """
         return self.tensor(positions, rotations).cpu().clone().numpy()
 
     def tensor(self, positions: np.ndarray, rotations: np.ndarray) -> torch.Tensor:
-        """`render`, left on the device, in order with torch's current stream, and only to be
-        read: the next call draws what changes."""
+        """`render`, left on the device and in order with torch's current stream.
+
+        It is only to be read: the next call draws what changes.
+        """
         self._draw(positions, rotations)
         return self._frames
 
     def geoms(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-        """Which geom each pixel shows first, seen through sites as in `Camera.geoms`: (N, size,
-        size) int, -1 where there is none."""
+        """Which geom each pixel shows first, seen through sites as in `Camera.geoms`.
+
+        Returns:
+            (N, size, size) int, -1 where there is none.
+        """
         self._draw(positions, rotations)
         return self._shown.cpu().clone().numpy()
 
@@ -149,15 +168,14 @@ class WarpRenderer:
 
 
 class _SceneDescription:
-    """What MuJoCo hands to its own renderer for the initial pose: visible geoms and sites with
-    their materials, lights, and the camera.
+    """What MuJoCo hands to its own renderer for the initial pose.
 
     `types` (P,) are the shapes of all geoms and then sites; `shown` maps the indices of visible
     ones, `visible` (V,), to what MuJoCo hands over. The first `static_count` of `visible` have no
     joints between them and the world.
     """
 
-    def __init__(self, model: Any, view: str | Any) -> None:
+    def __init__(self, model: mujoco.MjModel, view: str | mujoco.MjvCamera) -> None:
         self.data = data = mujoco.MjData(model)
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
@@ -193,8 +211,7 @@ class _SceneDescription:
         self.camera = scene.camera[0]
 
     def projection(self, size: int) -> np.ndarray:
-        """(3, 4) M, so that a point x is seen in column c / d of row r / d, of those that `rays`
-        numbers, where (c, r, d) = M (x, 1)."""
+        """(3, 4) M: a point x is seen in column c / d of row r / d, where (c, r, d) = M (x, 1)."""
         camera, eyes = self.camera, self.scene.camera
         middle, tall = (
             (camera.frustum_top + camera.frustum_bottom) / 2,
@@ -214,8 +231,7 @@ class _SceneDescription:
         return relative @ from_eye
 
     def rays(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where the rays of the pixels start, and their unit directions, row by row from the top
-        left: (size * size, 3) each."""
+        """Starts and unit directions of the pixels' rays, row by row: (size * size, 3) each."""
         camera, eyes = (
             self.camera,
             self.scene.camera,
@@ -235,7 +251,7 @@ class _SceneDescription:
         return np.tile(eye, (size * size, 1)), rays / np.linalg.norm(rays, axis=-1, keepdims=True)
 
 
-def _still_camera(model: Any, view: str | Any) -> Any:
+def _still_camera(model: mujoco.MjModel, view: str | mujoco.MjvCamera) -> Any:
     """The MjvCamera of a view, which may not move with a body."""
     camera: Any = view
     if isinstance(view, str):
@@ -255,10 +271,9 @@ def _still_camera(model: Any, view: str | Any) -> Any:
 
 
 def _put_geoms(
-    wp: Any, kernels: Any, model: Any, description: _SceneDescription
+    wp: Any, kernels: Any, model: mujoco.MjModel, description: _SceneDescription
 ) -> tuple[Any, Any]:
-    """The geoms and sites on the device, and the meshes and height fields that must
-    outlive them."""
+    """Geoms and sites on the device; and the meshes and height fields that must outlive them."""
     from mujoco_warp._src.bvh import build_hfield_bvh
 
     places = len(description.types)
@@ -359,7 +374,7 @@ def _make_spans(wp: Any, kernels: Any, count: int, side: int, visible: int) -> A
     )
 
 
-def _site_boxes(model: Any) -> np.ndarray:
+def _site_boxes(model: mujoco.MjModel) -> np.ndarray:
     """(sites, 3) half the sides of the boxes around them, which MuJoCo keeps for geoms only."""
     half, kinds = model.site_size.copy(), mujoco.mjtGeom
     radius, length = half[:, 0].copy(), half[:, 1].copy()
@@ -373,7 +388,7 @@ def _site_boxes(model: Any) -> np.ndarray:
     return half
 
 
-def _put_mesh(wp: Any, model: Any, index: int) -> Any:
+def _put_mesh(wp: Any, model: mujoco.MjModel, index: int) -> Any:
     vertices = model.mesh_vert[model.mesh_vertadr[index] :][: model.mesh_vertnum[index]]
     faces = model.mesh_face[model.mesh_faceadr[index] :][: model.mesh_facenum[index]]
     # Vertices of a coarse mesh lie on each other, and fewer of them are more often in the cache.
@@ -383,7 +398,7 @@ def _put_mesh(wp: Any, model: Any, index: int) -> Any:
     )
 
 
-def _mean_colour(model: Any, material: int) -> np.ndarray:
+def _mean_colour(model: mujoco.MjModel, material: int) -> np.ndarray:
     """(3,) what a material's colour texture is at a distance; white where there is none."""
     texture = (
         model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB] if material >= 0 else -1
@@ -391,13 +406,13 @@ def _mean_colour(model: Any, material: int) -> np.ndarray:
     return np.ones(3) if texture < 0 else _mean_of_texture(model, texture)
 
 
-def _sky(model: Any) -> np.ndarray:
+def _sky(model: mujoco.MjModel) -> np.ndarray:
     """(3,) the mean colour of a model's sky; black where it has none."""
     skies = np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX)
     return _mean_of_texture(model, skies[0]) if len(skies) else np.zeros(3)
 
 
-def _mean_of_texture(model: Any, texture: int) -> np.ndarray:
+def _mean_of_texture(model: mujoco.MjModel, texture: int) -> np.ndarray:
     channels = model.tex_nchannel[texture]
     pixels = model.tex_data[model.tex_adr[texture] :][
         : model.tex_width[texture] * model.tex_height[texture] * channels
@@ -406,8 +421,10 @@ def _mean_of_texture(model: Any, texture: int) -> np.ndarray:
 
 
 def _put_lights(wp: Any, kernels: Any, description: _SceneDescription) -> Any:
-    """The lights on the device. MuJoCo's renderer lets point lights shine from the camera, straight
-    ahead, and so does this."""
+    """The lights on the device.
+
+    MuJoCo's renderer lets point lights shine from the camera, straight ahead, and so does this.
+    """
     of, kinds = description.lights, mujoco.mjtLightType
     directed, ahead = (kinds.mjLIGHT_SPOT, kinds.mjLIGHT_DIRECTIONAL), description.camera.forward
     return _struct(

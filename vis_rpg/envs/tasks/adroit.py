@@ -1,9 +1,9 @@
-"""Adroit, Gymnasium-Robotics' hand of 24 joints on a moving arm: open a door, or drive a nail with
-a hammer."""
+"""Adroit: Gymnasium-Robotics' hand of 24 joints on an arm opens a door or hammers a nail in."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from gymnasium_robotics.envs.adroit_hand import AdroitHandDoorEnv, AdroitHandHammerEnv
 from torch import Tensor
 
-from vis_rpg.envs.tasks.base import TRIES, check_choice
+from vis_rpg.envs.tasks.base import MAX_TRIES, check_choice
 from vis_rpg.envs.tasks.mujoco_task import MujocoTask, free_camera, geoms_under
 from vis_rpg.envs.tasks.task import Axes, Coverage, Task, draw_box
 
@@ -26,7 +26,7 @@ OPEN, DRIVEN = {"library": 1.35, "paper": 1.0}, {"library": 0.01, "paper": 0.02}
 """Success by `task.success`: from which angle of its hinge on, in rad, the door is open; how near
 its goal, in metres, the nail is."""
 TABLE, LIFT = ((-0.35, -0.4), (0.1, 0.1)), 0.2
-"""Where a scattered start puts the hammer, in metres: corners in x and y, and the greatest height
+"""Where a randomized reset puts the hammer, in metres: corners in x and y, and the greatest height
 above where it lies."""
 
 
@@ -50,11 +50,12 @@ def draw(axes: Axes) -> None:
 def make_task(
     name: str,
     names: tuple[str, ...],
-    object_coordinates: Any,
+    object_coordinates: Callable[[Tensor], Tensor],
     length: int,
     covered: tuple[str, ...],
     plane: tuple[int, int],
 ) -> Task:
+    """Declare one of the two tasks."""
     coverage = Coverage(covered, (-REACH, -REACH), (REACH, REACH), (24, 24))
     return Task(
         name,
@@ -71,13 +72,12 @@ def make_task(
 
 
 class Adroit(MujocoTask):
-    """What the two tasks share: an action is held for two of the library's steps (0.01 s each); the
-    reward is 1 after every action at whose end success holds, else 0; and what the library moves in
-    the model at every start is part of the saved state.
+    """What the two tasks share.
 
-    success: library, the library's own criterion, or paper, the easier one of the paper's runs;
-    `info` holds both, as success_library and success_paper. env: the library's environment; placed:
-    the body that it places anew at every start.
+    An action is held for two of the library's steps (0.01 s each); the reward is 1 after every
+    action at whose end success holds, else 0; and what the library moves in the model at every
+    start is part of the saved state. `info` holds success by both criteria, as success_library and
+    success_paper.
     """
 
     def __init__(
@@ -85,15 +85,30 @@ class Adroit(MujocoTask):
         task: Task,
         env: Any,
         placed: str,
-        view: Any,
+        view: str | mujoco.MjvCamera,
         parts: dict[str, list[int]],
         size: int,
         obs: str,
         render_mode: str | None,
         success: str,
     ) -> None:
-        """size: S, numbers of the state. Raises UserError for a success that is neither library nor
-        paper."""
+        """Declare the task.
+
+        Args:
+            task: Its declaration.
+            env: The library's environment.
+            placed: The body that the library places anew at every start.
+            view: The camera.
+            parts: Geoms of each object of interest.
+            size: S, numbers of the state.
+            obs: state | pixels.
+            render_mode: Gymnasium's.
+            success: library, the library's own criterion, or paper, the easier one of the paper's
+                runs.
+
+        Raises:
+            UserError: For another `obs` or `success`.
+        """
         check_choice("task.success", success, task.criteria)
         self._env, self._criterion = env, success
         self._placed_body = env.model.body(placed).id
@@ -118,8 +133,8 @@ class Adroit(MujocoTask):
         self._succeeded = dict.fromkeys(self.task.criteria, False)
 
     def _randomize(self) -> None:
-        for _ in range(TRIES):
-            self._strew()
+        for _ in range(MAX_TRIES):
+            self._sample_joints()
             mujoco.mj_forward(self.model, self.data)
             places = self.data.geom_xpos[self.labels[:-1] > 0]
             above = (
@@ -131,7 +146,7 @@ class Adroit(MujocoTask):
                 break
         self._obs = self._env._get_obs()
 
-    def _strew(self) -> None:
+    def _sample_joints(self) -> None:
         """Draw where the hand's joints and the things are."""
         model, rng = self.model, self.np_random
         for joint in range(model.njnt):
@@ -184,18 +199,19 @@ class Adroit(MujocoTask):
 
 
 class AdroitDoor(Adroit):
-    """Turn the latch of a door and pull it open (to 1.35 rad; 1.0 by `success="paper"`); the door
-    stands elsewhere at every start.
+    """Turn the latch of a door and pull it open.
 
-    28 actions.
+    To 1.35 rad, or 1.0 by `success="paper"`; the door stands elsewhere at every start. 28 actions.
 
     State (42,): the library's observation (39: joints of the hand, latch, door hinge, palm, handle
     of the latch, palm - handle, open or not), then the centre of the door panel (3), which it
     lacks. Objects of interest and their geoms: `palm` all of the hand from the body "palm" to the
     fingertips (its position is the library's grasp point in the palm), `latch` those of the body
     "latch" (its position is the end of its handle), `door` those of the panel that swings, body
-    "door", without latch and frame. Raises UserError for an unknown `obs` or `success`, and where
-    pictures cannot be rendered.
+    "door", without latch and frame.
+
+    Raises:
+        UserError: For an unknown `obs` or `success`, and where pictures cannot be rendered.
     """
 
     def __init__(
@@ -236,8 +252,10 @@ class AdroitHammer(Adroit):
     where it is. Objects of interest and their geoms: `palm` all of the hand from the body "palm" to
     the fingertips (its position is the library's grasp point in the palm), `hammer` those of the
     body "Object" (handle, neck and head; its position is its head's), `nail` those of the body
-    "nail" (its position is its head). Raises UserError for an unknown `obs` or `success`, and where
-    pictures cannot be rendered.
+    "nail" (its position is its head).
+
+    Raises:
+        UserError: For an unknown `obs` or `success`, and where pictures cannot be rendered.
     """
 
     def __init__(
@@ -257,8 +275,8 @@ class AdroitHammer(Adroit):
         view = free_camera((-0.05, -0.1, 0.13), distance=0.88, azimuth=25.0, elevation=-30.0)
         super().__init__(task, env, "nail_board", view, parts, 49, obs, render_mode, success)
 
-    def _strew(self) -> None:
-        super()._strew()
+    def _sample_joints(self) -> None:
+        super()._sample_joints()
         rng, model = self.np_random, self.model
         x, y = rng.uniform(*TABLE)
         turn, tilt, roll = rng.uniform(-np.pi, np.pi, 3)

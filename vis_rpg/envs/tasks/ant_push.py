@@ -1,17 +1,18 @@
-"""AntPush (Nachum et al. 2018): go round a block, push it aside and reach the upper room; pushed
-straight ahead, it shuts the way in."""
+"""AntPush (Nachum et al. 2018): push a block aside to reach the upper room.
+
+Pushed straight ahead, the block shuts the way in.
+"""
 
 from __future__ import annotations
 
 from copy import copy
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vis_rpg.envs.tasks.base import TRIES
+from vis_rpg.envs.tasks.base import MAX_TRIES
 from vis_rpg.envs.tasks.mujoco_task import MujocoTask
 from vis_rpg.envs.tasks.task import Axes, Coverage, Task, draw_box
 from vis_rpg.resources import ASSETS
@@ -47,21 +48,23 @@ ANT_QPOS, ANT_QVEL = 15, 14
 
 
 @cache
-def load_model() -> Any:
+def load_model() -> mujoco.MjModel:
     """The compiled MJCF. Stepping leaves it as it is: environments share it."""
     return mujoco.MjModel.from_xml_path(str(ASSETS / "ant_push.xml"))
 
 
-def ant_geoms(model: Any) -> list[int]:
+def ant_geoms(model: mujoco.MjModel) -> list[int]:
     """Ids of the geoms that make up the ant: those that move and are not the block's."""
     block = model.body("block").id
     return [index for index, body in enumerate(model.geom_bodyid) if body not in (0, block)]
 
 
 @cache
-def thick_model() -> Any:
-    """The model with limbs eight times as thick and the torso four times: a pixel of a small frame
-    is 0.375 wide, a limb 0.16."""
+def thick_model() -> mujoco.MjModel:
+    """The model with limbs eight times as thick and the torso four times.
+
+    A pixel of a small frame is 0.375 wide, a limb 0.16.
+    """
     model = copy(load_model())
     geoms = ant_geoms(model)
     model.geom_size[geoms, 0] *= 8.0
@@ -73,15 +76,13 @@ def thick_model() -> Any:
 
 
 def object_coordinates(state: Tensor) -> Tensor:
-    """State (..., 31) -> coordinates (..., 2, 2) of torso and block, scaled to [-1, 1] on the floor
-    between the walls."""
+    """State (..., 31) -> torso and block (..., 2, 2), in [-1, 1] on the floor between the walls."""
     positions = torch.stack([state[..., :2], state[..., ANT_QPOS + ANT_QVEL :]], dim=-2)
     return (positions - positions.new_tensor(CENTRE)) / HALF
 
 
 def draw(axes: Axes) -> None:
-    """Walls, the goal and the area that counts as reached, and where ant and block start, in world
-    units."""
+    """Draw walls, the goal and the area that counts as reached, and where ant and block start."""
     from matplotlib.patches import Circle, Rectangle  # only drawings need matplotlib
 
     for wall in WALLS:
@@ -108,13 +109,17 @@ TASK = Task(
 
 
 class AntPush(MujocoTask):
-    """An ant of eight motors, at most 30 Nm each; a step lasts 0.1 s. The reward is -0.1 times the
-    distance of the torso to the goal.
+    """An ant of eight motors, at most 30 Nm each; a step lasts 0.1 s.
+
+    The reward is -0.1 times the distance of the torso to the goal.
 
     State (31,): the ant's coordinates (x, y, z, quaternion, 8 joint angles) and velocities (3
     linear, 3 angular, 8 joints), and the block's x and y. It starts at (0, 0), the block at (0, 8),
     the goal is (0, 19); success is a distance below 5. Positions in `info` are those of torso and
-    block. Raises UserError for an unknown `obs`, and where pictures cannot be rendered.
+    block.
+
+    Raises:
+        UserError: For an unknown `obs`, and where pictures cannot be rendered.
     """
 
     def __init__(self, obs: str = "state", render_mode: str | None = None) -> None:
@@ -144,7 +149,7 @@ class AntPush(MujocoTask):
 
     def _randomize(self) -> None:
         data, rng = self.data, self.np_random
-        for _ in range(TRIES):
+        for _ in range(MAX_TRIES):
             low, high = BLOCK[rng.integers(len(BLOCK))]
             data.qpos[ANT_QPOS:] = rng.uniform(low, high) - CENTRE
             data.qpos[:2] = rng.uniform(LOW, HIGH)

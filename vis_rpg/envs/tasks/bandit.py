@@ -1,5 +1,7 @@
-"""Bandit (Fig. 4): one step, one action, two modes; the wide one is a trap, the narrow one is the
-best."""
+"""Bandit (Fig. 4): one step, one action, two modes.
+
+The wide one is a trap, the narrow one is the best.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,10 @@ def bandit_reward(x: Tensor) -> Tensor:
 
 
 class Bandit(BaseTask):
-    """One action, one step; the observation is a constant (1,) zero. There is nothing to see:
-    obs=pixels raises UserError."""
+    """One action, one step; the observation is a constant (1,) zero.
+
+    There is nothing to see: obs=pixels raises UserError.
+    """
 
     metadata = {"render_modes": []}
 

@@ -1,5 +1,4 @@
-"""What the project's own tasks share: observation kinds, the episode's clock, seeding, and saving
-of the whole state."""
+"""What the tasks share: observations, the episode's clock, seeding, and the saved state."""
 
 from __future__ import annotations
 
@@ -15,10 +14,9 @@ from vis_rpg.envs.rendering.frames import FRAME, STACK, VIDEO, FrameStack
 from vis_rpg.envs.tasks.task import Task
 from vis_rpg.errors import UserError
 
-TRIES = 1000
-"""Scattered scenes that are drawn, at most, until one is seen and has nothing inside another thing.
-"""
-DEEP = 0.005
+MAX_TRIES = 1000
+"""Randomized scenes drawn, at most, until one is in view with nothing inside another thing."""
+MAX_PENETRATION = 0.005
 """Metres by which things may be inside each other in one: contacts are soft."""
 OBSERVATIONS = ("state", "pixels")
 
@@ -43,14 +41,12 @@ def frames_space() -> gymnasium.spaces.Box:
 
 
 class BaseTask(gymnasium.Env[np.ndarray, np.ndarray]):
-    """A task of this project, from state (S,) float32 or pixels (2, 64, 64, 3) uint8; actions (A,)
-    in [-1, 1].
+    """A task from state (S,) float32 or pixels (2, 64, 64, 3) uint8; actions (A,) in [-1, 1].
 
     A task says how it starts, moves, is seen and succeeds; this class keeps the clock, the frame
-    stack and the saved state. `reset` and `step` put into info: "success" (bool) and "objects"
-    ((N, 2) or (N, 3) float64: true positions of the objects of interest in world units, for metrics
-    and drawings, never for training). Reaching the episode's length is truncation, never
-    termination. Raises UserError for an unknown `obs`.
+    stack and the saved state. `reset` and `step` put into info: "success" (bool) and "objects" ((N,
+    2) or (N, 3) float64: true positions of the objects of interest in world units, for metrics and
+    drawings, never for training). Reaching the episode's length is truncation, never termination.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
@@ -66,8 +62,19 @@ class BaseTask(gymnasium.Env[np.ndarray, np.ndarray]):
         obs: str = "state",
         render_mode: str | None = None,
     ) -> None:
-        """`state_limits`: (S,) the largest absolute value of each number of the state, in world
-        units; infinite where none is known."""
+        """Declare the spaces.
+
+        Args:
+            task: The declaration.
+            actions: A, numbers of an action.
+            state_limits: (S,) the largest absolute value of each number of the state, in world
+                units; infinite where none is known.
+            obs: state | pixels.
+            render_mode: Gymnasium's.
+
+        Raises:
+            UserError: For an unknown `obs`.
+        """
         check_choice("obs", obs, OBSERVATIONS)
         self.task = task
         self.render_mode = render_mode
@@ -87,12 +94,14 @@ class BaseTask(gymnasium.Env[np.ndarray, np.ndarray]):
         """Put everything where an episode starts."""
 
     def _randomize(self) -> None:
-        """From where an episode starts, put what can move anywhere that it can be, drawn from the
-        episode's generator; a task in which nothing can stays as it starts."""
+        """From where an episode starts, put what can move anywhere that it can be.
+
+        Drawn from the episode's generator; a task in which nothing can stays as it starts.
+        """
 
     @property
     def randomizes(self) -> bool:
-        """Whether the task has scattered starts (`reset(options={"randomize": True})`)."""
+        """Whether the task has randomized resets (`reset(options={"randomize": True})`)."""
         return type(self)._randomize is not BaseTask._randomize
 
     @abstractmethod
@@ -132,9 +141,17 @@ class BaseTask(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode. options: {"randomize": True} puts what can move anywhere it can be, so
-        that frames show every object in many places: for discovering objects and for measuring,
-        never for an agent's training."""
+        """Begin an episode.
+
+        Args:
+            seed: Of the environment's generator, which else carries on.
+            options: {"randomize": True} puts what can move anywhere it can be, so that frames show
+                every object in many places: for discovering objects and for measuring, never for an
+                agent's training.
+
+        Returns:
+            The observation and info.
+        """
         super().reset(seed=seed)
         self._steps = 0
         self._start()
@@ -148,12 +165,15 @@ class BaseTask(gymnasium.Env[np.ndarray, np.ndarray]):
         return obs, self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Carry out an action (A,): `advance`, then `outcome`."""
         self.advance(action)
         return self.outcome()
 
     def advance(self, action: np.ndarray) -> None:
-        """The physics of one step. It draws nothing, so that environments may advance in threads,
-        side by side."""
+        """The physics of one step.
+
+        It draws nothing, so that environments may advance in threads, side by side.
+        """
         self._reward = self._move(np.clip(np.asarray(action, np.float64), -1.0, 1.0))
         self._steps += 1
 
@@ -173,8 +193,11 @@ class BaseTask(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._frame(VIDEO)
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that `set_state` needs to continue bit for bit: NumPy arrays and JSON values,
-        random generator included."""
+        """Everything that `set_state` needs to continue bit for bit, random generator included.
+
+        Returns:
+            NumPy arrays and JSON values.
+        """
         state = {"steps": self._steps, "rng": self.np_random.bit_generator.state, **self._save()}
         return state | {"frames": self._stack.frames.copy()} if self._stack else state
 

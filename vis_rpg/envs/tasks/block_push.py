@@ -1,5 +1,7 @@
-"""BlockPush: push two blocks (or one) to their goals; the reward is 1 only while all of them are
-there."""
+"""BlockPush: push two blocks (or one) to their goals.
+
+The reward is 1 only while all of them are there.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,10 @@ least from any other in the RGB cube."""
 
 
 @cache
-def load_model(blocks: int, looks: int = 0) -> Any:
-    """The compiled MJCF; with one block, the blue block and its goal are left out. Stepping leaves
-    it as it is: environments share it.
+def load_model(blocks: int, looks: int = 0) -> mujoco.MjModel:
+    """The compiled MJCF; with one block, the blue block and its goal are left out.
+
+    Stepping leaves it as it is: environments share it.
 
     looks: 0 for green and blue blocks, otherwise the seed of colours and sizes of other blocks.
     """
@@ -91,8 +94,11 @@ class BlockPush(MujocoTask):
 
     State: x and y of pusher, green block (, blue block). Every step starts from rest, so positions
     are the whole state. looks: 0, or the seed of other colours and sizes of the blocks, to test
-    perception on what it was not trained on. Raises UserError for an unknown `obs`, for `blocks`
-    other than 1 or 2, for a negative `looks`, and where pictures cannot be rendered.
+    perception on what it was not trained on.
+
+    Raises:
+        UserError: For an unknown `obs`, for `blocks` other than 1 or 2, for a negative `looks`, and
+            where pictures cannot be rendered.
     """
 
     def __init__(

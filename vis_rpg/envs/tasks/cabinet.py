@@ -1,5 +1,7 @@
-"""Cabinet: an arm opens the two doors of a cabinet, for a sparse reward with a fixed base, for a
-dense one with a moving base."""
+"""Cabinet: an arm opens the two doors of a cabinet.
+
+For a sparse reward with a fixed base, for a dense one with a moving base.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vis_rpg.envs.rendering.sapien import RenderScene, read_urdf, render_scenes, sapien_for
-from vis_rpg.envs.tasks.base import DEEP, TRIES, BaseTask
+from vis_rpg.envs.tasks.base import MAX_PENETRATION, MAX_TRIES, BaseTask
 from vis_rpg.envs.tasks.task import Axes, Coverage, Task
 from vis_rpg.resources import ASSETS
 
@@ -82,7 +84,7 @@ SPREAD = dict(
         strict=True,
     )
 )
-"""How far from where it starts a joint may be in a scattered scene, rad or m, within its range."""
+"""How far from where it starts a joint may be in a randomized scene, rad or m, within its range."""
 SEEN = np.array([[-0.9, -0.7, 0.2], [0.1, 0.7, 1.2]])
 """The corners of the space in which the end effector is then: near the cabinet, and in the picture.
 """
@@ -97,8 +99,7 @@ def _builder(path: Path, held: tuple[str, ...]) -> Any:
 
 
 def object_coordinates(state: Tensor) -> Tensor:
-    """State (..., S) -> x, y, z of the end effector and the two door angles, (..., 5, 1), scaled to
-    about [-1, 1]."""
+    """State (..., S) -> end effector's x, y, z and both door angles, (..., 5, 1), in [-1, 1]."""
     x, y, z, left, right = state[..., :5].unbind(-1)
     return torch.stack([x, y, z - HEIGHT, left / OPEN, right / OPEN], -1).unsqueeze(-1)
 
@@ -120,8 +121,11 @@ def draw(axes: Axes) -> None:
 
 
 def make_task(name: str, sparse: bool) -> Task:
-    """The declaration. Coverage is counted along x alone, where a door's handle comes forward by
-    0.33 m of the grid's 1.2 as it opens."""
+    """The declaration.
+
+    Coverage is counted along x alone, where a door's handle comes forward by 0.33 m of the grid's
+    1.2 as it opens.
+    """
     coverage = Coverage(NAMES[1:], (-0.9, -0.9), (0.3, 0.9), (24, 1))
     return Task(
         name,
@@ -137,8 +141,9 @@ def make_task(name: str, sparse: bool) -> Task:
 
 
 class Cabinet(BaseTask):
-    """What both tasks share. An action is the velocity of each joint, as a share of its largest,
-    held for 0.1 s.
+    """What both tasks share.
+
+    An action is the velocity of each joint, as a share of its largest, held for 0.1 s.
 
     Velocities, not position targets: they leave nothing behind but positions and velocities, which
     the state shows, so the task is Markov; and random actions then add up to a walk of the joints,
@@ -150,8 +155,10 @@ class Cabinet(BaseTask):
 
     PhysX carries contacts from step to step in caches that it neither shows nor takes. So each
     episode begins in a new scene, and what is saved is the episode's start and its actions so far,
-    which are carried out again when it is restored. Raises UserError for an unknown `obs`, without
-    SAPIEN, and for pictures without a Vulkan device.
+    which are carried out again when it is restored.
+
+    Raises:
+        UserError: For an unknown `obs`, without SAPIEN, and for pictures without a Vulkan device.
     """
 
     def __init__(
@@ -170,9 +177,9 @@ class Cabinet(BaseTask):
         self._began: dict[str, np.ndarray] = {}
         self._actions: list[np.ndarray] = []
         if obs == "pixels":
-            self._see()
+            self._render_scene()
 
-    def _see(self) -> RenderScene:
+    def _render_scene(self) -> RenderScene:
         if "cabinet" not in render_scenes:
             render_scenes["cabinet"] = RenderScene(self._id, FILES, EYE, TARGET, FOVY)
         return render_scenes["cabinet"]
@@ -191,7 +198,7 @@ class Cabinet(BaseTask):
             np.array([share.get(name, 0.0) for name in self._names]) for share in (START, SPREAD)
         )
         low, high = self._robot.qlimits.T
-        for _ in range(TRIES):
+        for _ in range(MAX_TRIES):
             robot = np.clip(middle + spread * rng.uniform(-1, 1, len(middle)), low, high)
             start = {"robot": robot, "doors": rng.uniform(0.0, OPEN, 2)}
             self._begin(start)
@@ -202,15 +209,16 @@ class Cabinet(BaseTask):
         self._start()
 
     def _sound(self) -> bool:
-        """Whether nothing is deeper inside another thing than DEEP; it takes a substep to be told,
-        after which the scene is spent."""
+        """Whether nothing is deeper inside another thing than MAX_PENETRATION.
+
+        It takes a substep to be told, after which the scene is spent.
+        """
         self._scene.physx_system.step()
         points = [point for contact in self._scene.get_contacts() for point in contact.points]
-        return all(point.separation > -DEEP for point in points)
+        return all(point.separation > -MAX_PENETRATION for point in points)
 
     def _begin(self, start: dict[str, np.ndarray]) -> None:
-        """A new scene at rest; start: the positions of the robot's joints and the angles of the
-        doors."""
+        """Make a new scene at rest, with the robot's joints and the doors at `start`."""
         self._began, self._actions = start, []
         physics = self._sapien.physx.PhysxCpuSystem()
         physics.timestep = TIMESTEP
@@ -265,13 +273,18 @@ class Cabinet(BaseTask):
         ]
 
     def _frame(self, size: int) -> np.ndarray:
-        return self._see().render(self._poses(), size)
+        return self._render_scene().render(self._poses(), size)
 
     def segmentation(self, whole: bool = False) -> np.ndarray:
-        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background,
-        1..N objects in order; whole: N + 1 on what else of the robot moves, so that 0 is what never
-        changes."""
-        scene = self._see()
+        """What each pixel of the newest frame shows, for metrics only.
+
+        Args:
+            whole: Also label what else of the robot moves, N + 1, so that 0 is what never changes.
+
+        Returns:
+            (64, 64) int, 0 background, 1..N objects in order.
+        """
+        scene = self._render_scene()
         labels = {**dict.fromkeys(self._links, len(NAMES) + 1), **LABELS} if whole else LABELS
         return scene.labels(labels)[scene.segmentation(self._poses())]
 
@@ -290,8 +303,10 @@ class Cabinet(BaseTask):
 
 
 class CabinetSparse(Cabinet):
-    """The arm stands still, 9 actions; success, and reward 1, while both doors are beyond 0.72 of
-    their range. See `Cabinet`."""
+    """The arm stands still, 9 actions.
+
+    Success, and reward 1, while both doors are beyond 0.72 of their range. See `Cabinet`.
+    """
 
     def __init__(self, obs: str = "state", render_mode: str | None = None) -> None:
         super().__init__(
@@ -307,8 +322,9 @@ class CabinetSparse(Cabinet):
 
 
 class CabinetDense(Cabinet):
-    """The base moves too, 12 actions; success while the right door is fully open, at 0.9 of its
-    range. See `Cabinet`.
+    """The base moves too, 12 actions.
+
+    Success while the right door is fully open, at 0.9 of its range. See `Cabinet`.
 
     Reward: the sum of the doors' opened shares of that, + 2 while the right door is fully open, + 1
     while the left one is, - 2 x the distance (m) from the end effector to the nearer handle. The

@@ -29,15 +29,18 @@ API = (
 
 
 class GymTask(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
-    """The outermost wrapper: actions (A,) in [-1, 1]; observations (S,) float32 or (2, 64, 64, 3)
-    uint8; no named objects.
+    """The outermost wrapper of a Gymnasium environment; no named objects.
 
-    Its physical state cannot be saved: a resumed run drops the running episode.
+    Actions (A,) in [-1, 1]; observations (S,) float32 or (2, 64, 64, 3) uint8. Its physical state
+    cannot be saved: a resumed run drops the running episode.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], task: Task, obs: str) -> None:
-        """Raises UserError where the observations or actions are of a kind that cannot
-        be trained."""
+        """Wrap an environment.
+
+        Raises:
+            UserError: Where the observations or actions are of a kind that cannot be trained.
+        """
         super().__init__(env)
         self.task = task
         self._id = env.spec.id if env.spec else task.name
@@ -114,8 +117,11 @@ class GymTask(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
         return {**info, "success": success, "objects": np.zeros((0, 2))}
 
     def _call(self, size: int, method: Any, *args: Any, **kwargs: Any) -> Any:
-        """What reset or step of the environment returns, `size` values. Raises RunStopped where it
-        has another API."""
+        """What reset or step of the environment returns, `size` values.
+
+        Raises:
+            RunStopped: Where it has another API.
+        """
         try:
             returned = method(*args, **kwargs)
         except (TypeError, ValueError) as error:  # wrappers below unpack and pass on
@@ -169,7 +175,9 @@ def action_bounds(env: gymnasium.Env[Any, Any]) -> tuple[np.ndarray, np.ndarray]
     """The lowest and highest action, each of the action's shape and dtype.
 
     Bounds that a wrapper leaves infinite, as ClipAction does, are those of the environment within.
-    Raises UserError for actions that are no Box of real numbers, or that have no bounds at all.
+
+    Raises:
+        UserError: For actions that are no Box of real numbers, or that have no bounds at all.
     """
     id, actions = env.spec.id if env.spec else "gym", env.action_space
     if not isinstance(actions, gymnasium.spaces.Box) or not np.issubdtype(
@@ -217,8 +225,10 @@ def _make(id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
 
 
 def _elsewhere(id: str) -> str:
-    """A hint for an id that is not registered: the nearest one that is, once every installed
-    package that uses Gymnasium has been."""
+    """A hint for an id that is not registered.
+
+    The nearest one that is, once every installed package that uses Gymnasium is imported.
+    """
     module_of: dict[str, str] = {}
     for module in _packages():
         known = set(gymnasium.registry)
@@ -250,21 +260,25 @@ def _packages() -> Iterable[str]:
 
 
 def _render_fast(env: gymnasium.Env[Any, Any]) -> None:
-    """Without shadows and multisampling, where the environment draws a MuJoCo model: nearly all of
-    a frame's cost, lost at 64 x 64."""
+    """Turn off shadows and multisampling of a MuJoCo model: nearly all of a frame's cost."""
     model: Any = getattr(env.unwrapped, "model", None)
     if hasattr(model, "vis"):
         model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
 
 
 def make_gym(id: str, obs: str, processes: bool = False, **kwargs: Any) -> GymTask:
-    """The registered environment `id` as a task; `kwargs` go to `gymnasium.make`; processes: step
-    it in worker processes.
+    """Make a registered environment as a task.
 
-    id: as Gymnasium has it, or `module:Id-v0`, whose module may lie in the working directory.
-    Raises UserError for an unknown id (naming the nearest), for an action space that is not a
-    bounded Box, for obs=state where the observation is no list of numbers, and for obs=pixels where
-    it cannot be rendered.
+    Args:
+        id: As Gymnasium has it, or `module:Id-v0`, whose module may lie in the working directory.
+        obs: state | pixels.
+        processes: Step it in worker processes.
+        kwargs: For `gymnasium.make`.
+
+    Raises:
+        UserError: For an unknown id (naming the nearest), for an action space that is not a bounded
+            Box, for obs=state where the observation is no list of numbers, and for obs=pixels where
+            it cannot be rendered.
     """
     check_choice("obs", obs, OBSERVATIONS)
     env = _make(id, kwargs)

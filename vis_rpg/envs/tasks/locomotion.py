@@ -1,5 +1,4 @@
-"""Gymnasium's HalfCheetah-v5 and Humanoid-v5 as tasks (Fig. 12), and the cheetah that must go back
-(Fig. 11)."""
+"""HalfCheetah-v5 and Humanoid-v5 (Fig. 12), and the cheetah that must go back (Fig. 11)."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
 
 BACK = 5.0
 """Metres behind its start at which the cheetah has succeeded."""
-SIGHT = 10.0
+HALF_WIDTH = 10.0
 """The picture of CheetahBack shows x in +-10 m, the start in its middle; further out the cheetah is
 not seen."""
 HEIGHT = 2.0
@@ -32,8 +31,10 @@ DERIVED = ("xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
 
 
 def make_inner(id: str, **kwargs: Any) -> Any:
-    """Gymnasium's environment without its wrappers, its model painted for small pictures: a robot
-    of one colour, evenly lit, no mirror."""
+    """Gymnasium's environment without its wrappers, its model painted for small pictures.
+
+    A robot of one colour, evenly lit, no mirror.
+    """
     inner: Any = gymnasium.make(id, **kwargs).unwrapped
     model = inner.model
     model.geom_matid[robot_geoms(model)] = -1
@@ -49,7 +50,7 @@ def make_inner(id: str, **kwargs: Any) -> Any:
     return inner
 
 
-def robot_geoms(model: Any) -> list[int]:
+def robot_geoms(model: mujoco.MjModel) -> list[int]:
     """Ids of the geoms that make up the robot: all but the world's."""
     return [int(index) for index in np.flatnonzero(model.geom_bodyid)]
 
@@ -67,7 +68,7 @@ class Locomotion(MujocoTask):
         inner: Any,
         obs: str,
         render_mode: str | None,
-        view: Any = "track",
+        view: str | mujoco.MjvCamera = "track",
         **seeing: Any,
     ) -> None:
         self._inner = inner
@@ -108,10 +109,12 @@ class Cheetah(Locomotion):
 
 
 class HalfCheetah(Cheetah):
-    """Gymnasium's HalfCheetah-v5: state (17,), 6 actions, 1000 steps of 0.05 s, the reward of
-    moving forward.
+    """Gymnasium's HalfCheetah-v5, with the reward of moving forward.
 
-    Raises UserError for an unknown `obs`, and where pictures cannot be rendered.
+    State (17,), 6 actions, 1000 steps of 0.05 s.
+
+    Raises:
+        UserError: For an unknown `obs`, and where pictures cannot be rendered.
     """
 
     TASK = Task("half_cheetah", ("cheetah",), plane=(0, 2))
@@ -130,17 +133,20 @@ def draw(axes: Axes) -> None:
     axes.axhline(0.0, color="black", linewidth=1)
     axes.plot(0, 0.7, marker="x", color="black")
     axes.axvline(-BACK, color="tab:green", linewidth=1)
-    axes.set(xlim=(-SIGHT, SIGHT), ylim=(0.0, HEIGHT), aspect="auto")  # ten times as wide as high
+    axes.set(
+        xlim=(-HALF_WIDTH, HALF_WIDTH), ylim=(0.0, HEIGHT), aspect="auto"
+    )  # ten times as wide as high
 
 
 class CheetahBack(Cheetah):
-    """The cheetah of HalfCheetah-v5 with a sparse reward: 1 in each step in which its torso is at
-    least 5 m behind where it started.
+    """The cheetah of HalfCheetah-v5 must go 5 m back, for a sparse reward.
 
-    State (18,): x, z and pitch of the torso and 6 joint angles, then their velocities. 200 steps.
-    Its picture stands still, so that x is seen: a camera beside the track that spans 20 m by 2 m,
-    squeezed into a square. Raises UserError for an unknown `obs`, and where pictures cannot be
-    rendered.
+    The reward is 1 in each step in which its torso is at least 5 m behind where it started. State
+    (18,): x, z and pitch of the torso and 6 joint angles, then their velocities. 200 steps. Its
+    camera stands still, so that x is seen: the picture spans 20 m by 2 m, anamorphic in a square.
+
+    Raises:
+        UserError: For an unknown `obs`, and where pictures cannot be rendered.
     """
 
     TASK = Task(
@@ -151,7 +157,7 @@ class CheetahBack(Cheetah):
         episode_length=200,
         sparse=True,
         plane=(0, 2),
-        coverage=Coverage(("cheetah",), (-SIGHT, 0.0), (SIGHT, HEIGHT), (40, 1)),
+        coverage=Coverage(("cheetah",), (-HALF_WIDTH, 0.0), (HALF_WIDTH, HEIGHT), (40, 1)),
         draw=draw,
     )
 
@@ -170,7 +176,7 @@ class CheetahBack(Cheetah):
         floor.rgba[:] = FLOOR
         drawn.vis.global_.orthographic, drawn.vis.global_.fovy = 1, HEIGHT
         view = free_camera(
-            (0.0, 0.0, HEIGHT / 2 - 0.1), distance=SIGHT, azimuth=90.0, elevation=0.0
+            (0.0, 0.0, HEIGHT / 2 - 0.1), distance=HALF_WIDTH, azimuth=90.0, elevation=0.0
         )
         self._begin = 0.0
         super().__init__(
@@ -180,7 +186,7 @@ class CheetahBack(Cheetah):
             render_mode,
             view=view,
             render_model=drawn,
-            anamorphic=round(2 * SIGHT / HEIGHT),
+            anamorphic=round(2 * HALF_WIDTH / HEIGHT),
         )
 
     def _start(self) -> None:
@@ -189,7 +195,7 @@ class CheetahBack(Cheetah):
 
     def _randomize(self) -> None:
         self.data.qpos[0] = self.np_random.uniform(
-            -SIGHT + 1.0, SIGHT - 1.0
+            -HALF_WIDTH + 1.0, HALF_WIDTH - 1.0
         )  # success is still at the same place
         mujoco.mj_forward(self.model, self.data)
 
@@ -205,10 +211,12 @@ class CheetahBack(Cheetah):
 
 
 class Humanoid(Locomotion):
-    """Gymnasium's Humanoid-v5: state (348,), 17 actions, at most 1000 steps of 0.015 s; an episode
-    ends when the torso leaves its healthy height, 1 to 2 m.
+    """Gymnasium's Humanoid-v5: state (348,), 17 actions, at most 1000 steps of 0.015 s.
 
-    Raises UserError for an unknown `obs`, and where pictures cannot be rendered.
+    An episode ends when the torso leaves its healthy height, 1 to 2 m.
+
+    Raises:
+        UserError: For an unknown `obs`, and where pictures cannot be rendered.
     """
 
     TASK = Task("humanoid", ("humanoid",), state_scale=0.1)

@@ -1,5 +1,7 @@
-"""Maze (Fig. 5): 5 x 5 rooms joined by narrow gaps; no reward, so only exploration
-moves the agent."""
+"""Maze (Fig. 5): 5 x 5 rooms joined by narrow gaps.
+
+There is no reward, so only exploration moves the agent.
+"""
 
 from __future__ import annotations
 
@@ -65,8 +67,7 @@ _LOW, _HIGH = WALLS.min(axis=1) - SKIN, WALLS.max(axis=1) + SKIN  # (W, 2)
 
 
 def slide_free_move(position: np.ndarray, move: np.ndarray) -> np.ndarray:
-    """Where a point (2,) ends that moves by (2,) and stops at the first wall it touches, without
-    sliding (slab test)."""
+    """Where a point (2,) ends that moves by (2,) and stops at the first wall (slab test)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         near, far = (
             (_LOW - position) / move,
@@ -105,15 +106,16 @@ TASK = Task(
 
 
 def to_pixels(points: np.ndarray, size: int) -> np.ndarray:
-    """World (..., 2) -> (column, row) in a picture of `size` pixels, from its upper left corner; y
-    points up."""
+    """World (..., 2) -> (column, row) in a picture of `size` pixels; y points up."""
     return (points * (1, -1) + SIZE) * size / (2 * SIZE)
 
 
 @cache
 def background(size: int) -> np.ndarray:
-    """The empty maze: (size, size, 3) uint8; walls one 64th of the picture wide, drawn large and
-    averaged."""
+    """The empty maze: (size, size, 3) uint8.
+
+    Walls one 64th of the picture wide, drawn large and averaged.
+    """
     large = 8 * size
     picture = np.full((large, large, 3), FLOOR, np.uint8)
     half = large / FRAME / 2
@@ -128,10 +130,12 @@ def background(size: int) -> np.ndarray:
 
 
 class Maze(BaseTask):
-    """The agent is a point; a step moves it by 0.25 x action. State: its (x, y). No reward, no
-    success.
+    """The agent is a point; a step moves it by 0.25 x action.
 
-    Raises UserError for an unknown `obs`.
+    State: its (x, y). No reward, no success.
+
+    Raises:
+        UserError: For an unknown `obs`.
     """
 
     def __init__(self, obs: str = "state", render_mode: str | None = None) -> None:
@@ -158,8 +162,11 @@ class Maze(BaseTask):
         return self._disc(background(size).copy(), AGENT, cv2.LINE_AA)
 
     def segmentation(self, whole: bool = False) -> np.ndarray:
-        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background,
-        1 agent; nothing else moves that `whole` could show."""
+        """What each pixel of the newest frame shows, for metrics only.
+
+        Returns:
+            (64, 64) int, 0 background, 1 agent; nothing else moves that `whole` could label.
+        """
         return self._disc(np.zeros((FRAME, FRAME), np.uint8), 1, cv2.LINE_8).astype(int)
 
     def _disc(self, picture: np.ndarray, colour: Any, line: int) -> np.ndarray:

@@ -1,5 +1,4 @@
-"""Meta-World v3: a Sawyer arm whose hand is moved in x, y and z and whose gripper opens and closes;
-any of its tasks by name."""
+"""Meta-World v3: a Sawyer arm with a gripper; any of its tasks by name."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vis_rpg.envs.tasks.base import TRIES, nearest
+from vis_rpg.envs.tasks.base import MAX_TRIES, nearest
 from vis_rpg.envs.tasks.mujoco_task import MujocoTask, free_camera, geoms_under
 from vis_rpg.envs.tasks.task import Axes, Coverage, Task, draw_box
 from vis_rpg.errors import UserError
@@ -23,7 +22,7 @@ REPEAT = 2
 LENGTH = 100
 """Actions of an episode."""
 HAND_STEPS, FALL_STEPS = 50, 10
-"""Steps of the library in which a scattered start moves the hand to its place, and lets the objects
+"""Steps of the library in which a randomized reset moves the hand to its place, and lets objects
 come to rest."""
 OBSERVED = 39
 """Numbers of the library's own observation, which begin the state: hand (3), gripper opening (1),
@@ -58,15 +57,13 @@ def symlog(x: Tensor) -> Tensor:
 
 
 def one_object_coordinates(state: Tensor) -> Tensor:
-    """State (..., 42) of a task with one object -> (..., 7, 1): fingertips - object, the object,
-    gripper opening."""
+    """State (..., 42) -> fingertips - object, the object, gripper opening: (..., 7, 1)."""
     tcp, first = state[..., OBSERVED:], state[..., FIRST : FIRST + 3]
     return _scaled(tcp - first, first, state[..., 3:4])
 
 
 def two_object_coordinates(state: Tensor) -> Tensor:
-    """State (..., 42) of a task with two objects -> (..., 7, 1): first - second, first -
-    fingertips, gripper opening."""
+    """State (..., 42) -> first - second, first - fingertips, gripper opening: (..., 7, 1)."""
     tcp, first, second = (
         state[..., OBSERVED:],
         state[..., FIRST : FIRST + 3],
@@ -83,9 +80,12 @@ def _unevaluated(obs: np.ndarray, action: np.ndarray) -> tuple[float, dict[str, 
     return 0.0, {}
 
 
-def touching(model: Any, data: Any, geom: int) -> bool:
-    """Whether both pads of the gripper press on a geom: the library's `touching_object`, which
-    reads contacts one by one in Python, at a quarter of a decision's cost."""
+def touching(model: mujoco.MjModel, data: mujoco.MjData, geom: int) -> bool:
+    """Whether both pads of the gripper press on a geom.
+
+    The library's `touching_object` reads contacts one by one in Python, at a quarter of a
+    decision's cost.
+    """
     contact = data.contact
     held = (contact.geom == geom).any(1)
     pads = [contact.efc_address[held & (contact.geom == model.geom(pad).id).any(1)] for pad in PADS]
@@ -93,11 +93,20 @@ def touching(model: Any, data: Any, geom: int) -> bool:
 
 
 def carrier(env: Any, index: int) -> int:
-    """The id of the body that the observed position of object `index` moves with: the deepest one
-    whose own joint moves it.
+    """The body that the observed position of an object moves with.
 
     The joints of `env` (one of Meta-World's, at rest), its robot's aside, are moved a little, body
-    by body. Raises IndexError where no joint moves it; every task of the library has one that does.
+    by body; the deepest one whose own joint moves the position counts.
+
+    Args:
+        env: The library's environment.
+        index: Of the object.
+
+    Returns:
+        The body's id.
+
+    Raises:
+        IndexError: Where no joint moves it; every task of the library has one that does.
     """
 
     def position() -> np.ndarray:
@@ -119,8 +128,7 @@ def carrier(env: Any, index: int) -> int:
 
 
 def make_task(name: str, objects: int) -> Task:
-    """The declaration of Meta-World's task `name`, whose observation holds the positions of one or
-    two `objects`."""
+    """Declare Meta-World's task `name`, whose observation holds one or two `objects`."""
     word, names = NAMES.get(name, (name, ("fingertips", "object", "second object")[: 1 + objects]))
 
     def draw(axes: Axes) -> None:
@@ -147,19 +155,25 @@ def make_task(name: str, objects: int) -> Task:
 
 
 class MetaWorld(MujocoTask):
-    """Meta-World's task `name` (such as door-open-v3): an action (4,) moves the hand by up to 1 cm
-    along x, y, z and sets the force that closes the gripper, for two of the library's steps (0.0125
-    s each).
+    """Meta-World's task `name`, such as door-open-v3.
 
-    Every episode draws start and goal anew from the library's own distribution; the goal is in the
-    state: the library's observation (39), then the point between the fingertips (3). The reward is
-    1 after every action at whose end the library's own `success` holds, else 0. Objects of interest
-    and their geoms: `fingertips` is the body "hand" and all below it (rail, claws and pads; its
-    position is the point between the pads' ends); an object is all geoms at or below the deepest
-    body whose joint moves the object's observed position: for the ball those of "bsktball", for the
-    stick those of "stick", for the handle those of "object", the thermos that it belongs to.
+    An action (4,) moves the hand by up to 1 cm along x, y, z and sets the force that closes the
+    gripper, for two of the library's steps (0.0125 s each). Every episode draws start and goal anew
+    from the library's own distribution; the goal is in the state: the library's observation (39),
+    then the point between the fingertips (3). The reward is 1 after every action at whose end the
+    library's own `success` holds, else 0.
+
+    Objects of interest and their geoms: `fingertips` is the body "hand" and all below it (rail,
+    claws and pads; its position is the point between the pads' ends); an object is all geoms at or
+    below the deepest body whose joint moves the object's observed position: for the ball those of
+    "bsktball", for the stick those of "stick", for the handle those of "object", the thermos that
+    it belongs to.
+
     Pictures show the library's grey sky: before a black one, the gripper's black wrist could not be
-    seen. Raises UserError for an unknown `name` or `obs`, and where pictures cannot be rendered.
+    seen.
+
+    Raises:
+        UserError: For an unknown `name` or `obs`, and where pictures cannot be rendered.
     """
 
     sky = True
@@ -220,8 +234,7 @@ class MetaWorld(MujocoTask):
         self._begin(env._last_rand_vec.copy())
 
     def _restore(self) -> None:
-        """Undo what an episode has changed in the model, so that the next one depends on its random
-        vector alone."""
+        """Undo what an episode has changed in the model: the next depends on its vector alone."""
         self.model.body_pos[:], self.model.site_pos[:] = self._pristine
         mujoco.mj_resetData(self.model, self.data)
 
@@ -244,8 +257,8 @@ class MetaWorld(MujocoTask):
         rest, grip = self.data.qpos.copy(), rng.uniform(-1, 1)
         self._hold(hand, grip, HAND_STEPS)
         reached, still, known = self.data.qpos.copy(), np.zeros(self.model.nv), self._collisions()
-        for _ in range(TRIES):
-            env.set_state(self._strewn(reached, rest), still)
+        for _ in range(MAX_TRIES):
+            env.set_state(self._sample_qpos(reached, rest), still)
             if self._collisions() <= known and self._in_view(env._get_pos_objects().reshape(-1, 3)):
                 break
         else:
@@ -255,16 +268,17 @@ class MetaWorld(MujocoTask):
         self._obs, self._succeeded = env._get_obs(), False
 
     def _hold(self, hand: np.ndarray, grip: float, steps: int) -> None:
-        """Pull the hand to a place (3,) for some of the library's steps, with a force in [-1, 1]
-        that closes the gripper."""
+        """Pull the hand to a place (3,) with a gripper force in [-1, 1], for some library steps."""
         env, data = self._env, self.data
         for _ in range(steps):
             data.mocap_pos[:], data.mocap_quat[:] = hand, (1, 0, 1, 0)
             env.do_simulation([grip, -grip], env.frame_skip)
 
-    def _strewn(self, reached: np.ndarray, rest: np.ndarray) -> np.ndarray:
-        """The robot as in the coordinates `reached`, all objects anywhere on the table, upright as
-        at `rest`, at any turn, and what has joints anywhere in their ranges."""
+    def _sample_qpos(self, reached: np.ndarray, rest: np.ndarray) -> np.ndarray:
+        """Coordinates with the robot as in `reached` and all else anywhere on the table.
+
+        Objects are upright as at `rest`, at any turn; what has joints is anywhere in their ranges.
+        """
         model, rng, qpos = self.model, self.np_random, reached.copy()
         for joint in np.flatnonzero(model.body_rootid[model.jnt_bodyid] != model.body("base").id):
             at = model.jnt_qposadr[joint]

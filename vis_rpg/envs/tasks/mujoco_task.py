@@ -1,5 +1,4 @@
-"""What tasks share whose world is one MuJoCo model, our own or another library's: pictures, masks,
-and saving of the physical state."""
+"""What tasks share whose world is one MuJoCo model: pictures, masks, and saving of the physics."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from vis_rpg.envs.rendering.decimate import decimate_meshes
 from vis_rpg.envs.rendering.frames import FRAME, Camera
-from vis_rpg.envs.tasks.base import DEEP, BaseTask
+from vis_rpg.envs.tasks.base import MAX_PENETRATION, BaseTask
 from vis_rpg.envs.tasks.task import Task
 from vis_rpg.errors import UserError
 
@@ -19,15 +18,21 @@ import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
 
 PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 EDGE = 0.1
-"""Share of a picture's half width, at its rim, in which a scattered start puts nothing."""
+"""Share of a picture's half width, at its rim, in which a randomized reset puts nothing."""
 _cameras: dict[tuple[str, int], Camera] = {}
 
 
 def free_camera(
     lookat: tuple[float, float, float], distance: float, azimuth: float, elevation: float
-) -> Any:
-    """A camera that belongs to no model: the point that it looks at and its distance from it in
-    world units, its angles in degrees."""
+) -> mujoco.MjvCamera:
+    """Make a camera that belongs to no model.
+
+    Args:
+        lookat: The point that it looks at, world units.
+        distance: From that point.
+        azimuth: Degrees.
+        elevation: Degrees.
+    """
     camera = mujoco.MjvCamera()
     camera.type = mujoco.mjtCamera.mjCAMERA_FREE
     camera.lookat[:] = lookat
@@ -35,7 +40,7 @@ def free_camera(
     return camera
 
 
-def geoms_under(model: Any, body: str | int) -> list[int]:
+def geoms_under(model: mujoco.MjModel, body: str | int) -> list[int]:
     """Ids of all geoms of a body, given by name or id, and of the bodies below it."""
     inside = np.zeros(model.nbody, bool)
     inside[model.body(body).id] = True
@@ -45,14 +50,7 @@ def geoms_under(model: Any, body: str | int) -> list[int]:
 
 
 class MujocoTask(BaseTask):
-    """A task on `self.model` and `self.data`.
-
-    scene: a name for what the model looks like: tasks of the same name share one GL context a
-    process, since switching contexts costs more than a small frame; view: the camera, by its name
-    in the model or free-standing; parts: for each object of interest, in the order of the task's
-    `object_names`, the names or ids of the geoms that make it up. Raises UserError for an unknown
-    `obs`, for a part that the model does not have, and where pictures cannot be rendered.
-    """
+    """A task on `self.model` and `self.data`."""
 
     # Measured on two cores: at 5 environments threads are 10% to 25% slower than a loop, also where
     # a step takes 1 ms (Humanoid); at 40 they are 10% to 20% faster.
@@ -63,22 +61,42 @@ class MujocoTask(BaseTask):
     def __init__(
         self,
         task: Task,
-        model: Any,
-        data: Any,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
         scene: str,
-        view: str | Any,
+        view: str | mujoco.MjvCamera,
         parts: Mapping[str, Sequence[str | int]],
         state_limits: np.ndarray,
         obs: str = "state",
         render_mode: str | None = None,
         actions: int | None = None,
-        render_model: Any = None,
+        render_model: mujoco.MjModel | None = None,
         anamorphic: int = 1,
         robot: str | None = None,
     ) -> None:
-        """actions: A, the model's actuators unless given; drawn: the model that pictures show in
-        place of `model`, a copy of it whose geoms may differ in size; anamorphic: of the Camera;
-        robot: a body of fine meshes, which frames show coarser, it and all below it."""
+        """Find the parts of the model.
+
+        Args:
+            task: The declaration.
+            model: The MjModel.
+            data: Its MjData.
+            scene: A name for what the model looks like: tasks of the same name share one GL context
+                a process, since switching contexts costs more than a small frame.
+            view: The camera, by its name in the model or free-standing.
+            parts: For each object of interest the names or ids of the geoms that make it up.
+            state_limits: As of BaseTask.
+            obs: state | pixels.
+            render_mode: Gymnasium's.
+            actions: A, the model's actuators unless given.
+            render_model: What pictures show in place of `model`, a copy whose geoms may differ in
+                size.
+            anamorphic: Of the Camera.
+            robot: A body of fine meshes, which frames show coarser, it and all below it.
+
+        Raises:
+            UserError: For an unknown `obs`, for a part that the model does not have, and where
+                pictures cannot be rendered.
+        """
         super().__init__(task, actions or model.nu, state_limits, obs, render_mode)
         self.model, self.data, self.scene, self.view = model, data, scene, view
         self._render_model, self.anamorphic, self.robot = render_model or model, anamorphic, robot
@@ -109,7 +127,7 @@ class MujocoTask(BaseTask):
             )
         return _cameras[key]
 
-    def render_model(self, size: int) -> Any:
+    def render_model(self, size: int) -> mujoco.MjModel:
         """The model that pictures of this size show: in frames the robot's meshes are coarser."""
         return (
             decimate_meshes(self._render_model, geoms_under(self._render_model, self.robot))
@@ -121,12 +139,15 @@ class MujocoTask(BaseTask):
         return self._camera(size).render(self.data)
 
     def segmentation(self, whole: bool = False) -> np.ndarray:
-        """What each pixel of the newest frame shows, for metrics only: (64, 64) int, 0 background,
-        1..N objects in order.
+        """What each pixel of the newest frame shows, for metrics only.
 
-        whole: also N + 1 on what else of the robot moves, N + 2.. on every other thing that physics
-        can move or that an episode's start places anew, goal markers included; 0 is then what never
-        changes.
+        Args:
+            whole: Also label what else of the robot moves, N + 1, and every other thing that
+                physics can move or that an episode's start places anew, goal markers included, N +
+                2 and on; 0 is then what never changes.
+
+        Returns:
+            (64, 64) int, 0 background, 1..N objects in order.
         """
         camera = self._camera(FRAME)
         shown = camera.geoms(self.data)
@@ -141,11 +162,10 @@ class MujocoTask(BaseTask):
 
     @cached_property
     def _whole_labels(self) -> tuple[np.ndarray, np.ndarray]:
-        """The labels of `segmentation(whole=True)`: of geoms (geoms + 1,) and of sites (sites +
-        1,), the last ones for neither.
+        """Labels of `segmentation(whole=True)`, of geoms (geoms + 1,) and of sites (sites + 1,).
 
-        A thing is all that hangs on one child of the world. A marker on an object of interest has
-        no label: the object is seen through it.
+        The last ones are for neither. A thing is all that hangs on one child of the world. A marker
+        on an object of interest has no label: the object is seen through it.
         """
         model, objects = self.model, len(self.task.object_names)
         bodies, sites = self._placed()
@@ -176,19 +196,16 @@ class MujocoTask(BaseTask):
         return geoms, markers
 
     def _placed(self) -> tuple[list[int], list[int]]:
-        """Ids of the bodies and of the sites that the start of an episode places anew
-        in the model."""
+        """Ids of the bodies and of the sites that an episode's start places anew in the model."""
         return [], []
 
     def _collisions(self) -> set[tuple[int, ...]]:
-        """The pairs of geoms that are deeper inside each other than DEEP, as `data` stands after
-        mj_forward."""
+        """Pairs of geoms deeper inside each other than MAX_PENETRATION, after mj_forward."""
         contact = self.data.contact
-        return {tuple(pair) for pair in contact.geom[contact.dist < -DEEP].tolist()}
+        return {tuple(pair) for pair in contact.geom[contact.dist < -MAX_PENETRATION].tolist()}
 
     def _in_view(self, points: np.ndarray) -> bool:
-        """Whether all points (..., 3) lie in the picture of the free-standing camera, EDGE of its
-        half width from its rim or further."""
+        """Whether points (..., 3) lie in the free-standing camera's picture, EDGE from its rim."""
         camera: Any = self.view
         azimuth, elevation = np.radians([camera.azimuth, camera.elevation])
         flat = np.array([np.cos(azimuth), np.sin(azimuth), 0.0])
@@ -206,8 +223,11 @@ class MujocoTask(BaseTask):
         )
 
     def geom_poses(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where all geoms and, after them, all sites are, P together: positions (P, 3) and
-        rotations (P, 9), in world units."""
+        """Where all geoms and, after them, all sites are, P together.
+
+        Returns:
+            Positions (P, 3) and rotations (P, 9), in world units.
+        """
         data = self.data
         return np.concatenate([data.geom_xpos, data.site_xpos]), np.concatenate(
             [data.geom_xmat, data.site_xmat]

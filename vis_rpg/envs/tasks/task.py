@@ -1,5 +1,4 @@
-"""What a task declares beside its Gymnasium environment: objects of interest, coverage, a drawing
-of explored states."""
+"""What a task declares: objects of interest, coverage, a drawing of explored states."""
 
 from __future__ import annotations
 
@@ -39,8 +38,11 @@ def draw_box(
 
 @dataclass(frozen=True)
 class Coverage:
-    """The grid on which visited positions are counted: object displacement coverage is the share of
-    the cells that an object's true position has ever visited, averaged over the objects."""
+    """The grid on which visited positions are counted.
+
+    Object displacement coverage is the share of the cells that an object's true position has ever
+    visited, averaged over the objects.
+    """
 
     objects: tuple[str, ...]
     """Names of the objects that count (for a pushing task the things that are pushed, not the

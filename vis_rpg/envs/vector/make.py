@@ -1,5 +1,4 @@
-"""From a task to the groups of environments that a run steps: in this process or in others, with
-pictures from wherever they are best."""
+"""Makes the vector envs of a run: in this process or in others, and whoever renders them."""
 
 from __future__ import annotations
 
@@ -20,12 +19,20 @@ from vis_rpg.envs.vector.sync import SyncVectorEnv, VectorEnv, cores
 def make_vector_envs(
     task: Mapping[str, Any], obs: str, count: int, seeds: Sequence[int], backend: str = "auto"
 ) -> list[VectorEnv]:
-    """For each seed a group of `count` environments of a task (the arguments of `make_env`), which
-    `step_vector_envs` steps side by side.
+    """Make one vector env for each seed; `step_vector_envs` steps them together.
 
-    In worker processes where the task declares `processes`: one a core, shared out among the
-    groups, at least one for each. backend: render.backend, auto | egl | warp. Raises UserError for
-    what cannot be made or rendered here.
+    In worker processes where the task declares `processes`: one a core, shared out among the vector
+    envs, at least one for each.
+
+    Args:
+        task: As for `make_env`.
+        obs: state | pixels.
+        count: Environments of each.
+        seeds: One for each.
+        backend: render.backend, auto | egl | warp.
+
+    Raises:
+        UserError: For what cannot be made or rendered here.
     """
     own = task.get("family", task["name"]) in IDS
     example = make_env(task, "state" if own else obs)

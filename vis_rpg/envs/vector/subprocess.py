@@ -1,5 +1,7 @@
-"""A group of environments in worker processes: they write what they see into shared memory, and may
-die without taking the run along."""
+"""Environments in worker processes.
+
+They write what they see into shared memory, and may die without taking the run along.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +61,7 @@ FAILURES = {"user": UserError, "stopped": RunStopped, "raised": _Died}
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker is given: it makes the environments `rows` of a group and keeps their part of
-    its shared memory."""
+    """What a worker is given: it makes the environments `rows`."""
 
     task: Mapping[str, Any]
     obs: str
@@ -148,8 +149,10 @@ class SubprocVectorEnv(VectorEnv):
     """Environments of one task in up to `workers` processes, one a core unless given.
 
     A worker that dies, or whose environment raises, is named and restarted with new episodes in all
-    its environments, and the step's result says which were dropped. Raises WorkersFailed for a
-    third death in a row.
+    its environments, and the step's result says which were dropped.
+
+    Raises:
+        WorkersFailed: For a third death in a row.
     """
 
     def __init__(
@@ -163,9 +166,23 @@ class SubprocVectorEnv(VectorEnv):
         renderer: BatchRenderer | None = None,
         cast: bool = False,
     ) -> None:
-        """example: an environment of this task, of any observation kind, so that none need be
-        rendered in this process; task, obs: as for `make_env`; cast: with obs=pixels, whether the
-        workers' frames are ray-cast. `ready` waits until the workers have made theirs."""
+        """Start the workers; `ready` waits until they have made their environments.
+
+        Args:
+            example: An environment of this task, of any observation kind, so that none need be
+                rendered in this process.
+            task: As for `make_env`.
+            obs: As for `make_env`.
+            count: Environments.
+            seed: As of VectorEnv.
+            workers: Processes, one a core unless given.
+            renderer: As of VectorEnv.
+            cast: With obs=pixels, whether the workers' frames are ray-cast.
+
+        Raises:
+            UserError: Where an environment cannot be made.
+            RunStopped: Where the example raises at its reset.
+        """
         super().__init__(example, count, seed, renderer)
         if obs == "pixels":
             self.observation_space = frames_space()
@@ -228,8 +245,10 @@ class SubprocVectorEnv(VectorEnv):
         return self._ask("restore", states)
 
     def _ask(self, command: str, about: Mapping[int, Any]) -> Observations:
-        """Let the workers concerned do something at the same time; returns how episodes have begun
-        that it began, or that died."""
+        """Let the workers concerned do something at the same time.
+
+        Returns how episodes have begun that it began, or that died.
+        """
         self.ready()
         asked = []
         for worker in self.workers:
@@ -262,6 +281,7 @@ class SubprocVectorEnv(VectorEnv):
         return self._shared["positions"], self._shared["rotations"]
 
     def close(self) -> None:
+        """End every worker."""
         for worker in self.workers:
             worker.close()
 
@@ -335,8 +355,7 @@ def _how(exitcode: int | None) -> str:
 
 
 def _work(pipe: Connection, job: _Job) -> None:
-    """A worker's life: make the environments, then do what the parent asks until it closes the pipe
-    or is gone."""
+    """A worker's life: do what the parent asks until it closes the pipe or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     os.environ.pop(GPU, None)
     if job.gpu is not None:
@@ -346,7 +365,7 @@ def _work(pipe: Connection, job: _Job) -> None:
             envs = {row: make_env(job.task, "state" if job.cast else job.obs) for row in job.rows}
             shared = job.arrays()
             render_slice = (
-                make_warp_renderer(envs[job.rows[0]].unwrapped, len(envs)).allocate(len(envs))
+                make_warp_renderer(envs[job.rows[0]], len(envs)).allocate(len(envs))
                 if job.cast
                 else None
             )
@@ -412,8 +431,10 @@ def _do(
 
 @contextlib.contextmanager
 def _named(row: int, when: str) -> Iterator[None]:
-    """Whatever an environment raises ends its worker, with its name; the user's errors pass as they
-    are."""
+    """Whatever an environment raises ends its worker, with its name.
+
+    The user's errors pass as they are.
+    """
     try:
         yield
     except UserError:

@@ -1,5 +1,4 @@
-"""Several environments of one task, stepped side by side: what every kind of group shares, and the
-group that lives in this process."""
+"""Several environments of one task, stepped together: VectorEnv and SyncVectorEnv."""
 
 from __future__ import annotations
 
@@ -75,13 +74,15 @@ class StepResult:
 
 
 class VectorEnv(ABC):
-    """`count` environments of one task. Each is seeded at its first reset only; its own generator
-    carries on from there.
+    """`count` environments of one task.
 
-    A step is `begin`, `wait`, `finish`, so that several groups can move at the same time; `step` is
-    all three. renderer: where given, observations are taken from it, of all environments in one
-    call; they step from state. Raises RunStopped for an environment that raises, for an action,
-    observation or reward that is not finite.
+    Each is seeded at its first reset only; its own generator carries on from there. A step is
+    `begin`, `wait`, `finish`, so that several vector envs can move at the same time; `step` is all
+    three.
+
+    Raises:
+        RunStopped: For an environment that raises, for an action, observation or reward that is not
+            finite.
     """
 
     def __init__(
@@ -91,7 +92,15 @@ class VectorEnv(ABC):
         seed: int,
         renderer: BatchRenderer | None = None,
     ) -> None:
-        """env: one like the others."""
+        """Declare the spaces.
+
+        Args:
+            env: One like the others.
+            count: N environments.
+            seed: Environment i starts from seed * 1000 + i.
+            renderer: Where given, observations are its frames, of all environments in one call;
+                they step from state.
+        """
         self.seed = seed
         self.task: Task = task_of(env)
         self.id = env.spec.id if env.spec else self.task.name
@@ -114,13 +123,14 @@ class VectorEnv(ABC):
 
     @abstractmethod
     def _receive(self) -> tuple[StepResult, Observations]:
-        """What these led to, and how the next episodes of environments that were lost
-        have begun."""
+        """What these led to, and how the next episodes of lost environments have begun."""
 
     @abstractmethod
     def _start(self, seeds: Mapping[int, int | None]) -> Observations:
-        """Reset these environments; returns how their episodes begin, and those of others that were
-        lost."""
+        """Reset these environments.
+
+        Returns how their episodes begin, and those of others that were lost.
+        """
 
     @abstractmethod
     def _save(self) -> list[dict[str, Any] | None]:
@@ -128,13 +138,14 @@ class VectorEnv(ABC):
 
     @abstractmethod
     def _restore(self, states: Mapping[int, dict[str, Any]]) -> Observations:
-        """Continue from saved states; returns how the next episodes of environments that were lost
-        have begun."""
+        """Continue from saved states.
+
+        Returns how the next episodes of environments that were lost have begun.
+        """
 
     @abstractmethod
     def _poses(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where the geoms and sites of each environment are now: positions (N, P, 3) and rotations
-        (N, P, 9), of `MujocoTask.geom_poses`."""
+        """Where geoms and sites are now (`stack_geom_poses`)."""
 
     @abstractmethod
     def close(self) -> None:
@@ -158,8 +169,7 @@ class VectorEnv(ABC):
         return np.stack(self.obs)
 
     def step(self, actions: np.ndarray) -> StepResult:
-        """Carry out actions (N, A) in [-1, 1]; environments whose episode ends are
-        reset at once."""
+        """Carry out actions (N, A) in [-1, 1]; a finished environment is reset at once."""
         self.begin(actions)
         self.wait()
         return self.finish()
@@ -274,12 +284,18 @@ class VectorEnv(ABC):
 
 
 class SyncVectorEnv(VectorEnv):
-    """Environments in this process; make: index -> environment; together: how many all groups that
-    step together have, `count` by default.
+    """Environments in this process.
 
     Where it is faster (`BaseTask.threads_from`) physics moves in threads, which all vector envs
     share; pictures are taken afterwards, in one thread, since a GL context belongs to one.
     Otherwise environments are stepped in turn.
+
+    Args:
+        make: Index -> environment.
+        count: N environments.
+        seed: As of VectorEnv.
+        renderer: As of VectorEnv.
+        together: How many all vector envs that step together have, `count` by default.
     """
 
     def __init__(
@@ -357,6 +373,7 @@ class SyncVectorEnv(VectorEnv):
         return stack_geom_poses(self.envs)
 
     def close(self) -> None:
+        """Close every environment."""
         for env in self.envs:
             env.close()
 
@@ -364,8 +381,10 @@ class SyncVectorEnv(VectorEnv):
 def step_vector_envs(
     vector_envs: Sequence[VectorEnv], actions: Sequence[np.ndarray]
 ) -> list[StepResult | RunStopped]:
-    """One step of several groups, all of whose environments move at the same time; why it failed
-    where it did."""
+    """One step of several groups, all of whose environments move at the same time.
+
+    Why it failed where it did.
+    """
     results: list[StepResult | RunStopped | None] = [None] * len(vector_envs)
 
     def attempt(phase: Callable[[int], StepResult | None]) -> None:
@@ -407,8 +426,7 @@ def saved_state(env: gymnasium.Env[Any, Any]) -> dict[str, Any] | None:
 
 
 def stack_geom_poses(envs: Iterable[gymnasium.Env[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Where the geoms and sites of each environment are: positions (N, P, 3) and rotations (N, P,
-    9), of `MujocoTask.geom_poses`."""
+    """Stack the `MujocoTask.geom_poses` of environments: (N, P, 3) and (N, P, 9)."""
     positions, rotations = zip(*[env.get_wrapper_attr("geom_poses")() for env in envs], strict=True)
     return np.stack(positions), np.stack(rotations)
 
