@@ -20,6 +20,7 @@ from vis_rpg.agent.policy import ActionPolicy, LatentPolicy
 from vis_rpg.agent.rnd import ObjectRND
 from vis_rpg.agent.rnd_inputs import Frames, RndInput
 from vis_rpg.agent.world_model import WorldModel
+from vis_rpg.config import AgentConfig, ObjectRNDConfig
 
 
 class Agent(nn.Module):
@@ -41,9 +42,9 @@ class Agent(nn.Module):
         self,
         perception: Perception,
         action_dim: int,
-        config: Any,
+        config: AgentConfig,
         encoder: str,
-        exploration: Any | None,
+        exploration: ObjectRNDConfig | None,
         terminates: bool,
         rnd_input: RndInput | None = None,
     ) -> None:

@@ -4,12 +4,12 @@ stuck (Sec. 5.1)."""
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vis_rpg.bandit.rpg import Modes
+from vis_rpg.config import ReinforceConfig
 from vis_rpg.envs.tasks.bandit import REACH, bandit_reward
 
 
@@ -17,7 +17,7 @@ class GaussianReinforce(nn.Module):
     """A tanh-normal on [-1, 1] with a mean that starts at 0 and a free std, moved by the score
     function alone."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: ReinforceConfig) -> None:
         """config: the group `reinforce` of configs/bandit.yaml."""
         super().__init__()
         self.config = config

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from vis_rpg.agent.latent import Posterior, make_latent
 from vis_rpg.agent.policy import ActionPolicy, LatentPolicy
+from vis_rpg.config import BanditRPGConfig
 from vis_rpg.envs.tasks.bandit import REACH, bandit_reward
 
 
@@ -54,7 +55,7 @@ class BanditRPG(nn.Module):
     the rewards of the others are known.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: BanditRPGConfig) -> None:
         """config: the group `rpg` of configs/bandit.yaml."""
         super().__init__()
         self.config = config

@@ -1,1 +1,0 @@
-"""Methods that RPG is compared with."""
