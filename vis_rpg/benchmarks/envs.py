@@ -20,13 +20,23 @@ from vis_rpg.errors import UserError
 
 Line = dict[str, Any]
 ENVS = 5
-"""Environments of a group, as in Table 1."""
+"""Environments of a vector env, as in Table 1."""
 
 
 def envs(only: str | None = None, seconds: float = 1.0, backend: str = "auto") -> Iterator[Line]:
-    """For each task from state and from pixels: interactions/s of a group as a run steps it, and in
-    one process, each the median of three spans of so many seconds; what cannot be made here says
-    why. Raises UserError for a task that does not exist."""
+    """Measure each task from state and from pixels; what cannot be made here says why.
+
+    Args:
+        only: One task instead of all.
+        seconds: Length of a span; a speed is the median of three.
+        backend: render.backend.
+
+    Returns:
+        Lines with the interactions/s of a vector env as a run steps it, and in one process.
+
+    Raises:
+        UserError: For a task that does not exist.
+    """
     if only is not None and only not in IDS:
         raise UserError(f"--task {only}: choose one of {', '.join(IDS)}")
     for name in [only] if only else IDS:

@@ -58,7 +58,7 @@ def make_env(
 
 
 def task_of(env: gymnasium.Env[Any, Any] | Declared) -> Task:
-    """The declaration that an environment carries, whatever wraps it, or a group of them."""
+    """The declaration that an environment carries, whatever wraps it, or a vector env."""
     return env.get_wrapper_attr("task") if isinstance(env, gymnasium.Env) else env.task
 
 

@@ -376,14 +376,13 @@ def test_an_environment_is_drawn_alike_whatever_its_place_and_the_call(model: An
     np.testing.assert_array_equal(alone.render(xpos[2:3], xmat[2:3])[0], first[2])
 
 
-def test_pictures_are_the_callers_and_the_tensor_is_shared(model: Any) -> None:
+def test_frames_are_the_callers_to_keep(model: Any) -> None:
     xpos, xmat = scattered(model, 2)
     renderer = WarpRenderer(model, "corner", 64, 2, "cpu")
-    kept, shared = renderer.render(xpos, xmat), renderer.tensor(xpos, xmat)
-    np.testing.assert_array_equal(shared.numpy(), kept)
-    swapped = renderer.render(xpos[::-1], xmat[::-1])
-    np.testing.assert_array_equal(swapped, kept[::-1])
-    np.testing.assert_array_equal(shared.numpy(), swapped)
+    kept = renderer.render(xpos, xmat)
+    before = kept.copy()
+    np.testing.assert_array_equal(renderer.render(xpos[::-1], xmat[::-1]), before[::-1])
+    np.testing.assert_array_equal(kept, before)
 
 
 def test_the_models_own_settings_are_left_alone(model: Any) -> None:
@@ -436,10 +435,10 @@ def test_an_unknown_device_is_an_error_that_names_it(model: Any) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_draws_what_the_cpu_draws(model: Any) -> None:
     xpos, xmat = scattered(model, 4)
-    frames = WarpRenderer(model, "corner", 64, 4, "cuda").tensor(xpos, xmat)
-    assert frames.is_cuda
+    renderer = WarpRenderer(model, "corner", 64, 4, "cuda")
+    assert renderer._frames.is_cuda
     off = np.abs(
-        frames.cpu().numpy()
+        renderer.render(xpos, xmat)
         - WarpRenderer(model, "corner", 64, 4, "cpu").render(xpos, xmat).astype(int)
     ).max(axis=-1)
     assert (off > 2).mean() < 0.005

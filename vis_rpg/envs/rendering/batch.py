@@ -56,7 +56,7 @@ class BatchRenderer:
         self._stale = True
 
     def allocate(self, count: int) -> RenderSlice:
-        """The part of the next `count` environments, a group's."""
+        """The part of the next `count` environments, a vector env's."""
         self._given += count
         return RenderSlice(self, slice(self._given - count, self._given), count)
 
@@ -75,14 +75,14 @@ class BatchRenderer:
 
 
 class RenderSlice:
-    """A group's part of all frames, stacked as observations."""
+    """A vector env's part of all frames, stacked as observations."""
 
     def __init__(self, renderer: BatchRenderer, rows: slice, count: int) -> None:
         self._renderer, self._rows = renderer, rows
         self._stacks = [FrameStack() for _ in range(count)]
 
     def put(self, positions: np.ndarray, rotations: np.ndarray) -> None:
-        """Where the geoms and sites of the group's environments are now."""
+        """Where the geoms and sites of its environments are now."""
         self._renderer.put(self._rows, positions, rotations)
 
     def push(self) -> np.ndarray:

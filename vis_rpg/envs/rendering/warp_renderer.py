@@ -134,15 +134,8 @@ class WarpRenderer:
         Returns:
             (N, size, size, 3) uint8, the caller's to keep.
         """
-        return self.tensor(positions, rotations).cpu().clone().numpy()
-
-    def tensor(self, positions: np.ndarray, rotations: np.ndarray) -> torch.Tensor:
-        """`render`, left on the device and in order with torch's current stream.
-
-        It is only to be read: the next call draws what changes.
-        """
         self._draw(positions, rotations)
-        return self._frames
+        return self._frames.cpu().clone().numpy()
 
     def geoms(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
         """Which geom each pixel shows first, seen through sites as in `Camera.geoms`.

@@ -219,7 +219,7 @@ class SubprocVectorEnv(VectorEnv):
                 except _Died as death:
                     self._revive(worker, str(death), begin=False)
 
-    # What a group does ----------------------------------------------------------------------------
+    # What a vector env does -----------------------------------------------------------------------
 
     def _send(self, actions: np.ndarray) -> None:
         self.ready()

@@ -20,7 +20,7 @@ from vis_rpg.envs.tasks.task import Task
 from vis_rpg.errors import RunStopped, UserError
 
 SEED_STRIDE = 1000
-"""Environment i of a group with seed s starts from seed s * 1000 + i."""
+"""Environment i of a vector env with seed s starts from seed s * 1000 + i."""
 
 Observations = dict[int, np.ndarray]
 """First observations (...) of episodes that have begun, by the environment's index."""
@@ -115,7 +115,7 @@ class VectorEnv(ABC):
         self.frames_by: str | None = None
         """Whose frames observations are, where they are frames."""
 
-    # What a kind of group does --------------------------------------------------------------------
+    # What a kind of vector env does ---------------------------------------------------------------
 
     @abstractmethod
     def _send(self, actions: np.ndarray) -> None:
@@ -381,7 +381,7 @@ class SyncVectorEnv(VectorEnv):
 def step_vector_envs(
     vector_envs: Sequence[VectorEnv], actions: Sequence[np.ndarray]
 ) -> list[StepResult | RunStopped]:
-    """One step of several groups, all of whose environments move at the same time.
+    """One step of several vector envs, all of whose environments move at the same time.
 
     Why it failed where it did.
     """
@@ -438,5 +438,5 @@ def cores() -> int:
 
 @cache
 def threads() -> ThreadPoolExecutor:
-    """The threads in which physics moves, one a core; all groups of a process share them."""
+    """The threads in which physics moves, one a core; all vector envs of a process share them."""
     return ThreadPoolExecutor(cores(), "physics")
