@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.runs import ROOT, run_script
-from vis_rpg.analysis.curves import draw_curves, each_seed, read_curves, write_csv
+from vis_rpg.analysis.curves import draw_curves, read_curves, seed_runs, write_csv
 from vis_rpg.errors import UserError
 
 
@@ -67,9 +67,9 @@ def test_a_folder_of_several_seeds_stands_for_all_of_them(tmp_path: Path) -> Non
         make_run(tmp_path / "both" / f"seed-{seed}", "rpg", seed, {100: 0.5}) for seed in (2, 10)
     ]
     alone = make_run(tmp_path / "alone", "mbsac", 0, {100: 0.5})
-    assert each_seed(tmp_path / "both") == seeds
-    assert each_seed(alone) == [alone]
-    assert each_seed(tmp_path / "nothing") == [tmp_path / "nothing"]
+    assert seed_runs(tmp_path / "both") == seeds
+    assert seed_runs(alone) == [alone]
+    assert seed_runs(tmp_path / "nothing") == [tmp_path / "nothing"]
 
 
 def test_an_agent_without_the_bonus_has_a_curve_of_its_own(tmp_path: Path) -> None:

@@ -52,11 +52,11 @@ def test_the_record_holds_each_interaction_with_one_z_an_episode() -> None:
 def test_stages_share_out_all_visits_and_show_earlier_ones_in_grey() -> None:
     step = np.repeat(np.arange(5, 105, 5), 5)
     points = np.random.default_rng(0).uniform(-1, 1, (len(step), 2))
-    hue = drawing.z_hue(np.ones((len(step), 2)), "gaussian")
+    colours = drawing.z_colormap(np.ones((len(step), 2)), "gaussian")
     coloured, grey = [], []
     for start in (0, 25, 50, 75):
         _, axes = plt.subplots()
-        drawing.draw_stage(axes, step, points, hue, start, start + 25)
+        drawing.draw_stage(axes, step, points, colours, start, start + 25)
         before, now = axes.collections
         grey.append(len(before.get_offsets()))
         coloured.append(len(now.get_offsets()))
@@ -67,8 +67,8 @@ def test_stages_share_out_all_visits_and_show_earlier_ones_in_grey() -> None:
 
 def test_the_same_z_has_the_same_colour_and_categories_have_their_own() -> None:
     z = np.eye(5)[[0, 3, 3, 4]]
-    hue = drawing.z_hue(z, "categorical")
-    colours = hue.cmap(hue.norm(hue.values))
+    colours = drawing.z_colormap(z, "categorical")
+    colours = colours.cmap(colours.norm(colours.values))
     assert (
         (colours[1] == colours[2]).all()
         and (colours[0] != colours[1]).any()
@@ -77,18 +77,18 @@ def test_the_same_z_has_the_same_colour_and_categories_have_their_own() -> None:
 
 
 def test_opposite_gaussian_z_are_half_a_circle_of_hues_apart() -> None:
-    hue = drawing.z_hue(np.array([[1.0, 1.0, 5.0], [-1.0, -1.0, 5.0]]), "gaussian")
-    assert abs(hue.values[0] - hue.values[1]) == pytest.approx(np.pi)
+    colours = drawing.z_colormap(np.array([[1.0, 1.0, 5.0], [-1.0, -1.0, 5.0]]), "gaussian")
+    assert abs(colours.values[0] - colours.values[1]) == pytest.approx(np.pi)
 
 
 def test_a_z_of_one_number_is_coloured_by_its_sign() -> None:
-    hue = drawing.z_hue(np.array([[0.3], [2.0], [-0.5]]), "gaussian")
-    assert hue.values[0] == hue.values[1] != hue.values[2]
+    colours = drawing.z_colormap(np.array([[0.3], [2.0], [-0.5]]), "gaussian")
+    assert colours.values[0] == colours.values[1] != colours.values[2]
 
 
 def test_many_categories_still_get_a_colour_each() -> None:
-    hue = drawing.z_hue(np.eye(12), "categorical")
-    assert len(np.unique(hue.cmap(hue.norm(hue.values)), axis=0)) == 12
+    colours = drawing.z_colormap(np.eye(12), "categorical")
+    assert len(np.unique(colours.cmap(colours.norm(colours.values)), axis=0)) == 12
 
 
 def test_the_map_counts_every_visit_within_the_task() -> None:

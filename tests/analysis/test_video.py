@@ -100,11 +100,11 @@ def test_masks_lie_beside_the_frames_where_there_are_slots(slots_run: Path) -> N
 
 def test_masks_follow_what_the_agent_itself_sees(slots_run: Path) -> None:
     actor, env = vis_rpg.load(slots_run)
-    view = video.MaskView(actor.agent.model.perception.model)
+    view = video.SlotOverlay(actor.agent.model.perception.model)
     actor.reset()
     obs, _ = env.reset(seed=0)
     for _ in range(3):
-        view.picture(obs)
+        view.draw(obs)
         obs, *_ = env.step(actor.act(obs))
         torch.testing.assert_close(view.slots, actor.state.hidden["slots"])
 
@@ -131,7 +131,7 @@ def test_a_shorter_rollout_rests_on_its_end() -> None:
 
 @pytest.mark.parametrize("shape", [(64, 64), (480, 640), (300, 100)])
 def test_any_picture_fits_with_its_proportions(shape: tuple[int, int]) -> None:
-    fitted = video.fit(np.full((*shape, 3), 200, np.uint8), 1)
+    fitted = video.letterbox(np.full((*shape, 3), 200, np.uint8), 1)
     assert fitted.shape == (VIDEO, VIDEO, 3)
     bright = (fitted == 200).all(-1)
     assert bright.any(1).sum() / bright.any(0).sum() == pytest.approx(shape[0] / shape[1], rel=0.02)

@@ -1,5 +1,4 @@
-"""Curves over seeds: metrics of several runs in one CSV a task (step, value, seed, agent), and the
-figure that is drawn from it."""
+"""Learning curves over seeds: one CSV per task (step, value, seed, agent) and its figure."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ FIELDS = ("step", "value", "seed", "agent")
 
 @dataclass
 class Curve:
-    """One agent over its seeds, on steps that every seed has reached."""
+    """One agent over its seeds, on the steps that every seed has reached."""
 
     agent: str
     seeds: int
@@ -41,8 +40,8 @@ class Curve:
     """(2, P) 95% percentile bootstrap over seeds; NaN with one seed."""
 
 
-def each_seed(folder: Path) -> list[Path]:
-    """The runs in the folder of several seeds; of any other, the run itself."""
+def seed_runs(folder: Path) -> list[Path]:
+    """Return the runs in the folder of several seeds; for any other folder, the run itself."""
     seeds = sorted(folder.glob("seed-*"), key=lambda path: (len(path.name), path.name))
     return seeds if seeds and not (folder / "config.yaml").exists() else [folder]
 
@@ -50,10 +49,16 @@ def each_seed(folder: Path) -> list[Path]:
 def write_csv(
     path: Path, runs: Sequence[Path], key: str, labels: Sequence[str] | None = None
 ) -> None:
-    """Write `key` of every logged line of these runs; labels: what the agent of each is called, by
-    default as `label` says.
+    """Write one logged metric of several runs.
 
-    Raises UserError for a run without it, or two runs of one agent and seed.
+    Args:
+        path: The CSV file.
+        runs: Folders of runs.
+        key: The metric.
+        labels: The agent name of each run; by default that of `label`.
+
+    Raises:
+        UserError: A run does not log the metric, or two runs share agent and seed.
     """
     rows: list[tuple[int, float, int, str]] = []
     known: dict[tuple[str, int], Path] = {}
@@ -89,8 +94,7 @@ def write_csv(
 
 
 def label(config: DictConfig) -> str:
-    """What a run's curve is called: its agent, how it sees pixels, and its bonus where it is not
-    the usual one."""
+    """Name a run's curve by its agent, its perception, and its bonus if not the default."""
     name, bonus = str(config.agent.name), config.exploration
     if config.perception.name != "state":
         name += f" from {config.perception.name}"
@@ -101,8 +105,11 @@ def label(config: DictConfig) -> str:
 
 
 def read_curves(path: Path) -> list[Curve]:
-    """The curves of a CSV, agents in their order there; between its own lines a seed is
-    interpolated. Raises UserError without a CSV."""
+    """Read the curves of a CSV in the agents' order there; seeds are interpolated linearly.
+
+    Raises:
+        UserError: The file is missing or has other columns.
+    """
     try:
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file))
@@ -122,7 +129,7 @@ def read_curves(path: Path) -> list[Curve]:
 
 
 def _curve(agent: str, seeds: list[np.ndarray]) -> Curve:
-    """One agent's curve from its seeds' (2, P) steps and values."""
+    """Average one agent's seeds, each (2, P) steps and values."""
     first, last = max(steps[0] for steps, _ in seeds), min(steps[-1] for steps, _ in seeds)
     if first > last:
         raise UserError(
@@ -136,7 +143,7 @@ def _curve(agent: str, seeds: list[np.ndarray]) -> Curve:
 
 
 def draw_curves(path: Path, curves: Sequence[Curve], title: str, label: str) -> None:
-    """Means with their 95% intervals, each agent named at its line in the legend."""
+    """Draw means with their 95% intervals."""
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained", dpi=150)
     for curve in curves:
         seeds = f"{curve.seeds} seed{'s' if curve.seeds > 1 else ''}"
@@ -166,7 +173,7 @@ def main(config: PlotCurvesConfig) -> None:
             len(config.labels) in (0, len(config.runs)),
             f"labels: {len(config.labels)} for {len(config.runs)} of runs: give one for each",
         )
-        seeds = [each_seed(Path(path)) for path in config.runs]
+        seeds = [seed_runs(Path(path)) for path in config.runs]
         named = [label for label, own in zip(config.labels, seeds, strict=False) for _ in own]
         write_csv(table, [run for own in seeds for run in own], config.key, named)
     curves = read_curves(table)

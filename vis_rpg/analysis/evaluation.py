@@ -1,5 +1,7 @@
-"""Evaluation: z from its prior once an episode, mean actions, seeded starts; rates and means with
-95% intervals."""
+"""Evaluate an agent: z from its prior once per episode, mean actions, seeded starts.
+
+Rates and means have 95% intervals.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +14,26 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
 from vis_rpg.agent.actor import Actor
 from vis_rpg.envs.make import object_positions, task_of
-from vis_rpg.errors import UserError
+from vis_rpg.errors import require
 from vis_rpg.training.coverage import CoverageCounter
 
-NORMAL_QUANTILE = 1.959964
-"""Two-sided 95% of a standard normal."""
 STREAM = 0xE7A1
-"""Keeps the starts of evaluation episodes apart from those of training with the same seed."""
+"""Separates the starts of evaluation episodes from those of training with the same seed."""
 RESAMPLES = 2000
-"""Of a bootstrap."""
+"""Resamples of a bootstrap."""
 
 Interval = tuple[float, float]
 
 
 @dataclass
-class Moment:
-    """One observation of an episode, and how the episode stands with it."""
+class EpisodeStep:
+    """An observation of an episode and the outcome of the episode so far."""
 
     obs: np.ndarray
     objects: np.ndarray
@@ -47,15 +48,17 @@ class Moment:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of evaluation episodes; `eval_` keeps their names apart from those of training
-    episodes, which sample their actions."""
+    """Figures of evaluation episodes.
+
+    The prefix `eval_` separates them from those of training episodes, which sample their actions.
+    """
 
     episodes: int
     seed: int
     eval_success: float
     """Share of episodes with success in their last step."""
     eval_success_interval: Interval
-    """95%, Wilson."""
+    """95%, Wilson score."""
     eval_success_any: float
     """Share of episodes with success in any step."""
     eval_success_any_interval: Interval
@@ -63,14 +66,18 @@ class Evaluation:
     eval_return_interval: Interval
     """95%, percentile bootstrap over episodes; NaN with fewer than two."""
     eval_coverage: float
-    """Object displacement coverage of the evaluation episodes alone; NaN where the task declares
-    none."""
+    """Object displacement coverage of these episodes; NaN where the task declares none."""
     eval_criteria: dict[str, float]
-    """Share of episodes with success in their last step by each of the task's criteria; written as
+    """Share of episodes with success in their last step by each of the task's criteria, written as
     eval_success_<name>."""
 
     def write(self, path: Path, **about: Any) -> None:
-        """As JSON, with what else is known `about` it; NaN becomes null."""
+        """Write the figures as JSON, NaN as null.
+
+        Args:
+            path: The file.
+            **about: Further entries.
+        """
         figures = {**about, **asdict(self)}
         figures |= {
             f"eval_success_{name}": share for name, share in figures.pop("eval_criteria").items()
@@ -79,99 +86,112 @@ class Evaluation:
 
 
 def evaluate(actor: Actor, env: gymnasium.Env, episodes: int = 50, seed: int = 0) -> Evaluation:
-    """Run `episodes` episodes of one environment; the same seed gives the same figures. Raises
-    UserError unless episodes >= 1."""
-    if episodes < 1:
-        raise UserError(f"episodes={episodes}: at least 1 is needed")
+    """Run episodes of one environment.
+
+    Args:
+        actor: The agent; its generator is seeded anew.
+        env: The environment.
+        episodes: Number of episodes.
+        seed: The same seed gives the same figures.
+
+    Returns:
+        The figures of all episodes.
+
+    Raises:
+        UserError: `episodes` is below 1.
+    """
+    require(episodes >= 1, f"episodes={episodes}: at least 1 is needed")
     actor.generator.manual_seed(seed)
     task = task_of(env)
     coverage = CoverageCounter(task)
-    criteria = np.zeros((episodes, len(task.criteria)), bool)
-    returns, last, ever = np.zeros(episodes), np.zeros(episodes, bool), np.zeros(episodes, bool)
+    last: list[EpisodeStep] = []
+    ever: list[bool] = []
     for index in tqdm(range(episodes), desc="evaluating", unit="episode"):
-        for moment in play(actor, env, episode_seed(seed, index)):
-            coverage.add(moment.objects)
-            returns[index], last[index], criteria[index] = (
-                moment.total,
-                moment.success,
-                moment.criteria,
-            )
-            ever[index] |= moment.success
+        ever.append(False)
+        for step in play(actor, env, episode_seed(seed, index)):
+            coverage.add(step.objects)
+            ever[-1] |= step.success
+        last.append(step)
+    returns = np.array([step.total for step in last])
+    success = [step.success for step in last]
     low, high = bootstrap(returns)
+    criteria = np.mean([step.criteria for step in last], axis=0)
     return Evaluation(
         episodes=episodes,
         seed=seed,
-        eval_success=float(last.mean()),
-        eval_success_interval=wilson(int(last.sum()), episodes),
-        eval_success_any=float(ever.mean()),
-        eval_success_any_interval=wilson(int(ever.sum()), episodes),
+        eval_success=float(np.mean(success)),
+        eval_success_interval=wilson(sum(success), episodes),
+        eval_success_any=float(np.mean(ever)),
+        eval_success_any_interval=wilson(sum(ever), episodes),
         eval_return=float(returns.mean()),
         eval_return_interval=(float(low), float(high)),
         eval_coverage=coverage.value,
-        eval_criteria=dict(zip(task.criteria, criteria.mean(0).tolist(), strict=True)),
+        eval_criteria=dict(zip(task.criteria, criteria.tolist(), strict=True)),
     )
 
 
 def play(
     actor: Actor, env: gymnasium.Env, seed: int, z: Tensor | None = None, explore: bool = False
-) -> Iterator[Moment]:
-    """One episode from the start that `seed` gives, moment by moment, the first before any action.
+) -> Iterator[EpisodeStep]:
+    """Play one episode.
 
-    z: (Z,), or drawn from π(z|s₁); explore: sample the actions instead of taking their mean.
+    Args:
+        actor: The agent.
+        env: The environment.
+        seed: Determines the start.
+        z: (Z,) latent variable; None draws it from π(z|s₁).
+        explore: Sample the actions instead of taking their mean.
+
+    Yields:
+        The steps of the episode; the first comes before any action.
     """
     actor.reset(z)
     names = [f"success_{name}" for name in task_of(env).criteria]
     obs, info = env.reset(seed=seed)
     total, ended = 0.0, False
-    yield Moment(
-        obs,
-        object_positions(info),
-        total,
-        bool(info["success"]),
-        ended,
-        [bool(info[name]) for name in names],
-    )
-    while not ended:
+    while True:
+        criteria = [bool(info[name]) for name in names]
+        yield EpisodeStep(
+            obs, object_positions(info), total, bool(info["success"]), ended, criteria
+        )
+        if ended:
+            return
         obs, reward, terminated, truncated, info = env.step(actor.act(obs, explore))
         total += float(reward)
         ended = bool(terminated or truncated)
-        yield Moment(
-            obs,
-            object_positions(info),
-            total,
-            bool(info["success"]),
-            ended,
-            [bool(info[name]) for name in names],
-        )
 
 
 def episode_seed(seed: int, episode: int) -> int:
-    """Of the environment in this episode of an evaluation."""
+    """Return the environment's seed in this episode of an evaluation."""
     return int(np.random.SeedSequence([STREAM, seed, episode]).generate_state(1)[0])
 
 
 def wilson(successes: int, trials: int) -> Interval:
-    """95% score interval of a rate (Wilson 1927): unlike the normal one it stays in [0, 1] and has
-    a width at 0 and at 1."""
-    rate, square = successes / trials, NORMAL_QUANTILE**2
-    centre = (rate + square / (2 * trials)) / (1 + square / trials)
-    half = (
-        NORMAL_QUANTILE
-        * math.sqrt(rate * (1 - rate) / trials + square / (4 * trials**2))
-        / (1 + square / trials)
-    )
-    return max(0.0, centre - half), min(1.0, centre + half)
+    """Return the 95% score interval of a rate (Wilson 1927).
+
+    Unlike the normal interval it stays in [0, 1] and has a width at 0 and at 1.
+    """
+    low, high = stats.binomtest(successes, trials).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def bootstrap(values: np.ndarray) -> np.ndarray:
-    """95% percentile bootstrap interval of the mean over the first axis: (n, ...) -> (2, ...); NaN
-    for fewer than two values."""
-    n = len(values)
-    if n < 2:
+    """Return the 95% percentile bootstrap interval of the mean over the first axis.
+
+    Args:
+        values: (n, ...).
+
+    Returns:
+        (2, ...) bounds; NaN for fewer than two values.
+    """
+    if len(values) < 2:
         return np.full((2, *values.shape[1:]), np.nan)
-    picks = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
-    weights = np.stack([np.bincount(pick, minlength=n) for pick in picks]) / n
-    return np.percentile(np.tensordot(weights, values, 1), [2.5, 97.5], axis=0)
+    rng = np.random.default_rng(0)
+    return np.stack(
+        stats.bootstrap(
+            (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng
+        ).confidence_interval
+    )
 
 
 def _without_nan(node: Any) -> Any:

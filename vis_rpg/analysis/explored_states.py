@@ -1,5 +1,5 @@
-"""Explored states of a run over training (as Fig. 5 A-C of the paper): where each object was, under
-which z, when, and how often."""
+"""Draw the states that a run explored over training, as Fig. 5 A-C of the paper: where each object
+was, under which z, when, and how often."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from vis_rpg.training.coverage import VisitRecord
 from vis_rpg.training.load import load_whole_config
 
 STAGES = 4
-"""Equal parts of the training so far."""
+"""Number of equal parts of the training so far."""
 MOST_POINTS = 8000
-"""In one panel; of more visits a random share is drawn."""
+"""Points in one panel at most; of more visits a random share is drawn."""
 MAP_BINS = 50
 SEEN_BEFORE = "0.82"
 PANEL = 2.6
@@ -39,7 +39,7 @@ PANEL = 2.6
 
 @dataclass
 class Visits:
-    """What `VisitRecord` recorded, oldest first: V visits of N objects."""
+    """Contents of a `VisitRecord`, oldest first: V visits of N objects."""
 
     step: np.ndarray
     """(V,) interactions."""
@@ -50,8 +50,8 @@ class Visits:
 
 
 @dataclass
-class Hue:
-    """How z becomes a colour."""
+class ZColormap:
+    """Maps z to colours."""
 
     values: np.ndarray
     """(V,)."""
@@ -63,8 +63,11 @@ class Hue:
 
 
 def read_visits(run: Path) -> Visits:
-    """The visits that a run's newest checkpoint refers to. Raises UserError where the checkpoint or
-    a chunk is missing or broken."""
+    """Read the visits that a run's newest checkpoint refers to.
+
+    Raises:
+        UserError: The checkpoint or a chunk is missing or broken.
+    """
     load_whole_config(run)
     record = VisitRecord(run / "visits")
     record.load(checkpoint.load(checkpoint.latest(run))["visits"])
@@ -73,8 +76,11 @@ def read_visits(run: Path) -> Visits:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line that is still being written is left out. Raises
-    UserError where there are none."""
+    """Read metrics.jsonl, without a last line that is still being written.
+
+    Raises:
+        UserError: There are no metrics.
+    """
     path = run / "metrics.jsonl"
     try:
         text = path.read_text(errors="replace")
@@ -98,8 +104,11 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def states_figure(run: Path) -> Figure:
-    """A row of panels for each object of interest, and the run's coverage below. Raises UserError
-    where there is nothing to draw."""
+    """Draw a row of panels for each object of interest, and the run's coverage below.
+
+    Raises:
+        UserError: There is nothing to draw.
+    """
     visits, metrics, config = read_visits(run), read_metrics(run), load_whole_config(run)
     env = make_env(config.task, "state")
     task = task_of(env)
@@ -110,7 +119,7 @@ def states_figure(run: Path) -> Figure:
             f"{run}: task={config.task.name} names no objects of interest, so there are no "
             "visited states to draw"
         )
-    hue = z_hue(visits.z, config.agent.latent.kind)
+    colours = z_colormap(visits.z, config.agent.latent.kind)
     bounds = np.linspace(0, visits.step[-1], STAGES + 1)
 
     figure = plt.figure(
@@ -128,7 +137,7 @@ def states_figure(run: Path) -> Figure:
         points = visits.positions[:, index][:, list(task.plane)]
         row[0].set_ylabel(name, fontsize=12)
         for stage, panel in enumerate(row[:STAGES]):
-            draw_stage(panel, visits.step, points, hue, bounds[stage], bounds[stage + 1])
+            draw_stage(panel, visits.step, points, colours, bounds[stage], bounds[stage + 1])
         by_step = draw_points(
             row[-2], points, visits.step, "viridis", Normalize(0, visits.step[-1])
         )
@@ -141,30 +150,35 @@ def states_figure(run: Path) -> Figure:
         )
     axes[0, -2].set_title("all, by interaction", fontsize=11)
     axes[0, -1].set_title("number of visits", fontsize=11)
-    _key(
+    _add_colorbar(
         upper,
         axes[:, :STAGES],
-        _mappable(hue.cmap, hue.norm),
-        hue.label,
+        _mappable(colours.cmap, colours.norm),
+        colours.label,
         aspect=60,
-        ticks=hue.ticks,
-        labels=hue.tick_labels,
+        ticks=colours.ticks,
+        labels=colours.tick_labels,
     )
-    _key(upper, axes[:, -2], by_step, "interactions", formatter=EngFormatter(sep=""))
-    _key(upper, axes[:, -1], counts, "visits of a cell")
+    _add_colorbar(upper, axes[:, -2], by_step, "interactions", formatter=EngFormatter(sep=""))
+    _add_colorbar(upper, axes[:, -1], counts, "visits of a cell")
     draw_coverage(lower.subplots(), metrics, _summary(run), task)
     return figure
 
 
-def z_hue(z: np.ndarray, kind: str) -> Hue:
-    """Colours for z (V, Z): the category of a categorical z, the direction of a Gaussian one's
-    first two numbers, one colour for none."""
+def z_colormap(z: np.ndarray, kind: str) -> ZColormap:
+    """Choose colours for z.
+
+    Args:
+        z: (V, Z).
+        kind: Of z. Categorical: a colour per category; gaussian: the direction of the first
+            two numbers; none: one colour.
+    """
     if kind == "categorical":
         categories = z.shape[1]
         cmap = plt.get_cmap("tab10" if categories <= 10 else "tab20")
         colours = ListedColormap([cmap(k % cmap.N) for k in range(categories)])
         norm = BoundaryNorm(np.arange(categories + 1) - 0.5, categories)
-        return Hue(
+        return ZColormap(
             z.argmax(1),
             colours,
             norm,
@@ -176,7 +190,7 @@ def z_hue(z: np.ndarray, kind: str) -> Hue:
         second = z[:, 1] if z.shape[1] > 1 else np.zeros(len(z))
         ticks = [-np.pi, -np.pi / 2, 0.0, np.pi / 2, np.pi]
         labels = ["-180°", "-90°", "0°", "90°", "180°"]
-        return Hue(
+        return ZColormap(
             np.arctan2(second, z[:, 0]),
             plt.get_cmap("hsv"),
             Normalize(-np.pi, np.pi),
@@ -184,7 +198,7 @@ def z_hue(z: np.ndarray, kind: str) -> Hue:
             ticks,
             labels,
         )
-    return Hue(
+    return ZColormap(
         np.zeros(len(z)),
         ListedColormap(["tab:blue"]),
         Normalize(-0.5, 0.5),
@@ -195,22 +209,20 @@ def z_hue(z: np.ndarray, kind: str) -> Hue:
 
 
 def draw_stage(
-    axes: Axes, step: np.ndarray, points: np.ndarray, hue: Hue, start: float, end: float
+    axes: Axes, step: np.ndarray, points: np.ndarray, colours: ZColormap, start: float, end: float
 ) -> None:
-    """Points (V, 2) visited after `start` and until `end` in the colour of their z, over those
-    before, in grey."""
+    """Draw points (V, 2) of `start` < step <= `end` by z, over earlier ones in grey."""
     before, now = step <= start, (step > start) & (step <= end)
     draw_points(
         axes, points[before], np.zeros(before.sum()), ListedColormap([SEEN_BEFORE]), Normalize()
     )
-    draw_points(axes, points[now], hue.values[now], hue.cmap, hue.norm)
+    draw_points(axes, points[now], colours.values[now], colours.cmap, colours.norm)
 
 
 def draw_points(
     axes: Axes, points: np.ndarray, values: np.ndarray, cmap: str | Colormap, norm: Normalize
 ) -> Any:
-    """Dots (V, 2) coloured by values (V,), in random order, so that late ones do not hide early
-    ones."""
+    """Draw dots (V, 2) by values (V,), in random order: late ones must not hide early ones."""
     order = np.random.default_rng(0).permutation(len(points))[:MOST_POINTS]
     size = 5 if len(order) > 2000 else 9
     x, y = points[order].T
@@ -218,7 +230,7 @@ def draw_points(
 
 
 def draw_counts(axes: Axes, points: np.ndarray, task: Task) -> Any:
-    """Visits of each cell of a fine grid, on a log scale."""
+    """Draw the visits of each cell of a fine grid, on a log scale."""
     low, high = _limits(points, task)
     edges = [np.linspace(low[axis], high[axis], MAP_BINS + 1) for axis in range(2)]
     counts, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=edges)
@@ -234,8 +246,11 @@ def draw_counts(axes: Axes, points: np.ndarray, task: Task) -> Any:
 def draw_coverage(
     axes: Axes, metrics: list[dict[str, Any]], summary: dict[str, Any], task: Task
 ) -> None:
-    """Coverage over interactions; dashed, what summary.json says that a random policy covered in as
-    many as the whole run, those of its slot model's training counted in."""
+    """Draw coverage over interactions.
+
+    A dashed line shows the coverage of a random policy from summary.json, in as many interactions
+    as the whole run, with those of its slot model's training.
+    """
     random_coverage = summary.get("random_coverage")
     known = [
         (line["step"], line["coverage"]) for line in metrics if line.get("coverage") is not None
@@ -273,7 +288,7 @@ def draw_coverage(
 
 
 def save_states(run: Path) -> Path:
-    """Draw run/states.png."""
+    """Draw run/states.png and return its path."""
     figure = states_figure(run)
     figure.savefig(run / "states.png")
     plt.close(figure)
@@ -281,14 +296,14 @@ def save_states(run: Path) -> Path:
 
 
 def _limits(points: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """The corners of what is mapped: those of the coverage grid, or of the data."""
+    """Return the corners of the coverage grid, or of the data."""
     if task.coverage is not None:
         return np.array(task.coverage.low), np.array(task.coverage.high)
     return points.min(0) - 1e-3, points.max(0) + 1e-3
 
 
 def _frame(axes: Axes, points: np.ndarray, task: Task) -> None:
-    """Walls, goals and limits; no ticks."""
+    """Draw walls, goals and limits, without ticks."""
     low, high = _limits(points, task)
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
     if task.draw is not None:
@@ -301,7 +316,7 @@ def _mappable(cmap: Colormap, norm: Normalize) -> Any:
     return matplotlib.cm.ScalarMappable(norm, cmap)
 
 
-def _key(
+def _add_colorbar(
     figure: SubFigure,
     axes: np.ndarray,
     mappable: Any,
@@ -311,7 +326,7 @@ def _key(
     labels: list[str] | None = None,
     formatter: EngFormatter | None = None,
 ) -> None:
-    """A thin colour scale under a block of panels."""
+    """Put a thin colour bar under a block of panels."""
     bar = figure.colorbar(
         mappable,
         ax=axes.ravel().tolist(),
@@ -332,7 +347,7 @@ def _thousands(number: float) -> str:
 
 
 def _summary(run: Path) -> dict[str, Any]:
-    """summary.json, which is there once a run has ended."""
+    """Read summary.json; a run that has not ended has none."""
     try:
         return json.loads((run / "summary.json").read_text())
     except OSError:

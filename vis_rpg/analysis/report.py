@@ -1,4 +1,4 @@
-"""Evaluates a run and records its rollouts: vis-rpg evaluate run=runs/x episodes=50."""
+"""Evaluate a run and record its rollouts: vis-rpg evaluate run=runs/x episodes=50."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from vis_rpg.analysis.evaluation import Evaluation, Interval, evaluate
-from vis_rpg.analysis.video import film
+from vis_rpg.analysis.video import record_rollouts
 from vis_rpg.config import EvaluateConfig, device
 from vis_rpg.errors import UserError
 from vis_rpg.training import checkpoint
@@ -15,7 +15,7 @@ from vis_rpg.training.load import load
 
 
 def main(config: EvaluateConfig) -> None:
-    """Evaluate a run, print the figures and write them, and record a video, into its folder."""
+    """Evaluate a run, print and write the figures, and record a video, in its folder."""
     folder = Path(config.run)
     # One observation at a time: more threads wait for each other, for long on a busy machine.
     torch.set_num_threads(1)
@@ -33,14 +33,14 @@ def main(config: EvaluateConfig) -> None:
     print(f"figures: {folder / 'evaluation.json'}")
     if config.videos:
         try:
-            film(actor, env, folder / "rollouts.mp4", config.seed)
+            record_rollouts(actor, env, folder / "rollouts.mp4", config.seed)
         except UserError as error:
             raise UserError(f"no video of {folder}: {error}; videos=false does without") from error
         print(f"rollouts, a row for each z: {folder / 'rollouts.mp4'}")
 
 
 def table(evaluation: Evaluation, title: str) -> str:
-    """What was found, for people."""
+    """Format the figures for the terminal."""
 
     def line(name: str, value: float, interval: Interval | None = None) -> str:
         spread = f"   95% interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""

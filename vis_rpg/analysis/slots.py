@@ -27,7 +27,7 @@ from perception.evaluation.visualise import (
 from perception.slots.background import nearest_background
 from perception.slots.model import SlotModel, SlotOutput
 from perception.slots.perception import SlotPerception
-from vis_rpg.analysis.video import captioned, write_mp4
+from vis_rpg.analysis.video import add_caption, write_mp4
 from vis_rpg.envs.make import make_env, task_of
 from vis_rpg.envs.rendering.frames import FRAME
 from vis_rpg.errors import UserError, require
@@ -109,7 +109,7 @@ def failures(episode: Episode, sights: Sequence[SlotOutput]) -> np.ndarray | Non
         slot = f"slot {found.slots[t, n]}" if found.slots[t, n] >= 0 else "no slot"
         caption = f"{names[n]}  IoU {found.matched[t, n]:.2f}  {slot}  step {t}"
         tiles.append(
-            captioned(grid([[enlarge(view, FACTOR) for view in views]], gap=2), caption, False)
+            add_caption(grid([[enlarge(view, FACTOR) for view in views]], gap=2), caption, False)
         )
     if not tiles:
         return None

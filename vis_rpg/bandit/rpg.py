@@ -24,8 +24,7 @@ from vis_rpg.envs.tasks.bandit import REACH, bandit_reward
 
 @dataclass
 class Modes:
-    """A policy as a mixture of tanh-normals on [-1, 1], one for each z; a Gaussian policy is a
-    mixture of one."""
+    """A policy: a mixture of tanh-normals on [-1, 1], one for each z, or one without z."""
 
     probability: Tensor
     """(Z,)."""
@@ -36,27 +35,26 @@ class Modes:
 
 
 class Learner(Protocol):
-    """What learns the bandit: `BanditRPG`, or a Gaussian with REINFORCE."""
+    """An agent for the bandit: `BanditRPG` or `GaussianReinforce`."""
 
     def update(self, generator: torch.Generator) -> None:
-        """One gradient step on fresh actions."""
+        """Take one gradient step on fresh actions."""
 
     def modes(self) -> Modes:
-        """The policy as it stands."""
+        """Return the current policy."""
 
 
 class BanditRPG(nn.Module):
-    """RPG with a categorical z on a known reward; the weights of the terms of Eq. 2 beside the
-    reward decay towards zero.
+    """RPG with a categorical z on a known reward.
 
-    The entropy of π(z|s) must weigh as much as the consistency: only then do the two add up to the
-    information that actions carry about z, which is largest for many z with actions of their own.
-    With less, one wide z that always acts is at least as good, and π(z|s) collapses on one before
-    the rewards of the others are known.
+    All weights of Eq. 2 except that of the reward decay towards zero. The entropy of π(z|s) must
+    weigh as much as the consistency: only then do the two add up to the mutual information of z and
+    action, which is largest for many z with distinct actions. With less, one wide z that always
+    acts is at least as good, and π(z|s) collapses before the rewards of the others are known.
     """
 
     def __init__(self, config: BanditRPGConfig) -> None:
-        """config: the group `rpg` of configs/bandit.yaml."""
+        """Make the networks from the section `rpg` of the config."""
         super().__init__()
         self.config = config
         self.space = make_latent("categorical", config.categories, 0.0)
@@ -64,14 +62,16 @@ class BanditRPG(nn.Module):
         self.pi_z = LatentPolicy(self.space, 1, config.hidden_dim, learned=True)
         self.p_phi = Posterior(self.space, 1, 1, config.hidden_dim)
         self.optimizer = torch.optim.Adam(self.parameters(), lr=config.lr, fused=True)
-        self.weight = 1.0  # of consistency and entropies; falls by `decay` an update
+        self.weight = 1.0  # of consistency and entropies, times `decay` per update
 
     def losses(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses of π(a|s,z), of π(z|s) and of p_φ for z (B, Z) drawn from π(z|s) and standard
-        normal noise (B, 1).
+        """Return the losses of π(a|s,z), of π(z|s) and of p_φ, each for its own network alone.
 
-        Each is meant for the parameters of its own network alone. The first is minus the terms of
-        Eq. 2 that depend on the action.
+        The first is minus the terms of Eq. 2 that depend on the action.
+
+        Args:
+            z: (B, Z) drawn from π(z|s).
+            noise: (B, 1) standard normal.
         """
         s = torch.ones_like(noise)
         a, log_pi = self.pi(s, z, noise)
@@ -84,15 +84,14 @@ class BanditRPG(nn.Module):
         outputs = self.pi_z.outputs(s[:1])
         assert outputs is not None
         fixed = value.detach()
-        advantage = fixed - (fixed.sum() - fixed) / (
-            len(fixed) - 1
-        )  # each one's baseline is the mean of the others
+        # The baseline of each draw is the mean value of the others.
+        advantage = fixed - (fixed.sum() - fixed) / (len(fixed) - 1)
         entropy = self.weight * self.config.entropy_z * self.space.entropy(outputs)
         latent_loss = -(advantage * self.space.log_prior(z, outputs)).mean() - entropy.mean()
         return -value.mean(), latent_loss, -log_p_z.mean()
 
     def update(self, generator: torch.Generator) -> None:
-        """One Adam step of all three networks on fresh draws of z and a."""
+        """Take one Adam step of all three networks on fresh draws of z and a."""
         batch = self.config.batch_size
         noise = torch.randn(batch, 1, generator=generator)
         z = self.pi_z(torch.ones(1, 1), self.space.noise((batch,), generator))
@@ -107,7 +106,7 @@ class BanditRPG(nn.Module):
 
     @torch.no_grad()
     def modes(self) -> Modes:
-        """One tanh-normal for each category."""
+        """Return one tanh-normal for each category."""
         z = torch.eye(self.space.dim)
         s = torch.ones(self.space.dim, 1)
         outputs = self.pi_z.outputs(s[:1])
@@ -117,15 +116,22 @@ class BanditRPG(nn.Module):
 
 
 def mean_reward(modes: Modes, actions: int, generator: torch.Generator) -> float:
-    """Mean reward of this many sampled actions."""
+    """Return the mean reward of this many sampled actions."""
     z = torch.multinomial(modes.probability, actions, replacement=True, generator=generator)
     u = modes.mean[z] + modes.std[z] * torch.randn(actions, generator=generator)
     return bandit_reward(REACH * u.tanh()).mean().item()
 
 
 def density(modes: Modes, x: Tensor) -> Tensor:
-    """Density of each z's share at x (X,), strictly within (-REACH, REACH): (Z, X); the shares sum
-    to the density of the policy."""
+    """Return the density of each z's share; the shares sum to the density of the policy.
+
+    Args:
+        modes: The policy.
+        x: (X,) actions strictly within (-REACH, REACH).
+
+    Returns:
+        (Z, X).
+    """
     a = x / REACH
     normal = torch.distributions.Normal(modes.mean[:, None], modes.std[:, None])
     return modes.probability[:, None] * normal.log_prob(a.atanh()).exp() / (REACH * (1 - a**2))
@@ -134,8 +140,11 @@ def density(modes: Modes, x: Tensor) -> Tensor:
 def train(
     learner: Learner, updates: int, every: int, generator: torch.Generator
 ) -> Iterator[tuple[int, Modes]]:
-    """Train, yielding the number of updates done and the policy: before the first, after each
-    `every`, and after the last."""
+    """Train, reporting before the first update, after each `every`, and after the last.
+
+    Yields:
+        The number of updates done and the policy.
+    """
     yield 0, learner.modes()
     for done in range(1, updates + 1):
         learner.update(generator)

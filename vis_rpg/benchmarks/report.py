@@ -23,6 +23,7 @@ def main(config: BenchmarkConfig) -> None:
 
 
 def suite(config: BenchmarkConfig) -> dict[str, object]:
+    """Measure updates, whole runs and environment steps, against the goals."""
     lines = []
     for line in updates.suite(config.device, config.quick):
         lines.append(line)
@@ -34,6 +35,7 @@ def suite(config: BenchmarkConfig) -> dict[str, object]:
 
 
 def step(config: BenchmarkConfig) -> dict[str, object]:
+    """Measure the environments."""
     lines: list[dict[str, object]] = []
     for line in envs.envs(config.only_task, 0.1 if config.quick else 1.5, config.backend):
         lines.append(line)
@@ -42,6 +44,7 @@ def step(config: BenchmarkConfig) -> dict[str, object]:
 
 
 def profile(config: BenchmarkConfig) -> dict[str, object]:
+    """Measure the parts of a training step."""
     lines: list[dict[str, object]] = []
     runtime = "runtime=eager" if config.quick else "runtime=compile"
     for name, overrides in updates.LOOPS.items():
@@ -53,9 +56,10 @@ def profile(config: BenchmarkConfig) -> dict[str, object]:
 
 
 def count(config: BenchmarkConfig) -> dict[str, object]:
+    """Count operators and host-device syncs; with `check`, against the stored counts."""
     found = updates.counts(compiled=lacks_compiler("cpu") is None)
     print(json.dumps(found, indent=2))
-    more = updates.grown(found, updates.read_counts(STORED)) if config.check else []
+    more = updates.regressions(found, updates.read_counts(STORED)) if config.check else []
     if more:
         raise UserError(
             f"{'; '.join(more)}; where that is meant: vis-rpg benchmark what=counts json={STORED}"

@@ -1,5 +1,4 @@
-"""Speed, measured: updates, environment steps, frames, whole runs, and what share of the machine's
-matrix rate an update reaches."""
+"""Measure speed: updates, environment steps, frames, whole runs, and model FLOP utilisation."""
 
 from __future__ import annotations
 
@@ -45,9 +44,9 @@ RUNS = {
 }
 STEPPED = {"maze": ["task=maze"], "block_push": BLOCKS}
 LOOPS = {"state": [*BLOCKS, "task.blocks=1"], "slots": [*BLOCKS, "task.blocks=1", "obs=pixels"]}
-# interactions a seed with random actions before an update is measured: fewer than an episode of
-# each environment
 FILLED = 250
+"""Random interactions per seed before an update is measured: fewer than an episode of each
+environment."""
 COUNTED = {
     "state": [*BLOCKS, "obs=state"],
     "state, learned prior": [*BLOCKS, "obs=state", "agent.latent.prior=learned"],
@@ -56,15 +55,24 @@ COUNTED = {
     "slots frozen": [*BLOCKS, "obs=pixels", "perception=slots"],
     "cnn": [*BLOCKS, "obs=pixels", "perception=cnn"],
 }
-GROWTH = 1.05  # of a stored count at most
+GROWTH = 1.05
+"""Largest accepted ratio of a count to the stored one."""
 
 
 # What is measured ---------------------------------------------------------------------------------
 
 
 def suite(device: str, quick: bool) -> Iterator[Line]:
-    """Measurements one by one, each a JSON object; `quick` takes under a minute on two cores, where
-    it leaves out what must compile; on a GPU it is about the runtime that `auto` takes."""
+    """Measure one setting after another.
+
+    Args:
+        device: As in the config.
+        quick: Leave out what must compile and shorten spans (under a minute on two cores); on a
+            GPU, measure the runtime that `auto` takes.
+
+    Yields:
+        A JSON object for the machine, then one for each setting.
+    """
     chosen = device_of(device)
     prepare(chosen)
     yield machine(chosen)
@@ -75,49 +83,31 @@ def suite(device: str, quick: bool) -> Iterator[Line]:
         for runtime in ("eager", "compile", "graph"):
             words = [*overrides, f"device={device}", f"runtime={runtime}"]
             line = {"name": f"update, {name}", "runtime": runtime}
-            if runtime == "graph" and not cuda:
-                continue
-            if quick and cuda and runtime != "graph" and name != "state":
-                continue
-            if (
-                quick
-                and not cuda
-                and (
-                    runtime != "eager"
-                    or "seeds=8" in overrides
-                    or "precision=bfloat16" in overrides
-                )
-            ):
+            slow = runtime != "eager" or {"seeds=8", "precision=bfloat16"} & set(overrides)
+            left_out = (runtime != "graph" and name != "state") if cuda else slow
+            if (runtime == "graph" and not cuda) or (quick and left_out):
                 continue
             if runtime == "compile" and compiler_lacks:
                 yield {**line, "not_measured": f"needs {compiler_lacks}"}
                 continue
-            small = (
-                ["agent.batch_size=16", "exploration.batch_size=16"]
-                if quick and not cuda and SMALL_BATCH[0] in overrides
-                else []
-            )
+            if quick and not cuda and SMALL_BATCH[0] in overrides:
+                words += ["agent.batch_size=16", "exploration.batch_size=16"]
             try:
-                yield {**line, **update_speed([*words, *small], repeats, least)}
-            except Exception as error:  # what one setting fails by does not hide the others
+                yield {**line, **update_speed(words, repeats, least)}
+            except Exception as error:  # the other settings are still measured
                 yield {**line, "failed": one_line(error)}
     for name, overrides in RUNS.items():
         if cuda or not quick:
-            yield {
-                "name": f"run, {name}",
-                **run_speed([*overrides, f"device={device}"], 4.0 if quick else 10.0),
-            }
+            speed = run_speed([*overrides, f"device={device}"], 4.0 if quick else 10.0)
+            yield {"name": f"run, {name}", **speed}
     for name, overrides in STEPPED.items():
         for obs in ("state", "pixels"):
-            result = step_speed(overrides, obs, repeats, least)
-            yield {
-                "name": f"{'steps' if obs == 'state' else 'steps with frames 64 x 64'}, {name}",
-                **result,
-            }
+            what = "steps" if obs == "state" else "steps with frames 64 x 64"
+            yield {"name": f"{what}, {name}", **step_speed(overrides, obs, repeats, least)}
 
 
 def machine(device: torch.device) -> Line:
-    """What is measured on."""
+    """Describe the hardware and the versions of the libraries."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     versions = {
         "python": platform.python_version(),
@@ -143,10 +133,12 @@ def _processor() -> str:
     return f"{names[0]}, {len(names)} cores" if names else platform.machine()
 
 
-def matrix_rate(device: torch.device, seconds: float) -> float:
-    """Float32 matrix products in GFLOP/s (TF32 on a GPU): the best of square sizes, so that a share
-    of it flatters nobody, and on a CPU of both of torch's libraries: MKL makes half of what oneDNN
-    does on AMD's processors."""
+def gemm_rate(device: torch.device, seconds: float) -> float:
+    """Measure float32 matrix products in GFLOP/s (TF32 on a GPU).
+
+    The best of square sizes counts, so that utilisation is not flattered, and on a CPU the best of
+    both of torch's libraries: MKL makes half of what oneDNN does on AMD's processors.
+    """
     products: list[tuple[int, Callable[[], object]]] = []
     for size in (512, 1024, 2048) if device.type == "cpu" else (2048, 4096, 8192):
         a, b = torch.randn(2, size, size, device=device)
@@ -165,7 +157,17 @@ def matrix_rate(device: torch.device, seconds: float) -> float:
 def timed(
     call: Callable[[], object], repeats: int, least: float, device: torch.device
 ) -> list[float]:
-    """Seconds a call, in `repeats` groups of at least `least` seconds each, after a warm-up."""
+    """Time a call after a warm-up.
+
+    Args:
+        call: The call.
+        repeats: Number of groups of calls.
+        least: Seconds of one group at least.
+        device: A GPU is synchronized after each group.
+
+    Returns:
+        Seconds per call in each group.
+    """
 
     def group(count: int) -> float:
         begin = time.perf_counter()
@@ -181,7 +183,7 @@ def timed(
 
 
 def filled(overrides: list[str], folder: Path) -> Trainer:
-    """A trainer whose replays hold random actions, and which has not learned yet."""
+    """Make a trainer whose replays hold random actions and which has not learned yet."""
     config = compose(
         [
             *overrides,
@@ -200,9 +202,19 @@ def filled(overrides: list[str], folder: Path) -> Trainer:
 
 
 def update_speed(overrides: list[str], repeats: int, least: float) -> Line:
-    """Updates/s with sampling, at the paper's sizes; the mean over the cycle of two (the policy
-    steps every second time). The matrix rate is measured in turns with it: a machine that others
-    use too is not equally fast all the time."""
+    """Measure updates/s with sampling, at the paper's sizes.
+
+    One cycle has `policy_every` updates, in the last of which the policy steps. The matrix rate is
+    measured in turns with it, since the speed of a shared machine changes.
+
+    Args:
+        overrides: Settings of the run.
+        repeats: Number of turns.
+        least: Seconds of one turn at least.
+
+    Returns:
+        Medians over the turns, with MFU: FLOP of the updates over those of matrix products.
+    """
     with tempfile.TemporaryDirectory() as folder:
         trainer = filled(overrides, Path(folder))
         learner, settings, device = trainer.learner, trainer.config.agent, trainer.device
@@ -214,7 +226,7 @@ def update_speed(overrides: list[str], repeats: int, least: float) -> Line:
 
         cycle()
         gflop = (
-            updates_counted(learner, settings.policy_every)["gflop"]
+            count_update(learner, settings.policy_every)["gflop"]
             if trainer.config.runtime == "eager"
             else None
         )
@@ -222,7 +234,7 @@ def update_speed(overrides: list[str], repeats: int, least: float) -> Line:
             if device.type == "cuda":
                 cycle()
         turns = [
-            (matrix_rate(device, least / 4), timed(cycle, 1, least, device)[0])
+            (gemm_rate(device, least / 4), timed(cycle, 1, least, device)[0])
             for _ in range(repeats)
         ]
         rate, seconds = (statistics.median(values) for values in zip(*turns, strict=True))
@@ -230,15 +242,12 @@ def update_speed(overrides: list[str], repeats: int, least: float) -> Line:
         line: Line = {
             "updates_per_s": round(per_s, 3),
             "batch_size": settings.batch_size,
-            "matrix_rate_gflop_per_s": round(rate, 1),
+            "gemm_gflop_per_s": round(rate, 1),
         }
         if seeds > 1:
             line |= {"seeds": seeds, "seed_updates_per_s": round(seeds * per_s, 3)}
         gflop = gflop or eager_gflop(overrides)
-        line |= {
-            "gflop_per_update": round(gflop, 2),
-            "share_of_matrix_rate": round(per_s * gflop / rate, 3),
-        }
+        line |= {"gflop_per_update": round(gflop, 2), "mfu": round(per_s * gflop / rate, 3)}
         if device.type == "cuda":
             line |= launches(cycle, settings.policy_every)
         line["fastest_and_slowest"] = [
@@ -248,8 +257,11 @@ def update_speed(overrides: list[str], repeats: int, least: float) -> Line:
 
 
 def launches(cycle: Callable[[], None], updates: int) -> Line:
-    """Kernels that the GPU runs in an update; raises RuntimeError where the host waits for it
-    within one."""
+    """Count the kernels that a GPU runs in an update.
+
+    Raises:
+        RuntimeError: The host waits for the GPU within an update.
+    """
     torch.cuda.set_sync_debug_mode("error")
     try:
         cycle()
@@ -265,27 +277,26 @@ def launches(cycle: Callable[[], None], updates: int) -> Line:
 
 
 def eager_gflop(overrides: list[str]) -> float:
-    """GFLOP of one update of all seeds; compiled code hides its products from the counter."""
+    """Return GFLOP of one update of all seeds; compiled code hides products from the counter."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = filled([*overrides, "runtime=eager"], Path(folder))
-        return float(updates_counted(trainer.learner, trainer.config.agent.policy_every)["gflop"])
+        return float(count_update(trainer.learner, trainer.config.agent.policy_every)["gflop"])
 
 
-def updates_counted(learner: Learner, updates: int) -> Line:
-    """Operators, arithmetic and waits of the host, each an update, over so many."""
+def count_update(learner: Learner, updates: int) -> Line:
+    """Count operators, GFLOP and host-device syncs per update, over this many updates."""
     with OperatorCounter() as counter:
         for _ in range(updates):
             learner.step()
     return {
         "operators": counter.operators / updates,
         "gflop": counter.flop / updates / 1e9,
-        "host_waits": counter.waits / updates,
+        "host_syncs": counter.host_syncs / updates,
     }
 
 
 def run_speed(overrides: list[str], seconds: float) -> Line:
-    """Interactions/s of a whole run: acting, stepping, replay and updates, after warm-up; of all
-    seeds together."""
+    """Measure interactions/s of a whole run after warm-up, of all seeds together."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = filled(overrides, Path(folder))
         for _ in range(4 * CudaGraphRunner.WARM_UPS):
@@ -308,8 +319,10 @@ def run_speed(overrides: list[str], seconds: float) -> Line:
 
 
 def loop_profile(overrides: list[str], seconds: float) -> Line:
-    """Milliseconds of each part of a training step, each alone, and of the whole step, in which
-    seeing with frozen perception and the environments run beside the update."""
+    """Measure milliseconds of each part of a training step, each alone, and of the whole step.
+
+    In a whole step frozen perception and the environments run in parallel with the update.
+    """
     with tempfile.TemporaryDirectory() as folder, ExitStack() as within:
         trainer = filled(overrides, Path(folder))
         run, device = trainer.runs[0], trainer.device
@@ -346,7 +359,7 @@ def loop_profile(overrides: list[str], seconds: float) -> Line:
 
 
 def step_speed(overrides: list[str], obs: str, repeats: int, least: float) -> Line:
-    """Interactions/s of one process; with obs=pixels one frame is rendered at each."""
+    """Measure interactions/s of one process; from pixels one frame is rendered at each."""
     config = compose(overrides)
     envs = SyncVectorEnv(lambda _: make_env(config.task, obs), config.agent.envs, 0)
     envs.reset()
@@ -368,9 +381,11 @@ def step_speed(overrides: list[str], obs: str, repeats: int, least: float) -> Li
 
 
 def goals(lines: list[Line]) -> list[Line]:
-    """The project's goals beside what was measured; None where something for it is missing. Ratios
-    of a CPU are of updates at one matrix rate, which changes by a tenth on a machine that others
-    use too between one setting and the next."""
+    """Compare the project's goals with what was measured, None where a measurement is missing.
+
+    Ratios of a CPU compare updates at one matrix rate, which changes by a tenth on a shared machine
+    between one setting and the next.
+    """
     cuda = lines[0]["device"] != "cpu"
     at = {(line["name"].removeprefix("update, "), line.get("runtime")): line for line in lines[1:]}
     best = "graph" if cuda else "compile"
@@ -386,7 +401,7 @@ def goals(lines: list[Line]) -> list[Line]:
         def at_one_rate(name: str, key: str) -> float | None:
             value, rate = (
                 figure(name, key, runtime),
-                figure(name, "matrix_rate_gflop_per_s", runtime),
+                figure(name, "gemm_gflop_per_s", runtime),
             )
             return None if value is None or rate is None else value / rate
 
@@ -418,7 +433,7 @@ def goals(lines: list[Line]) -> list[Line]:
         ]
     else:
         rows = [
-            ("state, share of the matrix rate", figure("state", "share_of_matrix_rate"), 0.85),
+            ("state, MFU", figure("state", "mfu"), 0.85),
             ("state, bfloat16 over float32", over_state("state, bfloat16"), 1.6),
             (
                 "state, 8 seeds over one, seed-updates/s",
@@ -428,8 +443,8 @@ def goals(lines: list[Line]) -> list[Line]:
             ("slots frozen over state", over_state("slots frozen"), 0.9),
             ("slots frozen over state, eager", over_state("slots frozen", runtime="eager"), 0.9),
             (
-                "CNN, batch 128, share of the matrix rate",
-                figure("cnn", "share_of_matrix_rate"),
+                "CNN, batch 128, MFU",
+                figure("cnn", "mfu"),
                 0.75,
             ),
         ]
@@ -443,8 +458,11 @@ def goals(lines: list[Line]) -> list[Line]:
 
 
 def counts(compiled: bool) -> Line:
-    """Figures that depend on no machine: operators and waits of the host in an update of each
-    setting at debug size, and, where asked for, compilations after the first updates."""
+    """Count operators and host-device syncs of an update of each setting at debug size.
+
+    Args:
+        compiled: Count compilations after the first updates too.
+    """
     found: Line = {}
     for name, overrides in COUNTED.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -453,11 +471,11 @@ def counts(compiled: bool) -> Line:
             )
             for _ in range(2):
                 trainer.learner.step()
-            counted = updates_counted(trainer.learner, 2)
+            counted = count_update(trainer.learner, 2)
             found[name] = {
                 "operators": counted["operators"],
                 "mflop": round(1e3 * counted["gflop"], 3),
-                "host_waits": counted["host_waits"],
+                "host_syncs": counted["host_syncs"],
             }
     if compiled:
         found["compilations after warm-up"] = {"state": recompilations(["task=maze"])}
@@ -465,7 +483,7 @@ def counts(compiled: bool) -> Line:
 
 
 def recompilations(overrides: list[str]) -> int:
-    """Compilations of a compiled update after its first four."""
+    """Count compilations of a compiled update after its first four."""
     from torch._dynamo.utils import counters
 
     with tempfile.TemporaryDirectory() as folder:
@@ -480,9 +498,8 @@ def recompilations(overrides: list[str]) -> int:
         return int(counters["stats"]["unique_graphs"] - before)
 
 
-def grown(now: Line, stored: Line) -> list[str]:
-    """What has grown by more than 5% over the stored counts, a line each; what is not stored counts
-    as grown."""
+def regressions(now: Line, stored: Line) -> list[str]:
+    """List what has grown by more than 5% over the stored counts, or is not stored."""
     lines = []
     for name, figures in now.items():
         for key, value in figures.items():
@@ -495,7 +512,7 @@ def grown(now: Line, stored: Line) -> list[str]:
 
 
 def read_counts(path: Path) -> Line:
-    """Stored counts."""
+    """Read stored counts."""
     stored = json.loads(path.read_text())
     assert isinstance(stored, dict)
     return stored
