@@ -9,7 +9,7 @@ import torch
 
 from vis_rpg.benchmarks import envs, updates
 from vis_rpg.config import BenchmarkConfig, device, lacks_compiler
-from vis_rpg.errors import UserError
+from vis_rpg.errors import require
 
 STORED = Path("results/speed/counts.json")
 
@@ -59,9 +59,9 @@ def count(config: BenchmarkConfig) -> dict[str, object]:
     """Count operators and host-device syncs; with `check`, against the stored counts."""
     found = updates.counts(compiled=lacks_compiler("cpu") is None)
     print(json.dumps(found, indent=2))
-    more = updates.regressions(found, updates.read_counts(STORED)) if config.check else []
-    if more:
-        raise UserError(
-            f"{'; '.join(more)}; where that is meant: vis-rpg benchmark what=counts json={STORED}"
-        )
+    if config.check:
+        require(STORED.exists(), f"check=true: {STORED} is not here; run this in a checkout")
+        more = updates.regressions(found, updates.read_counts(STORED))
+        meant = f"where that is meant: vis-rpg benchmark what=counts json={STORED}"
+        require(not more, f"{'; '.join(more)}; {meant}")
     return found
