@@ -69,8 +69,9 @@ class StateConfig:
     """perception=state: the state, with the objects that the task names."""
 
     name: Literal["state"]
-    frequencies: int
-    """Frequencies of the positional encoding of object coordinates, 2^0 and up; 0: none."""
+    frequencies: int | None
+    """Frequencies of the positional encoding of object coordinates, 2^0 and up; 0: none; null: the
+    task's own."""
     state_scale: Positive | None
     """Factor on the raw state; null: the task's own."""
     encoder: Literal["mlp", "transformer"]

@@ -53,6 +53,15 @@ def test_perception_is_the_one_that_the_config_names() -> None:
     assert features.shape == (1, *seen.feature_shape)
 
 
+def test_ant_pushs_state_is_read_raw_as_the_encoded_one_is_not_learned_from() -> None:
+    ant = config("task=ant_push")
+    perception = make_perception(ant, make_env(ant.task, "state"))
+    state = torch.randn(1, 2, 31)
+    features = perception.features({"state": state})
+    assert torch.equal(features[..., :31], state)
+    assert features.shape[-1] == 31 + perception.rnd_input_dim == 31 + 4
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

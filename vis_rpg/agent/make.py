@@ -28,8 +28,9 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
         task = task_of(env)
         assert env.observation_space.shape is not None
         scale = task.state_scale if section.state_scale is None else section.state_scale
+        frequencies = task.frequencies if section.frequencies is None else section.frequencies
         size = env.observation_space.shape[0]
-        return StatePerception(size, task.object_coordinates, scale, section.frequencies)
+        return StatePerception(size, task.object_coordinates, scale, frequencies)
     try:
         if section.name == "cnn":
             return CnnPerception(

@@ -10,6 +10,8 @@ import gymnasium
 import numpy as np
 from torch import Tensor
 
+from perception.encoding import MAX_FREQUENCIES
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 else:
@@ -67,6 +69,8 @@ class Task:
     angle) are given as N scalars (..., N, 1)."""
     state_scale: float = 1.0
     """Factor on the raw state before it enters the encoder."""
+    frequencies: int = MAX_FREQUENCIES
+    """Frequencies of the positional encoding of object coordinates; 0: none."""
     episode_length: int = 1000
     sparse: bool = False
     """Reward is 1 in each step in which success holds, else 0."""
