@@ -20,7 +20,7 @@ from vis_rpg.compose import checked, compose_unchecked, config_files, config_gro
 from vis_rpg.config import SCHEMAS
 from vis_rpg.errors import UserError, require
 from vis_rpg.resources import CONFIG_DIR
-from vis_rpg.schema import describe, flatten
+from vis_rpg.schema import describe, flatten, shown
 
 COMMANDS = {
     "train": ("train", "vis_rpg.training.trainer", "train agents"),
@@ -174,7 +174,11 @@ def _print_help(usage: str, schema: type, config: DictConfig) -> None:
     values = flatten(OmegaConf.to_container(config))
     meanings = {key: meaning for key, meaning in describe(schema) if key in values}
     print("\nsettings:")
-    print("\n".join(f"  {f'{key}={values[key]}':<38}  {about}" for key, about in meanings.items()))
+    print(
+        "\n".join(
+            f"  {f'{key}={shown(values[key])}':<38}  {about}" for key, about in meanings.items()
+        )
+    )
 
 
 def _run(job: Callable[[DictConfig], None], config: DictConfig) -> int:

@@ -27,6 +27,7 @@ WORDS = {
     float: "a number",
     str: "text",
     list: "a list",
+    tuple: "a list",
     dict: "a section with keys of its own",
 }
 
@@ -86,7 +87,8 @@ def describe(schema: type, prefix: str = "") -> Iterator[tuple[str, str]]:
         options = _options(_kinds(schema)[own.name])
         sections = [kind for kind in options if isinstance(kind, type) and is_dataclass(kind)]
         about = docs.get(own.name) or " Or ".join(inspect.getdoc(kind) or "" for kind in sections)
-        yield prefix + own.name, " ".join(about.split())
+        choices = [" | ".join(get_args(kind)) for kind in options if get_origin(kind) is Literal]
+        yield prefix + own.name, " ".join([*about.split(), *(f"({each})" for each in choices)])
         for section in sections:
             yield from describe(section, f"{prefix}{own.name}.")
 
@@ -100,6 +102,13 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
         for name, inner in values.items()
         for key, value in flatten(inner, f"{prefix}{name}.").items()
     }
+
+
+def shown(value: Any) -> str:
+    """A value as it is written on the command line."""
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def _kinds(schema: type) -> dict[str, Any]:
@@ -130,11 +139,10 @@ def _check_value(key: str, kind: Any, value: Any) -> None:
     plain = dict if is_dataclass(kind) else get_origin(kind) or kind
     number = isinstance(value, int | float) and not isinstance(value, bool)
     good = number if plain is float else isinstance(value, plain) and number is (plain is int)
-    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-    hint = f"; write '{key}=\"{shown}\"' if it is meant as one" if plain is str else ""
+    hint = f"; write '{key}=\"{shown(value)}\"' if it is meant as one" if plain is str else ""
     if plain is int and isinstance(value, float) and value.is_integer():
         hint = f"; write {key}={int(value)}"
-    require(good, f"{key}={shown}: expected {WORDS[plain]}{hint}")
+    require(good, f"{key}={shown(value)}: expected {WORDS[plain]}{hint}")
     if bounds:
         above = value > bounds.low if bounds.above else value >= bounds.low
         require(above and value <= bounds.high, f"{key}={value}: must {bounds}")
