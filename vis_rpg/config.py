@@ -193,7 +193,7 @@ class NoBonusConfig:
 
     name: Literal["none"]
     scale: float
-    """0."""
+    """Factor on the normalised bonus."""
 
 
 @dataclass

@@ -87,8 +87,9 @@ def describe(schema: type, prefix: str = "") -> Iterator[tuple[str, str]]:
         options = _options(_kinds(schema)[own.name])
         sections = [kind for kind in options if isinstance(kind, type) and is_dataclass(kind)]
         about = docs.get(own.name) or " Or ".join(inspect.getdoc(kind) or "" for kind in sections)
-        choices = [" | ".join(get_args(kind)) for kind in options if get_origin(kind) is Literal]
-        yield prefix + own.name, " ".join([*about.split(), *(f"({each})" for each in choices)])
+        choices = get_args(options[0]) if get_origin(options[0]) is Literal else ()
+        told = [f"({' | '.join(choices)})"] if len(choices) > 1 else []
+        yield prefix + own.name, " ".join([*about.split(), *told])
         for section in sections:
             yield from describe(section, f"{prefix}{own.name}.")
 
