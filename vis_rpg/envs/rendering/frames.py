@@ -53,7 +53,7 @@ def choose_gl() -> str | None:
             ctypes.CDLL("libEGL.so.1")
         import mujoco
 
-        drawn = hasattr(mujoco.gl_context, "GLContext")
+        drawn = hasattr(mujoco, "GLContext")
         return (
             None
             if drawn
@@ -87,7 +87,7 @@ def check_gl() -> None:
         raise UserError(NO_GL)
     import mujoco
 
-    class Context(mujoco.gl_context.GLContext):
+    class Context(mujoco.GLContext):
         _context = None  # what its __del__ reads after it could not be made
 
     try:
