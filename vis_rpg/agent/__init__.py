@@ -1,0 +1,1 @@
+"""The RPG agent: networks, losses, exploration bonus and acting."""

@@ -1,4 +1,4 @@
-"""Acting: the state that an agent carries through episodes, in one environment or many."""
+"""Acting: the state that an agent carries through the episodes of one or many environments."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from vis_rpg.seeding import restore_generator
 
 
 class Actor:
-    """An agent in `envs` environments: their z, perception's state, and the newest features.
+    """Runs an agent in `envs` environments, with their z, perception state and newest features.
 
-    From Python: `actor.reset()` at each episode (a new z, a clean state), `actor.act(obs)` at each
-    step.
+    In Python, call `reset()` at each episode (a new z, a clean state) and `act(obs)` at each step.
+
+    Args:
+        agent: On its device.
+        envs: Number of environments.
+        seed: Seeds z and exploration noise.
     """
 
     def __init__(self, agent: Agent, envs: int = 1, seed: int = 0) -> None:
@@ -47,7 +51,7 @@ class Actor:
             self.given_z = given.expand(self.envs, -1)
 
     def act(self, obs: np.ndarray, explore: bool = False) -> np.ndarray:
-        """The action (A,) for one environment's observation.
+        """Return the action (A,) for the observation of a single environment.
 
         Args:
             obs: As the environment gives it.
@@ -59,8 +63,15 @@ class Actor:
     # For the trainer ------------------------------------------------------------------------------
 
     def observe(self, obs: np.ndarray, rows: np.ndarray | None = None) -> StoredObs:
-        """Encode new observations (N, ...) of all environments or of these rows; returns what
-        replay stores of them."""
+        """Encode new observations.
+
+        Args:
+            obs: (N, ...).
+            rows: Indices (N,) of the environments they come from; None for all.
+
+        Returns:
+            What replay stores, each (N, ...).
+        """
         pick = torch.arange(self.envs) if rows is None else torch.as_tensor(rows)
         pick = pick.to(self.device)
         tensor = torch.as_tensor(np.ascontiguousarray(obs), device=self.device)
@@ -81,7 +92,7 @@ class Actor:
 
     @torch.no_grad()
     def select_action(self, explore: bool) -> Tensor:
-        """Actions (envs, A) for the newest observations; draws z where an episode begins."""
+        """Return actions (envs, A) for the newest observations; draw z where an episode begins."""
         agent, z = self.agent, self.given_z
         s = agent.model.f(self.features)
         if z is None:
@@ -103,13 +114,13 @@ class Actor:
         self.is_first = torch.zeros_like(self.is_first)
 
     def on_reset(self, rows: np.ndarray) -> None:
-        """New episodes begin in these environments."""
+        """Begin new episodes in the environments `rows`."""
         pick = torch.as_tensor(rows, device=self.device)
         self.is_first[pick] = True
         self.previous_action[pick] = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that acting carries, for a checkpoint."""
+        """Return all that acting carries, for a checkpoint."""
         return {
             "hidden": dict(self.state.hidden),
             "previous": dict(self.state.previous),

@@ -15,7 +15,7 @@ from perception.base import ObsSequence
 
 @dataclass
 class Batch:
-    """Segments of H steps from replay, and single observations for the RND and for π(z|s₁).
+    """Segments of H steps from replay, and single observations for the RND and π(z|s₁).
 
     Attributes:
         obs_sequence: Stored observations (history - 1 + H + 1, B, ...).
@@ -41,13 +41,13 @@ class Batch:
 
 @dataclass
 class Noise:
-    """Standard normal noise for one update; `z_first` as the latent space draws it.
+    """Noise for one update: standard normal, but `z_first` as the latent space draws it.
 
     Attributes:
         target: (H + 1, H, B, A).
         policy: (H + 1, B, A).
         first: (H + 1, M, B'', A); None where π(z|s₁) is fixed.
-        z_first: (M, B'', Z), likewise.
+        z_first: (M, B'', Z); None where π(z|s₁) is fixed.
     """
 
     target: Tensor

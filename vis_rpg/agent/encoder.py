@@ -11,7 +11,13 @@ from vis_rpg.agent.networks import ELU, Linear, mlp
 
 
 class FlatEncoder(nn.Module):
-    """An MLP over features, flattened in their order: the paper's f."""
+    """The paper's f: an MLP over flattened features.
+
+    Args:
+        feature_shape: Shape of the features of one observation.
+        state_dim: S.
+        hidden: Width of hidden layers.
+    """
 
     def __init__(self, feature_shape: tuple[int, ...], state_dim: int, hidden: int) -> None:
         super().__init__()
@@ -19,16 +25,21 @@ class FlatEncoder(nn.Module):
         self.net = mlp(math.prod(feature_shape), state_dim, hidden)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(..., *feature_shape) -> (..., S)."""
+        """Encode features: (..., *feature_shape) -> (..., S)."""
         return self.net(features.flatten(-self.dims))
 
 
 class SlotTransformer(nn.Module):
     """One attention layer over the slots of both frames, read by a read-out token.
 
-    Each slot's token holds a learned embedding of its frame and index, as slots keep their order.
-    Only the read-out token attends; its query does not depend on the input, so that query times
-    keys is one linear map per head. Its values are wide enough to carry every object's place.
+    Slots keep their order, so each slot's token holds a learned embedding of its frame and index.
+    Only the read-out token attends; its query does not depend on the input, so query times keys is
+    one linear map per head. Values are wide enough to carry every object's position.
+
+    Args:
+        feature_shape: (2, K, D).
+        state_dim: S.
+        hidden: Width of the values, a multiple of HEADS.
     """
 
     WIDTH, HEADS = 64, 8
@@ -44,7 +55,7 @@ class SlotTransformer(nn.Module):
         self.out = nn.Sequential(ELU(), Linear(hidden, hidden), ELU(), Linear(hidden, state_dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(..., 2, K, D) -> (..., S)."""
+        """Encode slots: (..., 2, K, D) -> (..., S)."""
         x = self.norm(self.token(features.flatten(-3, -2)) + self.place)  # (..., 2K, W)
         attention = self.query_key(x).softmax(-2).unsqueeze(-1)  # (..., 2K, heads, 1)
         values = self.value(x).unflatten(-1, (self.HEADS, -1))  # (..., 2K, heads, hidden / heads)
@@ -63,7 +74,8 @@ def make_encoder(
         hidden: Width of hidden layers.
 
     Raises:
-        ValueError: A transformer is asked for and features are no slots, or the width does not fit.
+        ValueError: A transformer is asked for features that are not slots, or for a width that is
+            no multiple of its heads.
     """
     if kind == "transformer":
         if len(feature_shape) != 3:

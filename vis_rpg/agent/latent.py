@@ -1,7 +1,7 @@
-"""Latent spaces of z, and p_φ(z|s,a), the posterior that keeps trajectories consistent with z.
+"""Latent spaces of z, and the posterior p_φ(z|s,a), which keeps trajectories consistent with z.
 
 A space has no parameters: it draws z from noise and scores z under the outputs of a network. Noise
-is passed in, so that its users are pure functions.
+is an argument, so callers are pure functions.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
 
 def bounded_log_std(raw: Tensor) -> Tensor:
-    """Map any number to a log std within (LOG_STD_MIN, LOG_STD_MAX): the identity up to 1 from a
-    bound, a tanh beyond. Unlike a clamp it has a gradient everywhere, so that an overshot value
-    returns."""
+    """Map any number smoothly into (LOG_STD_MIN, LOG_STD_MAX).
+
+    It is the identity up to 1 from a bound and a tanh beyond. Unlike a clamp it has a gradient
+    everywhere, so an overshot value can return.
+    """
     linear = raw.clamp(LOG_STD_MIN + 1, LOG_STD_MAX - 1)
     return linear + torch.tanh(raw - linear)
 
@@ -40,27 +42,38 @@ class LatentSpace(Protocol):
     prior_outputs: int
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Noise that `sample` turns into z: (*shape, dim)."""
+        """Draw the noise (*shape, dim) that `sample` turns into z."""
 
     def sample(self, noise: Tensor, outputs: Tensor | None = None) -> Tensor:
-        """z (B, dim) from π(z|s₁) with these outputs; from the fixed prior where there are none."""
+        """Turn noise into z (B, dim).
+
+        Args:
+            noise: (B, dim).
+            outputs: Network outputs of π(z|s₁), (B, prior_outputs); None for the fixed prior.
+        """
 
     def log_prior(self, z: Tensor, outputs: Tensor) -> Tensor:
-        """log π(z|s₁), (B,)."""
+        """Return log π(z|s₁), (B,)."""
 
     def entropy(self, outputs: Tensor) -> Tensor:
-        """Entropy of π(z|s₁), (B,)."""
+        """Return the entropy of π(z|s₁), (B,)."""
 
     def divergence(self, outputs: Tensor) -> Tensor:
-        """KL(π(z|s₁) ‖ fixed prior), (B,)."""
+        """Return KL(π(z|s₁) ‖ fixed prior), (B,)."""
 
     def log_posterior(self, z: Tensor, outputs: Tensor) -> Tensor:
-        """log p_φ(z|s,a), (B,)."""
+        """Return log p_φ(z|s,a), (B,)."""
 
 
 class GaussianLatent:
-    """z in R^dim: the prior is N(0, I), or a diagonal normal if learned; p_φ is a normal with a
-    fixed std (Table 1: 0.38)."""
+    """Continuous z in R^dim.
+
+    The prior is N(0, I), or a diagonal normal if learned; p_φ is a normal with a fixed std.
+
+    Args:
+        dim: Z.
+        posterior_std: Std of p_φ (Table 1: 0.38).
+    """
 
     def __init__(self, dim: int, posterior_std: float) -> None:
         self.dim = self.posterior_outputs = dim
@@ -100,14 +113,19 @@ class GaussianLatent:
 
 
 class CategoricalLatent:
-    """One-hot z of `dim` categories: the prior is uniform, or a softmax if learned; p_φ is a
-    softmax."""
+    """One-hot z of `dim` categories.
+
+    The prior is uniform, or a softmax if learned; p_φ is a softmax.
+
+    Args:
+        dim: Z.
+    """
 
     def __init__(self, dim: int) -> None:
         self.dim = self.posterior_outputs = self.prior_outputs = dim
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Gumbel noise, so that sampling is an arg max."""
+        """Draw Gumbel noise, so that sampling is an arg max."""
         uniform = torch.rand(*shape, self.dim, generator=generator, device=generator.device)
         return -torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))
 
@@ -130,7 +148,7 @@ class CategoricalLatent:
 
 
 class NoLatent:
-    """The empty space, which makes the agent MBSAC: the same updates with one Gaussian mode."""
+    """The empty space, which turns the agent into MBSAC: one Gaussian mode, the same updates."""
 
     dim = posterior_outputs = prior_outputs = 0
 
@@ -154,14 +172,27 @@ class NoLatent:
 
 
 def make_latent(kind: str, dim: int, posterior_std: float) -> LatentSpace:
-    """Make the space named "gaussian", "categorical" or "none" (MBSAC)."""
+    """Make the latent space "gaussian", "categorical" or "none" (MBSAC).
+
+    Args:
+        kind: Name of the space.
+        dim: Z.
+        posterior_std: Std of a Gaussian p_φ.
+    """
     if kind == "gaussian":
         return GaussianLatent(dim, posterior_std)
     return CategoricalLatent(dim) if kind == "categorical" else NoLatent()
 
 
 class Posterior(nn.Module):
-    """p_φ(z|s,a); its log is the consistency reward of Eq. 2."""
+    """The posterior p_φ(z|s,a); its log is the consistency reward of Eq. 2.
+
+    Args:
+        space: The space of z.
+        state_dim: S.
+        action_dim: A.
+        hidden: Width of hidden layers.
+    """
 
     def __init__(self, space: LatentSpace, state_dim: int, action_dim: int, hidden: int) -> None:
         super().__init__()
@@ -170,7 +201,7 @@ class Posterior(nn.Module):
         self.net = mlp(inputs, space.posterior_outputs, hidden) if space.dim else None
 
     def log_prob(self, z: Tensor, s: Tensor, a: Tensor) -> Tensor:
-        """log p_φ(z|s,a), (B,), from z (B, Z), s (B, S), a (B, A); zero without a latent."""
+        """Return log p_φ(z|s,a), (B,), for z (B, Z), s (B, S), a (B, A); zero without a latent."""
         if self.net is None:
             return s.new_zeros(s.shape[:-1])
         return self.space.log_posterior(z, self.net(s, a))

@@ -1,5 +1,4 @@
-"""The losses of Algorithm 1, Equations 2, 3 and 4: functions of an agent's parameters, a batch and
-noise.
+"""Losses of Algorithm 1 (Eq. 2, 3, 4) as functions of an agent's parameters, a batch and noise.
 
 Symbols: s latent state, z latent variable, a action, r reward, r' = -alpha log π(a|s,z) + beta log
 p_φ(z|s,a) (the reward that Eq. 2 adds to the task's), f encoder, h dynamics, R reward model, Q
@@ -7,7 +6,7 @@ critics, γ discount, H horizon, V_est the value estimate of Eq. 3.
 Shapes: B batch, T time, S latent state, A action, Z latent variable, M width of the RND's input.
 Sequences are time-major: (T, B, ...).
 
-Nothing here waits for the device or asks which kind of observation it learns from.
+Nothing here waits for the device or depends on the kind of observation.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ Metrics = dict[str, Tensor]
 
 
 class LossOutput(NamedTuple):
-    """What a loss function returns.
+    """The result of a loss function.
 
     Attributes:
-        losses: A scalar for each part of the agent that descends on it.
+        losses: One scalar per part of the agent that descends on it.
         metrics: Scalars to log, without gradient.
-        carried: Inputs of the function that follows in an update, without gradient.
+        carried: Inputs of the next function in an update, without gradient.
     """
 
     losses: dict[str, Tensor]
@@ -47,7 +46,7 @@ class Rollout(NamedTuple):
         s: (H + 1, B, S).
         a: (H + 1, B, A).
         log_pi: log π(a|s,z), (H + 1, B).
-        log_p_z: log p_φ(z|s,a), (H + 1, B); zero where there is no z.
+        log_p_z: log p_φ(z|s,a), (H + 1, B); zero without a latent.
         value: V_est by each critic, (critics, B).
     """
 
@@ -62,7 +61,11 @@ class Rollout(NamedTuple):
 
 
 def rnd_loss(agent: Agent, batch: Batch) -> LossOutput:
-    """The RND's prediction error on observations from the whole replay; carries errors (B',)."""
+    """Compute the RND's prediction error on observations from the whole replay.
+
+    Returns:
+        The loss; carries errors (B',).
+    """
     assert agent.rnd is not None
     error = agent.rnd.prediction_error(agent.read_rnd_input(batch.rnd_obs))[0]
     loss = error.mean()
@@ -80,10 +83,13 @@ def update_rnd_stats(agent: Agent, error: Tensor) -> tuple[()]:
 
 
 def model_loss(agent: Agent, batch: Batch, noise: Noise) -> LossOutput:
-    """L_ψ of Eq. 4: means over latent dimensions and batch, sums over H steps divided by H, masked
-    after an episode's end.
+    """Compute L_ψ of Eq. 4.
 
-    Carries s_0 = f(o_0), (B, S).
+    Means over latent dimensions and batch, sums over H steps divided by H, masked after an
+    episode's end.
+
+    Returns:
+        The loss; carries s_0 = f(o_0), (B, S).
     """
     model, weights = agent.model, agent.config.loss_weights
     reward, metrics = relabelled_reward(agent, batch)
@@ -118,7 +124,7 @@ def model_loss(agent: Agent, batch: Batch, noise: Noise) -> LossOutput:
 
 
 def relabelled_reward(agent: Agent, batch: Batch) -> tuple[Tensor, Metrics]:
-    """The task's reward, scaled, plus the bonus of the next observation, (H, B); and metrics."""
+    """Return the scaled task reward plus the next observation's bonus, (H, B), and metrics."""
     reward = batch.reward * agent.config.reward_scale
     if agent.rnd is None:
         return reward, {}
@@ -131,8 +137,17 @@ def relabelled_reward(agent: Agent, batch: Batch) -> tuple[Tensor, Metrics]:
 def model_targets(
     agent: Agent, batch: Batch, reward: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """ng(f(o')) (H, B, S) and ng(r + γ V_est(o', z)) (H, B), by the target model and the online
-    policy, for rewards (H, B)."""
+    """Compute the targets of Eq. 4 with the target model and the online policy.
+
+    Args:
+        agent: The agent.
+        batch: From replay.
+        reward: (H, B).
+        noise: (H + 1, H, B, A).
+
+    Returns:
+        ng(f(o')), (H, B, S), and ng(r + γ V_est(o', z)), (H, B).
+    """
     next_states = agent.target.encode(_next(batch.obs_sequence))
     H, B = reward.shape
     rollout = imagine(
@@ -197,13 +212,20 @@ def imagine(
 
 
 def policy_reward(agent: Agent, log_pi: Tensor, log_p_z: Tensor, entropy: bool = True) -> Tensor:
-    """r' of Eq. 2, (T, B), from log π(a|s,z) and log p_φ(z|s,a); no gradient flows into alpha."""
+    """Return r' of Eq. 2, (T, B), without a gradient into alpha.
+
+    Args:
+        agent: The agent.
+        log_pi: log π(a|s,z), (T, B).
+        log_p_z: log p_φ(z|s,a), (T, B).
+        entropy: Whether r' includes -alpha log π.
+    """
     consistency = agent.config.beta * log_p_z
     return consistency - agent.log_alpha.exp().detach() * log_pi if entropy else consistency
 
 
 def _discounts(agent: Agent, model: WorldModel, s: Tensor) -> Tensor:
-    """γ^k times the probability that the episode has not ended by then: (H + 1, B)."""
+    """Return γ^k times the probability that the episode has not ended by step k, (H + 1, B)."""
     discount = agent.config.gamma * torch.ones_like(s[1:, :, 0])
     if model.continues is not None:
         discount = discount * torch.sigmoid(model.continues(s[1:])).squeeze(-1)
@@ -214,8 +236,16 @@ def _discounts(agent: Agent, model: WorldModel, s: Tensor) -> Tensor:
 
 
 def policy_loss(agent: Agent, s: Tensor, batch: Batch, noise: Noise) -> LossOutput:
-    """Losses of π, p_φ and alpha on one imagined rollout from s (B, S); alpha is tuned to the
-    entropy -|A|."""
+    """Compute the losses of π, p_φ and alpha on one imagined rollout.
+
+    Alpha is tuned to the entropy -|A|.
+
+    Args:
+        agent: The agent.
+        s: Start states (B, S).
+        batch: From replay, for its z.
+        noise: Of the update.
+    """
     rollout = imagine(agent, agent.model, s, batch.z, noise.policy, critics=1)
     alpha = agent.log_alpha.exp()
     losses = {"policy": -rollout.value[0].mean()}
@@ -228,12 +258,13 @@ def policy_loss(agent: Agent, s: Tensor, batch: Batch, noise: Noise) -> LossOutp
 
 
 def latent_policy_loss(agent: Agent, batch: Batch, noise: Noise) -> LossOutput:
-    """Loss of π(z|s₁): policy gradient of V_est(s₁, z) at episode starts, on fresh z, plus alpha_z
-    KL(π(z|s₁) ‖ fixed prior).
+    """Compute the loss of π(z|s₁) at episode starts, on fresh z.
 
-    In Eq. 2 the consistency beta log p_φ is paid in every step, log π(z|s₁) once: an entropy
-    bonus, which has no anchor, either loses to it, so that π(z|s₁) narrows before any reward is
-    known, or drives π(z|s₁) far beyond the z that all else was learned with.
+    It is the policy gradient of V_est(s₁, z) plus alpha_z KL(π(z|s₁) ‖ fixed prior).
+
+    Eq. 2 pays the consistency beta log p_φ in every step, log π(z|s₁) only once. An entropy bonus
+    has no anchor: either it loses to the consistency, and π(z|s₁) narrows before any reward is
+    known, or it drives π(z|s₁) far beyond the z that the other networks were trained with.
     """
     assert batch.first is not None and noise.first is not None and noise.z_first is not None
     M = agent.Z_DRAWS
@@ -255,12 +286,12 @@ def latent_policy_loss(agent: Agent, batch: Batch, noise: Noise) -> LossOutput:
 
 
 def _next(obs_sequence: ObsSequence) -> ObsSequence:
-    """The sequence without its first observation."""
+    """Drop the first observation of a sequence."""
     return {name: value[1:] for name, value in obs_sequence.items()}
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean over steps before an episode's end."""
+    """Average over steps before an episode's end."""
     return (values * mask).sum() / mask.sum()
 
 

@@ -22,7 +22,15 @@ from vis_rpg.resources import ROOT
 
 
 def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Perception:
-    """Make the perception that a config names, for one environment or a vector of them."""
+    """Make the perception that a config names.
+
+    Args:
+        config: The whole config.
+        env: One environment, or a vector of them.
+
+    Raises:
+        UserError: A checkpoint, backbone or weights file cannot be used.
+    """
     section = config.perception
     if section.name == "state":
         task = task_of(env)
@@ -51,7 +59,15 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
 
 
 def make_agent(config: DictConfig, env: gymnasium.Env | Declared) -> Agent:
-    """Make an agent with fresh weights, drawn by `config.seed`."""
+    """Make an agent with new weights drawn from `config.seed`.
+
+    Args:
+        config: The whole config.
+        env: One environment, or a vector of them.
+
+    Raises:
+        UserError: The perception cannot be made, or the encoder does not fit its features.
+    """
     torch.manual_seed(config.seed)
     perception = make_perception(config, env)
     assert env.action_space.shape is not None

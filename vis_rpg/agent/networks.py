@@ -1,6 +1,6 @@
 """Network parts: MLPs with ELU (Appendix A), an ensemble of them, and a GRU.
 
-Weights are orthogonal and biases zero at the start. Everything works under `torch.func.vmap`.
+Weights are initialised orthogonal, biases zero. Everything works under `torch.func.vmap`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from perception.gru import GRUCell
 
 
 class ELU(nn.Module):
-    """`ops.elu_` as a module."""
+    """Module of `ops.elu_`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.elu_(x)
@@ -39,7 +39,7 @@ class MLP(nn.Module):
     """Linear layers with an activation between them.
 
     Args:
-        widths: Width of the input, and of each layer's output.
+        *widths: Width of the input, then of each layer's output.
         activation: "elu" or "leaky_relu".
     """
 
@@ -50,18 +50,24 @@ class MLP(nn.Module):
         self.activation = activation
 
     def forward(self, *x: Tensor) -> Tensor:
-        """Inputs (..., K_i), read as their concatenation, -> (..., last width)."""
+        """Apply the layers to inputs (..., K_i), read as one tensor: -> (..., last width)."""
         weights = [layer.weight for layer in self.layers]
         return ops.mlp(x, weights, [layer.bias for layer in self.layers], self.activation)
 
 
 def mlp(inputs: int, outputs: int, hidden: int) -> MLP:
-    """The MLP of Appendix A: two hidden layers with ELU."""
+    """Make the MLP of Appendix A: two hidden layers with ELU."""
     return MLP(inputs, hidden, hidden, outputs)
 
 
 class EnsembleMLP(nn.Module):
-    """MLPs of Appendix A with one output each that read the same input."""
+    """An ensemble of Appendix A's MLPs with the same input and one output each.
+
+    Args:
+        members: Number of MLPs.
+        inputs: Width of the input.
+        hidden: Width of hidden layers.
+    """
 
     def __init__(self, members: int, inputs: int, hidden: int) -> None:
         super().__init__()
@@ -77,7 +83,7 @@ class EnsembleMLP(nn.Module):
         self.last_bias = nn.Parameter(torch.zeros(members, 1))
 
     def forward(self, *x: Tensor, members: int | None = None) -> Tensor:
-        """Inputs (B, K_i) -> (members, B), for all or the first `members` MLPs."""
+        """Run all, or the first `members`, MLPs: (B, K_i) -> (members, B)."""
         weights = self.first.weight, self.weight, self.last_weight
         biases = self.first.bias, self.bias, self.last_bias
         return ops.ensemble_mlp(x, weights, biases, members or self.members)
@@ -91,12 +97,12 @@ class GRU(GRUCell):
         self.input, self.recurrent = Linear(inputs, 3 * hidden), Linear(hidden, 3 * hidden)
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
-        """x (B, inputs), h (B, hidden) -> next h (B, hidden)."""
+        """Take one step: x (B, inputs), h (B, hidden) -> next h (B, hidden)."""
         layers = self.input, self.recurrent
         weights = [layer.weight for layer in layers]
         return ops.gru_step(x, h, weights, [layer.bias for layer in layers])
 
     def unroll(self, x: Tensor, h: Tensor) -> Tensor:
-        """Known inputs x (T, B, inputs) from h (B, hidden): states (T, B, hidden)."""
+        """Take steps with known inputs x (T, B, inputs) from h (B, hidden): -> (T, B, hidden)."""
         layers = self.input, self.recurrent
         return ops.gru(x, h, [layer.weight for layer in layers], [layer.bias for layer in layers])

@@ -1,4 +1,4 @@
-"""The joint policy of Eq. 1: π(z|s₁), drawn once an episode, and π(a|s,z)."""
+"""The joint policy of Eq. 1: π(z|s₁), drawn once per episode, and π(a|s,z)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from vis_rpg.agent.networks import mlp
 
 
 class ActionPolicy(nn.Module):
-    """π(a|s,z): a tanh-normal on [-1, 1]^A whose std depends on the state."""
+    """The action policy π(a|s,z): a tanh-normal on [-1, 1]^A with a state-dependent std.
+
+    Args:
+        state_dim: S.
+        action_dim: A.
+        z_dim: Z.
+        hidden: Width of hidden layers.
+        std_scale: Factor on the std.
+    """
 
     def __init__(
         self, state_dim: int, action_dim: int, z_dim: int, hidden: int, std_scale: float
@@ -23,12 +31,21 @@ class ActionPolicy(nn.Module):
         self.std_scale = std_scale
 
     def distribution(self, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and std, both (B, A), of the normal before the tanh."""
+        """Return mean and std, each (B, A), of the normal before the tanh."""
         mean, raw = self.net(s, z).chunk(2, -1)
         return mean, bounded_log_std(raw).exp() * self.std_scale
 
     def forward(self, s: Tensor, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Reparameterized action a = tanh(mean + std * noise), (B, A), and log π(a|s,z), (B,)."""
+        """Sample reparameterized actions a = tanh(mean + std * noise).
+
+        Args:
+            s: (B, S).
+            z: (B, Z).
+            noise: (B, A).
+
+        Returns:
+            Actions (B, A) and log π(a|s,z), (B,).
+        """
         mean, std = self.distribution(s, z)
         u = mean + std * noise
         log_normal = -0.5 * noise**2 - std.log() - 0.5 * math.log(2 * math.pi)
@@ -36,13 +53,21 @@ class ActionPolicy(nn.Module):
         return torch.tanh(u), (log_normal - log_slope).sum(-1)
 
     def mean_action(self, s: Tensor, z: Tensor) -> Tensor:
-        """The action without noise, (B, A)."""
+        """Return the action without noise, (B, A)."""
         return torch.tanh(self.distribution(s, z)[0])
 
 
 class LatentPolicy(nn.Module):
-    """π(z|s₁): the space's fixed prior (sparse tasks), or learned by policy gradient (dense
-    tasks)."""
+    """The latent policy π(z|s₁).
+
+    It is the space's fixed prior (sparse tasks), or learned by policy gradient (dense tasks).
+
+    Args:
+        space: The space of z.
+        state_dim: S.
+        hidden: Width of hidden layers.
+        learned: Whether π(z|s₁) is learned.
+    """
 
     def __init__(self, space: LatentSpace, state_dim: int, hidden: int, learned: bool) -> None:
         super().__init__()
@@ -53,10 +78,10 @@ class LatentPolicy(nn.Module):
             nn.init.zeros_(self.net.get_parameter("layers.2.weight"))
 
     def outputs(self, s1: Tensor) -> Tensor | None:
-        """Parameters of the distribution (B, outputs) at s1 (B, S); None if the prior is fixed."""
+        """Return the outputs that parameterise π(z|s₁) at s1 (B, S); None for a fixed prior."""
         return None if self.net is None else self.net(s1)
 
     def forward(self, s1: Tensor, noise: Tensor) -> Tensor:
-        """Draw z (B, Z) for the first states of episodes (B, S), without gradient."""
+        """Draw z (B, Z) at the first states of episodes s1 (B, S), without gradient."""
         with torch.no_grad():
             return self.space.sample(noise, self.outputs(s1))

@@ -17,7 +17,7 @@ CLIP = 100.0
 
 
 class RunningMeanStd(nn.Module):
-    """Mean and variance over everything ever seen (Chan et al. 1983), kept on the device."""
+    """Mean and variance of all values ever added (Chan et al. 1983), kept on the device."""
 
     count: Tensor
     mean: Tensor
@@ -30,7 +30,7 @@ class RunningMeanStd(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor, weight: Tensor) -> None:
-        """Add a batch x (B,) to the statistics; a scalar weight of 0 leaves them as they were."""
+        """Add a batch x (B,) to the statistics; a scalar weight of 0 leaves them unchanged."""
         number = weight * x.numel()
         total = (self.count + number).clamp(min=1.0)
         delta = x.mean() - self.mean
@@ -40,19 +40,18 @@ class RunningMeanStd(nn.Module):
 
     @torch.no_grad()
     def shift_mean(self, before: Tensor, after: Tensor) -> None:
-        """Move the mean by the change from `before` (B,) to `after` (B,)."""
+        """Shift the mean by the change from `before` (B,) to `after` (B,)."""
         self.mean += after.mean() - before.mean()
 
     def normalise(self, x: Tensor) -> Tensor:
-        """(x - mean) / std, clipped at +-100; zero before anything has been counted."""
+        """Return (x - mean) / std, clipped at ±100; zero before anything has been counted."""
         std = (self.m2 / self.count.clamp(min=1.0)).sqrt().clamp(min=1e-8)
         normal = ((x - self.mean) / std).clamp(-CLIP, CLIP)
         return torch.where(self.count > 0, normal, torch.zeros_like(x))
 
 
 class FrameNetwork(nn.Module):
-    """The paper's convolutional RND network: frames (1 + T, B, H, W, 3) uint8 -> (T, B, D) of
-    pairs.
+    """The paper's convolutional RND network: frames (1 + T, B, H, W, 3) uint8 -> pairs (T, B, D).
 
     Orthogonal weights keep the scale over four ReLU layers; biases, equal for all frames, are zero.
     """
@@ -70,11 +69,11 @@ class FrameNetwork(nn.Module):
 
 
 class ObjectRND(nn.Module):
-    """A predictor distils a random target network; its normalised error is the bonus, high where
-    objects have seldom been.
+    """The exploration bonus: normalised error of a predictor that distils a random target network.
 
-    The mean IS subtracted: a familiar configuration earns a negative bonus. Statistics are
-    cumulative over training batches and start after `warmup` updates; until then the bonus is zero.
+    It is high where objects have seldom been. The mean IS subtracted: a familiar configuration
+    earns a negative bonus. Statistics are cumulative over training batches and start after `warmup`
+    updates; until then the bonus is zero.
 
     Args:
         input_dim: M, or None for frames, which convolutional networks read.
@@ -99,12 +98,12 @@ class ObjectRND(nn.Module):
         self.register_buffer("updates", torch.zeros(()))
 
     def prediction_error(self, rnd_input: Tensor) -> Tensor:
-        """Squared distance summed over outputs, (..., M) -> (...): also the predictor's loss."""
+        """Return squared distances summed over outputs, (..., M) -> (...): the predictor's loss."""
         return (self.residual(rnd_input, self.predictor) ** 2).sum(-1)
 
     def residual(self, rnd_input: Tensor, predictor: nn.Module) -> Tensor:
-        """A predictor's output less the target's: (..., M) -> (..., width)."""
-        # Under autocast too: the difference is small.
+        """Return a predictor's output minus the target's: (..., M) -> (..., width)."""
+        # In full precision under autocast too: the difference is small.
         dtype = self.statistics.mean.dtype
         return predictor(rnd_input).to(dtype) - self.target(rnd_input).to(dtype)
 
@@ -116,5 +115,5 @@ class ObjectRND(nn.Module):
 
     @torch.no_grad()
     def bonus(self, rnd_input: Tensor) -> Tensor:
-        """Normalised error of observations (..., M) -> (...)."""
+        """Return the normalised error of inputs: (..., M) -> (...)."""
         return self.statistics.normalise(self.prediction_error(rnd_input))

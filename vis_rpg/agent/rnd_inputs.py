@@ -1,4 +1,4 @@
-"""Inputs of the RND to compare with perception's own: the bonus then reads another quantity.
+"""Alternative inputs of the RND, for comparison with perception's.
 
 Each is computed once, when an observation is collected, and stored with it, so that compared runs
 differ in the bonus alone and cost the same.
@@ -19,7 +19,7 @@ from vis_rpg.errors import UserError
 
 
 class RndInput(nn.Module, ABC):
-    """Replaces `Perception.rnd_input`.
+    """Base class of inputs that replace `Perception.rnd_input`.
 
     Attributes:
         name: Its column in replay; if perception stores one of this name, that is read.
@@ -33,16 +33,28 @@ class RndInput(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, obs: Tensor, positions: Tensor) -> Tensor:
-        """The input (B, *spec.shape) from observations (B, ...) and true positions (B, N, 2 or 3)
-        of the objects."""
+        """Compute the input to be stored.
+
+        Args:
+            obs: (B, ...), as the environment gives them.
+            positions: True positions of the objects, (B, N, 2 or 3).
+
+        Returns:
+            (B, *spec.shape).
+        """
 
     def read(self, obs_sequence: ObsSequence, history: int) -> Tensor:
-        """The input (T, B, M) in a sequence of history - 1 + T stored observations."""
+        """Read the input (T, B, M) from a sequence of history - 1 + T stored observations."""
         return obs_sequence[self.name][history - 1 :].float()
 
 
 class FrameEmbedding(RndInput):
-    """The embedding of the two newest frames (B, 2, H, W, 3) by a frozen, random CNN."""
+    """Embedding of the two newest frames (B, 2, H, W, 3) by a frozen, random CNN.
+
+    Args:
+        frame_size: (H, W).
+        seed: Draws the CNN.
+    """
 
     def __init__(self, frame_size: tuple[int, int] = (64, 64), seed: int = 0) -> None:
         super().__init__()
@@ -55,7 +67,11 @@ class FrameEmbedding(RndInput):
 
 
 class Frames(RndInput):
-    """The frames, for an RND whose networks are convolutional: the paper's, from pixels."""
+    """Raw frames for an RND with convolutional networks: the paper's, from pixels.
+
+    Args:
+        frame_size: (H, W).
+    """
 
     name = "frame"
     needs_positions = False
@@ -68,14 +84,17 @@ class Frames(RndInput):
         return obs[:, -1]
 
     def read(self, obs_sequence: ObsSequence, history: int) -> Tensor:
-        """Frames (1 + T, B, H, W, 3), which the RND reads in pairs."""
+        """Read frames (1 + T, B, H, W, 3), which the RND takes in pairs."""
         return obs_sequence[self.name][history - STACK :]
 
 
 class OraclePositions(RndInput):
-    """The encoded true positions of the task's objects, unknown to an agent that sees pixels.
+    """Encoded true positions of the task's objects, unknown to an agent that sees pixels.
 
     They are read in the plane of the task's coverage, scaled so that its grid is [-1, 1].
+
+    Args:
+        task: Names the objects and the plane.
 
     Raises:
         UserError: The task declares no such plane.
@@ -103,7 +122,16 @@ class OraclePositions(RndInput):
 
 
 def make_rnd_input(kind: str, task: Task, seed: int) -> RndInput | None:
-    """The replacement that a config names; None for perception's own input."""
+    """Make the replacement that a config names; None for perception's input.
+
+    Args:
+        kind: "frames", "frame_embedding", "oracle_positions" or one of perception's.
+        task: The task, for its positions.
+        seed: Draws a frozen CNN.
+
+    Raises:
+        UserError: The task declares no plane for true positions.
+    """
     if kind == "frames":
         return Frames()
     if kind == "frame_embedding":

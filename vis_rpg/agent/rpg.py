@@ -1,6 +1,6 @@
 """The agent of reparameterized policy learning: its networks, their parts, and their noise.
 
-MBSAC is this agent with an empty space of z. `vis_rpg.agent.losses` has what it learns from.
+MBSAC is this agent with an empty latent space. Its losses are in `vis_rpg.agent.losses`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ class Agent(nn.Module):
         config: The section `agent`.
         encoder: Kind of the encoder f, "mlp" or "transformer".
         exploration: The section `exploration`, None for no bonus.
-        terminates: Whether episodes can end by themselves.
-        rnd_input: Replaces perception's own input of the RND.
+        terminates: Whether episodes can terminate.
+        rnd_input: Replaces perception's input of the RND.
+
+    Raises:
+        ValueError: The encoder does not fit the features.
     """
 
     Z_DRAWS = 4  # draws of z per episode start, each one's baseline the mean of the others
@@ -77,13 +80,15 @@ class Agent(nn.Module):
         self.entropy_z: Tensor
 
     def forward(self, function: Callable[..., Any], *inputs: Any) -> Any:
-        """Call `function(self, *inputs)`: `torch.func.functional_call` substitutes parameters
-        meanwhile."""
+        """Call `function(self, *inputs)`; `torch.func.functional_call` substitutes parameters."""
         return function(self, *inputs)
 
     def read_rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
-        """The input of the RND in stored observations (history - 1 + T, B, ...): (T, B, M), or
-        frames."""
+        """Read the RND's input from stored observations (history - 1 + T, B, ...).
+
+        Returns:
+            (T, B, M), or frames (1 + T, B, H, W, 3).
+        """
         perception = self.model.perception
         if self.rnd_input is not None:
             return self.rnd_input.read(obs_sequence, perception.history)
@@ -91,12 +96,12 @@ class Agent(nn.Module):
 
     @property
     def storage(self) -> dict[str, StorageSpec]:
-        """What replay stores of one observation."""
+        """Columns that replay stores of one observation."""
         own = {} if self.rnd_input is None else {self.rnd_input.name: self.rnd_input.spec}
         return own | self.model.perception.storage
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters of each part that has an optimizer."""
+        """Return the parameters of each part that has an optimizer."""
         parts: dict[str, list[nn.Parameter]] = {
             "rnd": list(self.rnd.predictor.parameters()) if self.rnd is not None else [],
             "model": [p for p in self.model.parameters() if p.requires_grad],
@@ -108,12 +113,18 @@ class Agent(nn.Module):
         return {name: params for name, params in parts.items() if params}
 
     def target_parameters(self) -> list[nn.Parameter]:
-        """The target model's parameters that follow the part `model`, in the same order."""
+        """Return the target model's parameters that follow the part `model`, in the same order."""
         pairs = zip(self.target.parameters(), self.model.parameters(), strict=True)
         return [target for target, p in pairs if p.requires_grad]
 
     def draw_noise(self, batch_size: int, first: int, generator: torch.Generator) -> Noise:
-        """Noise for one update on `batch_size` segments and `first` episode starts (0: none)."""
+        """Draw the noise of one update.
+
+        Args:
+            batch_size: Segments, B.
+            first: Episode starts, B''; 0 for none.
+            generator: On the device of the update.
+        """
         H, A = self.config.horizon, self.action_dim
         rows = [H * batch_size, batch_size, self.Z_DRAWS * first]
         drawn = torch.randn(H + 1, sum(rows), A, generator=generator, device=generator.device)

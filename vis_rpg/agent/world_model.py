@@ -13,8 +13,19 @@ from vis_rpg.agent.networks import GRU, EnsembleMLP, mlp
 
 
 class WorldModel(nn.Module):
-    """s = f(o); s', r = h(s, a), R(s', a); Q(s, a, z). The dynamics carry a GRU state that is
-    initialised from s."""
+    """The networks s = f(o); s', r = h(s, a), R(s', a); Q(s, a, z).
+
+    The dynamics carry a GRU state that is initialised from s.
+
+    Args:
+        perception: Encodes observations.
+        encoder: Kind of f, "mlp" or "transformer".
+        action_dim: A.
+        z_dim: Z.
+        state_dim: S.
+        hidden: Width of hidden layers.
+        terminates: Whether to predict that episodes continue.
+    """
 
     def __init__(
         self,
@@ -38,28 +49,42 @@ class WorldModel(nn.Module):
         self.continues = mlp(state_dim, 1, hidden) if terminates else None
 
     def encode(self, obs_sequence: ObsSequence) -> Tensor:
-        """f(o): stored observations (history - 1 + T, B, ...) -> s (T, B, S)."""
+        """Encode stored observations (history - 1 + T, B, ...): s = f(o), (T, B, S)."""
         return self.f(self.perception.features(obs_sequence))
 
     def unroll(self, s: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Known actions (H, B, A) from s (B, S): next states (H, B, S) and rewards (H, B). Products
-        over time are taken at once."""
+        """Predict the results of known actions; products over time are taken at once.
+
+        Args:
+            s: Start states (B, S).
+            actions: (H, B, A).
+
+        Returns:
+            Next states (H, B, S) and rewards (H, B).
+        """
         embedding = self.embed(actions)
         states = self.decode(self.cell.unroll(embedding, self.initial(s)))
         return states, self.reward(states, embedding)
 
     def step(self, h: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One imagined step: h (B, hidden), a (B, A) -> next h, next state (B, S), action embedding
-        (B, E)."""
+        """Take one imagined step.
+
+        Args:
+            h: State of the GRU (B, hidden).
+            a: (B, A).
+
+        Returns:
+            The next h, the next state (B, S), and the action embedding (B, E).
+        """
         embedding = self.embed(a)
         h = self.cell.step(embedding, h)
         return h, self.decode(h), embedding
 
     def reward(self, next_state: Tensor, embedding: Tensor) -> Tensor:
-        """R: (..., S), (..., E) -> (...)."""
+        """Predict rewards from next states (..., S) and action embeddings (..., E): -> (...)."""
         return self.R(next_state, embedding).squeeze(-1)
 
     def q(self, s: Tensor, a: Tensor, z: Tensor, critics: int = 2) -> Tensor:
-        """The first one or both critics: (T, B, S), (T, B, A), (B, Z) -> (critics, T, B)."""
+        """Evaluate one critic or both: (T, B, S), (T, B, A), (B, Z) -> (critics, T, B)."""
         x = (s, a, z.expand(*s.shape[:-1], -1))
         return self.Q(*(t.flatten(0, -2) for t in x), members=critics).view(critics, *s.shape[:-1])
