@@ -45,6 +45,8 @@ def choose_gl() -> str | None:
     """
     if not sys.platform.startswith("linux"):
         return None
+    with suppress(ImportError):  # its LLVM crashes when it is loaded after that of Mesa
+        import triton  # noqa: F401
     # Mesa's software rasteriser: frames this small cost less without its worker threads.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     wanted = os.environ["MUJOCO_GL"] = os.environ.get("MUJOCO_GL", "").strip().lower() or "egl"
