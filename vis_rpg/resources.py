@@ -1,5 +1,7 @@
-"""Folders of files that the packages read: beside them in a checkout, inside vis_rpg where it is
-installed."""
+"""Folders of files that the packages read.
+
+They lie next to the packages in a checkout, inside vis_rpg where it is installed.
+"""
 
 from __future__ import annotations
 

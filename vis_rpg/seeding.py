@@ -8,12 +8,19 @@ from torch import Tensor
 
 
 def stream(seed: int, use: int) -> int:
-    """The seed of one of a run's streams of random numbers, which none of another run's shares."""
+    """Return the seed of one random stream of a run; no other run shares it.
+
+    Args:
+        seed: The run's.
+        use: Number of the stream.
+    """
     return int(np.random.SeedSequence([seed, use]).generate_state(1)[0])
 
 
 def restore_generator(generator: torch.Generator, state: Tensor) -> None:
-    """Continue a stream of random numbers; one that another kind of device drew cannot go on here,
-    and keeps its seed instead."""
+    """Continue a random stream from its saved state.
+
+    A state that another kind of device saved cannot be used: the generator then keeps its seed.
+    """
     if len(state) == len(generator.get_state()):
         generator.set_state(state)

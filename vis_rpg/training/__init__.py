@@ -1,0 +1,1 @@
+"""Training: the loop, updates, replay, checkpoints and logs."""

@@ -1,5 +1,7 @@
-"""Checkpoints: a folder of safetensors and JSON, written whole or not at all, the last two kept. No
-pickle is ever written or read."""
+"""Checkpoints: folders of safetensors and JSON, written atomically, the last two kept.
+
+No pickle is ever written or read.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,18 @@ KEPT = 2
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write `state` (nested dicts and lists of tensors, arrays and JSON values) as folder/step-N;
-    returns its path.
+    """Write a state as folder/step-N.
 
-    Raises OSError where the disk is full; the checkpoints before it are not touched.
+    Args:
+        folder: The run's checkpoints.
+        step: N, the run's interactions.
+        state: Nested dicts and lists of tensors, arrays and JSON values.
+
+    Returns:
+        The path of the checkpoint.
+
+    Raises:
+        OSError: The disk is full; earlier checkpoints are not touched.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, temporary = folder / f"step-{step:010d}", folder / f".writing-{step}"
@@ -58,13 +68,12 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
 
 
 def complete(folder: Path) -> list[Path]:
-    """Checkpoints in a folder, oldest first."""
+    """List the complete checkpoints in a folder, oldest first."""
     return [path for path in _numbered(folder) if (path / "state.json").exists()]
 
 
 def _numbered(folder: Path) -> list[Path]:
-    """Folders of checkpoints, oldest first, half-made ones included; one that a user has renamed is
-    left alone."""
+    """List folders of checkpoints, incomplete ones included, oldest first; skip renamed ones."""
     return sorted(
         path
         for path in folder.glob("step-*")
@@ -73,7 +82,11 @@ def _numbered(folder: Path) -> list[Path]:
 
 
 def latest(run: Path) -> Path:
-    """The newest checkpoint of a run; raises UserError where there is none."""
+    """Return the newest checkpoint of a run.
+
+    Raises:
+        UserError: There is none.
+    """
     found = complete(run / "checkpoints")
     if not found:
         raise UserError(
@@ -84,8 +97,11 @@ def latest(run: Path) -> Path:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read the state of a checkpoint. Raises UserError where a file is missing, damaged, or not one
-    of ours."""
+    """Read the state of a checkpoint.
+
+    Raises:
+        UserError: A file is missing, damaged, or no checkpoint of this version.
+    """
     way_out = "delete this folder to use the one before"
     try:
         document = json.loads((path / "state.json").read_text())
@@ -134,13 +150,12 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _document_digest(document: dict[str, Any]) -> str:
-    """Checksum of everything that state.json says; the same before it is written and after it is
-    read."""
+    """Checksum what state.json says, the same before writing and after reading."""
     return hashlib.sha256(json.dumps(document).encode()).hexdigest()
 
 
 def _split(node: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """JSON in which tensors and arrays are references into `tensors`."""
+    """Return JSON in which tensors and arrays are references into `tensors`."""
     if isinstance(node, Tensor):
         tensors[name] = node
         return {"$tensor": name}
@@ -170,7 +185,14 @@ def _join(node: Any, tensors: dict[str, Tensor]) -> Any:
 
 @contextmanager
 def must_fit(path: Path) -> Iterator[None]:
-    """Turn the failure to use a checkpoint's contents into a UserError that names it."""
+    """Turn a failure to use a checkpoint's contents into a UserError that names it.
+
+    Args:
+        path: The checkpoint.
+
+    Raises:
+        UserError: The contents do not fit this run.
+    """
     try:
         yield
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

@@ -1,5 +1,4 @@
-"""Append-only files of rows, which checkpoints refer to: a checkpoint costs what is new since the
-one before."""
+"""Append-only files of rows: checkpoints refer to them, so that each writes only new rows."""
 
 from __future__ import annotations
 
@@ -18,12 +17,16 @@ from torch import Tensor
 from vis_rpg.errors import UserError
 
 Span = tuple[int, int]
-"""Rows [start, end) by their number since the run began."""
+"""Rows [start, end), numbered since the run began."""
 
 
 class Chunks:
-    """Files `<name>-<start>-<end>.safetensors` in a folder, each with rows [start, end) of several
-    tensors."""
+    """Files `<name>-<start>-<end>.safetensors` with rows [start, end) of several tensors.
+
+    Args:
+        folder: Where they lie.
+        name: Their common name.
+    """
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
@@ -33,14 +36,19 @@ class Chunks:
 
     @property
     def end(self) -> int:
-        """The number of the first row that is in no chunk."""
+        """Number of the first row that is in no chunk."""
         return self.spans[-1][1] if self.spans else 0
 
     def path(self, span: Span) -> Path:
+        """Return the file of rows [start, end)."""
         return self.folder / f"{self.name}-{span[0]:010d}-{span[1]:010d}.safetensors"
 
     def append(self, tensors: dict[str, Tensor], start: int, end: int) -> None:
-        """Write rows [start, end) as a new file, atomically."""
+        """Write rows [start, end) as a new file, atomically.
+
+        Raises:
+            OSError: It cannot be written.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path((start, end))
         write_tensors(path, tensors)
@@ -48,8 +56,14 @@ class Chunks:
         self.spans.append((start, end))
 
     def read(self, span: Span) -> dict[str, Tensor]:
-        """Read one chunk: {column: (rows, ...)}. Raises UserError where the file is missing or not
-        as it was written."""
+        """Read one chunk.
+
+        Returns:
+            Each column, (rows, ...).
+
+        Raises:
+            UserError: The file is missing or its checksum differs.
+        """
         path = self.path(span)
         try:
             if digest(path) != self.digests.get(path.name):
@@ -65,7 +79,7 @@ class Chunks:
             ) from None
 
     def state(self) -> dict[str, Any]:
-        """What `load_state` needs, as JSON."""
+        """Return what `load_state` needs, as JSON."""
         names = [self.path(span).name for span in self.spans]
         return {
             "spans": [list(span) for span in self.spans],
@@ -73,15 +87,14 @@ class Chunks:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue with the files that were there at `state`."""
+        """Continue with the files that `state` names."""
         self.spans, self.digests = (
             [(start, end) for start, end in state["spans"]],
             dict(state["digests"]),
         )
 
     def keep(self, spans: set[Span]) -> None:
-        """Delete every file of this name in the folder but those of these spans, half-written ones
-        of a killed run included."""
+        """Delete all files of this name but those of `spans`, half-written ones included."""
         wanted = {self.path(span) for span in spans}
         for path in self.folder.glob(f"{self.name}-*"):
             if path not in wanted:
@@ -89,16 +102,20 @@ class Chunks:
 
 
 def digest(path: Path) -> str:
-    """Checksum of a file. Raises OSError where it cannot be read."""
+    """Return the checksum of a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """A safetensors file that is either whole or not there: written beside, flushed to the disk,
-    renamed.
+    """Write a safetensors file atomically: to a temporary file, flushed to the disk, renamed.
 
-    Raises OSError where it cannot be written, a full disk among the reasons.
+    Raises:
+        OSError: It cannot be written, for instance because the disk is full.
     """
     temporary = path.with_suffix(".part")
     try:
@@ -118,7 +135,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def rows_of(tensors: dict[str, Tensor], numbers: Tensor) -> dict[str, Tensor]:
-    """These rows of each tensor."""
+    """Select the rows `numbers` of each tensor."""
     return {
         key: torch.index_select(value, 0, numbers.to(value.device))
         for key, value in tensors.items()

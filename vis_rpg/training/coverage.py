@@ -1,5 +1,4 @@
-"""Where objects have been: coverage of a grid by their true positions, and the record of positions
-that drawings use."""
+"""Coverage of a grid by objects' true positions, and the record of positions for drawings."""
 
 from __future__ import annotations
 
@@ -15,9 +14,14 @@ from vis_rpg.training.chunks import Chunks
 
 
 class CoverageCounter:
-    """Object displacement coverage: the share of a grid's cells that each object's true position
-    has ever visited, averaged over the objects that the task counts. NaN for a task that declares
-    none."""
+    """Object displacement coverage.
+
+    It is the share of a grid's cells that each object's true position has ever visited, averaged
+    over the objects that the task counts; NaN for a task that declares none.
+
+    Args:
+        task: Declares the grid.
+    """
 
     def __init__(self, task: Task) -> None:
         self.grid = task.coverage
@@ -44,15 +48,24 @@ class CoverageCounter:
 
 
 class VisitRecord:
-    """Every visited configuration with the interaction it came at and the z that was acting, on
-    disk in append-only chunks."""
+    """All visited positions, with their interactions and z, on disk in append-only chunks.
+
+    Args:
+        folder: Where the chunks lie.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.chunks = Chunks(folder, "visits")
         self.waiting: list[dict[str, Tensor]] = []
 
     def add(self, step: int, positions: np.ndarray, z: Tensor) -> None:
-        """Positions (envs, N, 2) after the vector step that brought the interactions to `step`."""
+        """Record one vector step.
+
+        Args:
+            step: Interactions after it.
+            positions: (envs, N, 2 or 3), world units.
+            z: (envs, Z).
+        """
         steps = torch.full((len(positions),), step, dtype=torch.int64)
         self.waiting.append(
             {
@@ -63,7 +76,7 @@ class VisitRecord:
         )
 
     def save(self) -> dict[str, Any]:
-        """Write what waits; returns what `load` needs."""
+        """Write pending rows; return what `load` needs."""
         if self.waiting:
             rows = {
                 key: torch.cat([visit[key] for visit in self.waiting]) for key in self.waiting[0]
@@ -77,6 +90,6 @@ class VisitRecord:
         self.chunks.load_state(state)
 
     def read(self) -> dict[str, Tensor]:
-        """All that was written: step (V,), positions (V, N, 2 or 3), z (V, Z)."""
+        """Read everything written: step (V,), positions (V, N, 2 or 3), z (V, Z)."""
         parts = [self.chunks.read(span) for span in self.chunks.spans]
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}

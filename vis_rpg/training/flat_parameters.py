@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 16
-"""A parameter begins at a multiple of so many numbers, as loads of whole vectors want it."""
+"""Each parameter begins at a multiple of this many numbers, for vector loads."""
 
 
 class FlatParameters:
     """The same tensors of M agents, laid into one tensor `flat` (M, P).
 
-    Each agent's own tensors become views of its row. `Learner` checks that they stay so.
+    Each agent's tensors become views of its row; `Learner` checks that they stay so.
 
     Args:
         tensors: For each agent a list of tensors, of the same shapes.
@@ -31,12 +31,12 @@ class FlatParameters:
                 tensor.data = row
 
     def blocks(self) -> list[Tensor]:
-        """Each tensor of all agents, (M, *shape), as a view."""
+        """Return each tensor of all agents, (M, *shape), as a view."""
         parts = zip(self.flat.split(self.padded, 1), self.sizes, self.shapes, strict=True)
         return [part[:, :size].view(-1, *shape) for part, size, shape in parts]
 
     def flatten(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Tensors (M, *shape), or (*shape) of a single agent, in the layout of `flat`."""
+        """Lay tensors (M, *shape), or (*shape) of a single agent, out as `flat`."""
         M = len(self.flat)
         pieces = []
         for tensor, size, padded in zip(tensors, self.sizes, self.padded, strict=True):

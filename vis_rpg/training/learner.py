@@ -1,9 +1,8 @@
 """Algorithm 1's updates, for one agent or for several independent ones together.
 
 Losses are written for one agent. Several run them under `torch.func.vmap`: every parameter, buffer,
-moment of Adam, batch and noise has a leading axis M, and nothing crosses its rows: neither the
-clipping of gradients nor a NaN. Shapes: M agents, P numbers of a part, others as in
-`vis_rpg.agent.losses`.
+Adam moment, batch and noise has a leading axis M, and nothing crosses its rows, neither gradient
+clipping nor a NaN. Shapes: M agents, P numbers of a part, others as in `vis_rpg.agent.losses`.
 """
 
 from __future__ import annotations
@@ -37,7 +36,13 @@ LossFunction = Callable[..., LossOutput]
 
 
 class GradientOutput(NamedTuple):
-    """What `LossOutput` becomes: clipped gradients (M, P) of each part, metrics (M,), carried."""
+    """`LossOutput` after the backward pass.
+
+    Attributes:
+        gradients: Clipped gradients (M, P) of each part.
+        metrics: Scalars to log, (M,).
+        carried: Inputs of the next function in an update.
+    """
 
     gradients: dict[str, Tensor]
     metrics: Metrics
@@ -47,14 +52,14 @@ class GradientOutput(NamedTuple):
 class Learner:
     """M agents and the optimizers of their parts.
 
-    Agents stay usable each on its own: their parameters and buffers become views of the tensors
-    that are learned here. They must then neither be moved nor cast.
+    Each agent can still act alone: its parameters and buffers become views of the tensors that are
+    learned here. It must then neither be moved nor cast.
 
     Args:
         agents: Of the same shapes, on one device.
         precision: "float32", or "bfloat16" for the products of losses (autocast).
         sampler: Draws the batches of `step`; None if only `update` is called.
-        noise_generators: Of the noise of `step`, one for each agent, on its device.
+        noise_generators: Draw the noise of `step`, one for each agent, on its device.
     """
 
     def __init__(
@@ -71,17 +76,16 @@ class Learner:
         self.precision = precision
         self.updates = 0
         self.sums: Metrics = {}
-        """Of each metric since `clear_metrics`, (M,)."""
+        """Sum of each metric since `clear_metrics`, (M,)."""
         self.counts: dict[str, int] = {}
         self._names: dict[runtime.Phase, list[str]] = {}
         parts = [agent.parts() for agent in agents]
         self.flat = {part: FlatParameters([own[part] for own in parts]) for part in parts[0]}
         self.target = FlatParameters([agent.target_parameters() for agent in agents])
-        # The leaves of gradients.
+        # The tensors that gradients are taken of.
         self.learned: dict[str, list[Tensor]] = {k: list(own) for k, own in parts[0].items()}
         self.state: dict[str, Tensor] = {}
-        # `functional_call` lends tensors to a module for a while: never to an agent that may be
-        # acting meanwhile.
+        # `functional_call` swaps a module's tensors: not those of an agent that may be acting.
         self.stateless = copy.deepcopy(self.agent) if len(agents) > 1 else self.agent
         if len(agents) > 1:
             self._stack(parts[0])
@@ -98,7 +102,7 @@ class Learner:
         self.use("eager")
 
     def _stack(self, parts: dict[str, list[nn.Parameter]]) -> None:
-        """Give every tensor of the agents a leading axis, with each agent's own as a view."""
+        """Give every tensor a leading axis, and make each agent's own a view."""
         names = {id(p): name for name, p in self.agent.named_parameters()}
         for part, own in parts.items():
             self.learned[part] = [block.requires_grad_() for block in self.flat[part].blocks()]
@@ -115,8 +119,13 @@ class Learner:
     # Algorithm 1 ----------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """One update of every agent on a batch from replay; after the first few it waits for no
-        device."""
+        """Update every agent once on a batch from replay.
+
+        After the first few calls it waits for no device.
+
+        Raises:
+            RuntimeError: An agent was moved or cast.
+        """
         assert self.sampler is not None
         phase = self.phase
         self._check_views()
@@ -128,8 +137,18 @@ class Learner:
         self.sampler.prefetch()  # while the device works on this one
 
     def update(self, batch: Batch, noise: Noise) -> Metrics:
-        """One update of every agent on a batch and noise of one agent, or (M, ...) of several;
-        returns metrics (M,), on the device."""
+        """Update every agent once on the given batch.
+
+        Args:
+            batch: Of one agent, or with a leading axis M of several.
+            noise: Likewise.
+
+        Returns:
+            Metrics (M,), on the device.
+
+        Raises:
+            RuntimeError: An agent was moved or cast.
+        """
         self._check_views()
         metrics = self.update_step(batch, noise, *self.phase)
         self.updates += 1
@@ -144,9 +163,18 @@ class Learner:
     def update_step(
         self, batch: Batch, noise: Noise, update_policy: bool, update_target: bool
     ) -> Metrics:
-        """Algorithm 1 after acting: the RND, ψ by Eq. 4, then π, p_φ and alpha by Eq. 3.
+        """Run Algorithm 1 after acting: the RND, ψ by Eq. 4, then π, p_φ and alpha by Eq. 3.
 
-        A function of parameters, batch and noise alone, as a CUDA graph wants it.
+        It depends on parameters, batch and noise alone, as a CUDA graph requires.
+
+        Args:
+            batch: As of `update`.
+            noise: As of `update`.
+            update_policy: Whether to move π, p_φ and alpha.
+            update_target: Whether to move the target model.
+
+        Returns:
+            Metrics (M,), on the device.
         """
         metrics: Metrics = {}
         if self.agent.rnd is not None:
@@ -164,7 +192,16 @@ class Learner:
     def optimizer_step(
         self, loss_function: LossFunction, metrics: Metrics, *inputs: Any
     ) -> tuple[Tensor, ...]:
-        """One clipped Adam step of each part that has a loss; adds to `metrics`."""
+        """Take one clipped Adam step of each part that a function returns a loss for.
+
+        Args:
+            loss_function: Takes an agent and `inputs`.
+            metrics: Its metrics are added here.
+            *inputs: As of `update`.
+
+        Returns:
+            What the function carries.
+        """
         gradients, learned, carried = self.gradients(loss_function, *inputs)
         for part, gradient in gradients.items():
             (flat,) = self.optimizers[part].param_groups[0]["params"]
@@ -174,8 +211,8 @@ class Learner:
         return carried
 
     def _gradients(self, loss_function: LossFunction, *inputs: Any) -> GradientOutput:
-        """Clipped gradients of each loss for its own part alone. Agents are independent: the
-        gradient of the sum of their losses is that of each."""
+        """Compute the clipped gradient of each loss for its part alone, of all agents at once."""
+        # Agents are independent: the gradient of the sum of their losses is that of each.
         bfloat16 = self.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
             losses, learned, carried = self._apply(loss_function, *inputs)
@@ -194,7 +231,7 @@ class Learner:
         return GradientOutput(gradients, means, carried)
 
     def _apply(self, function: Callable[..., Any], *inputs: Any) -> Any:
-        """A function of the agent, or of every agent with a leading axis on inputs and outputs."""
+        """Call a function of one agent on all agents, with a leading axis M if they are several."""
         if len(self.agents) == 1:
             return function(self.agent, *inputs)
         axes = pytree.tree_map(lambda x: 0 if isinstance(x, Tensor) else None, inputs)
@@ -203,7 +240,7 @@ class Learner:
         )(self.state, inputs)
 
     def _sampled_update(self, phase: runtime.Phase) -> None:
-        """Everything that the device does for an update, so that it can be captured."""
+        """Do all of an update's work on the device, so that it can be captured."""
         assert self.sampler is not None
         batch, spec = self.sampler.batch(), self.sampler.spec
         size = spec.batch_size, spec.first
@@ -216,13 +253,13 @@ class Learner:
             self.sums[name] += value
 
     def clear_metrics(self) -> None:
-        """Begin new sums."""
+        """Set the sums and counts of metrics to zero."""
         for value in self.sums.values():
             value.zero_()
         self.counts.clear()
 
     def _check_views(self) -> None:
-        """Raises RuntimeError where an agent's tensors are no longer the learner's."""
+        """Raise RuntimeError if an agent's tensors are no longer the learner's."""
         if any(tensor.data_ptr() != pointer for tensor, pointer in self._views):
             raise RuntimeError(
                 "an agent was moved or cast after its learner was made: make a new one"
@@ -231,9 +268,14 @@ class Learner:
     # How it runs ----------------------------------------------------------------------------------
 
     def use(self, name: str) -> None:
-        """Run later updates "eager", "compile"d, or by CUDA graphs ("graph"); what must be compiled
-        or captured is so when it is first needed, and agents' networks and settings must stay what
-        they are from then on."""
+        """Choose how later updates run.
+
+        Compilation and capture happen at first use; from then on the agents' networks and settings
+        must not change.
+
+        Args:
+            name: "eager", "compile", or "graph" (CUDA graphs).
+        """
         self.apply, self.gradients, self._run = runtime.make_calls(
             name,
             self._apply,
@@ -244,7 +286,7 @@ class Learner:
         )
 
     def _generators(self) -> list[torch.Generator]:
-        """All that an update draws from on the device."""
+        """Return all generators that an update draws from on the device."""
         if self.sampler is None or self.sampler.prefetcher:
             return list(self.noise_generators)
         return [*self.noise_generators, *self.sampler.generators]
@@ -252,7 +294,11 @@ class Learner:
     # Checkpoints ----------------------------------------------------------------------------------
 
     def state_dict(self, row: int) -> dict[str, Any]:
-        """Everything but its tensors that one agent's updates go on from."""
+        """Return one agent's state of learning without its tensors, for a checkpoint.
+
+        Args:
+            row: The agent's number, below M.
+        """
         return {
             "optimizers": {
                 part: {k: v if v.dim() == 0 else v[row] for k, v in adam_state(own).items()}
@@ -278,10 +324,10 @@ class Learner:
 
 
 def stack_rows(rows: Sequence[Tensor]) -> Tensor:
-    """Moments (P,) as (M, P); Adam's step, which all share, as it is."""
+    """Stack moments (P,) to (M, P); keep Adam's step, which all share, as it is."""
     return rows[0].clone() if rows[0].dim() == 0 else torch.stack(list(rows))
 
 
 def adam_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Adam's moments and step of its one tensor, not copied; {} before its first step."""
+    """Return the moments and step of Adam's only tensor, not copied; {} before its first step."""
     return optimizer.state_dict()["state"].get(0, {})

@@ -1,4 +1,4 @@
-"""Load a trained run again: its config, its weights, its environment."""
+"""Load a trained run: its config, weights and environment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ from vis_rpg.training import checkpoint
 
 
 def load_config(run: Path) -> DictConfig:
-    """config.yaml of a run; raises UserError where it is missing or cannot be read."""
+    """Read config.yaml of a run.
+
+    Raises:
+        UserError: It is missing or cannot be read.
+    """
     try:
         config = OmegaConf.load(run / "config.yaml")
     except OSError as error:
@@ -46,8 +50,11 @@ def load_config(run: Path) -> DictConfig:
 
 
 def load_whole_config(run: Path) -> DictConfig:
-    """config.yaml of a run that is to act or to go on; raises UserError where anything in it is
-    missing or of another kind."""
+    """Read config.yaml of a run that is to act or continue.
+
+    Raises:
+        UserError: It is missing or cannot be read, or a key is missing or of another kind.
+    """
     config = load_config(run)
     try:
         checked(config, TrainConfig)
@@ -62,9 +69,13 @@ def load_whole_config(run: Path) -> DictConfig:
 def restore(agent: Agent, state: Mapping[str, Any], run: Path) -> None:
     """Give an agent the weights of a run's checkpoint.
 
+    Args:
+        agent: Made from the run's config.
+        state: From `checkpoint.load`.
+        run: The run's folder, for messages.
+
     Raises:
-        UserError: The weights are those of another agent, saw by another slot model, or are not
-        finite.
+        UserError: The weights belong to another agent or another slot model, or are not finite.
     """
     try:
         agent.load_state_dict(state["agent"])
@@ -83,9 +94,19 @@ def restore(agent: Agent, state: Mapping[str, Any], run: Path) -> None:
 
 
 def load(run: str | Path, device: str = "cpu", seed: int = 0) -> tuple[Actor, gymnasium.Env]:
-    """A trained agent and its environment: `agent, env = vis_rpg.load("runs/x")`, then the usual
-    Gymnasium loop with `agent.reset()` at each episode and `agent.act(obs)` at each step. Raises
-    UserError where the run or its checkpoint is missing or broken."""
+    """Load a trained agent and its environment.
+
+    With `agent, env = vis_rpg.load("runs/x")`, run the usual Gymnasium loop: `agent.reset()` at
+    each episode and `agent.act(obs)` at each step.
+
+    Args:
+        run: The run's folder.
+        device: Where the agent acts.
+        seed: Seeds z and exploration noise.
+
+    Raises:
+        UserError: The run or its checkpoint is missing or broken.
+    """
     run = Path(run)
     config = load_whole_config(run)
     try:

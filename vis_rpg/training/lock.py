@@ -1,5 +1,4 @@
-"""One process at a time in a run's folder: a lock that the system releases when the process ends,
-however it ends."""
+"""One process per run folder: a lock that the system releases however the process ends."""
 
 from __future__ import annotations
 
@@ -15,8 +14,7 @@ NAME = ".lock"
 
 
 def lock(folder: Path) -> TextIO:
-    """Make a run's folder, and keep other processes out of it until the file that is returned is
-    closed.
+    """Make a run's folder and lock it until the returned file is closed.
 
     Raises:
         UserError: Another process has the folder, or it cannot be written.

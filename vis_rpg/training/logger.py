@@ -1,4 +1,4 @@
-"""Logs of a run: metrics.jsonl (one object a line), TensorBoard, and W&B where it is asked for."""
+"""Logs of a run: metrics.jsonl (one object a line), TensorBoard, and optionally W&B."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ from vis_rpg.errors import UserError, one_line
 
 
 class Logger:
-    """Writes metrics of a run folder; a resumed run drops the lines that came after its checkpoint,
-    and goes on in the same W&B run."""
+    """Writes the metrics of a run.
+
+    A resumed run drops the lines after its checkpoint and continues the same W&B run.
+
+    Args:
+        out: The run's folder.
+        wandb_project: None for no W&B.
+        config: The whole config, for W&B.
+        resume_step: The step to continue from; None for a new run.
+
+    Raises:
+        UserError: W&B cannot start; nothing is written then.
+    """
 
     def __init__(
         self, out: Path, wandb_project: str | None, config: dict[str, Any], resume_step: int | None
     ) -> None:
-        """Open the logs. Raises UserError where W&B is asked for and cannot begin; nothing is
-        written then."""
         self.path = out / "metrics.jsonl"
         self.wandb = (
             None
@@ -43,7 +52,11 @@ class Logger:
         )
 
     def write(self, metrics: dict[str, float | int]) -> None:
-        """One line: `metrics` holds `step` and numbers; a NaN is written as null."""
+        """Write one line.
+
+        Args:
+            metrics: `step` and numbers; a NaN is written as null.
+        """
         clean = without_nan(metrics)
         with open(self.path, "a") as file:
             file.write(json.dumps(clean) + "\n")
@@ -54,13 +67,14 @@ class Logger:
             self.wandb.log(clean, step=int(metrics["step"]))
 
     def close(self) -> None:
+        """Close TensorBoard and W&B."""
         self.board.close()
         if self.wandb is not None:
             self.wandb.finish()
 
 
 def without_nan(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Numbers that are not finite as None, which JSON can hold."""
+    """Replace numbers that are not finite by None, which JSON can hold."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in metrics.items()
@@ -68,8 +82,7 @@ def without_nan(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _begin_wandb(out: Path, project: str, config: dict[str, Any], resumed: bool) -> Any:
-    """The W&B run whose id is kept in the run's folder, or a new one, whose id is then
-    kept there."""
+    """Continue the W&B run whose id is in the run's folder, or start one and keep its id there."""
     kept = out / "wandb_id"
     try:
         import wandb
@@ -98,7 +111,7 @@ def _begin_wandb(out: Path, project: str, config: dict[str, Any], resumed: bool)
 
 
 def _step_of(line: str) -> float:
-    """The step of a line; infinite for a line that a kill cut short, so that it is dropped."""
+    """Read the step of a line; infinite for a truncated line, so that it is dropped."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

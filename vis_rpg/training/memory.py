@@ -1,4 +1,4 @@
-"""What a process that learns asks of its libraries: memory that is kept, and fast products."""
+"""Memory of the process and the machine, and settings of libraries in threads that learn."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # <malloc.h> of glibc
 
 
 def prepare(device: torch.device) -> None:
-    """In each thread that trains or measures: keep freed memory, and on a GPU take float32 products
-    in TF32 (10 bits of mantissa)."""
+    """Set up a thread that trains or measures.
+
+    It keeps freed memory, and on a GPU takes float32 products in TF32 (10 bits of mantissa).
+    """
     keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -24,10 +26,14 @@ def prepare(device: torch.device) -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep what is freed, however large, instead of giving it back to the system: the
-    page faults that follow cost an update from state 2% to 4% of its time on a CPU, and one with
-    the CNN, whose images fill more than the 32 MB above which glibc always gives back, a quarter.
-    Returns whether it could: False where the C library is another."""
+    """Let glibc keep freed memory of any size instead of returning it to the system.
+
+    The page faults that follow cost an update from state 2% to 4% of its time on a CPU, and one
+    with the CNN, whose images exceed the 32 MB above which glibc always returns memory, a quarter.
+
+    Returns:
+        Whether it could: False with another C library.
+    """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
@@ -36,13 +42,12 @@ def keep_freed_memory() -> bool:
 
 
 def free_on_host() -> int:
-    """Bytes of memory that this process can still fill: what the machine has left, or its control
-    group allows."""
+    """Return the bytes that this process can still fill, within the machine and control groups."""
     return max(0, min(_available(), *_left_in_groups()))
 
 
 def free_addresses() -> int | None:
-    """Bytes that this process can still allocate under `ulimit -v`; None without a limit."""
+    """Return the bytes that `ulimit -v` still allows this process; None without a limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return None
@@ -54,7 +59,7 @@ def free_addresses() -> int | None:
 
 
 def _available() -> int:
-    """What the system can give without swapping, file caches that it would drop included."""
+    """Return what the system can give without swapping, droppable file caches included."""
     try:
         fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         return int(fields["MemAvailable"].split()[0]) * 1024
@@ -65,8 +70,7 @@ def _available() -> int:
 def _left_in_groups(
     root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")
 ) -> Iterator[int]:
-    """What each control group that this process is in has left of its limit: those of version 2,
-    and of 1."""
+    """Yield what each control group of this process, version 1 or 2, has left of its limit."""
     try:
         lines = groups.read_text().splitlines()
     except OSError:

@@ -1,13 +1,12 @@
-"""Train the slot model further while the agent learns, without a gradient from it, and without
-taking the model's drift for novelty.
+"""Train the slot model online, without a gradient from the agent or a bonus for its drift.
 
-It goes in rounds. A copy of the slot model makes some steps of object discovery on frames from
-replay. It then encodes all of replay again, a few observations with each update, in the order in
-which they came, as each begins from the slots of the one before; nothing uses these slots until it
-has caught up. Meanwhile a copy of the RND's predictor learns to give for the new slots of a scene
-what the predictor gives for the old ones, so that what was familiar stays familiar. Then all of it
-takes over at once: the slot model, the stored slots, the slots that acting carries, the predictor,
-and the mean by which the bonus is normalised.
+Training goes in rounds. A copy of the slot model takes some steps of object discovery on frames
+from replay. It then re-encodes all of replay, a few observations with each update and in order of
+arrival, as each begins from the slots of the one before; nothing uses these slots until it has
+caught up. Meanwhile a copy of the RND's predictor learns to give for the new slots of a scene what
+the predictor gives for the old ones, so that familiar scenes stay familiar. Then all of it takes
+over at once: the slot model, the stored slots, the slots that acting carries, the predictor, and
+the mean by which the bonus is normalised.
 """
 
 from __future__ import annotations
@@ -28,24 +27,24 @@ from vis_rpg.training.replay_buffer import ReplayBuffer
 DISCOVERY_STEPS = 50
 """Steps of discovery in a round."""
 BATCH_SIZE = 16
-"""Frames of one such step, half of them seen as first ones."""
+"""Frames of a discovery step, half of them treated as first ones."""
 ROWS = 32
-"""Observations encoded again with one update, so that nothing stalls."""
+"""Observations re-encoded with one update, few enough not to stall it."""
 FIT_STEPS = 200
-"""Steps of the new predictor, one with each update ..."""
+"""Steps that fit the new predictor, one with each update."""
 FIT_BATCH_SIZE = 128
-"""... their observations ..."""
+"""Observations of a fitting step."""
 FIT_LR = 1e-3
-"""... and Adam's rate; too low, the mean of the bonus would still follow, but not which scenes are
-newer than others."""
+"""Adam's rate. If too low, the mean of the bonus still follows, but not which scenes are newer."""
 SAMPLE = 4096
-"""Observations by which the normaliser's mean is moved."""
+"""Observations by which the normaliser's mean is shifted."""
 COLUMNS = ("slots", "coordinates")
 
 
 class OnlineSlotTraining:
-    """Trains the slot model of one agent; `step` belongs to an update, while nobody acts or writes
-    to replay.
+    """Trains the slot model of one agent.
+
+    `step` must run with an update, while nobody acts or writes to replay.
 
     Args:
         agent: Its perception is a `SlotPerception` with `online`.
@@ -53,7 +52,7 @@ class OnlineSlotTraining:
         replay: Stores frames too.
         every: Interactions between two steps of discovery.
         envs: Interactions between two calls of `step`.
-        seed: Of what is drawn from replay.
+        seed: Seeds draws from replay.
     """
 
     def __init__(
@@ -72,12 +71,16 @@ class OnlineSlotTraining:
             self.optimizer = torch.optim.Adam(self.predictor.parameters(), FIT_LR)
         self.since = self.learned = self.fitted = self.rounds = 0
         self.start = self.cursor = 0
-        """Numbers of the rows with which encoding again began, and of the next one."""
+        """Row numbers: where re-encoding began, and where it continues."""
         self.loss = torch.tensor(torch.nan)
-        """Of discovery, at its last step."""
+        """Loss of the last discovery step."""
 
     def step(self) -> bool:
-        """What belongs to one update; returns whether stored slots have been replaced."""
+        """Do the work that goes with one update.
+
+        Returns:
+            Whether stored slots have been replaced.
+        """
         if self.learned < DISCOVERY_STEPS:
             self.since += self.envs
             while self.since >= self.every and self.learned < DISCOVERY_STEPS:
@@ -86,7 +89,7 @@ class OnlineSlotTraining:
             if self.learned == DISCOVERY_STEPS:
                 self.start = self.cursor = self.replay.first_held
                 if not all(value.isfinite().all() for value in self.learner.model.parameters()):
-                    # A round that went wrong is thrown away.
+                    # Discard a round that diverged.
                     self.learner, self.learned = SlotLearner(self.perception.model), 0
         elif not self._encode_again():
             return False
@@ -100,7 +103,7 @@ class OnlineSlotTraining:
     # A round --------------------------------------------------------------------------------------
 
     def _discover(self) -> None:
-        """One step of discovery on frames from replay."""
+        """Take one step of discovery on frames from replay."""
         numbers, storage = self._draw(BATCH_SIZE), self.replay.storage
         at = self._places(numbers)
         previous = storage.obs["slots"][storage.prev[at]].to(self.device).float()
@@ -113,7 +116,7 @@ class OnlineSlotTraining:
 
     @torch.no_grad()
     def _encode_again(self) -> bool:
-        """Encode the next rows by the new model; returns whether it has caught up."""
+        """Encode the next rows by the new model; return whether it has caught up."""
         storage, head = self.replay.storage, self.replay.write_ptr
         oldest = self.replay.first_held
         if self.cursor < oldest:  # overwritten before they were reached
@@ -138,7 +141,7 @@ class OnlineSlotTraining:
         return self.cursor == head
 
     def _fit(self) -> None:
-        """One step of the new predictor towards the old one's residual, scene by scene."""
+        """Take one step of the new predictor towards the old one's residual, scene by scene."""
         assert self.rnd is not None
         if self.fitted == 0:
             self.predictor.load_state_dict(self.rnd.predictor.state_dict())
@@ -174,29 +177,29 @@ class OnlineSlotTraining:
         self.learned = self.fitted = 0
         self.rounds += 1
 
-    # What is drawn from replay --------------------------------------------------------------------
+    # Reading replay -------------------------------------------------------------------------------
 
     def _draw(self, count: int) -> Tensor:
-        """Numbers (count,) of rows drawn uniformly from all that are there."""
+        """Draw numbers (count,) of rows uniformly from all that replay holds."""
         low, high = self.replay.first_held, self.replay.write_ptr
         return torch.randint(low, high, (count,), generator=self.generator)
 
     def _places(self, numbers: Tensor) -> Tensor:
-        """Indices of rows of these numbers (B,), on replay's device."""
+        """Return the indices of rows of these numbers (B,), on replay's device."""
         return (numbers % self.replay.capacity).to(self.replay.device)
 
     def _begins(self, numbers: Tensor, oldest: int) -> Tensor:
-        """Whether an episode, or what is left of one from row `oldest` on, begins at rows (B,)."""
+        """Whether an episode, or its remainder from row `oldest` on, begins at rows (B,)."""
         parents = self._parents(numbers)
         return (parents == numbers) | (parents < oldest)
 
     def _parents(self, numbers: Tensor) -> Tensor:
-        """Numbers (B,) of the rows before `numbers` (B,), themselves where an episode begins."""
+        """Return the numbers (B,) of the rows before these; the same where an episode begins."""
         at = self._places(numbers)
         return numbers - ((at - self.replay.storage.prev[at]) % self.replay.capacity).cpu()
 
     def _rnd_input(self, at: Tensor, by_next: bool = False) -> Tensor:
-        """The RND's input (B, M) in rows (B,), as the slot model or the next one encoded them."""
+        """Read the RND's input (B, M) at rows (B,), as the old or new slot model encoded it."""
         obs = self.replay.storage.obs
         sequence = {}
         for name in self.replay.sampled:
@@ -208,7 +211,7 @@ class OnlineSlotTraining:
     # Checkpoints ----------------------------------------------------------------------------------
 
     def _learning(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
-        """What is trained here, with its optimizer."""
+        """Return the modules trained here with their optimizers."""
         learning: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {
             "model": (self.learner.model, self.learner.optimizer)
         }
@@ -217,7 +220,7 @@ class OnlineSlotTraining:
         return learning
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but what lies in replay."""
+        """Return all state that is not in replay, for a checkpoint."""
         learning = self._learning().items()
         return {
             "counts": {name: getattr(self, name) for name in COUNTS},
@@ -236,7 +239,7 @@ class OnlineSlotTraining:
         for name, (module, adam) in self._learning().items():
             module.load_state_dict(state["weights"][name])
             document, moments = adam.state_dict(), state["optimizers"][name]
-            # JSON has made words of the indices.
+            # JSON has turned the indices into strings.
             document["state"] = {int(index): dict(own) for index, own in moments.items()}
             adam.load_state_dict(document)
 

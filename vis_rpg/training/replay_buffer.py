@@ -1,8 +1,8 @@
 """Replay: a ring of observations in order of arrival, linked into episodes.
 
-The last observation of an episode is a row without an action. Rows are linked to those before and
-after in their episode, so that a segment that runs past the end of an episode (or of what has been
-seen so far) stays on its last row, masked.
+The last observation of an episode is a row without an action. Rows link to their neighbours in the
+episode, so that a segment that runs past its end (or past the newest row) stays on the last row,
+masked.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from vis_rpg.training.memory import free_addresses, free_on_host
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """What a batch is made of.
+    """The contents of a batch.
 
     Attributes:
-        batch_size: Segments.
+        batch_size: Segments, B.
         horizon: Their steps, H.
-        rnd_obs: Observations for the RND.
-        first: Episode starts for a learned π(z|s₁).
+        rnd_obs: Observations for the RND, B'.
+        first: Episode starts for a learned π(z|s₁), B''.
     """
 
     batch_size: int
@@ -45,7 +45,7 @@ class BatchSpec:
 class Storage:
     """The tensors of a replay buffer, each (capacity, ...), or (M, capacity, ...) of M buffers.
 
-    A row holds an observation and, once it is known, what was done there.
+    A row holds an observation and, once known, the action taken there and its results.
 
     Attributes:
         obs: Columns of the stored observation.
@@ -53,9 +53,9 @@ class Storage:
         reward: (capacity,), as the environment gave it.
         terminated: (capacity,).
         z: (capacity, Z).
-        has_action: (capacity,) bool: whether anything was done at the row yet.
+        has_action: (capacity,) bool: whether the row has an action yet.
         prev: The row before in the episode; itself at an episode's first.
-        next: The row after; itself where nothing was done.
+        next: The row after; itself where there is no action.
         starts: Ring of rows at which segments can start.
         firsts: Ring of rows at which episodes start.
         bounds: (4,): oldest and newest entry of `starts`, then of `firsts`.
@@ -74,11 +74,11 @@ class Storage:
     bounds: Tensor
 
     def row(self, index: int) -> Storage:
-        """The storage of one of M buffers, as views."""
+        """Return the storage of one of M buffers, as views."""
         return cast(Storage, pytree.tree_map(lambda x: x[index], self))
 
     def columns(self) -> dict[str, Tensor]:
-        """Every column that a row has, by name."""
+        """Return every column that a row has, by name."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in NO_COLUMNS}
         return {f"obs.{name}": value for name, value in self.obs.items()} | own
 
@@ -88,8 +88,9 @@ pytree.register_dataclass(Storage)  # so that vmap looks into it
 
 
 class ReplayBuffer:
-    """Holds `capacity` observations on `device`. Frames are stored once; stacks of `history` are
-    built when sampled.
+    """Holds `capacity` observations on `device`.
+
+    Frames are stored once; stacks of `history` are built when sampled.
 
     Args:
         capacity: Observations.
@@ -98,11 +99,11 @@ class ReplayBuffer:
         z_dim: Z.
         history: Stored observations that features of one step need.
         envs: Environments that are stored in turn.
-        device: Where it lies.
+        device: Where the tensors lie.
         storage: From `make_storage`; None makes one.
 
     Raises:
-        UserError: The capacity is too small for so many environments.
+        UserError: The capacity is too small for this many environments.
     """
 
     def __init__(
@@ -126,13 +127,13 @@ class ReplayBuffer:
         self.cursor = torch.zeros(envs, dtype=torch.int64)
         """For each environment the number (not modulo) of its newest row."""
         self.has_action = torch.zeros(capacity, dtype=torch.bool)
-        """The column of that name, on the host: writing waits for no device."""
+        """Host copy of the column, so that writing waits for no device."""
         # Ends of the rings `starts` and `firsts`, which `bounds` holds too.
         self.oldest = self.newest = 0
         self.firsts: deque[int] = deque()
         self.newest_first = 0
-        # A start is given up this many rows before it is overwritten, so that the row before it is
-        # there as long as it is.
+        # Retire a start this many rows before it is overwritten, so that its previous row outlives
+        # it.
         self.margin = 4 * envs + 4
         if capacity < 2 * self.margin:
             raise UserError(
@@ -141,18 +142,23 @@ class ReplayBuffer:
             )
 
     def __len__(self) -> int:
-        """Transitions that segments can start at."""
+        """Return the number of transitions that segments can start at."""
         return self.newest - self.oldest
 
     @property
     def first_held(self) -> int:
-        """The number (not modulo) of the oldest row that is there."""
+        """Number (not modulo) of the oldest row held."""
         return max(0, self.write_ptr - self.capacity)
 
     # Writing --------------------------------------------------------------------------------------
 
     def begin(self, obs: StoredObs, envs: Tensor) -> None:
-        """Store first observations {name: (N', ...)} of new episodes of environments (N',)."""
+        """Store first observations of new episodes.
+
+        Args:
+            obs: Each (N', ...).
+            envs: The environments (N',).
+        """
         rows = self._append(obs, len(envs))
         at = (rows % self.capacity).to(self.device)
         self.storage.prev[at] = at
@@ -172,9 +178,17 @@ class ReplayBuffer:
         next_obs: StoredObs,
         envs: Tensor | None = None,
     ) -> None:
-        """Store a step of all environments (N, ...), or of these (N',), and what they saw next.
+        """Store one step of environments and their next observations.
 
         A truncated episode simply stops: its last observation never gets an action.
+
+        Args:
+            action: (N, A).
+            reward: (N,), as the environment gave it.
+            terminated: (N,).
+            z: (N, Z).
+            next_obs: Each (N, ...).
+            envs: The environments (N,); None for all.
         """
         which = slice(None) if envs is None else envs
         done = self.cursor[which].clone()
@@ -200,7 +214,7 @@ class ReplayBuffer:
         self._update_bounds()
 
     def _append(self, obs: StoredObs, count: int) -> Tensor:
-        """Write new rows without actions; returns their numbers (count,)."""
+        """Write new rows without actions; return their numbers (count,)."""
         numbers = torch.arange(self.write_ptr, self.write_ptr + count)
         at = (numbers % self.capacity).to(self.device)
         if self.write_ptr + count + self.margin > self.capacity:
@@ -226,7 +240,11 @@ class ReplayBuffer:
     # Sampling -------------------------------------------------------------------------------------
 
     def draw(self, spec: BatchSpec, generator: torch.Generator) -> Tensor:
-        """The random numbers of one batch, in [0, 1)."""
+        """Draw the random numbers of one batch, in [0, 1).
+
+        Raises:
+            UserError: Episode starts are wanted, and the buffer holds none.
+        """
         if spec.first and not self.firsts:
             raise UserError(
                 f"agent.replay_capacity={self.capacity}: holds no episode's beginning; "
@@ -236,10 +254,15 @@ class ReplayBuffer:
         return torch.rand(count, generator=generator, device=self.device, dtype=torch.float64)
 
     def gather(self, storage: Storage, uniform: Tensor, spec: BatchSpec) -> Batch:
-        """The batch that random numbers choose: segments that start at transitions drawn uniformly,
-        observations for the RND drawn alike, and episode starts.
+        """Build the batch that random numbers choose.
 
-        A function of its arguments alone, which waits for no device.
+        Segments start at transitions drawn uniformly; the RND's observations are drawn alike. It
+        depends on its arguments alone and waits for no device.
+
+        Args:
+            storage: Of this or an equal buffer.
+            uniform: From `draw`.
+            spec: The contents of the batch.
         """
         segments, rnd_obs, first = uniform.split([spec.batch_size, spec.rnd_obs, spec.first])
         starts = (storage.starts, storage.bounds[:2])
@@ -268,14 +291,12 @@ class ReplayBuffer:
         )
 
     def _transition_index(self, ring: Tensor, bounds: Tensor, uniform: Tensor) -> Tensor:
-        """Rows of a ring's entries, uniform over all that are held; the bounds are read on the
-        device."""
+        """Choose rows uniformly from a ring's entries; the bounds are read on the device."""
         oldest, newest = bounds[0], bounds[1]
         return ring[(oldest + (uniform * (newest - oldest)).long()) % self.capacity]
 
     def _with_history(self, storage: Storage, rows: Tensor) -> ObsSequence:
-        """Observations of rows (T, B) and of the history - 1 before them; an episode's first row
-        also stands for those before it."""
+        """Gather rows (T, B) and the history - 1 before; an episode's first row repeats."""
         sequence = [rows]
         for _ in range(self.history - 1):
             sequence.insert(0, storage.prev[sequence[0][:1]])
@@ -284,8 +305,11 @@ class ReplayBuffer:
     # Checkpoints ----------------------------------------------------------------------------------
 
     def save(self, chunks: Chunks) -> dict[str, Any]:
-        """Append rows that will not change any more to the chunks; returns the rest, for the
-        checkpoint itself."""
+        """Append rows that are final to the chunks.
+
+        Returns:
+            The rest, for the checkpoint.
+        """
         settled = int(self.cursor.min()) if self.write_ptr else 0
         start = max(chunks.end, self.first_held)
         if settled > start:
@@ -303,7 +327,7 @@ class ReplayBuffer:
         }
 
     def load(self, state: dict[str, Any], chunks: Chunks) -> None:
-        """Continue from `save`; the same segments are drawn with the same generator."""
+        """Continue from `save`; the same generator then draws the same segments."""
         self.write_ptr, self.cursor = state["write_ptr"], state["cursor"].clone()
         self.firsts = deque(state["firsts"])
         chunks.load_state(state)
@@ -322,7 +346,7 @@ class ReplayBuffer:
         self._update_bounds()
 
     def _numbered(self, start: int, end: int, rewritable: bool = False) -> dict[str, Tensor]:
-        """Rows start .. end of the columns that are rewritable, or of those that are not."""
+        """Read rows start .. end of the columns that are rewritable, or of those that are not."""
         columns = {
             name: value
             for name, value in self.storage.columns().items()
@@ -340,9 +364,17 @@ class ReplayBuffer:
 
 
 def gather_rows(table: Tensor, rows: Tensor) -> Tensor:
-    """Rows of a table, copied as a whole by `index_select`, where indexing goes number by number.
+    """Gather rows of a table as a whole by `index_select`; indexing copies number by number.
 
-    Under `torch.vmap` that does so too; bytes then take a fifth of the time in words of eight.
+    Under `torch.vmap` so does `index_select`: bytes then take a fifth of the time in words of
+    eight.
+
+    Args:
+        table: (capacity, ...).
+        rows: Indices of any shape.
+
+    Returns:
+        (*rows.shape, ...).
     """
     inner = table.shape[1:]
     words = table.dtype == torch.uint8 and inner.numel() % 8 == 0
@@ -359,7 +391,7 @@ def make_storage(
     device: torch.device,
     count: int | None = None,
 ) -> Storage:
-    """The empty storage of one buffer, or of `count` with a leading axis."""
+    """Make the empty storage of one buffer, or of `count` with a leading axis."""
 
     def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.zeros(*(() if count is None else (count,)), *shape, dtype=dtype, device=device)
@@ -378,7 +410,7 @@ def make_storage(
 def bytes_needed(
     capacity: int, spec: Mapping[str, StorageSpec], action_dim: int, z_dim: int
 ) -> int:
-    """Memory of one buffer, in bytes."""
+    """Return the memory of one buffer, in bytes."""
     columns = [(column.shape, column.dtype) for column in spec.values()]
     columns += _columns(action_dim, z_dim).values()
     return capacity * sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in columns)
@@ -392,8 +424,7 @@ def choose_device(
     filled: float = 1.0,
     what: str = "replay",
 ) -> tuple[torch.device, str]:
-    """Choose the device of replay: `device` if it fits into four fifths of what is free there, else
-    the host.
+    """Choose the device of replay: `device` if it fits into 80% of its free memory, else the host.
 
     Args:
         needed: Bytes of all full buffers.
@@ -401,14 +432,14 @@ def choose_device(
         wanted: "auto", "device" or "host".
         capacity: Observations of one buffer.
         filled: Largest share of it that the run fills; host memory is taken as it is filled.
-        what: The buffers, for the message.
+        what: Name of the buffers in messages.
 
     Returns:
-        The device, and a line that says so.
+        The device, and a line that reports it.
 
     Raises:
-        UserError: It does not fit into nine tenths of what is free; the message names the capacity
-            that does.
+        UserError: It does not fit into 90% of free memory; the message names the capacity that
+            does.
     """
     on_gpu = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
     auto_fits = wanted == "auto" and needed <= 0.8 * on_gpu
@@ -432,7 +463,7 @@ def choose_device(
 
 
 def _columns(action_dim: int, z_dim: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and type of each column but those of the observation."""
+    """Return shape and type of each column except the observation's."""
     shapes = {"action": (action_dim,), "reward": (), "terminated": (), "z": (z_dim,)}
     columns = {name: (shape, torch.float32) for name, shape in shapes.items()}
     columns["has_action"] = ((), torch.bool)

@@ -39,17 +39,18 @@ EPISODES_KEPT = 100
 
 
 class Run:
-    """One seed: config.yaml, metrics.jsonl, TensorBoard events, checkpoints, replay, visits, and at
-    the end summary.json, in one folder.
+    """One seed's run in one folder.
 
-    A `Learner` updates its agent, alone or together with those of other runs.
+    The folder holds config.yaml, metrics.jsonl, TensorBoard events, checkpoints, replay, visits,
+    and at the end summary.json. A `Learner` updates the agent, alone or together with those of
+    other runs.
 
     Args:
         config: Of this seed.
         agent: On its device.
         envs: Its environments.
         replay: Its empty buffer.
-        resume_from: The checkpoint to continue from, None to begin.
+        resume_from: The checkpoint to continue from, None for a new run.
 
     Raises:
         UserError: The folder cannot be made, or the checkpoint cannot be used.
@@ -87,9 +88,9 @@ class Run:
         self.succeeded = np.zeros(count, bool)
         self.failure: str | None = None
         self.learner_state: dict[str, Any] | None = None
-        """What the learner continues from."""
+        """State that the learner continues from."""
         self._only_frame: np.ndarray | None = None
-        """The frame of all random steps, as long as no other has been seen."""
+        """The frame of all random steps so far; None once another has been seen."""
         self._make_folders()
         if resume_from is None:
             self._begin()
@@ -110,8 +111,7 @@ class Run:
         self.replay.begin(self._encode_first(dict(enumerate(obs))), torch.arange(len(obs)))
 
     def _check_frames(self, obs: np.ndarray) -> None:
-        """Raise RunStopped after the random steps if all frames (N, 2, 64, 64, 3) of all
-        environments were the same."""
+        """Raise RunStopped if all frames (N, 2, 64, 64, 3) of the random steps were the same."""
         if self._only_frame is None:
             return
         if (obs != self._only_frame).any():
@@ -125,8 +125,10 @@ class Run:
             )
 
     def select_action(self) -> Tensor:
-        """The next action of every environment, (envs, A) on the device; uniformly random during
-        the seed steps."""
+        """Return the next action of every environment, (envs, A) on the device.
+
+        It is uniformly random during the seed steps.
+        """
         action = self.actor.select_action(explore=True)  # draws z where an episode begins
         if self.step < self.config.agent.seed_steps:
             uniform = torch.rand(action.shape, generator=self.generator, device=self.device)
@@ -136,12 +138,12 @@ class Run:
 
     @property
     def encodes_ahead(self) -> bool:
-        """Whether encoding depends on nothing that updates change, so that it can run meanwhile."""
+        """Whether encoding depends on nothing that updates change, so that both can overlap."""
         learned = any(p.requires_grad for p in self.agent.model.perception.parameters())
         return self.online_slots is None and not learned
 
     def encode(self, result: StepResult) -> list[StoredObs]:
-        """Encode what a step led to, and how new episodes begin, for `record_step`."""
+        """Encode the results of a step and the starts of new episodes, for `record_step`."""
         encoded = [self._encode(result.obs, result.objects)]
         if result.first_obs:
             first = {row: result.first_obs[row] for row in sorted(result.first_obs)}
@@ -149,7 +151,12 @@ class Run:
         return encoded
 
     def record_step(self, action: Tensor, result: StepResult, encoded: list[StoredObs]) -> None:
-        """Record a step of all environments in replay and counts.
+        """Record one step of all environments in replay, coverage, visits and statistics.
+
+        Args:
+            action: (envs, A).
+            result: What it led to.
+            encoded: From `encode`.
 
         Raises:
             RunStopped: All frames of the random steps were the same.
@@ -180,7 +187,7 @@ class Run:
             self.replay.begin(encoded[1], torch.tensor(sorted(result.first_obs)))
 
     def _encode_first(self, obs: Mapping[int, np.ndarray]) -> StoredObs:
-        """Encode the observations with which episodes begin in these environments."""
+        """Encode the first observations of new episodes in these environments."""
         rows = np.array(list(obs))
         self.actor.on_reset(rows)
         return self._encode(np.stack(list(obs.values())), None, rows)
@@ -188,7 +195,7 @@ class Run:
     def _encode(
         self, obs: np.ndarray, positions: np.ndarray | None, rows: np.ndarray | None = None
     ) -> StoredObs:
-        """What replay stores of observations.
+        """Encode observations for replay.
 
         Without true positions, an input of the RND that needs them stays zero: an episode's first
         observation neither earns a bonus nor trains the RND.
@@ -205,7 +212,7 @@ class Run:
         return encoded
 
     def progress_metrics(self) -> dict[str, float]:
-        """Coverage, and return and success of the last training episodes (sampled actions)."""
+        """Return coverage, and return and success of recent training episodes (sampled actions)."""
         criteria = [f"success_{name}" for name in self.task.criteria]
         names = ["return", "success", "success_any", *criteria]
         recent = np.full(len(names), np.nan)
@@ -224,7 +231,7 @@ class Run:
     # Checkpoints ----------------------------------------------------------------------------------
 
     def _make_folders(self) -> None:
-        """Make the folder and those in it, with the config."""
+        """Make the run's folders and write the config."""
         folders = self.replay_chunks.folder, self.visits.chunks.folder
         for folder in (self.folder, *folders, self.out / "tensorboard"):
             try:
@@ -238,12 +245,12 @@ class Run:
         os.replace(self.out / "config.yaml.part", self.out / "config.yaml")
 
     def record_runtime(self, chosen: str) -> None:
-        """Keep how updates run, for `recorded_runtime`."""
+        """Write down how updates run, for `recorded_runtime`."""
         kept = {"runtime": chosen, "device": self.device.type}
         (self.out / "runtime.json").write_text(json.dumps(kept) + "\n")
 
     def recorded_runtime(self) -> str | None:
-        """How updates ran before this run was resumed, if it did on this kind of device."""
+        """Return how updates ran before a resume on the same kind of device, None otherwise."""
         if not self.config.resume:
             return None
         try:
@@ -254,8 +261,15 @@ class Run:
             return None
 
     def save(self, learner_state: dict[str, Any], wall_s: float) -> None:
-        """Write a checkpoint of everything that the run needs to continue as if it had never
-        stopped, the state of its learner included."""
+        """Write a checkpoint from which the run continues exactly as if it had never stopped.
+
+        Args:
+            learner_state: From `Learner.state_dict`.
+            wall_s: Seconds that the run has taken.
+
+        Raises:
+            OSError: The disk is full.
+        """
         replay, visits = self.replay.save(self.replay_chunks), self.visits.save()
         state = {
             "agent": self.agent.state_dict(),
@@ -285,8 +299,7 @@ class Run:
             chunks.keep({(start, end) for saved in kept for start, end in saved[name]["spans"]})
 
     def _load(self, path: Path) -> None:
-        """Continue from a checkpoint; environments that could not be saved begin a new episode, and
-        their running one is dropped."""
+        """Continue from a checkpoint; drop running episodes that could not be saved."""
         state = checkpoint.load(path)
         with checkpoint.must_fit(path):
             restore(self.agent, state, self.out)
@@ -324,8 +337,14 @@ class Run:
             tqdm.write(line, file=sys.stderr)
 
     def finish(self, updates: int, wall_s: float) -> dict[str, Any]:
-        """Write and return summary.json, with a random policy's coverage at as many interactions,
-        pretraining included."""
+        """Write and return summary.json.
+
+        It includes a random policy's coverage after as many interactions, pretraining included.
+
+        Args:
+            updates: Updates made.
+            wall_s: Seconds that the run has taken.
+        """
         summary: dict[str, Any] = {
             **self.progress_metrics(),
             "steps": self.step,
@@ -349,17 +368,25 @@ class Run:
         return clean
 
     def close(self) -> None:
+        """Close logs and environments."""
         self.logger.close()
         self.envs.close()
 
 
 COUNTS = ("returns", "succeeded", "step", "episodes", "dropped_episodes")
-"""What a checkpoint holds of a run under the same name."""
+"""Attributes that a checkpoint holds under the same name."""
 
 
 def check_can_start(config: DictConfig, found: list[Path]) -> None:
-    """Raise UserError where a run would overwrite another, or go on with other settings than those
-    it was begun with."""
+    """Check that a run neither overwrites another nor continues with other settings.
+
+    Args:
+        config: The config of one seed.
+        found: Checkpoints in its folder.
+
+    Raises:
+        UserError: It would.
+    """
     if config.resume and found:
         check_resumable(config, load_whole_config(Path(config.out)))
     elif found:
@@ -370,8 +397,12 @@ def check_can_start(config: DictConfig, found: list[Path]) -> None:
 
 
 def random_coverage(config: DictConfig, steps: int) -> float:
-    """Coverage of uniformly random actions at so many interactions, in environments that begin as
-    the run's."""
+    """Return the coverage of uniformly random actions in environments with the run's seed.
+
+    Args:
+        config: Of the run.
+        steps: Interactions.
+    """
     [envs] = make_vector_envs(config.task, "state", config.agent.envs, [config.seed])
     envs.reset()
     counter = CoverageCounter(envs.task)

@@ -34,15 +34,15 @@ Phase = tuple[bool, bool]
 FASTEST_FIRST = ("graph", "compile", "eager")
 TIMED_CYCLES = 2
 EXPECTED_SAVING = 0.5
-"""Share of an eager update's time that compiling is expected to save if it has not been measured:
-0.5 to 0.6 on AMD and Intel."""
+"""Share of an eager update's time that compilation saves, before it is measured: 0.5 to 0.6 on AMD
+and Intel."""
 SAVING_BESIDE_SEEING = 0.5
 """Share of an update's saving that a whole step keeps if another thread encodes frames meanwhile
-and has to be waited for: an update from slots saved 31 of 63 ms on two cores of a Zen 4, a whole
-step 15 of 57."""
+and must be waited for: an update from slots saved 31 of 63 ms on two cores of a Zen 4, a whole step
+15 of 57."""
 EXPECTED_COMPILE_S = 120.0
-"""Seconds that compiling is expected to take if it has not been measured, half of them for the
-kernels, which are kept."""
+"""Seconds that compilation takes, before it is measured; half of them build the kernels, which are
+cached."""
 
 
 # Calls --------------------------------------------------------------------------------------------
@@ -56,15 +56,18 @@ def make_calls(
     generators: Sequence[torch.Generator],
     device: torch.device,
 ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[[Phase], None]]:
-    """The calls of a learner as a runtime runs them.
+    """Wrap the calls of a learner for a runtime.
 
     Args:
         name: "eager", "compile", or "graph" (compiled if Triton is there, then captured).
         apply: Calls a function of an agent on all agents.
         gradients: Calls a loss function and returns gradients.
-        update: One whole update, which calls what is returned for the two above.
+        update: Runs one whole update through the wrapped `apply` and `gradients`.
         generators: All that an update draws from on the device.
-        device: That of the updates.
+        device: Where updates run.
+
+    Returns:
+        `apply`, `gradients` and `update`, wrapped.
     """
     if name == "compile" or (name == "graph" and has_triton()):
         if device.type == "cpu":
@@ -79,8 +82,11 @@ def make_calls(
 
 
 def compile_each(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile `call(function, *inputs)` lazily for each function, on its own copy of the code
-    object: torch.compile caches per code object, so two learners would otherwise share graphs."""
+    """Compile `call(function, *inputs)` lazily for each function.
+
+    Each has its own copy of the code object: torch.compile caches per code object, so two learners
+    would otherwise share graphs.
+    """
     compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
 
     def compiled_call(function: Callable[..., Any], *inputs: Any) -> Any:
@@ -103,15 +109,22 @@ def compile_each(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _guards_on_inputs(guards: Sequence[Any]) -> list[bool]:
-    """Keep guards on tensors that are no parameters, and on modes such as autocast; all of them
-    would take 0.8% of an update's time on a CPU."""
+    """Keep guards on tensors that are no parameters, and on modes such as autocast.
+
+    All guards would take 0.8% of an update's time on a CPU.
+    """
     kinds = ("TENSOR_MATCH", "SHAPE_ENV", "GLOBAL_STATE")
     return [g.guard_type in kinds and not isinstance(g.value, nn.Parameter) for g in guards]
 
 
 class CudaGraphRunner:
-    """Runs updates by CUDA graphs, one for each phase: a few times as they are, once captured, from
-    then on replayed."""
+    """Runs updates as CUDA graphs, one for each phase: a few plain runs, a capture, then replays.
+
+    Args:
+        update: Runs one update of a phase.
+        generators: All that it draws from on the device.
+        device: A CUDA device.
+    """
 
     WARM_UPS = 3
 
@@ -127,6 +140,7 @@ class CudaGraphRunner:
         self.stream = torch.cuda.Stream(device)
 
     def __call__(self, phase: Phase) -> None:
+        """Run one update of a phase."""
         if self.warmed.setdefault(phase, 0) < self.WARM_UPS:
             self.warmed[phase] += 1
             self.stream.wait_stream(torch.cuda.current_stream())
@@ -154,20 +168,18 @@ def start(
     lacking: str | None = None,
     beside_seeing: bool = False,
 ) -> str:
-    """Prepare updates as `wanted` says, falling back to the next slower runtime with one line
-    wherever that fails.
+    """Prepare updates as `wanted` says; where that fails, fall back to the next slower runtime.
 
-    Everything that is run to compile, capture or time is undone: the run that follows does not
-    depend on it.
+    Each fallback prints one line. Everything that is run to compile, capture or time is undone: the
+    run that follows does not depend on it.
 
     Args:
         learner: Its replay must hold something to sample.
-        wanted: "auto", "eager", "compile" or "graph". On a CPU, `auto` compiles if the time that
-            this saves over the updates that are left exceeds the time of compiling; both are
-            measured, and kept in a cache for this machine and these shapes together with the
-            choice, so that the same command runs the same way again.
+        wanted: "auto", "eager", "compile" or "graph". On a CPU, `auto` compiles if this saves more
+            time over the updates left than compilation takes. Both times and the choice are cached
+            for this machine and these shapes, so that the same command runs the same way again.
         updates: How many are left to do.
-        lacking: What compiling for a CPU lacks here, None if nothing.
+        lacking: What CPU compilation lacks here, None if nothing.
         beside_seeing: Whether frames are encoded on another core while an update runs.
 
     Returns:
@@ -185,7 +197,7 @@ def start(
     for runtime in FASTEST_FIRST[FASTEST_FIRST.index(wanted) : -1]:
         try:
             seconds, each = warm_up(learner, runtime, TIMED_CYCLES)
-        except Exception as error:  # compilers, drivers and caches fail in any way of their own
+        except Exception as error:  # compilers, drivers and caches raise anything
             tqdm.write(
                 f"updates cannot run with runtime={runtime} here ({one_line(error)[:300]}): "
                 "trying the next",
@@ -200,7 +212,7 @@ def start(
 
 
 def _choose(learner: Learner, updates: int, cache: TimingCache, kept: float) -> str:
-    """compile or eager on a CPU, for so many updates, of whose saving a step keeps this share."""
+    """Choose "compile" or "eager" on a CPU; a whole step keeps the share `kept` of the saving."""
     known = cache.read()
     choice = known.get("choices", {}).get(str(updates))
     if choice in FASTEST_FIRST:
@@ -216,8 +228,7 @@ def _choose(learner: Learner, updates: int, cache: TimingCache, kept: float) -> 
 
 
 def warm_up(learner: Learner, runtime: str, cycles: int) -> tuple[float, float]:
-    """Use a runtime, compile and capture all that it needs, and time updates, without a trace of
-    them in what is learned.
+    """Use a runtime, compile and capture all that it needs, and time updates, then undo them.
 
     Args:
         learner: Its replay must hold something to sample.
@@ -225,7 +236,7 @@ def warm_up(learner: Learner, runtime: str, cycles: int) -> tuple[float, float]:
         cycles: Cycles of updates (with and without policy and target) to time.
 
     Returns:
-        Seconds until everything was compiled and captured, and then seconds an update.
+        Seconds until everything was compiled and captured, and seconds per update afterwards.
     """
     cycle = math.lcm(learner.config.policy_every, learner.config.target_every)
 
@@ -248,8 +259,7 @@ def warm_up(learner: Learner, runtime: str, cycles: int) -> tuple[float, float]:
 
 @contextmanager
 def _undone(learner: Learner) -> Iterator[None]:
-    """Afterwards everything that updates change is as it was, in the same memory, which captured
-    graphs rely on."""
+    """Restore all that updates change, in the same memory, which captured graphs rely on."""
     from vis_rpg.training.learner import adam_state
 
     sampler = learner.sampler
@@ -291,8 +301,13 @@ def _undone(learner: Learner) -> Iterator[None]:
 
 
 class TimingCache:
-    """Measured times of updates of these shapes on this machine, a JSON file in the user's cache
-    folder; without effect where that cannot be written."""
+    """Measured update times of these shapes on this machine, in the user's cache folder.
+
+    It has no effect where that cannot be written.
+
+    Args:
+        learner: Its shapes, device and precision name the file.
+    """
 
     def __init__(self, learner: Learner) -> None:
         about: list[Any] = [
@@ -309,7 +324,7 @@ class TimingCache:
         self.path = kernels.cache_folder("vis_rpg") / f"updates-{name}.json"
 
     def read(self) -> dict[str, Any]:
-        """Everything that is known; {} if nothing is, or if the file is broken."""
+        """Return all known figures; {} if there are none or the file is broken."""
         try:
             known = json.loads(self.path.read_text())
         except (OSError, ValueError):
@@ -321,7 +336,7 @@ class TimingCache:
         return {}
 
     def write(self, **figures: Any) -> dict[str, Any]:
-        """Add figures; returns everything that is known."""
+        """Add figures; return all that are known."""
         known = self.read() | figures
         with suppress(OSError):
             part = self.path.with_suffix(f".{os.getpid()}")

@@ -1,4 +1,4 @@
-"""Batches for the updates of M agents, from a replay buffer each."""
+"""Batches for the updates of M agents, each from its replay buffer."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class BatchSampler:
 
     Args:
         buffers: One for each agent.
-        storage: Theirs together, (M, ...); that of a single buffer as it is.
-        spec: What a batch is made of.
+        storage: Of all buffers, (M, ...); of a single one without the axis.
+        spec: The contents of a batch.
         generators: Of the random numbers, on the buffers' device.
         device: Where batches are wanted; if buffers lie elsewhere, batches are prefetched.
     """
@@ -37,7 +37,7 @@ class BatchSampler:
         self.prefetcher = PinnedPrefetcher(device) if buffers[0].device != device else None
 
     def draw(self) -> Batch:
-        """A batch on the buffers' device."""
+        """Draw a batch on the buffers' device."""
         spec, first = self.spec, self.buffers[0]
         pairs = zip(self.buffers, self.generators, strict=True)
         uniform = [buffer.draw(spec, generator) for buffer, generator in pairs]
@@ -48,18 +48,20 @@ class BatchSampler:
         )
 
     def prepare(self) -> None:
-        """Have a batch ready on the device, if batches are prefetched."""
+        """Make a batch ready on the device, if batches are prefetched."""
         if self.prefetcher and self.prefetcher.batch is None:
             self.prefetch()
 
     def prefetch(self) -> None:
-        """Draw the next batch and begin to copy it to the device, if batches are prefetched; also
-        after stored observations have been replaced."""
+        """Draw the next batch and start its copy to the device, if batches are prefetched.
+
+        Call it again after stored observations have been replaced.
+        """
         if self.prefetcher:
             self.prefetcher.fill(self.draw())
 
     def batch(self) -> Batch:
-        """The batch of an update, on the device: the one that was prefetched, or a new one."""
+        """Return an update's batch, on the device: the prefetched one, or a new one."""
         if self.prefetcher is None:
             return self.draw()
         assert self.prefetcher.batch is not None
@@ -67,17 +69,21 @@ class BatchSampler:
 
 
 class PinnedPrefetcher:
-    """Copies batches to the device through pinned memory, into tensors that stay where they are."""
+    """Copies batches to the device through pinned memory, into tensors that stay where they are.
+
+    Args:
+        device: Where batches are wanted.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.batch: Batch | None = None
-        """On the device."""
+        """The batch on the device."""
         self.pinned: list[Tensor | None] = []
         self.copied: torch.cuda.Event | None = None
 
     def fill(self, batch: Batch) -> None:
-        """Begin to copy a batch after the work that the device still has; does not wait for it."""
+        """Start to copy a batch after the device's pending work, without waiting for it."""
         tensors, tree = pytree.tree_flatten(batch)
         if self.batch is None:
             cuda = self.device.type == "cuda"
@@ -101,7 +107,7 @@ class PinnedPrefetcher:
 
 
 def stack(parts: Sequence[Any]) -> Any:
-    """Batches, or noise, of several agents with a leading axis; that of one agent as it is."""
+    """Stack batches or noise of several agents; return those of one agent as they are."""
     if len(parts) == 1:
         return parts[0]
     return pytree.tree_map(lambda *t: None if t[0] is None else torch.stack(t), *parts)

@@ -1,6 +1,6 @@
-"""The training loop for one seed or several in one process: collect, learn, log, save.
+"""The training loop, for one seed or several in one process: collect, learn, log, save.
 
-Resuming is the same command with `resume=true`.
+To resume, run the same command with `resume=true`.
 """
 
 from __future__ import annotations
@@ -44,17 +44,24 @@ from vis_rpg.training.sampler import BatchSampler
 
 SHOWN = ("coverage", "success", "return", "updates_per_s")
 SMALL_UPDATE = 200_000_000
-"""Parameters of the model times segments, below which an update is faster on one core less."""
+"""Model parameters times segments, below which an update is faster on one core less."""
 REPORTS = 10
-"""Lines of progress in a whole run."""
+"""Progress lines per run."""
 REPORTED = {"success": "success of the last episodes", "return": "return", "coverage": "coverage"}
 
 
 class Trainer:
     """One run in the folder `out`, or with `seeds` above 1 as many independent ones in out/seed-N.
 
-    Environments are stepped, and frozen perception encodes what comes, while the update runs; only
+    Environments step, and frozen perception encodes their observations, while the update runs; only
     actions wait for the device.
+
+    Args:
+        config: The whole config.
+
+    Raises:
+        UserError: A setting, a folder or a checkpoint cannot be used.
+        RunStopped: All first frames are the same and there are no random steps.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -92,7 +99,7 @@ class Trainer:
     def _make_runs(
         self, configs: list[DictConfig], checkpoints: list[Path] | None
     ) -> tuple[list[Run], BatchSampler]:
-        """The run of each seed, and what draws their batches."""
+        """Make the run of each seed, and the sampler of their batches."""
         config, settings = self.config, self.config.agent
         seeds = [own.seed for own in configs]
         vector_envs = make_vector_envs(
@@ -120,13 +127,12 @@ class Trainer:
     def _make_buffers(
         self, agents: list[Agent], episode_length: int
     ) -> tuple[Storage, list[ReplayBuffer]]:
-        """Replay of every agent, in one storage."""
+        """Make the replay buffer of every agent, in one storage."""
         config, settings, first = self.config, self.config.agent, agents[0]
         capacity, count = settings.replay_capacity, len(agents)
         sizes = capacity, first.storage, first.action_dim, first.space.dim
         times = f" x {count} seeds" if count > 1 else ""
-        # An observation for each step and each episode's beginning; episodes that end by themselves
-        # may be short.
+        # One observation per step and one per episode start; episodes that terminate may be short.
         per_step = 2.0 if config.task.terminates else 1 + 1 / episode_length
         filled = min(1.0, (config.steps * per_step + settings.envs) / capacity)
         needed, wanted = count * bytes_needed(*sizes), settings.replay_device
@@ -138,8 +144,7 @@ class Trainer:
         return storage, [ReplayBuffer(*sizes, history, settings.envs, where, own) for own in rows]
 
     def _prepare_learner(self) -> None:
-        """In the thread that updates: all cores, or all but one if an update is too small to gain
-        by the last."""
+        """Set up the thread of updates: all cores, or one less for an update that is too small."""
         prepare(self.device)
         size = self.learner.flat["model"].flat.numel() * self.config.agent.batch_size
         fewer = size < SMALL_UPDATE and self.device.type == "cpu"
@@ -167,10 +172,13 @@ class Trainer:
     # The loop -------------------------------------------------------------------------------------
 
     def run(self) -> list[dict[str, Any]]:
-        """Train to `steps` interactions; returns what each seed's summary.json says.
+        """Train to `steps` interactions.
 
-        Raises RunStopped where a seed failed: at once if it was the last, else after the others are
-        done.
+        Returns:
+            The contents of each seed's summary.json.
+
+        Raises:
+            RunStopped: A seed failed: at once if it was the last, else after the others are done.
         """
         try:
             with self.one_thread_beside_updates():
@@ -213,7 +221,7 @@ class Trainer:
         return summaries
 
     def _report(self) -> str:
-        """How far training is and what it has reached, in words."""
+        """Describe the progress and results of training in words."""
         progress = [run.progress_metrics() for run in self.active_runs]
         means = {key: np.mean([one[key] for one in progress]) for key in REPORTED}
         reached = [f"{REPORTED[key]} {m:.2f}" for key, m in means.items() if np.isfinite(m)]
@@ -227,8 +235,7 @@ class Trainer:
         return f" x {len(self.runs)} seeds" if len(self.runs) > 1 else ""
 
     def step(self) -> None:
-        """Step every environment into replay, and meanwhile make one update on what replay held
-        before."""
+        """Step every environment into replay, and meanwhile update on what replay held before."""
         runs = self.active_runs
         begin = time.perf_counter()
         actions = [run.select_action() for run in runs]
@@ -250,7 +257,7 @@ class Trainer:
         learned = learning.result() if learning else stepped
         self.waited["wait_device_s"] += acted - begin + max(0.0, time.perf_counter() - stepped)
         self.waited["wait_env_s"] += max(0.0, stepped - learned) if learning else stepped - acted
-        # Failures are looked at only now that the update is over, for so is what it has learned.
+        # Handle failures only after the update: they read and save what it has learned.
         for index, (run, action, result) in enumerate(zip(runs, actions, results, strict=True)):
             if isinstance(result, StepResult):
                 try:
@@ -267,8 +274,11 @@ class Trainer:
         self.step_count = after
 
     def learn(self) -> float:
-        """One update, in the learner's thread; returns when it ended. Metrics stay on the device
-        until they are logged."""
+        """Make one update, in the learner's thread; metrics stay on the device until logged.
+
+        Returns:
+            The time at which it ended (`time.perf_counter`).
+        """
         settings = self.config.agent
         if self.runtime is None:
             self._start_updates()
@@ -284,8 +294,7 @@ class Trainer:
         return time.perf_counter()
 
     def _start_updates(self) -> None:
-        """Compile or capture updates as wanted, and keep the choice with the run: a resumed run
-        continues in the same way."""
+        """Compile or capture updates as wanted; record the choice, which a resumed run repeats."""
         config, first = self.config, self.runs[0]
         wanted = config.runtime
         if wanted == "auto":
@@ -311,8 +320,11 @@ class Trainer:
     # Logs, checkpoints, failures ------------------------------------------------------------------
 
     def log(self) -> list[dict[str, float]]:
-        """Write a line for each run: means of what updates returned since the line before, and
-        progress."""
+        """Write a line for each run: means of metrics since the last line, and progress.
+
+        Returns:
+            The lines.
+        """
         self._fail_if_not_finite()
         now, learner = time.perf_counter(), self.learner
         then, updates, steps = self.last_log
@@ -352,7 +364,7 @@ class Trainer:
         run.save(self.learner.state_dict(self.runs.index(run)), self._wall(run))
 
     def _not_finite(self, run: Run) -> str | None:
-        """The first metric of a run's updates that is not finite, None if all are."""
+        """Return the first metric of a run's updates that is not finite, None if all are."""
         row = self.runs.index(run)
         sums = self.learner.sums.items()
         return next((name for name, value in sums if not torch.isfinite(value[row])), None)
@@ -363,10 +375,10 @@ class Trainer:
                 self._fail(run, f"{name} is not finite")
 
     def _fail(self, run: Run, why: str) -> None:
-        """Leave a run as its last checkpoint has it; the others go on.
+        """Leave a run as of its last checkpoint; the others go on.
 
         Raises:
-            RunStopped: There are none.
+            RunStopped: There are no others.
         """
         run.failure = (
             f"stopped at step {run.step}: {why}; the last checkpoint is kept in {run.folder}"
@@ -383,8 +395,10 @@ class Trainer:
 
 
 def seed_configs(config: DictConfig) -> list[DictConfig]:
-    """What each seed would have been given alone: with `seeds` above 1, seeds seed .. seed + seeds
-    - 1 in out/seed-N."""
+    """Return the config of each seed as if it ran alone.
+
+    With `seeds` above 1, these are seeds seed .. seed + seeds - 1 in out/seed-N.
+    """
     if config.seeds == 1:
         return [config]
     configs = []
@@ -396,8 +410,11 @@ def seed_configs(config: DictConfig) -> list[DictConfig]:
 
 
 def _newest_in_all(found: list[list[Path]]) -> list[Path] | None:
-    """The newest checkpoint that every run has, None where none has any; raises UserError where
-    they have none in common."""
+    """Return the newest checkpoint that all runs have, None if no run has any.
+
+    Raises:
+        UserError: They have none in common.
+    """
     if not any(found):
         return None
     names = set.intersection(*({path.name for path in checkpoints} for checkpoints in found))
@@ -412,7 +429,11 @@ def _newest_in_all(found: list[list[Path]]) -> list[Path] | None:
 
 
 def main(config: DictConfig) -> None:
-    """Train, and say where the summary of each run is."""
+    """Train, and print where the summary of each run is.
+
+    Args:
+        config: The whole config.
+    """
     trainer = Trainer(config)
     for one, summary in zip(trainer.runs, trainer.run(), strict=True):
         shown = {key: summary[key] for key in ("steps", "return", "success", "coverage")}
