@@ -16,12 +16,12 @@ ObsSequence = dict[str, Tensor]
 """Stored observations in time order, each (history - 1 + T, B, ...)."""
 
 StoredObs = dict[str, Tensor]
-"""What replay stores of one observation, each (B, ...)."""
+"""Columns that replay stores of one observation, each (B, ...)."""
 
 
 @dataclass(frozen=True)
 class StorageSpec:
-    """One column of what replay stores of an observation.
+    """One column of a stored observation.
 
     Attributes:
         shape: Shape of one entry.
@@ -38,7 +38,7 @@ class StorageSpec:
 
 @dataclass
 class RecurrentState:
-    """What encoding carries from one step to the next, each (B, ...); empty before the first.
+    """State that encoding carries between steps, each tensor (B, ...); empty before the first.
 
     Attributes:
         hidden: The state of a recurrent perception, such as slots.
@@ -53,8 +53,8 @@ class Perception(nn.Module, ABC):
     """Turns observations into features, objects and the input of the RND.
 
     Replay lies between two steps: `to_storage` runs once on each observation collected and returns
-    what replay stores; `features`, `objects` and `rnd_input` read sequences of what was stored.
-    Nothing after perception knows which kind of observation it came from.
+    what replay stores; `features`, `objects` and `rnd_input` read sequences of stored observations.
+    Nothing after perception knows the kind of observation.
 
     Attributes:
         history: Stored observations that features of one step need, 1 or 2.
@@ -63,7 +63,7 @@ class Perception(nn.Module, ABC):
         object_count: N where the RND's input has M / N numbers for each object, in the order of
             `objects`; 0 where perception knows no objects.
         pretraining_frames: Frames that perception was trained on; they count as interactions.
-        storage: What replay stores of one observation.
+        storage: Columns that replay stores of one observation.
     """
 
     history: int = 1
@@ -83,7 +83,7 @@ class Perception(nn.Module, ABC):
             obs: (B, ...) as the environment gives them.
             previous_action: (B, A), zero at an episode's first step.
             is_first: (B,) bool.
-            hidden: What the call before returned, {} at the very first.
+            hidden: Returned by the previous call, {} at the very first.
 
         Returns:
             What replay stores, and the next hidden state.
@@ -91,16 +91,19 @@ class Perception(nn.Module, ABC):
 
     @abstractmethod
     def features(self, obs_sequence: ObsSequence) -> Tensor:
-        """Features for the encoder f, (T, B, *feature_shape), with gradient."""
+        """Compute features for the encoder f, (T, B, *feature_shape), with gradient."""
 
     @abstractmethod
     def objects(self, obs_sequence: ObsSequence) -> tuple[Tensor, Tensor]:
-        """Coordinates (T, B, N, C) of the objects of interest, about [-1, 1], in a stable order,
-        and their presence (T, B, N) in [0, 1]."""
+        """Locate the objects of interest, in a stable order.
+
+        Returns:
+            Coordinates (T, B, N, C), about [-1, 1], and presence (T, B, N) in [0, 1].
+        """
 
     @abstractmethod
     def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
-        """The only input of the exploration bonus, (T, B, M), without gradient."""
+        """Compute the only input of the exploration bonus, (T, B, M), without gradient."""
 
     @torch.no_grad()
     def encode(
@@ -112,7 +115,7 @@ class Perception(nn.Module, ABC):
             obs: (B, ...) as the environment gives them.
             previous_action: (B, A), zero at an episode's first step.
             is_first: (B,) bool.
-            state: What the call before returned.
+            state: Returned by the previous call.
 
         Returns:
             Features (B, *feature_shape), what replay stores, and the next state.

@@ -1,5 +1,4 @@
-"""Positional encoding of coordinates: what lets a bonus or a network tell small displacements
-apart."""
+"""Positional encoding of coordinates, which lets networks and the bonus resolve small motions."""
 
 from __future__ import annotations
 
@@ -9,30 +8,39 @@ import torch
 from torch import Tensor
 
 MAX_FREQUENCIES = 6
-"""The paper's state setting: 2^0 .. 2^5."""
+"""Frequencies of the paper's state setting: 2^0 .. 2^5."""
 
 
 def positional_encoding(x: Tensor, frequencies: int) -> Tensor:
-    """x, sin(2^i x) and cos(2^i x) for i < frequencies: (..., C), about [-1, 1], -> (..., C * (1 +
-    2 * frequencies))."""
-    scales = 1 << torch.arange(
-        frequencies, device=x.device
-    )  # compiled code takes a power of 2.0 again for each number
+    """Concatenate x, sin(2^i x) and cos(2^i x) for i < frequencies.
+
+    Args:
+        x: (..., C), about [-1, 1].
+        frequencies: Number of frequencies.
+
+    Returns:
+        (..., C * (1 + 2 * frequencies)).
+    """
+    # Integers: compiled code would recompute a power of 2.0 for each number.
+    scales = 1 << torch.arange(frequencies, device=x.device)
     angles = (x.unsqueeze(-1) * scales).flatten(-2)
     return torch.cat([x, angles.sin(), angles.cos()], dim=-1)
 
 
 def encoded_width(coordinates: int, frequencies: int) -> int:
-    """Width of the encoding of `coordinates` scalars."""
+    """Return the width of the encoding of `coordinates` scalars."""
     return coordinates * (1 + 2 * frequencies)
 
 
 def frequencies_for(jitter: float, limit: float = 0.3) -> int:
-    """The most frequencies (1 to 6) whose highest turns by less than `limit` radian under a resting
-    object's measured `jitter`.
+    """Choose the most frequencies (1 to 6) that stay steady for an object at rest.
 
-    Beyond it the code of an object at rest would be noise, and noise looks forever new to an
-    exploration bonus.
+    The highest turns by less than `limit` under its jitter; beyond, the code of an object at rest
+    would be noise, which looks forever new to an exploration bonus.
+
+    Args:
+        jitter: Measured displacement of a resting object, in units of the coordinates.
+        limit: Radians.
     """
     if jitter <= 0:
         return MAX_FREQUENCIES

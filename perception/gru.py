@@ -8,8 +8,15 @@ from perception import ops
 
 
 class GRUCell(nn.Module):
-    """A GRU cell written from its products, so that those of the input can be taken for many steps
-    at once and `torch.func.vmap` can batch it (it cannot batch torch's fused one)."""
+    """A GRU cell written from its products.
+
+    Products of the input can thus be taken for many steps at once, and `torch.func.vmap` can batch
+    the cell (it cannot batch torch's fused one).
+
+    Args:
+        inputs: Width of the input.
+        hidden: Width of the state.
+    """
 
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()
@@ -17,6 +24,13 @@ class GRUCell(nn.Module):
         self.recurrent = nn.Linear(hidden, 3 * hidden)
 
     def forward(self, inputs: Tensor, h: Tensor) -> Tensor:
-        """One step: inputs (..., 3 * hidden) = `self.input(x)`, h (..., hidden) -> (..., hidden),
-        in the precision of h."""
+        """Take one step, in the precision of h.
+
+        Args:
+            inputs: `self.input(x)`, (..., 3 * hidden).
+            h: (..., hidden).
+
+        Returns:
+            The next state (..., hidden).
+        """
         return ops.gru_gates(inputs, self.recurrent(h), h)

@@ -1,4 +1,4 @@
-"""Frames as the networks read them."""
+"""Conversion of frames to network inputs."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from torch import Tensor
 
 
 def as_images(frames: Tensor) -> Tensor:
-    """Frames (B, H, W, 3) uint8 as (B, 3, H, W) in [0, 1]."""
+    """Convert frames (B, H, W, 3) uint8 to images (B, 3, H, W) in [0, 1]."""
     return frames.permute(0, 3, 1, 2).float() / 255

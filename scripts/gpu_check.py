@@ -1,4 +1,4 @@
-"""One stage of scripts/gpu_check.sh: python scripts/gpu_check.py STAGE OUT."""
+"""Run one stage of scripts/gpu_check.sh: python scripts/gpu_check.py STAGE OUT."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NEEDS_CUDA = 77  # the exit status by which scripts/gpu_check.sh knows it
 
 
 def imports() -> Iterator[Line]:
-    """Versions, the device, and a picture."""
+    """Report versions and the device, and draw a picture."""
     import gymnasium
     import mujoco
 
@@ -82,8 +82,7 @@ READY = {
 
 
 def ready(words: list[str]) -> Iterator[Line]:
-    """How long the first updates take, until all is compiled and captured; the stages that follow
-    find it in the cache."""
+    """Time the first updates until all is compiled and captured; later stages use the cache."""
     if not CUDA:
         sys.exit(NEEDS_CUDA)
     trainer = filled([*words, f"runtime={RUNTIMES[-1]}"])
@@ -97,7 +96,7 @@ def ready(words: list[str]) -> Iterator[Line]:
 
 
 def updates(dtype: torch.dtype) -> Iterator[Line]:
-    """Captured = compiled = eager over 20 updates from the same replay."""
+    """Compare captured, compiled and eager runs: equal over 20 updates from the same replay."""
     ends: dict[str, dict[str, Tensor]] = {}
     for name in RUNTIMES:
         trainer = filled([*STATE, f"runtime={name}"], dtype)
@@ -119,12 +118,12 @@ def updates(dtype: torch.dtype) -> Iterator[Line]:
 
 
 LIMIT = {torch.float32: 0.1, torch.float64: 1e-6}
-"""Of the distance between two runs' parameters, over how far they have moved: Adam turns rounding
+"""Largest distance between two runs' parameters over their distance moved: Adam turns rounding
 (TF32 on a GPU) into steps."""
 
 
 def seeds() -> Iterator[Line]:
-    """Eight seeds captured together are what each is alone."""
+    """Compare eight seeds captured together with each alone: equal."""
     count, runtime = (8, "graph") if CUDA else (2, "eager")
     together = filled([*STATE, f"runtime={runtime}", f"seeds={count}"], torch.float64)
     starts = [parameters(together.learner, row) for row in range(count)]
@@ -145,8 +144,7 @@ def seeds() -> Iterator[Line]:
 
 
 def replay() -> Iterator[Line]:
-    """Replay on the device, and in pinned memory: the same batches for the same random numbers, and
-    how long updates take."""
+    """Compare replay on the device and in pinned memory: equal batches, and the time of updates."""
     batches = {}
     for where in ("device", "host"):
         trainer = filled([*PIXELS, f"runtime={RUNTIMES[-1]}", f"agent.replay_device={where}"])
@@ -184,7 +182,7 @@ def replay() -> Iterator[Line]:
 
 
 def resume() -> Iterator[Line]:
-    """A run goes on from CPU to GPU and back, with the weights that were saved."""
+    """Resume a run from CPU to GPU and back, with the weights that were saved."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["task=maze", "preset=debug", f"out={folder}/run"]
         for index, device in enumerate(("cpu", "cuda", "cpu", "cuda") if CUDA else ("cpu", "cpu")):
@@ -215,12 +213,12 @@ def resume() -> Iterator[Line]:
 
 
 def suite() -> Iterator[Line]:
-    """The quick suite of `vis-rpg benchmark`."""
+    """Run the quick suite of `vis-rpg benchmark`."""
     yield from benchmark.suite("auto", quick=True)
 
 
 def render() -> Iterator[Line]:
-    """Frames by EGL and by the ray-caster."""
+    """Time frames by EGL and by the ray-caster."""
     for backend in ("egl", "warp"):
         for task in ("block_push", "ant_push"):
             yield from (
@@ -231,7 +229,7 @@ def render() -> Iterator[Line]:
 
 
 def learn(out: Path) -> Iterator[Line]:
-    """One-block BlockPush from pixels, eight seeds, for three minutes or 60,000 interactions."""
+    """Learn one-block BlockPush from pixels: eight seeds, three minutes or 60,000 interactions."""
     count, limit = (8, 180) if CUDA else (2, 30)
     words = [*PIXELS, f"seeds={count}", f"out={out}/run", *(["steps=60000"] if CUDA else [])]
     command = [sys.executable, "scripts/train.py", *words]
@@ -270,7 +268,7 @@ def learn(out: Path) -> Iterator[Line]:
 
 
 def filled(words: list[str], dtype: torch.dtype = torch.float32) -> Trainer:
-    """A trainer with random actions in replay, whose updates are of this precision."""
+    """Make a trainer with random actions in replay and updates of this precision."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = benchmark.filled(words, Path(folder))
     if dtype == torch.float32:
@@ -293,14 +291,14 @@ def filled(words: list[str], dtype: torch.dtype = torch.float32) -> Trainer:
 
 
 def parameters(learner: Learner, row: int = 0) -> dict[str, Tensor]:
-    """Of each part a copy, (P,)."""
+    """Copy the parameters (P,) of each part."""
     return {part: own.flat[row].detach().clone() for part, own in learner.flat.items()}
 
 
 def difference(
     first: dict[str, Tensor], second: dict[str, Tensor], start: dict[str, Tensor]
 ) -> dict[str, float]:
-    """How far two runs are apart, over how far they have come."""
+    """Measure how far two runs are apart, relative to how far they have moved."""
     return {
         part: float((first[part] - second[part]).norm() / (second[part] - start[part]).norm())
         for part in first
@@ -308,16 +306,19 @@ def difference(
 
 
 def synchronise() -> None:
+    """Wait for the GPU, if there is one."""
     if CUDA:
         torch.cuda.synchronize()
 
 
 def check(holds: bool, message: str) -> None:
+    """Exit with the message unless a condition holds."""
     if not holds:
         raise SystemExit(message)
 
 
 def main(name: str, out: Path) -> None:
+    """Run a stage, print its results and append them to results.jsonl in `out`."""
     stages: dict[str, Callable[[], Iterator[Line]]] = {
         "imports": imports,
         "updates-float32": lambda: updates(torch.float32),

@@ -1,0 +1,1 @@
+"""Perception from the environment's state, and from pixels by a CNN or a timm model."""

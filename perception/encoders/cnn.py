@@ -1,4 +1,4 @@
-"""Seeing with a convolutional encoder: no objects, only features of the two newest frames."""
+"""Perception by a convolutional encoder: features of the two newest frames, no objects."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from perception import ops
 from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
 
 STACK = 2
-"""Frames in one observation, as in the paper's vision setting."""
+"""Frames of one observation, as in the paper's vision setting."""
 
 
 class Conv4(nn.Sequential):
-    """The paper's vision encoder: four convolutions of 32 channels, each halving the image; (B, C,
-    H, W) -> (B, 32 * H/16 * W/16)."""
+    """The paper's vision encoder: (B, C, H, W) -> (B, 32 * H/16 * W/16).
+
+    Four convolutions each halve the image.
+
+    Args:
+        in_channels: C.
+        channels: Output channels of each convolution.
+    """
 
     def __init__(self, in_channels: int, channels: int = 32) -> None:
         layers: list[nn.Module] = []
@@ -28,8 +34,11 @@ class Conv4(nn.Sequential):
 
 
 class FrozenCnn(Conv4):
-    """A random network that never learns, the same for the same seed: what looks alike to it is
-    alike."""
+    """A random network that never learns: frames that look alike get similar embeddings.
+
+    Args:
+        seed: Determines its weights.
+    """
 
     def __init__(self, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):
@@ -38,19 +47,32 @@ class FrozenCnn(Conv4):
         self.requires_grad_(False)
 
     def width(self, frame_size: tuple[int, int]) -> int:
-        """Of its embedding of frames (H, W)."""
+        """Return the width of its embedding of frames (H, W)."""
         return int(self(torch.zeros(1, 3 * STACK, *frame_size)).shape[-1])
 
     def embed(self, frames: Tensor) -> Tensor:
-        """Frames (1 + T, B, H, W, 3) uint8 -> of pairs (T, B, M), zero mean and unit variance over
-        its entries, the scale that an RND expects."""
+        """Embed frame pairs with zero mean and unit variance, the scale that an RND expects.
+
+        Args:
+            frames: (1 + T, B, H, W, 3) uint8.
+
+        Returns:
+            (T, B, M), normalised over its entries.
+        """
         embedding = encode_pairs(self, frames)
         return F.layer_norm(embedding, embedding.shape[-1:])
 
 
 def encode_pairs(encoder: nn.Module, frames: Tensor) -> Tensor:
-    """Encode each frame together with the one before it, by an encoder (B, 6, H, W) -> (B, D):
-    (1 + T, B, H, W, 3) uint8 -> (T, B, D)."""
+    """Encode each frame together with the one before it.
+
+    Args:
+        encoder: (B, 6, H, W) -> (B, D).
+        frames: (1 + T, B, H, W, 3) uint8.
+
+    Returns:
+        (T, B, D).
+    """
     if isinstance(encoder, Conv4):
         layers = [layer for layer in encoder if isinstance(layer, nn.Conv2d)]
         biases = [layer.bias for layer in layers if layer.bias is not None]
@@ -60,8 +82,16 @@ def encode_pairs(encoder: nn.Module, frames: Tensor) -> Tensor:
 
 
 def build_encoder(backbone: str, frame_size: tuple[int, int], weights: str | None) -> nn.Module:
-    """An encoder (B, 6, H, W) -> (B, D) by name: "conv4", or "timm:<model>" with random `weights`,
-    those of a file or "hub"."""
+    """Make an encoder (B, 6, H, W) -> (B, D).
+
+    Args:
+        backbone: "conv4" or "timm:<model>".
+        frame_size: (H, W).
+        weights: A safetensors file for a timm backbone, "hub", or None for random ones.
+
+    Raises:
+        ValueError: The backbone is unknown, or the weights do not belong to it.
+    """
     if backbone == "conv4":
         if weights is not None:
             raise ValueError(
@@ -81,14 +111,17 @@ def build_encoder(backbone: str, frame_size: tuple[int, int], weights: str | Non
 class CnnPerception(Perception):
     """Features of frame pairs (t - 1, t) by an encoder that is trained with the agent.
 
-    The RND reads the embedding by a frozen, random CNN. Observations are (B, 2, H, W, 3) uint8
+    The RND reads their embedding by a frozen, random CNN. Observations are (B, 2, H, W, 3) uint8
     stacks, of which replay stores the newest frame.
 
     Args:
         frame_size: (H, W).
-        backbone: "conv4" or "timm:<name>".
-        weights: A safetensors file for a timm backbone, or "hub".
+        backbone: "conv4" or "timm:<model>".
+        weights: A safetensors file for a timm backbone, "hub", or None for random ones.
         seed: Draws the frozen CNN.
+
+    Raises:
+        ValueError: The backbone is unknown, or the weights do not belong to it.
     """
 
     history = STACK
@@ -118,7 +151,7 @@ class CnnPerception(Perception):
         return encode_pairs(self.encoder, obs_sequence["frame"])
 
     def objects(self, obs_sequence: ObsSequence) -> tuple[Tensor, Tensor]:
-        """No objects: (T, B, 0, 1) and (T, B, 0)."""
+        """Return no objects: (T, B, 0, 1) and (T, B, 0)."""
         frame = obs_sequence["frame"]
         nothing = torch.zeros(frame.shape[0] - 1, frame.shape[1], 0, device=frame.device)
         return nothing.unsqueeze(-1), nothing

@@ -1,4 +1,4 @@
-"""Perception from the environment's state: the objects are those that the task names."""
+"""Perception from the environment's state, with the objects that the task names."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class StatePerception(Perception):
     """The scaled state and the encoded coordinates of the task's objects of interest.
 
     Features are (S + M,), or (S,) where the task names no objects; the RND reads the encoding
-    alone, or the scaled state where there is none.
+    alone, or the scaled state without objects.
 
     Args:
         state_dim: S.
-        object_coordinates: State (..., S) -> coordinates (..., N, C) of the objects, about
-            [-1, 1]; N may be 0.
+        object_coordinates: State (..., S) -> coordinates (..., N, C) of the objects, about [-1, 1];
+            N may be 0.
         state_scale: Factor on the raw state.
         frequencies: Frequencies of the positional encoding.
     """

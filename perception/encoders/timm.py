@@ -1,4 +1,4 @@
-"""timm models as encoders, in place of the four convolutions."""
+"""Encoders from timm, in place of the four convolutions."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from torch import Tensor, nn
 import perception.encoders.torchvision_compat  # noqa: F401  (before timm, which imports torchvision)
 
 HUB = "hub"
-"""In place of a file of weights: those that timm knows, fetched once and kept by it."""
+"""In place of a file: the weights that timm downloads and caches."""
 
 
 def make_timm(name: str, weights: str | None, **settings: Any) -> nn.Module:
-    """A timm model in evaluation mode with the weights of a safetensors file, of the hub, or random
-    ones where None.
+    """Make a timm model in evaluation mode.
 
-    ValueError where timm does not know the name, the file does not fit or the hub cannot be
-    reached.
+    Args:
+        name: As timm knows it.
+        weights: A safetensors file, "hub", or None for random ones.
+        **settings: For `timm.create_model`.
+
+    Raises:
+        ValueError: timm does not know the name, the file does not fit, or the hub cannot be
+            reached.
     """
     import timm
 
@@ -49,10 +54,18 @@ def make_timm(name: str, weights: str | None, **settings: Any) -> nn.Module:
 
 
 class TimmEncoder(nn.Module):
-    """Pooled features of a timm model: (B, C, H, W) -> (B, D). name, weights: as of `make_timm`.
+    """Pooled features of a timm model: (B, C, H, W) -> (B, D).
 
     Batch normalisation keeps its stored statistics: those of a batch would let the frames of one
     row change another's features.
+
+    Args:
+        name: As of `make_timm`.
+        in_channels: C.
+        weights: As of `make_timm`.
+
+    Raises:
+        ValueError: As of `make_timm`.
     """
 
     def __init__(self, name: str, in_channels: int, weights: str | None = None) -> None:
@@ -60,8 +73,7 @@ class TimmEncoder(nn.Module):
         self.model = make_timm(name, weights, in_chans=in_channels, num_classes=0)
 
     def train(self, mode: bool = True) -> TimmEncoder:
-        """Stays in evaluation mode, which fixes statistics and nothing else; parameters are trained
-        all the same."""
+        """Stay in evaluation mode, which fixes statistics; parameters still learn."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:

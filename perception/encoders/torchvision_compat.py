@@ -1,10 +1,9 @@
-"""Lets torchvision be imported beside a torch whose native torchvision operators do not load.
-Import it before timm.
+"""Import torchvision even where its native operators do not load. Import this before timm.
 
-A torchvision built for CUDA cannot load its library beside a CPU-only torch, and then fails at
-import while it registers shape rules for operators that do not exist ("operator torchvision::nms
-does not exist"). Nothing here calls these operators, so their schemas are enough. Where the native
-ones load, this does nothing.
+A torchvision built for CUDA cannot load its library with a CPU-only torch, and then fails at import
+while it registers shape rules for missing operators ("operator torchvision::nms does not exist").
+Nothing here calls these operators, so their schemas are enough. Where the native ones load, this
+does nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ _SCHEMAS = (
 )
 
 library: torch.library.Library | None = None
-"""Held for as long as the process lives: its schemas vanish with it. None where the native
-operators load."""
+"""Kept for the life of the process: its schemas vanish with it. None where the native operators
+load."""
 
 try:
     import torchvision  # noqa: F401

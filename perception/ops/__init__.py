@@ -1,4 +1,4 @@
-"""Operators of both packages: a torch implementation each, and kernels for compiled code on a CPU.
+"""Operators of both packages: a torch implementation each, and kernels for compiled CPU code.
 
 Everything works under `torch.func.vmap`. B is a batch, T time, K inputs, N outputs of a layer.
 """
@@ -26,8 +26,11 @@ def _uses_kernels() -> bool:
 
 
 def elu_(x: Tensor) -> Tensor:
-    """ELU in place. Compiled code takes `exp`, which fuses into one pass of a third of the time of
-    `expm1` on a CPU and is equal within 1e-7."""
+    """Apply ELU in place.
+
+    Compiled code uses `exp`, which fuses into one pass of a third of the time of `expm1` on a CPU
+    and is equal within 1e-7.
+    """
     if torch.compiler.is_compiling():
         return torch.where(x > 0, x, x.clamp(max=0.0).exp() - 1.0)
     return F.elu_(x)
@@ -39,7 +42,7 @@ def mlp(
     biases: Sequence[Tensor],
     activation: Literal["elu", "leaky_relu"] = "elu",
 ) -> Tensor:
-    """Linear layers with an activation between them.
+    """Apply linear layers with an activation between them.
 
     Args:
         x: Inputs (..., K_i), read as one tensor of their concatenation.
@@ -63,11 +66,10 @@ def mlp(
 def ensemble_mlp(
     x: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor], members: int
 ) -> Tensor:
-    """The first members of an ensemble of three-layer MLPs with ELU that read the same input and
-    have one output each.
+    """Apply the first members of an ensemble of three-layer MLPs with ELU and one output each.
 
     Args:
-        x: Inputs (B, K_i), read as one tensor of their concatenation.
+        x: Inputs (B, K_i) of all members, read as one tensor of their concatenation.
         weights: (M * N, K), (M, N, N) and (M, 1, N) for M members of hidden width N.
         biases: (M * N,), (M, 1, N) and (M, 1).
         members: How many of the M to run.
@@ -95,11 +97,11 @@ def ensemble_mlp(
 
 
 def gru_gates(inputs: Tensor, recurrent: Tensor, h: Tensor) -> Tensor:
-    """One GRU step from its two products (Cho et al. 2014, PyTorch's convention).
+    """Take one GRU step from its two products (Cho et al. 2014, PyTorch's convention).
 
     Args:
-        inputs: (..., 3 * N), the product of the input.
-        recurrent: (..., 3 * N), that of the state.
+        inputs: Product of the input, (..., 3 * N).
+        recurrent: Product of the state, (..., 3 * N).
         h: The state (..., N).
 
     Returns:
@@ -114,18 +116,18 @@ def gru_gates(inputs: Tensor, recurrent: Tensor, h: Tensor) -> Tensor:
 
 
 def gru_step(x: Tensor, h: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """One step of `gru`: x (B, K), h (B, N) -> the next state (B, N)."""
+    """Take one step of `gru`: x (B, K), h (B, N) -> the next state (B, N)."""
     if _uses_kernels() and kernels.takes_gru(x, h):
         return kernels.gru(x.unsqueeze(0), h, list(weights), list(biases)).squeeze(0)
     return gru_gates(F.linear(x, weights[0], biases[0]), F.linear(h, weights[1], biases[1]), h)
 
 
 def gru(x: Tensor, h: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """GRU steps with known inputs; their products are taken at once.
+    """Take GRU steps with known inputs, whose products are computed at once.
 
     Args:
         x: (T, B, K).
-        h: The state before, (B, N).
+        h: The initial state, (B, N).
         weights: (3 * N, K) and (3 * N, N).
         biases: (3 * N,) twice.
 
@@ -142,15 +144,21 @@ def gru(x: Tensor, h: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor
 
 
 def frame_pairs(frames: Tensor) -> Tensor:
-    """Frames (1 + T, B, H, W, 3) uint8 -> pairs (T, B, 6, H, W) in [-0.5, 0.5], channels last in
-    memory, which convolutions like best."""
+    """Pair each frame with the one before it.
+
+    Args:
+        frames: (1 + T, B, H, W, 3) uint8.
+
+    Returns:
+        (T, B, 6, H, W) in [-0.5, 0.5], channels last in memory, the fastest layout for
+        convolutions.
+    """
     pairs = torch.cat([frames[:-1], frames[1:]], dim=-1)
     return pairs.float().div_(255).sub_(0.5).movedim(-1, 2)
 
 
 def conv_pairs(frames: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """3 x 3 convolutions of stride 2 and padding 1 with ReLU between them, on each frame and the
-    one before it.
+    """Apply 3 x 3 convolutions of stride 2 and padding 1, ReLU between them, to frame pairs.
 
     Args:
         frames: (1 + T, B, H, W, 3) uint8.

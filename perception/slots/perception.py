@@ -1,4 +1,4 @@
-"""Perception from pixels with discovered objects: slots, their places and their presence."""
+"""Perception from pixels with discovered objects: slots with positions and presence."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MOVED = 0.02
 class SlotPerception(Perception):
     """Slots of frame pairs (t - 1, t), each with its encoded centroid, area and presence.
 
-    The slot model is frozen: it runs once on each observation, and replay stores its slots.
-    Slots keep the model's order, so a slot is the same object in every episode. Observations are
-    (B, 2, H, W, 3) uint8 stacks.
+    The slot model is frozen: it runs once on each observation, and replay stores its slots. Slots
+    keep the model's order, so a slot is the same object in every episode. Observations are (B, 2,
+    H, W, 3) uint8 stacks.
 
     Args:
         checkpoint: File of a slot model.
-        online: Whether the model is trained further during the run, by its own discovery; replay
-            then stores frames and room for slots of the next model too.
+        online: Whether object discovery trains the model further during the run; replay then also
+            stores frames and slots of the next model.
         moving: Whether the RND reads an object only while it moves.
         frame_size: (H, W).
 
@@ -90,8 +90,11 @@ class SlotPerception(Perception):
 
     @torch.no_grad()
     def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
-        """Encoded centroids and areas, (T, B, M): zero where a slot sees nothing, so that only
-        present objects can be new; with `moving`, scaled by displacement up to MOVED too."""
+        """Compute encoded centroids and areas, (T, B, M), zero where a slot is empty.
+
+        So only present objects can be new. With `moving`, they are also scaled by displacement up
+        to MOVED.
+        """
         before, coordinates = obs_sequence["coordinates"].unfold(0, 2, 1).unbind(-1)
         centroid, area, presence = coordinates.split([2, 1, 1], dim=-1)
         if self.moving:
@@ -104,10 +107,10 @@ class SlotPerception(Perception):
 
 
 def stored_slots(output: SlotOutput) -> StoredObs:
-    """What replay stores of a slot model's output."""
+    """Return what replay stores of a slot model's output."""
     return {"slots": output.slots.half(), "coordinates": output.coordinates}
 
 
 def next_name(name: str) -> str:
-    """The column for the same reading by the slot model that is trained online."""
+    """Return the column of the same quantity by the slot model that is trained online."""
     return f"next_{name}"

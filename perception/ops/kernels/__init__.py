@@ -1,9 +1,8 @@
-"""Layers as single kernels on a CPU (fused.cpp), forward and backward: chains of linear layers,
-steps of a GRU, convolutions of frames.
+"""Fused CPU kernels (fused.cpp), forward and backward: linear layers, GRU steps, convolutions.
 
 Torch takes a product, a bias and an activation as three passes over memory, and their gradients as
-five; here what follows a product is done while its sums are still in registers, and blocks of rows
-go through all layers while they are in the cache.
+five. Here whatever follows a product is computed while its sums are still in registers, and blocks
+of rows go through all layers while they are in the cache.
 """
 
 from __future__ import annotations
@@ -41,17 +40,18 @@ FLAGS = (
     "-fPIC",
 )
 ROWS = 64
-"""From so many on the kernels are worth their call."""
+"""Rows from which a kernel is worth its call."""
 WIDTH = 32
-"""The input and the state of a GRU are as wide as a multiple of this, and images have a multiple of
-so many channels after each convolution."""
+"""Widths of a GRU's input and state, and channels after each convolution, are multiples of this."""
 
 
 @functools.cache
 def load() -> None:
-    """Make the kernels known to torch: compiled for this processor when they are first asked for
-    (half a minute), and kept in `cache_folder()`. Raises OSError where there is no compiler or it
-    fails."""
+    """Compile the kernels for this processor (half a minute), or load them from `cache_folder()`.
+
+    Raises:
+        OSError: There is no compiler or it fails.
+    """
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         raise OSError("no C++ compiler")
@@ -93,12 +93,13 @@ def load() -> None:
 
 
 def cache_folder(name: str = "perception") -> Path:
-    """Make the folder that keeps what was compiled or measured on this machine, and return it.
+    """Make and return the folder that caches what was compiled or measured on this machine.
 
-    It is a folder of this name in the user's cache folder.
+    It lies in the user's cache folder. If the user has no writable home, it is a private temporary
+    folder, and a line says so.
 
-    Where the user has no home, or none that can be written, it is a temporary one of their own, and
-    a line says so.
+    Args:
+        name: Name of the folder.
     """
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), name)
@@ -126,7 +127,7 @@ def _temporary_folder(name: str, why: str) -> Path:
 
 
 def processor() -> str:
-    """What `-march=native` depends on."""
+    """Return what `-march=native` depends on."""
     try:
         return next(
             line
@@ -138,14 +139,18 @@ def processor() -> str:
 
 
 MULTIPLIES_BFLOAT16 = "avx512_bf16" in processor().split()
-"""Whether this processor has instructions for it."""
+"""Whether this processor has bfloat16 instructions."""
 
 
 def takes_chain(x: Sequence[Tensor], between: Iterable[int]) -> bool:
-    """Whether `chain` takes inputs x (..., K_i) with layers of widths `between` before the last.
+    """Whether `chain` takes these inputs.
 
-    It takes enough float32 rows on a CPU without autocast, or with autocast to bfloat16 on a
-    processor that multiplies it, if widths are even.
+    It takes enough float32 rows on a CPU without autocast, or, if widths are even, with autocast to
+    bfloat16 on a processor that multiplies it.
+
+    Args:
+        x: Inputs (..., K_i).
+        between: Widths of the layers before the last.
     """
     fits = (
         all(t.device.type == "cpu" and t.dtype == torch.float32 for t in x)
@@ -162,24 +167,29 @@ def takes_gru(x: Tensor, h: Tensor) -> bool:
 
 
 def _half() -> bool:
-    """Whether factors are to be bfloat16; autocast on a CPU knows float16 too, which nothing here
-    asks for."""
+    """Whether factors are bfloat16: autocast to float16 on a CPU is not used here."""
     return torch.is_autocast_enabled("cpu")
 
 
 def chain(
     x: Sequence[Tensor], weights: list[Tensor], biases: list[Tensor], activation: str = "elu"
 ) -> Tensor:
-    """Linear layers with an activation between them: x (..., K_i), which are read as if they were
-    one tensor, weights (N_l, K_l), biases (N_l,) -> (..., N of the last).
+    """Apply linear layers with an activation between them, where `takes_chain` holds after `load`.
 
-    After `load()`, where `takes_chain(x, ...)`. Under `torch.vmap` all rows of the mapped axis are
-    one call. Under autocast factors are rounded to bfloat16, gradients' too, and what lies between
-    layers; sums, what comes out and gradients are float32.
+    Under `torch.vmap` all rows of the mapped axis are one call. Under autocast, factors (gradients'
+    too) and values between layers are rounded to bfloat16; sums, results and gradients are float32.
+
+    Args:
+        x: Inputs (..., K_i), read as one tensor of their concatenation.
+        weights: (N_l, K_l) of each layer.
+        biases: (N_l,) of each layer.
+        activation: One of ACTIVATIONS.
+
+    Returns:
+        (..., N of the last layer).
     """
-    rows = [
-        t.reshape(-1, t.shape[-1]) for t in x if t.shape[-1]
-    ]  # an agent without z has one of width 0
+    # An agent without z has an input of width 0.
+    rows = [t.reshape(-1, t.shape[-1]) for t in x if t.shape[-1]]
     out = torch.ops.perception.chain(
         rows, weights, biases, ACTIVATIONS.index(activation), _half(), False
     )
@@ -187,17 +197,27 @@ def chain(
 
 
 def gru(x: Tensor, h: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    """Steps of a GRU with known inputs: x (T, B, K), h (B, N) -> the state after each, (T, B, N);
-    weights, biases: of the input (3N, K), (3N,) and of the state (3N, N), (3N,), in PyTorch's
-    order; K and N multiples of `WIDTH`. After `load()`, where `takes_gru(x, h)`; under `torch.vmap`
-    and autocast as `chain`.
+    """Take GRU steps with known inputs, where `takes_gru` holds after `load`.
+
+    K and N are multiples of `WIDTH`. Under `torch.vmap` and autocast it behaves as `chain`.
+
+    Args:
+        x: (T, B, K).
+        h: The initial state (B, N).
+        weights: (3N, K) and (3N, N), in PyTorch's order.
+        biases: (3N,) twice.
+
+    Returns:
+        The state after each step, (T, B, N).
     """
     return torch.ops.perception.gru(x, h, weights, biases, _half(), False)[0]
 
 
 def takes_frames(frames: Tensor, weights: list[Tensor]) -> bool:
-    """Whether `encode` takes these: uint8 frames on a CPU, two or more in time, float32 weights of
-    as many channels as `WIDTH` allows; no autocast."""
+    """Whether `encode` takes these: two or more uint8 frames in time on a CPU, without autocast.
+
+    Weights must be float32, with multiples of `WIDTH` channels.
+    """
     return (
         frames.device.type == "cpu"
         and frames.dtype == torch.uint8
@@ -209,17 +229,24 @@ def takes_frames(frames: Tensor, weights: list[Tensor]) -> bool:
 
 
 def encode(frames: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    """Convolutions of 3 x 3 with stride 2 and padding 1, ReLU between them, of each frame in [-0.5,
-    0.5] beside the one before it: frames (T + 1, B, H, W, C) uint8, weights (N_l, K_l, 3, 3) of
-    which the first reads both frames' channels, biases (N_l,) -> (T, B, N * H' * W') with channels
-    first. After `load()`, where `takes_frames(frames, weights)`; under `torch.vmap` as `chain`.
+    """Apply 3 x 3 convolutions of stride 2, padding 1, ReLU between, where `takes_frames` holds.
+
+    They read each frame, in [-0.5, 0.5], together with the one before it. `load` must have
+    succeeded. Under `torch.vmap` it behaves as `chain`.
+
+    Args:
+        frames: (T + 1, B, H, W, C) uint8.
+        weights: (N_l, K_l, 3, 3) of each layer; the first reads both frames' channels.
+        biases: (N_l,) of each layer.
+
+    Returns:
+        (T, B, N * H' * W'), channels first.
     """
     return torch.ops.perception.encode(frames, weights, biases, False)[0]
 
 
 def _describe() -> None:
-    """What torch asks of operators: the shapes of their results, to trace them, and how they are
-    mapped."""
+    """Register shape rules for tracing and vmap rules with torch."""
 
     def front(groups: int, t: Tensor, dim: int | None) -> Tensor:
         return t.expand(groups, *t.shape) if dim is None else t.movedim(dim, 0)
