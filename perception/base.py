@@ -86,7 +86,7 @@ class Perception(nn.Module, ABC):
             hidden: Returned by the previous call, {} at the very first.
 
         Returns:
-            What replay stores, and the next hidden state.
+            The columns that replay stores, and the next hidden state.
         """
 
     @abstractmethod
@@ -118,7 +118,7 @@ class Perception(nn.Module, ABC):
             state: Returned by the previous call.
 
         Returns:
-            Features (B, *feature_shape), what replay stores, and the next state.
+            Features (B, *feature_shape), the columns that replay stores, and the next state.
         """
         stored, hidden = self.to_storage(obs, previous_action, is_first, state.hidden)
         sequence, previous = {}, {}

@@ -264,7 +264,7 @@ def learn(out: Path) -> Iterator[Line]:
     yield {"updates_per_s": ends[0][3], "command": " ".join(command[1:])}
 
 
-# What stages share --------------------------------------------------------------------------------
+# Helpers ------------------------------------------------------------------------------------------
 
 
 def filled(words: list[str], dtype: torch.dtype = torch.float32) -> Trainer:

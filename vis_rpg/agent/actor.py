@@ -70,7 +70,7 @@ class Actor:
             rows: Indices (N,) of the environments they come from; None for all.
 
         Returns:
-            What replay stores, each (N, ...).
+            The columns that replay stores, each (N, ...).
         """
         pick = torch.arange(self.envs) if rows is None else torch.as_tensor(rows)
         pick = pick.to(self.device)

@@ -200,7 +200,7 @@ class Learner:
             *inputs: As of `update`.
 
         Returns:
-            What the function carries.
+            The values that the function carries.
         """
         gradients, learned, carried = self.gradients(loss_function, *inputs)
         for part, gradient in gradients.items():
@@ -265,7 +265,7 @@ class Learner:
                 "an agent was moved or cast after its learner was made: make a new one"
             )
 
-    # How it runs ----------------------------------------------------------------------------------
+    # Runtime --------------------------------------------------------------------------------------
 
     def use(self, name: str) -> None:
         """Choose how later updates run.

@@ -1,4 +1,4 @@
-"""How updates run: eager, compiled, or captured in CUDA graphs.
+"""Runtimes of updates: eager, compiled, or captured in CUDA graphs.
 
 `auto` takes what pays on this machine, and a failure never ends a run.
 """
