@@ -1,4 +1,4 @@
-"""Measure speed, one JSON object a line: vis-rpg benchmark [what=envs|loop|counts] [quick=true]."""
+"""Measure speed, one JSON object per line: vis-rpg benchmark what=suite quick=true."""
 
 from __future__ import annotations
 
