@@ -68,7 +68,8 @@ def _shown(values: dict[str, Any], key: str) -> str:
     value = values[key]
     if value == "???":
         return "required"
-    word = {None: "null", True: "true", False: "false"}.get(value, value) if _plain(value) else value
+    words = {None: "null", True: "true", False: "false"}
+    word = words.get(value, value) if _plain(value) else value
     return f"`{word}`" if word != "" else ""
 
 

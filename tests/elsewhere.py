@@ -45,12 +45,12 @@ class Generator(torch._C.Generator):
 
 class Elsewhere(TorchDispatchMode):
     """Raises `Mixed` where CUDA would: meta kernels themselves seldom look. What comes back to the
-    host is zero, or one where a single value is asked for; `waits` counts how often. Tensors on the
-    CPU are real, so that environments and files are too."""
+    host is zero, or one where a single value is asked for; `host_syncs` counts how often. Tensors
+    on the CPU are real, so that environments and files are too."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.waits = 0
+        self.host_syncs = 0
 
     def __torch_dispatch__(
         self,
@@ -71,10 +71,10 @@ class Elsewhere(TorchDispatchMode):
             ):
                 raise Mixed(f"{func}: a generator that does not lie on {target}")
         if name == "_local_scalar_dense" and there:
-            self.waits += 1
+            self.host_syncs += 1
             return {torch.bool: True, torch.int64: 1}.get(there[0].dtype, 1.0)
         if name == "_to_copy" and there and target != DEVICE:
-            self.waits += 1
+            self.host_syncs += 1
             return torch.zeros(there[0].shape, dtype=kwargs.get("dtype") or there[0].dtype)
         if name == "copy_":
             return (

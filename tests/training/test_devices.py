@@ -71,10 +71,10 @@ def test_a_whole_run_leaves_nothing_on_the_host_and_its_updates_wait_for_nothing
         step = run.learner.step
 
         def counted() -> None:
-            waits = mode.host_syncs
+            before = mode.host_syncs
             with OperatorCounter() as counter:
                 step()
-            assert (mode.host_syncs - waits, counter.sync_ops) == (0, set())
+            assert (mode.host_syncs - before, counter.sync_ops) == (0, set())
 
         run.learner.step = counted  # type: ignore[method-assign]
         run.run()

@@ -196,7 +196,7 @@ def test_where_replay_lies_makes_no_difference_to_what_is_learned() -> None:
 def test_what_would_be_waited_for_is_noticed(harm: Any) -> None:
     with OperatorCounter() as counter:
         harm(torch.ones(3))
-    assert counter.waited_for
+    assert counter.sync_ops
 
 
 @pytest.mark.parametrize(
@@ -217,5 +217,5 @@ def test_an_update_waits_for_no_device_and_no_shape_depends_on_data(
     for _ in range(2):
         with OperatorCounter() as counter:
             step.step()
-        assert not counter.waited_for
+        assert not counter.sync_ops
         assert counter.operators > 500
