@@ -83,7 +83,7 @@ def compare(overrides: list[str], seconds: float) -> dict[str, Any]:
         for name, (backend, functional) in VARIANTS.items():
             ops.BACKEND, ops.F = backend, functional  # as it is traced, so it stays
             words = [*overrides, "device=cpu", "runtime=compile"]
-            learner = filled(words, Path(folder, name.replace(" ", "-"))).learner
+            learner = filled(words, Path(folder, str(len(steps)))).learner
             for _ in range(4):
                 learner.step()
             steps[name] = learner.step
