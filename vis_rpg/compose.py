@@ -104,8 +104,10 @@ def parse_override(word: str) -> Override:
 
 
 def sweep(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
-    """The overrides of each job, within `config_files`: one, or every combination of the values of
-    a sweep."""
+    """Return the overrides of each job: one, or every combination of the values of a sweep.
+
+    Called within `config_files`.
+    """
     values = []
     for override in map(parse_override, overrides):
         key = override.get_key_element()
@@ -144,8 +146,10 @@ def config_groups(parent: str = "") -> dict[str, list[str]]:
 
 
 def _explain(error: Exception, parsed: Iterable[Override], config_name: str) -> str:
-    """One line for a config that does not compose: the first setting that names nothing, with the
-    nearest name that exists."""
+    """Explain in one line why a config does not compose.
+
+    It names the first setting that does not exist, with the nearest one that does.
+    """
     groups = config_groups()
     good: list[str] = []
     others: list[Override] = []
@@ -187,8 +191,10 @@ def _keys(values: Any) -> list[str]:
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """The nearest name as a question, or nothing. The last part of a dotted key counts nearly as
-    much as the whole."""
+    """Return the nearest name as a question, or nothing.
+
+    The last part of a dotted key counts nearly as much as the whole.
+    """
 
     def likeness(name: str) -> float:
         tail = SequenceMatcher(None, word.rpartition(".")[2], name.rpartition(".")[2]).ratio()

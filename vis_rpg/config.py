@@ -547,8 +547,14 @@ def lacks_compiler(name: str) -> str | None:
 
 
 def device(name: str) -> torch.device:
-    """The device that `device=` names, a GPU always with its number, as tensors there say; auto is
-    the GPU where there is one. Raises UserError where it is not there."""
+    """Return the device that `device=` names, a GPU always with its number, as its tensors say.
+
+    Args:
+        name: auto is the GPU where there is one.
+
+    Raises:
+        UserError: The device is not there.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

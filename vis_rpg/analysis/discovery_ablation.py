@@ -145,6 +145,7 @@ def cell(scores: Sequence[Mapping[str, Any] | None], figure: str) -> str:
 
 
 def main(config: DictConfig) -> None:
+    """Score the whole method and each ingredient left out, and write and print the table."""
     check(config)
     torch.set_num_threads(1)
     out = Path(config.out).with_suffix(".json")

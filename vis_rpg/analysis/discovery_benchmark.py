@@ -146,6 +146,7 @@ def slot_config(config: DictConfig, frames: np.ndarray) -> SlotConfig:
 
 
 def discovery_config(config: DictConfig, seed: int) -> DiscoveryConfig:
+    """Make the settings of one training."""
     return DiscoveryConfig(
         **config.training,
         precision=config.precision,
@@ -233,6 +234,7 @@ def check(config: DictConfig) -> None:
 
 
 def main(config: DictConfig) -> None:
+    """Train one slot model or several, score them on held-out frames, and write them."""
     check(config)
     torch.set_num_threads(1)  # such small products gain nothing from more
     envs = scenes_of(config)
@@ -311,6 +313,7 @@ def results(cards: Mapping[int, dict[str, Any]], summary: Mapping[str, Any]) -> 
 
 
 def write(path: Path, values: Mapping[str, Any]) -> Path:
+    """Write values as JSON and return the path."""
     path.write_text(json.dumps(values, indent=2) + "\n")
     return path
 
@@ -328,6 +331,7 @@ def described(config: DictConfig, randomized: bool) -> str:
 
 
 def hardware() -> str:
+    """Name the processor and the number of threads."""
     return f"{platform.machine()}, CPU threads: {torch.get_num_threads()}"
 
 

@@ -1,5 +1,7 @@
-"""Draw the states that a run explored over training, as Fig. 5 A-C of the paper: where each object
-was, under which z, when, and how often."""
+"""Draw the states that a run explored over training, as Fig. 5 A-C of the paper.
+
+Panels show where each object was, under which z, when, and how often.
+"""
 
 from __future__ import annotations
 

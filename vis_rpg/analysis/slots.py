@@ -1,5 +1,4 @@
-"""Pictures of slots: vis-rpg visualise-slots run=runs/x, or
-model=assets/slots/block_push.safetensors task=block_push"""
+"""Draw what slots see, of a run or of a slot model on a task."""
 
 from __future__ import annotations
 
@@ -92,9 +91,12 @@ def episode_of_task(path: Path, env: gymnasium.Env, seed: int) -> Episode:
 
 
 def failures(episode: Episode, sights: Sequence[SlotOutput]) -> np.ndarray | None:
-    """A page of the worst cases by the IoU of an object under the best matching of its frame: the
-    frame, the object's true mask, the slots. None where every mask is perfect, or the task cannot
-    tell."""
+    """Draw the worst cases by the IoU of an object under the best matching of its frame.
+
+    Returns:
+        Rows of the frame, the object's true mask and the slots; None if every mask is perfect, or
+        the task cannot tell.
+    """
     if episode.segmentation is None:
         return None
     labels = np.concatenate([argmax_masks(sight) for sight in sights])
@@ -118,6 +120,7 @@ def failures(episode: Episode, sights: Sequence[SlotOutput]) -> np.ndarray | Non
 
 
 def main(config: DictConfig) -> None:
+    """Draw the slots of a run or of a slot model over one episode."""
     require(
         (config.run is None) != (config.model is None),
         "give one of run=<folder of a run> and model=<slot model>",

@@ -1,5 +1,4 @@
-"""Videos of rollouts: one row per sampled z shows the modes, and slot masks are next to the frames
-where there are slots."""
+"""Videos of rollouts, one row per sampled z, with slot masks next to the frames."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Fig. 4: vis-rpg bandit trains RPG and a Gaussian with REINFORCE on the bandit, writes their
-curves and draws them.
+"""Fig. 4: trains RPG and a Gaussian with REINFORCE on the bandit, and draws their curves.
 
 Writes into `out`: bandit.csv (one row a run), curves.csv (mean reward over training), modes.csv
 (the policies over training) and fig4.png, which is drawn from the three.
@@ -88,8 +87,11 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def draw(out: Path) -> None:
-    """fig4.png from the CSV files in `out`: the policies of the first seed at three stages, and the
-    reward of all seeds over training."""
+    """Draw fig4.png from the CSV files in `out`.
+
+    It shows the policies of the first seed at three stages, and the reward of all seeds over
+    training.
+    """
     curves, modes = read(out / "curves.csv"), read(out / "modes.csv")
     seed = modes[0]["seed"]
     updates = sorted({int(row["update"]) for row in curves})
@@ -134,8 +136,7 @@ def draw(out: Path) -> None:
 
 
 def _draw_policy(axes: Axes, policy: Modes, colours: Sequence[str]) -> None:
-    """The reward as a line, and over it the density of the policy, stacked by z; each panel's
-    density has its own scale."""
+    """Draw the reward as a line and the density of the policy, stacked by z, at its own scale."""
     x = torch.linspace(-REACH, REACH, 4801)[1:-1]
     shares = density(policy, x).double().numpy()
     height = np.cumsum(shares, 0) * 1.1 / shares.sum(0).max()

@@ -1,5 +1,7 @@
-"""REINFORCE (Williams, 1992) with one Gaussian on the bandit of Fig. 4, which gets stuck in a local
-optimum (Sec. 5.1)."""
+"""REINFORCE (Williams, 1992) with one Gaussian on the bandit of Fig. 4.
+
+It gets stuck in a local optimum (Sec. 5.1).
+"""
 
 from __future__ import annotations
 

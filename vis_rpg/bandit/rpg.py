@@ -1,5 +1,4 @@
-"""Reparameterized policy learning on the bandit of Fig. 4: Equation 2 with the exact reward in
-place of the learned model.
+"""Reparameterized policy learning on the bandit of Fig. 4: Eq. 2 with the exact reward.
 
 One step, so γ = 0 and H = 1: no critic, no replay, no world model. π(z|s), π(a|s,z) and p_φ(z|s,a)
 are the modules of the full agent. The reward is known and differentiable, so π(a|s,z) follows its

@@ -1,5 +1,4 @@
-"""Speed of the environments, measured: steps/s and frames/s of each task, as a run steps it and in
-one process."""
+"""Measure steps/s and frames/s of each task, as a run steps it and in one process."""
 
 from __future__ import annotations
 

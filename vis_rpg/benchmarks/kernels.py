@@ -33,7 +33,7 @@ BLOCK_S = 2.0
 
 @torch.library.custom_op("vis_rpg::onednn_linear", mutates_args=())
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (B, K) times weight (N, K) transposed plus bias (N,), by oneDNN: (B, N)."""
+    """Multiply x (B, K) by weight (N, K) transposed and add bias (N,), by oneDNN: (B, N)."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -76,8 +76,12 @@ VARIANTS: dict[str, tuple[ops.Backend, Any]] = {
 
 
 def compare(overrides: list[str], seconds: float) -> dict[str, Any]:
-    """Median updates per second of each variant, over blocks in turns, and ratios of the kernels to
-    the others as the median over rounds."""
+    """Time each variant in turns.
+
+    Returns:
+        Median updates per second over blocks, and ratios of the kernels to the others as the median
+        over rounds.
+    """
     steps: dict[str, Callable[[], None]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, (backend, functional) in VARIANTS.items():
