@@ -20,6 +20,18 @@ from vis_rpg.training import checkpoint
 from vis_rpg.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
+RUN_FILES = {
+    "config.yaml",
+    "runtime.json",
+    "metrics.jsonl",
+    "tensorboard",
+    "checkpoints",
+    "replay",
+    "visits",
+    "summary.json",
+    ".lock",
+}
+"""The contents of a run's folder when it is done."""
 WALL_CLOCK = ("wall_s", "updates_per_s", "steps_per_s", "wait_env_s", "wait_device_s")
 
 

@@ -76,7 +76,7 @@ def test_compiling_has_to_save_more_where_a_step_waits_for_seeing_too() -> None:
     assert runtime.start(Timed(costs), "auto", 5000) == "compile", (
         "it saves 150 s and is expected to take 120 s"
     )
-    assert runtime.start(Timed(costs), "auto", 3000, beside_seeing=True) == "eager", (
+    assert runtime.start(Timed(costs), "auto", 3000, while_encoding=True) == "eager", (
         "it saves 90 s, a step 45 s of them, and takes 60 s"
     )
     assert runtime.start(Timed(costs), "auto", 3001) == "compile", "it saves 90 s and takes 60 s"

@@ -15,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 
 import vis_rpg
-from tests.runs import comparable, differences, facts, final, run_script, trained
+from tests.runs import RUN_FILES, comparable, differences, facts, final, run_script, trained
 from tests.small import changed, config, weights
 from tests.training.test_trainer import SLOTS
 from vis_rpg.errors import RunStopped, UserError
@@ -82,20 +82,9 @@ def test_seeds_draw_different_z_actions_batches_and_noise(tmp_path: Path) -> Non
 
 def test_every_seed_leaves_a_whole_run_behind_as_a_lone_run_does(whole: Path) -> None:
     assert {path.name for path in whole.iterdir()} == {"seed-0", "seed-1", "seed-2"}
-    expected = {
-        "config.yaml",
-        "runtime.json",
-        "metrics.jsonl",
-        "tensorboard",
-        "checkpoints",
-        "replay",
-        "visits",
-        "summary.json",
-        ".lock",
-    }
     for seed in range(3):
         run = whole / f"seed-{seed}"
-        assert {path.name for path in run.iterdir()} == expected
+        assert {path.name for path in run.iterdir()} == RUN_FILES
         alone = config(*ALONE)
         alone.seed, alone.out = seed, str(run)
         assert OmegaConf.load(run / "config.yaml") == alone

@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.fake_envs import FAULTY
-from tests.runs import differences, facts, final, lines
+from tests.runs import RUN_FILES, differences, facts, final, lines
 from tests.small import changed, config, weights
 from vis_rpg.training import checkpoint
 from vis_rpg.training.run import Run, random_coverage
@@ -92,17 +92,7 @@ def test_an_agent_learns_from_slots_that_stay_as_they_are(tmp_path: Path) -> Non
 def test_a_run_folder_holds_what_is_promised(finished: tuple[Run, dict[str, Any]]) -> None:
     run, summary = finished
     out = run.out
-    assert {path.name for path in out.iterdir()} == {
-        "config.yaml",
-        "runtime.json",
-        "metrics.jsonl",
-        "tensorboard",
-        "checkpoints",
-        "replay",
-        "visits",
-        "summary.json",
-        ".lock",
-    }
+    assert {path.name for path in out.iterdir()} == RUN_FILES
     assert OmegaConf.load(out / "config.yaml") == run.config
     assert [path.name for path in checkpoint.complete(out / "checkpoints")] == [
         "step-0000000150",

@@ -326,7 +326,7 @@ def loop_profile(overrides: list[str], seconds: float) -> Line:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as within:
         trainer = filled(overrides, Path(folder))
         run, device = trainer.runs[0], trainer.device
-        within.enter_context(trainer.one_thread_beside_updates())
+        within.enter_context(trainer.acting_in_one_thread())
         actions = run.select_action()
         result = run.envs.step(actions.cpu().numpy())
         seen = run.encode(result)

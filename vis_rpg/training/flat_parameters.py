@@ -44,3 +44,8 @@ class FlatParameters:
             if padded > size:
                 pieces.append(tensor.new_zeros(M, padded - size))
         return torch.cat(pieces, 1)
+
+
+def adam_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the moments and step of Adam's only tensor, not copied; {} before its first step."""
+    return optimizer.state_dict()["state"].get(0, {})

@@ -29,7 +29,7 @@ from vis_rpg.agent.losses import (
 )
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.training import runtime
-from vis_rpg.training.flat_parameters import FlatParameters
+from vis_rpg.training.flat_parameters import FlatParameters, adam_state
 from vis_rpg.training.sampler import BatchSampler, stack
 
 LossFunction = Callable[..., LossOutput]
@@ -326,8 +326,3 @@ class Learner:
 def stack_rows(rows: Sequence[Tensor]) -> Tensor:
     """Stack moments (P,) to (M, P); keep Adam's step, which all share, as it is."""
     return rows[0].clone() if rows[0].dim() == 0 else torch.stack(list(rows))
-
-
-def adam_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the moments and step of Adam's only tensor, not copied; {} before its first step."""
-    return optimizer.state_dict()["state"].get(0, {})

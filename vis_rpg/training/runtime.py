@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from perception.ops import kernels
 from vis_rpg.errors import one_line
+from vis_rpg.training.flat_parameters import adam_state
 
 if TYPE_CHECKING:
     from vis_rpg.training.learner import Learner
@@ -36,7 +37,7 @@ TIMED_CYCLES = 2
 EXPECTED_SAVING = 0.5
 """Share of an eager update's time that compilation saves, before it is measured: 0.5 to 0.6 on AMD
 and Intel."""
-SAVING_BESIDE_SEEING = 0.5
+SAVING_WHILE_ENCODING = 0.5
 """Share of an update's saving that a whole step keeps if another thread encodes frames meanwhile
 and must be waited for: an update from slots saved 31 of 63 ms on two cores of a Zen 4, a whole step
 15 of 57."""
@@ -166,7 +167,7 @@ def start(
     wanted: str,
     updates: int,
     lacking: str | None = None,
-    beside_seeing: bool = False,
+    while_encoding: bool = False,
 ) -> str:
     """Prepare updates as `wanted` says; where that fails, fall back to the next slower runtime.
 
@@ -180,7 +181,7 @@ def start(
             for this machine and these shapes, so that the same command runs the same way again.
         updates: How many are left to do.
         lacking: What CPU compilation lacks here, None if nothing.
-        beside_seeing: Whether frames are encoded on another core while an update runs.
+        while_encoding: Whether frames are encoded on another core while an update runs.
 
     Returns:
         The runtime in use.
@@ -190,7 +191,7 @@ def start(
         wanted = "auto"
     cache = TimingCache(learner)
     if wanted == "auto":
-        kept = SAVING_BESIDE_SEEING if beside_seeing else 1.0
+        kept = SAVING_WHILE_ENCODING if while_encoding else 1.0
         wanted = "graph" if cuda else "eager"
         if not cuda and not lacking:
             wanted = _choose(learner, updates, cache, kept)
@@ -260,8 +261,6 @@ def warm_up(learner: Learner, runtime: str, cycles: int) -> tuple[float, float]:
 @contextmanager
 def _undone(learner: Learner) -> Iterator[None]:
     """Restore all that updates change, in the same memory, which captured graphs rely on."""
-    from vis_rpg.training.learner import adam_state
-
     sampler = learner.sampler
     assert sampler is not None
     prefetcher = sampler.prefetcher

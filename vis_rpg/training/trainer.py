@@ -87,6 +87,8 @@ class Trainer:
             if states:
                 with checkpoint.must_fit(self.runs[0].out):
                     self.learner.load_state_dicts(states)
+            for run in self.runs:
+                run.learner_state = None  # the learner has its own copy of the moments
         except BaseException:
             self._unlock()
             raise
@@ -151,7 +153,7 @@ class Trainer:
         torch.set_num_threads(max(1, self.threads - 1) if fewer else self.threads)
 
     @contextmanager
-    def one_thread_beside_updates(self) -> Iterator[None]:
+    def acting_in_one_thread(self) -> Iterator[None]:
         """Act and encode in one thread: operators are small, and updates need the other cores.
 
         Measured on two cores of a Zen 4, ms a step from slots in the CPU preset: 37 with one thread
@@ -181,7 +183,7 @@ class Trainer:
             RunStopped: A seed failed: at once if it was the last, else after the others are done.
         """
         try:
-            with self.one_thread_beside_updates():
+            with self.acting_in_one_thread():
                 return self._train()
         finally:
             self._unlock()
@@ -302,8 +304,8 @@ class Trainer:
         lacking, where = lacks_compiler(config.device), f"updates{self._times()} on {self.device}"
         left = (config.steps - self.step_count) // len(first.envs)
         tqdm.write(f"{where}: runtime={config.runtime}, getting ready", file=sys.stderr)
-        beside_seeing = config.obs.kind == "pixels" and first.encodes_ahead and self.threads > 1
-        self.runtime = runtime.start(self.learner, wanted, left, lacking, beside_seeing)
+        while_encoding = config.obs.kind == "pixels" and first.encodes_ahead and self.threads > 1
+        self.runtime = runtime.start(self.learner, wanted, left, lacking, while_encoding)
         hint = ""
         if lacking and self.runtime == "eager":
             hint = f" (slower than need be: compiling needs {lacking})"
