@@ -25,6 +25,11 @@ from vis_rpg.schema import describe, flatten, shown
 COMMANDS = {
     "train": ("train", "vis_rpg.training.trainer", "train agents"),
     "evaluate": ("evaluate", "vis_rpg.analysis.report", "evaluate a run and record rollouts"),
+    "diagnose": (
+        "diagnose",
+        "vis_rpg.analysis.diagnosis",
+        "compare what a run's critics, model and bonus expect with what happens",
+    ),
     "discover-objects": (
         "discover",
         "vis_rpg.analysis.discovery_benchmark",

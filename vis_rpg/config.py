@@ -283,6 +283,18 @@ class EvaluateConfig:
 
 
 @dataclass
+class DiagnoseConfig:
+    """vis-rpg diagnose."""
+
+    run: str
+    """Folder of a run; diagnosis.json and diagnosis.png are written into it."""
+    episodes: Annotated[int, Bounds(2)]
+    """Episodes with sampled actions, each with its own z."""
+    seed: Seed
+    """Of starts, z and actions."""
+
+
+@dataclass
 class PlotCurvesConfig:
     """vis-rpg plot-curves."""
 
@@ -467,6 +479,7 @@ class BenchmarkConfig:
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "diagnose": DiagnoseConfig,
     "plot_curves": PlotCurvesConfig,
     "visualise_slots": VisualiseSlotsConfig,
     "visualise_states": VisualiseStatesConfig,

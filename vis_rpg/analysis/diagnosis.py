@@ -1,0 +1,373 @@
+"""Diagnose a run: what its critics, model, bonus and latent variable are worth on fresh episodes.
+
+Symbols and shapes as in `vis_rpg.agent.losses`; E episodes, T steps of an episode.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm import tqdm
+
+from vis_rpg.agent.actor import Actor
+from vis_rpg.agent.losses import imagine, policy_reward
+from vis_rpg.agent.rpg import Agent
+from vis_rpg.analysis.evaluation import episode_seed
+from vis_rpg.analysis.explored_states import z_colormap
+from vis_rpg.config import DiagnoseConfig
+from vis_rpg.envs.make import object_positions, task_of
+from vis_rpg.errors import require
+from vis_rpg.training import checkpoint
+from vis_rpg.training.load import load, load_whole_config
+from vis_rpg.training.logger import without_nan
+
+OPEN_LOOP = 12
+"""Steps of the model's open-loop predictions."""
+V_DRAWS = 16
+"""Imagined rollouts that the value after a truncation is averaged over."""
+
+
+@dataclass
+class Episode:
+    """One episode with sampled actions, as the losses see it."""
+
+    s: Tensor
+    """Encoded observations, (T + 1, S)."""
+    a: Tensor
+    """(T, A)."""
+    z: Tensor
+    """(Z,)."""
+    task_reward: Tensor
+    """Scaled by `agent.reward_scale`, (T,)."""
+    bonus: Tensor
+    """Scaled by `exploration.scale`, of the next observation, (T,)."""
+    entropy_reward: Tensor
+    """-alpha log π(a|s,z), (T,)."""
+    z_reward: Tensor
+    """beta log p_φ(z|s,a), (T,)."""
+    positions: np.ndarray
+    """True positions of the objects of interest, (T + 1, N, 2 or 3), world units."""
+    success: bool
+    """In the last step."""
+    last_value: Tensor
+    """V_est of the last observation, a scalar; 0 where the episode terminated."""
+
+    @property
+    def reward(self) -> Tensor:
+        """What R is trained on, (T,)."""
+        return self.task_reward + self.bonus
+
+
+@torch.no_grad()
+def record_episode(actor: Actor, env: gymnasium.Env, seed: int) -> Episode:
+    """Play an episode with sampled actions and read everything that its losses would.
+
+    Args:
+        actor: Of one environment.
+        env: The environment.
+        seed: Determines the start.
+    """
+    agent, config, history = actor.agent, actor.agent.config, actor.agent.model.perception.history
+    actor.reset()
+    obs, info = env.reset(seed=seed)
+    stored, states, actions, rewards = [], [], [], []
+    positions, ended = [object_positions(info)], False
+    while True:
+        columns = actor.observe(obs[None])
+        own = agent.rnd_input
+        if own is not None and own.name not in columns:
+            columns[own.name] = own(
+                torch.as_tensor(obs)[None], torch.as_tensor(positions[-1]).float()[None]
+            ).to(own.spec.dtype)
+        stored.append(columns)
+        states.append(agent.model.f(actor.features))
+        if ended:
+            break
+        action = actor.select_action(explore=True)
+        obs, reward, terminated, truncated, info = env.step(action[0].cpu().numpy())
+        actions.append(action)
+        rewards.append(float(reward))
+        positions.append(object_positions(info))
+        ended = bool(terminated or truncated)
+    s, a, z = torch.stack(states), torch.stack(actions), actor.z
+    # An episode's first observation also stands for those before it.
+    sequence = {
+        name: torch.stack([stored[0][name]] * (history - 1) + [each[name] for each in stored])
+        for name in stored[0]
+    }
+    bonus = torch.zeros(len(a), device=actor.device)
+    if agent.rnd is not None:
+        bonus = agent.bonus_scale * agent.rnd.bonus(agent.read_rnd_input(sequence))[-len(a) :, 0]
+    log_pi = torch.cat([log_density(agent, *pair, z) for pair in zip(s[:-1], a, strict=True)])
+    log_p_z = agent.p_phi.log_prob(z.expand(len(a), 1, -1), s[:-1], a)[:, 0]
+    shape = config.horizon + 1, V_DRAWS, agent.action_dim
+    noise = torch.randn(shape, generator=actor.generator, device=actor.device)
+    last, z_rows = s[-1].expand(V_DRAWS, -1), z.expand(V_DRAWS, -1)
+    value = imagine(agent, agent.model, last, z_rows, noise, config.entropy_in_target).value
+    z_reward = policy_reward(agent, log_pi, log_p_z, entropy=False)
+    return Episode(
+        s=s[:, 0],
+        a=a[:, 0],
+        z=z[0].clone(),
+        task_reward=config.reward_scale * torch.tensor(rewards, device=actor.device),
+        bonus=bonus,
+        entropy_reward=policy_reward(agent, log_pi, log_p_z) - z_reward,
+        z_reward=z_reward,
+        positions=np.stack(positions),
+        success=bool(info["success"]),
+        last_value=value.min(0).values.mean() * (not terminated),
+    )
+
+
+def log_density(agent: Agent, s: Tensor, a: Tensor, z: Tensor) -> Tensor:
+    """Return log π(a|s,z), (B,), of given actions (B, A)."""
+    mean, std = agent.pi.distribution(s, z)
+    u = torch.atanh(a.clamp(-1 + 1e-6, 1 - 1e-6))
+    return agent.pi(s, z, (u - mean) / std)[1]
+
+
+def monte_carlo_returns(episode: Episode, gamma: float, entropy: bool) -> Tensor:
+    """Return what Q(s_t, a_t, z) estimates, from what followed, (T,).
+
+    G_t = r_t + γ (r'_{t+1} + G_{t+1}), and after a truncation G_T stands for V_est(s_T, z) - r'_T.
+
+    Args:
+        episode: With its rewards.
+        gamma: Discount.
+        entropy: Whether r' includes -alpha log π, as in the target of Q.
+    """
+    extra = episode.z_reward + (episode.entropy_reward if entropy else 0.0)
+    following, returns = episode.last_value, []
+    for r, own in zip(episode.reward.flip(0), extra.flip(0), strict=True):
+        returns.append(r + gamma * following)
+        following = own + returns[-1]
+    return torch.stack(returns).flip(0)
+
+
+@torch.no_grad()
+def open_loop(agent: Agent, episodes: list[Episode], steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Predict from every state along the actions that were taken.
+
+    Args:
+        agent: The agent.
+        episodes: At least one longer than `steps`.
+        steps: K.
+
+    Returns:
+        The squared error of predicted states as a share of the states' variance, (K,), and
+        predicted and paid rewards, each (K, B).
+    """
+    states, actions, rewards = [], [], []
+    for episode in episodes:
+        if len(episode.a) >= steps:
+            states.append(episode.s.unfold(0, steps + 1, 1).permute(2, 0, 1))
+            actions.append(episode.a.unfold(0, steps, 1).permute(2, 0, 1))
+            rewards.append(episode.reward.unfold(0, steps, 1).T)
+    s, a, r = (torch.cat(each, 1) for each in (states, actions, rewards))
+    predicted, reward = agent.model.unroll(s[0], a)
+    spread = torch.cat([episode.s for episode in episodes]).var(0).mean()
+    return ((predicted - s[1:]) ** 2).mean((1, 2)) / spread, reward, r
+
+
+def effective_rank(features: Tensor) -> float:
+    """Return the exponential of the entropy of normalised singular values (Roy & Vetterli 2007).
+
+    Args:
+        features: (N, S); their mean is taken off.
+    """
+    share = torch.linalg.svdvals(features - features.mean(0))
+    share = share / share.sum()
+    return float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum()))
+
+
+@torch.no_grad()
+def z_accuracy(agent: Agent, episodes: list[Episode]) -> float:
+    """Return how often p_φ finds the z that acted among those of all episodes; chance is 1/E."""
+    if not agent.space.dim:
+        return float("nan")
+    every = torch.stack([episode.z for episode in episodes])
+    found = []
+    for index, episode in enumerate(episodes):
+        s, a = episode.s[:-1, None], episode.a[:, None]
+        shape = len(episode.a), len(every), -1
+        log_p = agent.p_phi.log_prob(every.expand(shape), s.expand(shape), a.expand(shape))
+        found.append((log_p.argmax(1) == index).float().mean())
+    return float(torch.stack(found).mean())
+
+
+@dataclass
+class Diagnosis:
+    """Episodes and what the agent's parts make of them."""
+
+    episodes: list[Episode]
+    q: list[Tensor]
+    """The smaller critic's values of each episode, (T,)."""
+    returns: list[Tensor]
+    """`monte_carlo_returns` of each episode."""
+    state_error: Tensor
+    """Of `open_loop`, (K,)."""
+    predicted_reward: Tensor
+    paid_reward: Tensor
+    """Each (K, B)."""
+    figures: dict[str, Any]
+
+
+@torch.no_grad()
+def diagnose(actor: Actor, env: gymnasium.Env, count: int, seed: int) -> Diagnosis:
+    """Play episodes with sampled actions and compare what the agent expects with what happens.
+
+    Args:
+        actor: Of one environment; its generator is seeded anew.
+        env: The environment.
+        count: E.
+        seed: Of starts, z and actions.
+    """
+    require(count >= 2, f"episodes={count}: at least 2 are needed")
+    agent = actor.agent
+    actor.generator.manual_seed(seed)
+    episodes = [
+        record_episode(actor, env, episode_seed(seed, index))
+        for index in tqdm(range(count), desc="diagnosing", unit="episode")
+    ]
+    entropy = agent.config.entropy_in_target
+    q = [
+        agent.model.q(e.s[:-1, None], e.a[:, None], e.z[None]).min(0).values[:, 0] for e in episodes
+    ]
+    returns = [monte_carlo_returns(e, agent.config.gamma, entropy) for e in episodes]
+    steps = min(OPEN_LOOP, max(len(e.a) for e in episodes))
+    state_error, predicted, paid = open_loop(agent, episodes, steps)
+    states = torch.cat([e.s for e in episodes])
+    all_q, all_returns = torch.cat(q), torch.cat(returns)
+    by_z = torch.stack([torch.stack([x.mean() for x in each]) for each in (q, returns)])
+
+    def mean(name: str) -> float:
+        return float(torch.cat([getattr(e, name) for e in episodes]).mean())
+
+    def correlation(x: Tensor, y: Tensor) -> float:
+        return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
+
+    figures = {
+        "episodes": count,
+        "success": float(np.mean([e.success for e in episodes])),
+        "q": float(all_q.mean()),
+        "return": float(all_returns.mean()),
+        "bias": float((all_q - all_returns).mean()),
+        "first_step_bias": float(
+            np.mean([float(a[0] - b[0]) for a, b in zip(q, returns, strict=True)])
+        ),
+        "q_error": float((all_q - all_returns).square().mean().sqrt()),
+        "q_correlation": correlation(all_q, all_returns),
+        "q_std_over_z": float(by_z[0].std()),
+        "return_std_over_z": float(by_z[1].std()),
+        "q_correlation_over_z": correlation(*by_z),
+        **{
+            f"{name}_per_step": mean(name)
+            for name in ("task_reward", "bonus", "entropy_reward", "z_reward")
+        },
+        "state_error": [round(float(x), 4) for x in state_error],
+        "reward_error": float((predicted[0] - paid[0]).square().mean().sqrt()),
+        "reward_bias": float((predicted[0] - paid[0]).mean()),
+        "reward_std": float(paid[0].std()),
+        "reward_correlation": correlation(predicted[0], paid[0]),
+        "state_rank": effective_rank(states),
+        "state_norm": float(states.norm(dim=-1).mean()),
+        "z_accuracy": z_accuracy(agent, episodes),
+    }
+    return Diagnosis(episodes, q, returns, state_error, predicted, paid, figures)
+
+
+def figure(diagnosis: Diagnosis, actor: Actor, env: gymnasium.Env, title: str) -> Figure:
+    """Draw critic, model and reward model, and for each object paths by z and the bonus' map."""
+    task, episodes = task_of(env), diagnosis.episodes
+    z = torch.stack([e.z for e in episodes]).cpu().numpy()
+    colours = z_colormap(z, actor.agent.config.latent.kind)
+    shades = colours.cmap(colours.norm(colours.values))
+    figure = plt.figure(figsize=(15, 6.4 + 3.2 * bool(task.object_names)), layout="constrained")
+    figure.suptitle(title)
+    rows: Any = figure.subfigures(2, 1, height_ratios=[1, 1 if task.object_names else 0.01])
+    axes = rows[0].subplots(1, 5)
+    _scatter(axes[0], diagnosis.returns, diagnosis.q, shades, "Monte-Carlo return", "critic")
+    for values, name in ((diagnosis.q, "critic"), (diagnosis.returns, "Monte-Carlo return")):
+        axes[1].plot(*_over_time(values), label=name)
+    axes[1].set(xlabel="step", title="mean over episodes")
+    axes[1].legend(frameon=False)
+    errors = diagnosis.state_error.cpu()
+    axes[2].plot(np.arange(1, len(errors) + 1), errors, marker="o")
+    axes[2].axvline(actor.agent.config.horizon, color="0.7", linestyle="--")
+    axes[2].set(xlabel="open-loop steps", title="model: error / variance of s", ylim=(0, None))
+    first = [diagnosis.paid_reward[:1].cpu(), diagnosis.predicted_reward[:1].cpu()]
+    _scatter(axes[3], [first[0][0]], [first[1][0]], ["tab:blue"], "paid reward", "R")
+    for name in ("task_reward", "bonus", "entropy_reward", "z_reward"):
+        axes[4].plot(*_over_time([getattr(e, name) for e in episodes]), label=name)
+    axes[4].set(xlabel="step", title="mean reward a step")
+    axes[4].legend(frameon=False)
+    if task.object_names:
+        lower = rows[1].subplots(1, 2 * len(task.object_names), squeeze=False)[0]
+        plane = list(task.plane)
+        bonus = torch.cat([e.bonus for e in episodes]).cpu().numpy()
+        for index, name in enumerate(task.object_names):
+            by_z, by_bonus = lower[2 * index : 2 * index + 2]
+            for episode, shade in zip(episodes, shades, strict=True):
+                by_z.plot(*episode.positions[:, index, plane].T, color=shade, linewidth=0.7)
+                by_z.plot(*episode.positions[-1, index, plane], ".", color=shade)
+            points = np.concatenate([e.positions[1:, index, plane] for e in episodes])
+            shown = by_bonus.scatter(*points.T, c=bonus, s=4, linewidths=0)
+            rows[1].colorbar(shown, ax=by_bonus, location="bottom")
+            by_z.set(title=f"{name}: paths by z", aspect="equal")
+            by_bonus.set(title=f"{name}: bonus", aspect="equal")
+    return figure
+
+
+def _scatter(
+    axes: Axes, x: list[Tensor], y: list[Tensor], shades: Any, xlabel: str, ylabel: str
+) -> None:
+    for own_x, own_y, shade in zip(x, y, shades, strict=True):
+        axes.plot(own_x.cpu(), own_y.cpu(), ".", color=shade, markersize=2)
+    every = torch.cat([*x, *y])
+    ends = [float(every.min()), float(every.max())]
+    axes.plot(ends, ends, color="0.4", linewidth=1)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+
+
+def _over_time(values: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Average over the episodes that last until then."""
+    padded = torch.nn.utils.rnn.pad_sequence(values, padding_value=float("nan"))
+    mean = padded.nanmean(1).cpu().numpy()
+    return np.arange(len(mean)), mean
+
+
+def main(config: DiagnoseConfig) -> None:
+    """Diagnose a run; write diagnosis.json and diagnosis.png into its folder, and print figures."""
+    torch.set_num_threads(1)
+    run = Path(config.run)
+    actor, env = load(run, "cpu", config.seed)
+    step = int(checkpoint.latest(run).name.removeprefix("step-"))
+    diagnosis = diagnose(actor, env, config.episodes, config.seed)
+    settings = load_whole_config(run)
+    title = (
+        f"{settings.task.name} from {settings.obs.kind}, seed {settings.seed}: "
+        f"{step:,} interactions, {config.episodes} episodes with sampled actions"
+    )
+    (run / "diagnosis.json").write_text(
+        json.dumps(without_nan({"step": step, **diagnosis.figures}), indent=2) + "\n"
+    )
+    drawn = figure(diagnosis, actor, env, title)
+    drawn.savefig(run / "diagnosis.png", dpi=110)
+    plt.close(drawn)
+    for name, value in diagnosis.figures.items():
+        print(f"  {name:<24}{value if isinstance(value, list | int) else f'{value:.3f}'}")
+    print(f"diagnosis: {run / 'diagnosis.json'}, {run / 'diagnosis.png'}")
