@@ -26,14 +26,10 @@ class StorageSpec:
     Attributes:
         shape: Shape of one entry.
         dtype: Its type.
-        sampled: Whether sampled sequences hold it.
-        rewritable: Whether stored entries may be replaced later.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    sampled: bool = True
-    rewritable: bool = False
 
 
 @dataclass
@@ -122,10 +118,7 @@ class Perception(nn.Module, ABC):
         """
         stored, hidden = self.to_storage(obs, previous_action, is_first, state.hidden)
         sequence, previous = {}, {}
-        for name in (
-            name for name, spec in self.storage.items() if spec.sampled and name in stored
-        ):
-            now = stored[name]
+        for name, now in stored.items():
             sequence[name] = now[None]
             if self.history > 1:
                 before = state.previous.get(name, now)

@@ -87,9 +87,6 @@ class SlotsConfig:
     """File of the slot model, in the working directory or among those that ship."""
     encoder: Literal["mlp", "transformer"]
     """The encoder f over the slots of two frames in their stable order."""
-    learn_every: Count | None
-    """Interactions between two steps of the slot model's own discovery loss on stored frames,
-    stored slots following; null: frozen."""
 
 
 @dataclass

@@ -33,8 +33,8 @@ class Batch:
     """(B, H, W, 3) uint8."""
     is_first: Tensor
     """(B,) bool: an episode's first frame; the others follow the slots of the frame before."""
-    shares: Tensor | None = None
-    """(B, K, H, W) each segment's share of each pixel; None: computed from the frames."""
+    shares: Tensor
+    """(B, K, H, W) each segment's share of each pixel."""
 
 
 class SlotLoss(nn.Module):
@@ -57,13 +57,11 @@ class SlotLoss(nn.Module):
         mixed = self.config.precision == "bfloat16"
         with torch.autocast(slots.device.type, torch.bfloat16, enabled=mixed):
             output = self.model(batch.frames, slots, batch.is_first, assign_unseen=False)
-            images, shares = as_images(batch.frames), batch.shares
-            if not self.config.pseudo_label_loss:
-                loss = reconstruction_loss(output, images)
+            images = as_images(batch.frames)
+            if self.config.pseudo_label_loss:
+                loss = pseudo_label_loss(output, batch.shares, images)
             else:
-                if shares is None:
-                    shares = self.model.proposals(images, self.model.foreground(images)[0])
-                loss = pseudo_label_loss(output, shares, images)
+                loss = reconstruction_loss(output, images)
         return loss.float(), output.slots.detach().float()
 
 

@@ -118,7 +118,7 @@ class SlotModel(nn.Module):
     Args:
         config: Sizes and thresholds.
         backgrounds: (V, H, W, 3) uint8, the empty scenes.
-        proposals: The segments that slots learn, kept so that the model can learn on.
+        proposals: The segments that slots learn; they tell which colours are unseen.
 
     Raises:
         ValueError: If `frame_size` or `stride` does not fit.

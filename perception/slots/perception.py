@@ -9,7 +9,7 @@ from torch import Tensor
 
 from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
 from perception.encoding import encoded_width, positional_encoding
-from perception.slots.model import SlotModel, SlotOutput
+from perception.slots.model import SlotModel
 
 MOVED = 0.02
 """Centroid displacement between two frames that counts as full motion, in units of half a picture:
@@ -25,8 +25,6 @@ class SlotPerception(Perception):
 
     Args:
         checkpoint: File of a slot model.
-        online: Whether object discovery trains the model further during the run; replay then also
-            stores frames and slots of the next model.
         moving: Whether the RND reads an object only while it moves.
         frame_size: (H, W).
 
@@ -39,12 +37,11 @@ class SlotPerception(Perception):
     def __init__(
         self,
         checkpoint: str | Path,
-        online: bool = False,
         moving: bool = False,
         frame_size: tuple[int, int] = (64, 64),
     ) -> None:
         super().__init__()
-        self.moving, self.online = moving, online
+        self.moving = moving
         self.model, self.card = SlotModel.load(Path(checkpoint), frame_size)
         self.model.requires_grad_(False)
         config = self.model.config
@@ -55,27 +52,16 @@ class SlotPerception(Perception):
         self.object_count = config.slots
         self.rnd_input_dim = config.slots * (encoded + 1)
         self.storage = {
-            "slots": StorageSpec((config.slots, config.width), torch.float16, True, online),
-            "coordinates": StorageSpec((config.slots, 4), torch.float32, True, online),
+            "slots": StorageSpec((config.slots, config.width), torch.float16),
+            "coordinates": StorageSpec((config.slots, 4), torch.float32),
         }
-        if online:
-            self.storage |= {
-                next_name(name): StorageSpec(
-                    self.storage[name].shape, self.storage[name].dtype, False, True
-                )
-                for name in ("slots", "coordinates")
-            }
-            self.storage["frame"] = StorageSpec((*frame_size, 3), torch.uint8, sampled=False)
 
     @torch.no_grad()
     def to_storage(
         self, obs: Tensor, previous_action: Tensor, is_first: Tensor, hidden: dict[str, Tensor]
     ) -> tuple[StoredObs, dict[str, Tensor]]:
-        frame = obs[:, -1]
-        output = self.model(frame, hidden.get("slots"), is_first)
-        stored = stored_slots(output)
-        if self.online:
-            stored["frame"] = frame
+        output = self.model(obs[:, -1], hidden.get("slots"), is_first)
+        stored = {"slots": output.slots.half(), "coordinates": output.coordinates}
         return stored, {"slots": output.slots}
 
     def features(self, obs_sequence: ObsSequence) -> Tensor:
@@ -104,13 +90,3 @@ class SlotPerception(Perception):
 
     def _encoded(self, centroid: Tensor, presence: Tensor) -> Tensor:
         return positional_encoding(centroid, self.model.config.frequencies) * presence
-
-
-def stored_slots(output: SlotOutput) -> StoredObs:
-    """Return what replay stores of a slot model's output."""
-    return {"slots": output.slots.half(), "coordinates": output.coordinates}
-
-
-def next_name(name: str) -> str:
-    """Return the column of the same quantity by the slot model that is trained online."""
-    return f"next_{name}"

@@ -107,8 +107,8 @@ def test_bfloat16_changes_the_bonus_little_even_where_it_is_small() -> None:
     encoded = positional_encoding(points, 6)
     bonus = rnd.bonus(encoded)
     with torch.autocast("cpu", torch.bfloat16):
-        residual, rounded = rnd.residual(encoded, rnd.predictor), rnd.bonus(encoded)
-    assert residual.dtype == rounded.dtype == torch.float32
+        error, rounded = rnd.prediction_error(encoded), rnd.bonus(encoded)
+    assert error.dtype == rounded.dtype == torch.float32
     assert float((rounded - bonus).abs().max()) < 0.1  # of a standard deviation over all training
     assert not torch.equal(rounded, bonus)
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from perception.base import StorageSpec
+from perception.slots.model import SlotConfig, SlotModel
+from perception.slots.perception import SlotPerception
 from tests.small import config, sample
 from vis_rpg.agent.batch import Batch
 from vis_rpg.errors import UserError
@@ -298,6 +300,13 @@ def test_the_memory_that_is_told_is_the_memory_that_is_taken() -> None:
     rings = storage.starts, storage.firsts, storage.bounds
     taken = sum(column.nbytes for column in (*storage.columns().values(), *rings))
     assert bytes_needed(500, stored, 2, 12) == pytest.approx(taken, rel=0.01)
+
+
+@pytest.mark.parametrize("slots", [4, 7])
+def test_a_million_observations_by_slots_fit_into_a_gigabyte(slots: int, tmp_path: Path) -> None:
+    SlotModel(SlotConfig(slots=slots)).save(tmp_path / "model.safetensors", {})
+    storage = SlotPerception(tmp_path / "model.safetensors").storage
+    assert bytes_needed(10**6, storage, 28, 12) <= 1e9  # Adroit's hand; z of Table 1
 
 
 @pytest.fixture

@@ -52,8 +52,7 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
                 f"vis-rpg discover-objects task={config.task.name}, or use perception=cnn"
             )
         moving = config.exploration.get("rnd_input") == "moving_slots"
-        online = section.learn_every is not None
-        return SlotPerception(path, online, moving)
+        return SlotPerception(path, moving)
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -38,11 +38,6 @@ class RunningMeanStd(nn.Module):
         self.mean += delta * number / total
         self.count += number
 
-    @torch.no_grad()
-    def shift_mean(self, before: Tensor, after: Tensor) -> None:
-        """Shift the mean by the change from `before` (B,) to `after` (B,)."""
-        self.mean += after.mean() - before.mean()
-
     def normalise(self, x: Tensor) -> Tensor:
         """Return (x - mean) / std, clipped at ±100; zero before anything has been counted."""
         std = (self.m2 / self.count.clamp(min=1.0)).sqrt().clamp(min=1e-8)
@@ -99,13 +94,10 @@ class ObjectRND(nn.Module):
 
     def prediction_error(self, rnd_input: Tensor) -> Tensor:
         """Return squared distances summed over outputs, (..., M) -> (...): the predictor's loss."""
-        return (self.residual(rnd_input, self.predictor) ** 2).sum(-1)
-
-    def residual(self, rnd_input: Tensor, predictor: nn.Module) -> Tensor:
-        """Return a predictor's output minus the target's: (..., M) -> (..., width)."""
         # In full precision under autocast too: the difference is small.
         dtype = self.statistics.mean.dtype
-        return predictor(rnd_input).to(dtype) - self.target(rnd_input).to(dtype)
+        residual = self.predictor(rnd_input).to(dtype) - self.target(rnd_input).to(dtype)
+        return (residual**2).sum(-1)
 
     @torch.no_grad()
     def update_stats(self, error: Tensor) -> None:

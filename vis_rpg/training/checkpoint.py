@@ -22,7 +22,7 @@ from torch import Tensor
 from vis_rpg.errors import UserError, one_line
 from vis_rpg.training.chunks import digest, write_tensors
 
-FORMAT = "vis-rpg checkpoint 7"
+FORMAT = "vis-rpg checkpoint 8"
 KEPT = 2
 
 

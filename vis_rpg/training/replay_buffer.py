@@ -118,8 +118,6 @@ class ReplayBuffer:
         storage: Storage | None = None,
     ) -> None:
         self.capacity, self.history, self.envs, self.device = capacity, history, envs, device
-        self.sampled = [name for name, column in spec.items() if column.sampled]
-        self.rewritable = {f"obs.{name}" for name, column in spec.items() if column.rewritable}
         self.storage = storage or make_storage(capacity, spec, action_dim, z_dim, device)
         self.obs = self.storage.obs
         self.write_ptr = 0
@@ -144,11 +142,6 @@ class ReplayBuffer:
     def __len__(self) -> int:
         """Return the number of transitions that segments can start at."""
         return self.newest - self.oldest
-
-    @property
-    def first_held(self) -> int:
-        """Number (not modulo) of the oldest row held."""
-        return max(0, self.write_ptr - self.capacity)
 
     # Writing --------------------------------------------------------------------------------------
 
@@ -300,7 +293,7 @@ class ReplayBuffer:
         sequence = [rows]
         for _ in range(self.history - 1):
             sequence.insert(0, storage.prev[sequence[0][:1]])
-        return {name: gather_rows(storage.obs[name], torch.cat(sequence)) for name in self.sampled}
+        return {name: gather_rows(storage.obs[name], torch.cat(sequence)) for name in self.obs}
 
     # Checkpoints ----------------------------------------------------------------------------------
 
@@ -311,16 +304,15 @@ class ReplayBuffer:
             The rest, for the checkpoint.
         """
         settled = int(self.cursor.min()) if self.write_ptr else 0
-        start = max(chunks.end, self.first_held)
+        oldest = self.write_ptr - self.capacity
+        start = max(chunks.end, oldest)
         if settled > start:
             chunks.append(self._numbered(start, settled), start, settled)
-        oldest = self.write_ptr - self.capacity
         chunks.spans = [span for span in chunks.spans if span[1] > oldest]
         tail_start = max(settled, oldest)
         return chunks.state() | {
             "tail_start": tail_start,
             "tail": self._numbered(tail_start, self.write_ptr),
-            "rewritten": self._numbered(self.first_held, self.write_ptr, rewritable=True),
             "write_ptr": self.write_ptr,
             "cursor": self.cursor,
             "firsts": list(self.firsts),
@@ -334,7 +326,6 @@ class ReplayBuffer:
         for span in chunks.spans:
             self._place(chunks.read(span), span[0])
         self._place(state["tail"], state["tail_start"])
-        self._place(state["rewritten"], self.first_held)
         oldest = max(0, self.write_ptr - self.capacity + self.margin)
         at = (torch.arange(oldest, self.write_ptr) % self.capacity).to(self.device)
         self.has_action.copy_(self.storage.has_action)
@@ -345,14 +336,9 @@ class ReplayBuffer:
         self.storage.firsts[: len(firsts)] = firsts.to(self.device)
         self._update_bounds()
 
-    def _numbered(self, start: int, end: int, rewritable: bool = False) -> dict[str, Tensor]:
-        """Read rows start .. end of the columns that are rewritable, or of those that are not."""
-        columns = {
-            name: value
-            for name, value in self.storage.columns().items()
-            if (name in self.rewritable) == rewritable
-        }
-        return rows_of(columns, torch.arange(start, end) % self.capacity)
+    def _numbered(self, start: int, end: int) -> dict[str, Tensor]:
+        """Read rows start .. end."""
+        return rows_of(self.storage.columns(), torch.arange(start, end) % self.capacity)
 
     def _place(self, rows: dict[str, Tensor], start: int) -> None:
         columns = self.storage.columns()

@@ -31,7 +31,6 @@ from vis_rpg.training.chunks import Chunks
 from vis_rpg.training.coverage import CoverageCounter, VisitRecord
 from vis_rpg.training.load import load_whole_config, restore
 from vis_rpg.training.logger import Logger, without_nan
-from vis_rpg.training.online_slots import OnlineSlotTraining
 from vis_rpg.training.replay_buffer import ReplayBuffer
 
 EPISODES_KEPT = 100
@@ -72,12 +71,6 @@ class Run:
         self.actor = Actor(agent, count, stream(seed, 1))
         self.generator = torch.Generator(self.device).manual_seed(stream(seed, 2))
         self.batch_generator = torch.Generator(replay.device).manual_seed(stream(seed, 3))
-        self.online_slots: OnlineSlotTraining | None = None
-        every = config.perception.get("learn_every")
-        if every is not None:
-            self.online_slots = OnlineSlotTraining(
-                agent, self.actor, replay, every, count, stream(seed, 4)
-            )
         self.coverage = CoverageCounter(self.task)
         self.replay_chunks = Chunks(self.out / "replay", "replay")
         self.visits = VisitRecord(self.out / "visits")
@@ -139,8 +132,7 @@ class Run:
     @property
     def encodes_ahead(self) -> bool:
         """Whether encoding depends on nothing that updates change, so that both can overlap."""
-        learned = any(p.requires_grad for p in self.agent.model.perception.parameters())
-        return self.online_slots is None and not learned
+        return not any(p.requires_grad for p in self.agent.model.perception.parameters())
 
     def encode(self, result: StepResult) -> list[StoredObs]:
         """Encode the results of a step and the starts of new episodes, for `record_step`."""
@@ -218,15 +210,8 @@ class Run:
         recent = np.full(len(names), np.nan)
         if self.finished:
             recent = np.array(self.finished).mean(0)
-        metrics = {
-            "coverage": self.coverage.value,
-            **dict(zip(names, recent.tolist(), strict=True)),
-        }
-        metrics["episodes"] = self.episodes
-        if self.online_slots:
-            metrics["perception_rounds"] = self.online_slots.rounds
-            metrics["perception_loss"] = float(self.online_slots.loss)
-        return metrics
+        recorded = dict(zip(names, recent.tolist(), strict=True))
+        return {"coverage": self.coverage.value, **recorded, "episodes": self.episodes}
 
     # Checkpoints ----------------------------------------------------------------------------------
 
@@ -280,7 +265,6 @@ class Run:
             "envs": self.envs.get_state(),
             "generator": self.generator.get_state(),
             "batch_generator": self.batch_generator.get_state(),
-            "online_slots": self.online_slots.state_dict() if self.online_slots else None,
             "libraries": {
                 "torch": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state_all(),
@@ -308,8 +292,6 @@ class Run:
             self.actor.load_state_dict(state["actor"])
             restore_generator(self.generator, state["generator"])
             restore_generator(self.batch_generator, state["batch_generator"])
-            if self.online_slots:
-                self.online_slots.load_state_dict(state["online_slots"])
             if self.coverage.grid is not None:
                 self.coverage.visited = state["visited"].copy()
             self.finished.extend(state["finished"])

@@ -53,10 +53,7 @@ class BatchSampler:
             self.prefetch()
 
     def prefetch(self) -> None:
-        """Draw the next batch and start its copy to the device, if batches are prefetched.
-
-        Call it again after stored observations have been replaced.
-        """
+        """Draw the next batch and start its copy to the device, if batches are prefetched."""
         if self.prefetcher:
             self.prefetcher.fill(self.draw())
 

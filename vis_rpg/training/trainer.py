@@ -290,9 +290,6 @@ class Trainer:
             for run in self.runs:
                 run.agent.entropy_z.fill_(settings.latent.entropy * left)
         self.learner.step()
-        replaced = [run.online_slots.step() for run in self.active_runs if run.online_slots]
-        if any(replaced) and self.learner.sampler is not None:
-            self.learner.sampler.prefetch()
         return time.perf_counter()
 
     def _start_updates(self) -> None:
