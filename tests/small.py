@@ -66,7 +66,6 @@ class Seen(Perception):
 def agent(
     *words: str,
     perception: Perception | None = None,
-    encoder: str = "mlp",
     terminates: bool = False,
     actions: int = 2,
     seed: int = 0,
@@ -75,7 +74,7 @@ def agent(
     settings = config(*words)
     torch.manual_seed(seed)
     exploration = settings.exploration if settings.exploration.name != "none" else None
-    return Agent(perception or Seen(), actions, settings.agent, encoder, exploration, terminates)
+    return Agent(perception or Seen(), actions, settings.agent, exploration, terminates)
 
 
 def learner(*of: Agent, precision: str = "float32", **rates: float) -> Learner:

@@ -75,7 +75,7 @@ def test_presets_and_overrides_reach_the_agent() -> None:
             r"gaussian\)",
         ),
         ("agent.latent.prior=learnt", r"agent.latent.prior=learnt: .*nearest: learned"),
-        ("perception.encoder=transfomer", r"perception.encoder=transfomer: .*nearest: transformer"),
+        ("exploration.rnd_input=frame", "exploration.rnd_input=frame: .*nearest: frames"),
         (
             "runtime=graphs",
             r"runtime=graphs: choose one of auto, eager, compile, graph \(nearest: graph\)",

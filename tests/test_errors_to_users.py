@@ -206,7 +206,6 @@ def test_a_lost_chunk_of_replay_is_named(tmp_path: Path) -> None:
         ("device=cuda:99",),
         ("task=block_push", "perception=cnn"),
         ("agent.replay_capacity=10",),
-        ("perception.encoder=transformer",),
         ("task=gym", "task.id=Pendulm-v1"),
         ("task=gym", "task.id=CartPole-v1"),
         ("task=bandit",),

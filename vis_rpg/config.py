@@ -74,8 +74,6 @@ class StateConfig:
     task's own."""
     state_scale: Positive | None
     """Factor on the raw state; null: the task's own."""
-    encoder: Literal["mlp", "transformer"]
-    """The encoder f over the features."""
 
 
 @dataclass
@@ -85,8 +83,6 @@ class SlotsConfig:
     name: Literal["slots"]
     checkpoint: str
     """File of the slot model, in the working directory or among those that ship."""
-    encoder: Literal["mlp", "transformer"]
-    """The encoder f over the slots of two frames in their stable order."""
 
 
 @dataclass
@@ -98,8 +94,6 @@ class CnnConfig:
     """conv4, or timm:<name of a timm model>."""
     weights: str | None
     """Weights of a timm backbone: a safetensors file, hub (timm fetches them), null (random)."""
-    encoder: Literal["mlp", "transformer"]
-    """The encoder f over the features."""
 
 
 @dataclass

@@ -14,7 +14,7 @@ from vis_rpg.agent.world_model import WorldModel
 @pytest.fixture
 def model() -> WorldModel:
     torch.manual_seed(0)
-    return WorldModel(Seen((5,)), "mlp", 2, 3, 6, 16, terminates=False).double()
+    return WorldModel(Seen((5,)), 2, 3, 6, 16, terminates=False).double()
 
 
 def test_unrolling_equals_stepping(model: WorldModel) -> None:
@@ -39,11 +39,26 @@ def test_a_prediction_depends_on_no_later_action(model: WorldModel) -> None:
 
 
 def test_encoding_gives_one_state_per_observation_after_its_history() -> None:
-    slots = WorldModel(Seen((2, 3, 4)), "transformer", 2, 3, 6, 16, terminates=False)
+    slots = WorldModel(Seen((2, 3, 4)), 2, 3, 6, 16, terminates=False)
     frames = torch.randn(5, 7, 3, 4)
     s = slots.encode({"x": frames})
     assert s.shape == (4, 7, 6)
     torch.testing.assert_close(slots.encode({"x": frames[2:4]})[0], s[2])
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 3, 5)])
+def test_each_observation_is_encoded_by_itself_and_every_feature_read(
+    shape: tuple[int, ...],
+) -> None:
+    torch.manual_seed(0)
+    f = WorldModel(Seen(shape), 2, 3, 6, 16, terminates=False).f
+    features = torch.randn(4, 3, *shape, requires_grad=True)
+    s = f(features)
+    assert s.shape == (4, 3, 6)
+    torch.testing.assert_close(f(features[1]), s[1])
+    torch.testing.assert_close(f(features[2, 1:2]), s[2, 1:2])
+    s.square().sum().backward()
+    assert (features.grad.abs().amax(-1) > 0).all()
 
 
 def test_both_critics_score_each_state_action_and_latent_by_itself(model: WorldModel) -> None:
@@ -60,13 +75,11 @@ def test_both_critics_score_each_state_action_and_latent_by_itself(model: WorldM
 
 def test_only_a_task_that_ends_has_a_continuation_head(model: WorldModel) -> None:
     assert model.continues is None
-    assert WorldModel(Seen((5,)), "mlp", 2, 3, 6, 16, terminates=True).continues is not None
+    assert WorldModel(Seen((5,)), 2, 3, 6, 16, terminates=True).continues is not None
 
 
 def test_many_world_models_run_at_once() -> None:
-    models = [
-        WorldModel(Seen((5,), trained=True), "mlp", 2, 3, 6, 16, terminates=False) for _ in range(3)
-    ]
+    models = [WorldModel(Seen((5,), trained=True), 2, 3, 6, 16, terminates=False) for _ in range(3)]
     for seed, model in enumerate(models):
         model.perception.weight.data.fill_(seed + 1.0)
     parameters, buffers = stack_module_state(models)

@@ -55,7 +55,7 @@ def trainer(out: Path, *words: str, steps: int = 12) -> Trainer:
         (LEARNED, "agent.latent.kind=categorical"),
         ("exploration.rnd_input=oracle_positions", "task.terminates=true", "seeds=2"),
         (PIXELS, "agent.latent.kind=categorical", "exploration.rnd_input=moving_slots", "seeds=2"),
-        (PIXELS, "perception.encoder=transformer", HOST),
+        (PIXELS, HOST),
         (PIXELS, LEARNED, "exploration.rnd_input=frame_embedding"),
         (PIXELS, "perception=cnn", "exploration.rnd_input=frames", "seeds=2", HOST),
         (PIXELS, "perception=cnn", "agent=mbsac", "exploration=none"),

@@ -32,8 +32,7 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "categorical": ((LEARNED, "agent.latent.kind=categorical", "agent.latent.dim=4"), {}),
     "no bonus": (("exploration=none",), {}),
     "terminations": ((), {"terminates": True}),
-    "slots, mlp": ((), {"shape": SLOTS, "trained": True}),
-    "slots, transformer": ((), {"shape": SLOTS, "encoder": "transformer"}),
+    "slots": ((), {"shape": SLOTS, "trained": True}),
 }
 
 
@@ -179,7 +178,7 @@ def others_are_equal(first: list[Agent], second: list[Agent]) -> None:
     assert changed(weights(first[1]), second[1])
 
 
-@pytest.mark.parametrize("variant", ["rpg", "categorical", "slots, transformer"])
+@pytest.mark.parametrize("variant", ["rpg", "categorical", "slots"])
 def test_a_huge_batch_of_one_agent_is_clipped_for_that_one_alone(variant: str) -> None:
     words, options = VARIANTS[variant]
     quiet, loud = (members(*words, "agent.grad_clip=1e3", **options) for _ in range(2))
@@ -211,7 +210,7 @@ def test_a_huge_batch_of_one_agent_is_clipped_for_that_one_alone(variant: str) -
             )
         ],
         ("categorical", "pi.net.layers.2.bias"),
-        ("slots, transformer", "batch"),
+        ("slots", "batch"),
     ],
 )
 def test_a_nan_of_one_agent_leaves_the_others_bit_equal(variant: str, where: str) -> None:
@@ -250,10 +249,9 @@ def test_each_agent_has_an_alpha_of_its_own_that_follows_its_own_entropy() -> No
 # The agents themselves ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", ["slots, mlp", "slots, transformer"])
-def test_each_agent_is_what_was_learned_and_what_it_loads_is_learned_on(variant: str) -> None:
-    words, options = VARIANTS[variant]
-    of, other = members(*words, double=True, **options), members(*words, double=True, **options)
+def test_each_agent_is_what_was_learned_and_what_it_loads_is_learned_on() -> None:
+    options = VARIANTS["slots"][1]
+    of, other = members(double=True, **options), members(double=True, **options)
     learned, given = learner(*of), inputs(of, 0)
     of[1].load_state_dict(other[2].state_dict())
     learned.update(*joint(given))

@@ -65,12 +65,8 @@ def sampling_learner(*of: Agent, steps: int = 20, prefetch: bool = False) -> Lea
     return Learner(of, sampler=sampler, noise_generators=noise)
 
 
-def agents(
-    count: int, *words: str, shape: tuple[int, ...] = (5,), encoder: str = "mlp"
-) -> list[Agent]:
-    return [
-        agent(*words, perception=Seen(shape), encoder=encoder, seed=seed) for seed in range(count)
-    ]
+def agents(count: int, *words: str, shape: tuple[int, ...] = (5,)) -> list[Agent]:
+    return [agent(*words, perception=Seen(shape), seed=seed) for seed in range(count)]
 
 
 def same(first: Any, second: Any) -> bool:
@@ -205,7 +201,7 @@ def test_what_would_be_waited_for_is_noticed(harm: Any) -> None:
         ((), {}),
         ((LEARNED,), {}),
         (("agent=mbsac", "exploration=none"), {}),
-        ((LEARNED,), {"shape": SLOTS, "encoder": "transformer"}),
+        ((LEARNED,), {"shape": SLOTS}),
     ],
     ids=["rpg", "learned prior", "mbsac", "slots"],
 )

@@ -65,7 +65,7 @@ def make_agent(config: DictConfig, env: gymnasium.Env | Declared) -> Agent:
         env: One environment, or a vector of them.
 
     Raises:
-        UserError: The perception cannot be made, or the encoder does not fit its features.
+        UserError: The perception cannot be made.
     """
     torch.manual_seed(config.seed)
     perception = make_perception(config, env)
@@ -74,9 +74,5 @@ def make_agent(config: DictConfig, env: gymnasium.Env | Declared) -> Agent:
     rnd_input = None
     if exploration is not None:
         rnd_input = make_rnd_input(exploration.rnd_input, task_of(env), config.seed)
-    actions, encoder = int(np.prod(env.action_space.shape)), config.perception.encoder
-    terminates = config.task.terminates
-    try:
-        return Agent(perception, actions, config.agent, encoder, exploration, terminates, rnd_input)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    actions, terminates = int(np.prod(env.action_space.shape)), config.task.terminates
+    return Agent(perception, actions, config.agent, exploration, terminates, rnd_input)

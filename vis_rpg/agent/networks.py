@@ -16,13 +16,6 @@ from perception import ops
 from perception.gru import GRUCell
 
 
-class ELU(nn.Module):
-    """Module of `ops.elu_`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.elu_(x)
-
-
 class Linear(nn.Linear):
     """A linear layer with orthogonal weights and zero bias."""
 
@@ -30,9 +23,6 @@ class Linear(nn.Linear):
         super().__init__(inputs, outputs)
         nn.init.orthogonal_(self.weight)
         nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.mlp([x], [self.weight], [self.bias])
 
 
 class MLP(nn.Module):

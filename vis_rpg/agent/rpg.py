@@ -30,13 +30,9 @@ class Agent(nn.Module):
         perception: Encodes observations.
         action_dim: A.
         config: The section `agent`.
-        encoder: Kind of the encoder f, "mlp" or "transformer".
         exploration: The section `exploration`, None for no bonus.
         terminates: Whether episodes can terminate.
         rnd_input: Replaces perception's input of the RND.
-
-    Raises:
-        ValueError: The encoder does not fit the features.
     """
 
     Z_DRAWS = 4  # draws of z per episode start, each one's baseline the mean of the others
@@ -46,7 +42,6 @@ class Agent(nn.Module):
         perception: Perception,
         action_dim: int,
         config: AgentConfig,
-        encoder: str,
         exploration: ObjectRNDConfig | None,
         terminates: bool,
         rnd_input: RndInput | None = None,
@@ -57,7 +52,7 @@ class Agent(nn.Module):
         hidden, state_dim = config.hidden_dim, config.state_dim
         self.space = make_latent(config.latent.kind, config.latent.dim, config.latent.posterior_std)
         self.model = WorldModel(
-            perception, encoder, action_dim, self.space.dim, state_dim, hidden, terminates
+            perception, action_dim, self.space.dim, state_dim, hidden, terminates
         )
         self.target = copy.deepcopy(self.model).requires_grad_(False)
         self.pi = ActionPolicy(state_dim, action_dim, self.space.dim, hidden, config.std_scale)

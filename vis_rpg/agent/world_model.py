@@ -5,10 +5,11 @@ Shapes: B batch, T time, H horizon, S latent state, A action, Z latent variable,
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from perception.base import ObsSequence, Perception
-from vis_rpg.agent.encoder import make_encoder
 from vis_rpg.agent.networks import GRU, EnsembleMLP, mlp
 
 
@@ -19,7 +20,6 @@ class WorldModel(nn.Module):
 
     Args:
         perception: Encodes observations.
-        encoder: Kind of f, "mlp" or "transformer".
         action_dim: A.
         z_dim: Z.
         state_dim: S.
@@ -30,7 +30,6 @@ class WorldModel(nn.Module):
     def __init__(
         self,
         perception: Perception,
-        encoder: str,
         action_dim: int,
         z_dim: int,
         state_dim: int,
@@ -39,7 +38,8 @@ class WorldModel(nn.Module):
     ) -> None:
         super().__init__()
         self.perception = perception
-        self.f = make_encoder(encoder, perception.feature_shape, state_dim, hidden)
+        shape = perception.feature_shape
+        self.f = nn.Sequential(nn.Flatten(-len(shape)), mlp(math.prod(shape), state_dim, hidden))
         self.embed = mlp(action_dim, hidden, hidden)
         self.initial = mlp(state_dim, hidden, hidden)
         self.cell = GRU(hidden, hidden)

@@ -21,7 +21,7 @@ from perception import ops
 from perception.encoders.cnn import Conv4, encode_pairs
 from perception.gru import GRUCell
 from perception.ops import kernels
-from vis_rpg.agent.networks import GRU, MLP, EnsembleMLP, Linear
+from vis_rpg.agent.networks import GRU, MLP, EnsembleMLP
 
 pytestmark = pytest.mark.compiler
 bfloat16 = pytest.mark.skipif(
@@ -365,7 +365,7 @@ def test_other_frames_are_left_to_torch() -> None:
 @pytest.mark.parametrize(
     ("make", "shapes"),
     [
-        (lambda: Linear(6, 40), [(70, 6)]),
+        (lambda: MLP(6, 40), [(70, 6)]),
         (lambda: MLP(6, 40, 3), [(4, 20, 6)]),
         (lambda: MLP(6, 40, 33, activation="leaky_relu"), [(70, 6)]),
         (lambda: EnsembleMLP(2, 6, 40), [(70, 6)]),
