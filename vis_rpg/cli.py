@@ -16,7 +16,14 @@ from typing import NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from vis_rpg.compose import checked, compose_unchecked, config_files, config_groups, nearest, sweep
+from vis_rpg.compose import (
+    checked,
+    compose_unchecked,
+    config_files,
+    config_groups,
+    did_you_mean,
+    sweep,
+)
 from vis_rpg.config import SCHEMAS
 from vis_rpg.errors import UserError, require
 from vis_rpg.resources import CONFIG_DIR
@@ -95,7 +102,7 @@ def main(command: str | None = None) -> None:
         return
     name, *words = words
     if name not in COMMANDS:
-        near = nearest(name, COMMANDS)
+        near = did_you_mean(name, COMMANDS)
         _say(f"error: {name}: no such command{near} (there are {', '.join(COMMANDS)})")
         sys.exit(UserError.exit_code)
     config_name, module, about = COMMANDS[name]

@@ -11,7 +11,6 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vis_rpg.config import SCHEMAS
-from vis_rpg.errors import UserError, require
+from vis_rpg.errors import UserError, nearest, require
 from vis_rpg.resources import CONFIG_DIR
 from vis_rpg.schema import check_settings, flatten
 
@@ -162,7 +161,7 @@ def _explain(error: Exception, parsed: Iterable[Override], config_name: str) -> 
         for option in chosen if isinstance(chosen, list) else [chosen]:
             if str(option) not in options:
                 return (
-                    f"{override.input_line}: no such option{nearest(str(option), options)} "
+                    f"{override.input_line}: no such option{did_you_mean(option, options)} "
                     f"(there are {', '.join(options)})"
                 )
         good.append(str(override.input_line))
@@ -174,7 +173,7 @@ def _explain(error: Exception, parsed: Iterable[Override], config_name: str) -> 
         key = override.get_key_element().lstrip("+~")
         if not override.is_add() and key not in keys:
             top = ", ".join(sorted({key.partition(".")[0] for key in keys} | set(groups)))
-            near = nearest(key, [*keys, *groups]) or f"; there are {top}"
+            near = did_you_mean(key, [*keys, *groups]) or f"; there are {top}"
             return f"{override.input_line}: no such setting{near}"
     return _short(error)
 
@@ -190,15 +189,6 @@ def _keys(values: Any) -> list[str]:
     return sorted(settings.keys() | sections)
 
 
-def nearest(word: str, names: Iterable[str]) -> str:
-    """Return the nearest name as a question, or nothing.
-
-    The last part of a dotted key counts nearly as much as the whole.
-    """
-
-    def likeness(name: str) -> float:
-        tail = SequenceMatcher(None, word.rpartition(".")[2], name.rpartition(".")[2]).ratio()
-        return max(SequenceMatcher(None, word, name).ratio(), 0.9 * tail)
-
-    best = max(names, key=likeness, default="")
-    return f"; did you mean {best}?" if likeness(best) >= 0.6 else ""
+def did_you_mean(word: object, names: Iterable[str]) -> str:
+    """Return the nearest name as a question, or nothing."""
+    return nearest(word, names, 0.6, "; did you mean {}?")

@@ -1,5 +1,10 @@
 """Errors that the user can fix: each is one clear line and a non-zero exit, never a traceback."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+
 
 class UserError(Exception):
     """An error that the user can fix.
@@ -29,6 +34,28 @@ class WorkersFailed(RunStopped):
 
     The run can still be saved as it was before the step, except for its running episodes.
     """
+
+
+def nearest(
+    word: object, names: Iterable[str], least: float = 0.3, hint: str = " (nearest: {})"
+) -> str:
+    """Return a hint at the nearest name, or nothing.
+
+    Args:
+        word: What was written.
+        names: Those that exist.
+        least: Likeness in [0, 1] below which none is named. The last part of a dotted key counts
+            nearly as much as the whole.
+        hint: The hint, with {} for the name.
+    """
+    written = str(word)
+
+    def likeness(name: str) -> float:
+        tail = SequenceMatcher(None, name.rpartition(".")[2], written.rpartition(".")[2]).ratio()
+        return max(SequenceMatcher(None, name, written).ratio(), 0.9 * tail)
+
+    best = max(names, key=likeness, default="")
+    return hint.format(best) if best and likeness(best) >= least else ""
 
 
 def one_line(error: Exception) -> str:

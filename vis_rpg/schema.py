@@ -13,13 +13,12 @@ import ast
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from difflib import get_close_matches
 from itertools import pairwise
 from textwrap import dedent
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from vis_rpg.errors import UserError, require
+from vis_rpg.errors import UserError, nearest, require
 
 WORDS = {
     bool: "true or false",
@@ -152,6 +151,5 @@ def _check_value(key: str, kind: Any, value: Any) -> None:
 
 
 def _check_choice(key: str, choices: tuple[str, ...], value: Any) -> None:
-    [near] = get_close_matches(str(value), choices, 1, 0.0)
-    one = f"choose one of {', '.join(choices)} (nearest: {near})"
+    one = f"choose one of {', '.join(choices)}{nearest(value, choices, 0.0)}"
     require(value in choices, f"{key}={value}: {one}")

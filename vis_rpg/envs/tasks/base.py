@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import gymnasium
@@ -12,7 +11,7 @@ import numpy as np
 
 from vis_rpg.envs.rendering.frames import FRAME, STACK, VIDEO, FrameStack
 from vis_rpg.envs.tasks.task import Task
-from vis_rpg.errors import UserError
+from vis_rpg.errors import nearest, require
 
 MAX_TRIES = 1000
 """Randomized scenes drawn, at most, until one is in view with nothing inside another thing."""
@@ -21,18 +20,10 @@ MAX_PENETRATION = 0.005
 OBSERVATIONS = ("state", "pixels")
 
 
-def nearest(word: object, known: list[str]) -> str:
-    """A hint for an error message: ' (nearest: ...)' or nothing."""
-    match = get_close_matches(str(word), known, n=1, cutoff=0.3)
-    return f" (nearest: {match[0]})" if match else ""
-
-
 def check_choice(key: str, value: str, known: Sequence[str]) -> None:
     """Raise UserError unless a setting's value is one of those known."""
-    if value not in known:
-        raise UserError(
-            f"{key}={value} is not one of {', '.join(known)}{nearest(value, list(known))}"
-        )
+    hint = nearest(value, known)
+    require(value in known, f"{key}={value} is not one of {', '.join(known)}{hint}")
 
 
 def frames_space() -> gymnasium.spaces.Box:

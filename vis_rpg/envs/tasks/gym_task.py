@@ -15,9 +15,9 @@ import gymnasium
 import numpy as np
 
 from vis_rpg.envs.rendering.frames import FRAME, FrameStack, check_gl, mend_gymnasium_viewers, rgb
-from vis_rpg.envs.tasks.base import OBSERVATIONS, check_choice, frames_space, nearest
+from vis_rpg.envs.tasks.base import OBSERVATIONS, check_choice, frames_space
 from vis_rpg.envs.tasks.task import Task
-from vis_rpg.errors import RunStopped, UserError, one_line
+from vis_rpg.errors import RunStopped, UserError, nearest, one_line
 
 DEFAULT_LENGTH = 1000
 """Steps of an episode where the id sets no limit."""

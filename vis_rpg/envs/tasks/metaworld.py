@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vis_rpg.envs.tasks.base import MAX_TRIES, nearest
+from vis_rpg.envs.tasks.base import MAX_TRIES
 from vis_rpg.envs.tasks.mujoco_task import MujocoTask, free_camera, geoms_under
 from vis_rpg.envs.tasks.task import Axes, Coverage, Task, draw_box
-from vis_rpg.errors import UserError
+from vis_rpg.errors import UserError, nearest
 
 import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
 
@@ -184,7 +184,7 @@ class MetaWorld(MujocoTask):
         known = metaworld.env_dict.ALL_V3_ENVIRONMENTS
         if name not in known:
             raise UserError(
-                f"task.name={name} is not one of Meta-World's tasks{nearest(name, list(known))}"
+                f"task.name={name} is not one of Meta-World's tasks{nearest(name, known)}"
             )
         env: Any = known[name]()
         self._env = env
