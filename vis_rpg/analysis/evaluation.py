@@ -6,7 +6,6 @@ Rates and means have 95% intervals.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from vis_rpg.agent.actor import Actor
 from vis_rpg.envs.make import object_positions, task_of
 from vis_rpg.errors import require
 from vis_rpg.training.coverage import CoverageCounter
+from vis_rpg.training.logger import without_nan
 
 STREAM = 0xE7A1
 """Separates the starts of evaluation episodes from those of training with the same seed."""
@@ -82,7 +82,7 @@ class Evaluation:
         figures |= {
             f"eval_success_{name}": share for name, share in figures.pop("eval_criteria").items()
         }
-        path.write_text(json.dumps(_without_nan(figures), indent=2) + "\n")
+        path.write_text(json.dumps(without_nan(figures), indent=2) + "\n")
 
 
 def evaluate(actor: Actor, env: gymnasium.Env, episodes: int = 50, seed: int = 0) -> Evaluation:
@@ -192,11 +192,3 @@ def bootstrap(values: np.ndarray) -> np.ndarray:
             (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng
         ).confidence_interval
     )
-
-
-def _without_nan(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: _without_nan(value) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [_without_nan(value) for value in node]
-    return None if isinstance(node, float) and not math.isfinite(node) else node

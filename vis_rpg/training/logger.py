@@ -73,12 +73,13 @@ class Logger:
             self.wandb.finish()
 
 
-def without_nan(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Replace numbers that are not finite by None, which JSON can hold."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in metrics.items()
-    }
+def without_nan(node: Any) -> Any:
+    """Replace numbers that are not finite by None, which JSON can hold, however deep they lie."""
+    if isinstance(node, dict):
+        return {key: without_nan(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [without_nan(value) for value in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
 def _begin_wandb(out: Path, project: str, config: dict[str, Any], resumed: bool) -> Any:

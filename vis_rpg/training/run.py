@@ -344,7 +344,7 @@ class Run:
             "agent": self.config.agent.name,
             "seed": self.config.seed,
         }
-        clean = without_nan(summary)
+        clean: dict[str, Any] = without_nan(summary)
         (self.out / "summary.json").write_text(json.dumps(clean, indent=2) + "\n")
         self.close()
         return clean
