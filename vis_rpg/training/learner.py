@@ -89,11 +89,8 @@ class Learner:
         self.stateless = copy.deepcopy(self.agent) if len(agents) > 1 else self.agent
         if len(agents) > 1:
             self._stack(parts[0])
-        self._views = [
-            (tensor, tensor.data_ptr())
-            for agent in agents
-            for tensor in [*agent.parameters(), *agent.buffers()]
-        ]
+        self._views = [t for own in agents for t in (*own.parameters(), *own.buffers())]
+        self._pointers = list(map(Tensor.data_ptr, self._views))
         adam = partial(torch.optim.Adam, lr=self.config.lr, fused=True)
         self.optimizers = {
             part: adam([nn.Parameter(flat.flat)], capturable=self.device.type == "cuda")
@@ -260,7 +257,7 @@ class Learner:
 
     def _check_views(self) -> None:
         """Raise RuntimeError if an agent's tensors are no longer the learner's."""
-        if any(tensor.data_ptr() != pointer for tensor, pointer in self._views):
+        if list(map(Tensor.data_ptr, self._views)) != self._pointers:
             raise RuntimeError(
                 "an agent was moved or cast after its learner was made: make a new one"
             )
