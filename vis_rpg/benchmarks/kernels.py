@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from perception import ops
 from vis_rpg.benchmarks.updates import UPDATES, filled, machine
+from vis_rpg.errors import one_line
 
 SETTINGS = {
     f"{name}, preset={preset}": [*UPDATES[name], f"preset={preset}"]
@@ -115,6 +116,9 @@ if __name__ == "__main__":
     out, seconds = Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 60.0
     lines: list[dict[str, Any]] = [machine(torch.device("cpu"))]
     for name, overrides in SETTINGS.items():
-        lines.append({"name": name, **compare(overrides, seconds)})
+        try:
+            lines.append({"name": name, **compare(overrides, seconds)})
+        except Exception as error:  # compilers and caches raise anything: time the others
+            lines.append({"name": name, "failed": one_line(error)[:300]})
         print(json.dumps(lines[-1]), flush=True)
         out.write_text(json.dumps(lines, indent=1) + "\n")
