@@ -145,9 +145,11 @@ class CnnPerception(Perception):
     def to_storage(
         self, obs: Tensor, previous_action: Tensor, is_first: Tensor, hidden: dict[str, Tensor]
     ) -> tuple[StoredObs, dict[str, Tensor]]:
+        """Store the newest frame (B, H, W, 3) uint8; carry nothing."""
         return {"frame": obs[:, -1]}, {}
 
     def features(self, obs_sequence: ObsSequence) -> Tensor:
+        """Encode each frame together with the one before it: (T, B, D)."""
         return encode_pairs(self.encoder, obs_sequence["frame"])
 
     def objects(self, obs_sequence: ObsSequence) -> tuple[Tensor, Tensor]:
@@ -158,4 +160,5 @@ class CnnPerception(Perception):
 
     @torch.no_grad()
     def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
+        """Embed frame pairs by the frozen CNN: (T, B, M)."""
         return self.frozen.embed(obs_sequence["frame"])

@@ -46,18 +46,22 @@ class StatePerception(Perception):
     def to_storage(
         self, obs: Tensor, previous_action: Tensor, is_first: Tensor, hidden: dict[str, Tensor]
     ) -> tuple[StoredObs, dict[str, Tensor]]:
+        """Store the state (B, S) as float32; carry nothing."""
         return {"state": obs.float()}, {}
 
     def features(self, obs_sequence: ObsSequence) -> Tensor:
+        """Return the scaled state and the encoded coordinates, (T, B, S + M)."""
         state = obs_sequence["state"]
         return torch.cat([state * self.state_scale, self._encoded(state)], dim=-1)
 
     def objects(self, obs_sequence: ObsSequence) -> tuple[Tensor, Tensor]:
+        """Return the task's objects, (T, B, N, C), all of them present."""
         coordinates = self.object_coordinates(obs_sequence["state"])
         return coordinates, coordinates.new_ones(coordinates.shape[:-1])
 
     @torch.no_grad()
     def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
+        """Return the encoded coordinates (T, B, M), or the scaled state if there are none."""
         encoded = self._encoded(obs_sequence["state"])
         return encoded if encoded.shape[-1] else obs_sequence["state"] * self.state_scale
 

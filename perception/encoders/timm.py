@@ -77,5 +77,6 @@ class TimmEncoder(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Encode images (B, C, H, W) as pooled features (B, D) float32."""
         features: Tensor = self.model(images)
         return features.to(torch.float32)

@@ -60,17 +60,20 @@ class SlotPerception(Perception):
     def to_storage(
         self, obs: Tensor, previous_action: Tensor, is_first: Tensor, hidden: dict[str, Tensor]
     ) -> tuple[StoredObs, dict[str, Tensor]]:
+        """Store the slots of the newest frame and their coordinates; carry the slots."""
         output = self.model(obs[:, -1], hidden.get("slots"), is_first)
         stored = {"slots": output.slots.half(), "coordinates": output.coordinates}
         return stored, {"slots": output.slots}
 
     def features(self, obs_sequence: ObsSequence) -> Tensor:
+        """Pair the slots of the frames at t - 1 and t: (T, B, 2, K, D)."""
         slots, coordinates = obs_sequence["slots"].float(), obs_sequence["coordinates"]
         centroid, area, presence = coordinates.split([2, 1, 1], dim=-1)
         each = torch.cat([slots, self._encoded(centroid, presence), area, presence], dim=-1)
         return torch.stack([each[:-1], each[1:]], dim=2)
 
     def objects(self, obs_sequence: ObsSequence) -> tuple[Tensor, Tensor]:
+        """Return centroid and area (T, B, K, 3) of each slot, and its presence (T, B, K)."""
         coordinates = obs_sequence["coordinates"][1:]
         return coordinates[..., :3], coordinates[..., 3]
 

@@ -81,6 +81,7 @@ class GaussianLatent:
         self.posterior_std = posterior_std
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draw standard normal noise (*shape, dim)."""
         return torch.randn(*shape, self.dim, generator=generator, device=generator.device)
 
     @staticmethod
@@ -90,24 +91,29 @@ class GaussianLatent:
         return mean, bounded_log_std(raw)
 
     def sample(self, noise: Tensor, outputs: Tensor | None = None) -> Tensor:
+        """Return mean + std * noise, (B, dim); the noise itself for the fixed prior."""
         if outputs is None:
             return noise
         mean, log_std = self._prior(outputs)
         return mean + log_std.exp() * noise
 
     def log_prior(self, z: Tensor, outputs: Tensor) -> Tensor:
+        """Return the log density of z under the diagonal normal, (B,)."""
         mean, log_std = self._prior(outputs)
         exponent = -0.5 * ((z - mean) / log_std.exp()) ** 2
         return (exponent - log_std).sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
 
     def entropy(self, outputs: Tensor) -> Tensor:
+        """Return the entropy of the diagonal normal, (B,)."""
         return self._prior(outputs)[1].sum(-1) + 0.5 * self.dim * math.log(2 * math.pi * math.e)
 
     def divergence(self, outputs: Tensor) -> Tensor:
+        """Return the divergence of the diagonal normal from N(0, I), (B,)."""
         mean, log_std = self._prior(outputs)
         return (0.5 * (mean**2 + (2 * log_std).exp() - 1) - log_std).sum(-1)
 
     def log_posterior(self, z: Tensor, outputs: Tensor) -> Tensor:
+        """Return the log density of z around the network's outputs (B, dim): (B,)."""
         constant = self.dim * (math.log(self.posterior_std) + 0.5 * math.log(2 * math.pi))
         return (-0.5 / self.posterior_std**2) * ((z - outputs) ** 2).sum(-1) - constant
 
@@ -130,21 +136,24 @@ class CategoricalLatent:
         return -torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))
 
     def sample(self, noise: Tensor, outputs: Tensor | None = None) -> Tensor:
+        """Return the one-hot arg max (B, dim) of noise plus logits."""
         logits = noise if outputs is None else noise + outputs
         return F.one_hot(logits.argmax(-1), self.dim).to(noise.dtype)
 
     def log_prior(self, z: Tensor, outputs: Tensor) -> Tensor:
+        """Return the log probability of z under the softmax of outputs, (B,)."""
         return (z * outputs.log_softmax(-1)).sum(-1)
 
     def entropy(self, outputs: Tensor) -> Tensor:
+        """Return the entropy of the softmax, (B,)."""
         log_p = outputs.log_softmax(-1)
         return -(log_p.exp() * log_p).sum(-1)
 
     def divergence(self, outputs: Tensor) -> Tensor:
+        """Return the divergence of the softmax from the uniform prior, (B,)."""
         return math.log(self.dim) - self.entropy(outputs)
 
-    def log_posterior(self, z: Tensor, outputs: Tensor) -> Tensor:
-        return self.log_prior(z, outputs)
+    log_posterior = log_prior
 
 
 class NoLatent:
@@ -153,22 +162,22 @@ class NoLatent:
     dim = posterior_outputs = prior_outputs = 0
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Return noise of width 0, (*shape, 0)."""
         return torch.zeros(*shape, 0, device=generator.device)
 
     def sample(self, noise: Tensor, outputs: Tensor | None = None) -> Tensor:
+        """Return the empty z, (B, 0)."""
         return noise
 
     def log_prior(self, z: Tensor, outputs: Tensor) -> Tensor:
+        """Return zeros (B,)."""
         return z.sum(-1)
 
     def entropy(self, outputs: Tensor) -> Tensor:
+        """Return zeros (B,)."""
         return outputs.sum(-1)
 
-    def divergence(self, outputs: Tensor) -> Tensor:
-        return outputs.sum(-1)
-
-    def log_posterior(self, z: Tensor, outputs: Tensor) -> Tensor:
-        return z.sum(-1)
+    divergence, log_posterior = entropy, log_prior
 
 
 def make_latent(kind: str, dim: int, posterior_std: float) -> LatentSpace:

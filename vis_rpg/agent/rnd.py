@@ -60,6 +60,7 @@ class FrameNetwork(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Encode each frame together with the one before it: (T, B, D)."""
         return encode_pairs(self.cnn, frames)
 
 

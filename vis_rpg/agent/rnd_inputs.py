@@ -63,6 +63,7 @@ class FrameEmbedding(RndInput):
 
     @torch.no_grad()
     def forward(self, obs: Tensor, positions: Tensor) -> Tensor:
+        """Embed the two newest frames: (B, M)."""
         return self.frozen.embed(obs.transpose(0, 1))[0]
 
 
@@ -81,6 +82,7 @@ class Frames(RndInput):
         self.spec = StorageSpec((*frame_size, 3), torch.uint8)
 
     def forward(self, obs: Tensor, positions: Tensor) -> Tensor:
+        """Return the newest frame (B, H, W, 3) uint8."""
         return obs[:, -1]
 
     def read(self, obs_sequence: ObsSequence, history: int) -> Tensor:
@@ -116,6 +118,7 @@ class OraclePositions(RndInput):
         self.high: Tensor
 
     def forward(self, obs: Tensor, positions: Tensor) -> Tensor:
+        """Encode positions in the task's plane: (B, M)."""
         places = positions[..., self.plane].to(self.low)
         scaled = 2 * (places - self.low) / (self.high - self.low) - 1
         return positional_encoding(scaled, MAX_FREQUENCIES).flatten(-2)

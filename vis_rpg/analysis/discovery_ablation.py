@@ -91,6 +91,7 @@ class ProposalsOnly(SlotModel):
         is_first: Tensor | None = None,
         assign_unseen: bool = True,
     ) -> SlotOutput:
+        """Return the segment proposals of frames (B, H, W, 3) uint8 as masks of empty slots."""
         images = as_images(frames)
         alpha = self.foreground(images)[0]
         masks = self.proposals(images, alpha)

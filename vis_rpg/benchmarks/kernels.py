@@ -65,6 +65,7 @@ class OneDnn:
 
     @staticmethod
     def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Apply a linear layer (N, K) to x (..., K): (..., N)."""
         flat = x.flatten(0, -2).contiguous()
         return onednn_linear(flat, weight.contiguous(), bias).unflatten(0, x.shape[:-1])
 

@@ -139,12 +139,14 @@ class GymTask(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode; raises RunStopped where the environment has another API."""
         obs, info = self._call(2, self.env.reset, seed=seed, options=options)
         return self._stack.start(self._frame()) if self._stack else self._seen(obs), self._info(
             info
         )
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Carry out an action (A,), stretched to the environment's bounds; raises RunStopped."""
         share = (np.clip(action, -1.0, 1.0).reshape(self._low.shape) + 1) / 2
         # The weighted mean, not low + share * range: rounding may not leave the Box at its ends.
         raw = ((1 - share) * self._low + share * self._high).astype(self._low.dtype)

@@ -92,8 +92,13 @@ class Declared(Protocol):
     """What an agent must know of the environments that it is made for."""
 
     @property
-    def task(self) -> Task: ...
+    def task(self) -> Task:
+        """The declaration of their task."""
+
     @property
-    def observation_space(self) -> gymnasium.Space[Any]: ...
+    def observation_space(self) -> gymnasium.Space[Any]:
+        """The space of observations, (S,) or (2, 64, 64, 3)."""
+
     @property
-    def action_space(self) -> gymnasium.Space[Any]: ...
+    def action_space(self) -> gymnasium.Space[Any]:
+        """The space of actions, (A,)."""
