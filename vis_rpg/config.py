@@ -567,11 +567,11 @@ def device(name: str) -> torch.device:
         chosen = None
     if chosen is None or chosen.type not in ("cpu", "cuda"):
         raise UserError(f"device={name}: choose auto, cpu, cuda or cuda:N")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use "
-            "device=auto or device=cpu"
-        )
+    require(
+        chosen.type == "cpu" or (chosen.index or 0) < torch.cuda.device_count(),
+        f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use "
+        "device=auto or device=cpu",
+    )
     # An index of its own: "cuda" is not equal to the "cuda:0" that tensors report.
     return torch.device("cuda", chosen.index or 0) if chosen.type == "cuda" else chosen
 
@@ -580,8 +580,8 @@ def check_resumable(config: DictConfig, saved: DictConfig) -> None:
     """Raise UserError where a run is resumed with other settings than those it was begun with."""
     now, then = (flatten(OmegaConf.to_container(each, resolve=True)) for each in (config, saved))
     for key in sorted(now.keys() | then.keys()):
-        if not {key, key.split(".")[0]} & set(FREE_ON_RESUME) and now.get(key) != then.get(key):
-            raise UserError(
-                f"resume=true: {key}={now.get(key)}, but the run in {config.out} was begun with "
-                f"{key}={then.get(key)}: give the same settings"
-            )
+        require(
+            bool({key, key.split(".")[0]} & set(FREE_ON_RESUME)) or now.get(key) == then.get(key),
+            f"resume=true: {key}={now.get(key)}, but the run in {config.out} was begun with "
+            f"{key}={then.get(key)}: give the same settings",
+        )

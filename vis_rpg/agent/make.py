@@ -17,7 +17,7 @@ from vis_rpg.agent.rnd_inputs import make_rnd_input
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.envs.make import task_of
 from vis_rpg.envs.tasks.task import Declared
-from vis_rpg.errors import UserError
+from vis_rpg.errors import UserError, require
 from vis_rpg.resources import ROOT
 
 
@@ -46,11 +46,11 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
             )
         path = Path(section.checkpoint)
         path = path if path.is_absolute() or path.exists() else ROOT / path
-        if not path.exists():
-            raise UserError(
-                f"perception.checkpoint={section.checkpoint}: no slot model there; train one with "
-                f"vis-rpg discover-objects task={config.task.name}, or use perception=cnn"
-            )
+        require(
+            path.exists(),
+            f"perception.checkpoint={section.checkpoint}: no slot model there; train one with "
+            f"vis-rpg discover-objects task={config.task.name}, or use perception=cnn",
+        )
         moving = config.exploration.get("rnd_input") == "moving_slots"
         return SlotPerception(path, moving)
     except ValueError as error:

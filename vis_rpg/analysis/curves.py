@@ -80,11 +80,10 @@ def write_csv(
         found = [
             (line["step"], line[key], seed, agent) for line in metrics if line.get(key) is not None
         ]
-        if not found:
-            raise UserError(
-                f"key={key}: {run} has logged no such number; it has "
-                f"{', '.join(sorted(metrics[-1]))}"
-            )
+        require(
+            bool(found),
+            f"key={key}: {run} has logged no such number; it has {', '.join(sorted(metrics[-1]))}",
+        )
         rows += found
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
@@ -115,8 +114,10 @@ def read_curves(path: Path) -> list[Curve]:
             rows = list(csv.DictReader(file))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: give runs=[...] to write it") from None
-    if not rows or set(FIELDS) - set(rows[0]):
-        raise UserError(f"{path}: not a CSV of curves, which has the columns {', '.join(FIELDS)}")
+    require(
+        bool(rows) and not set(FIELDS) - set(rows[0]),
+        f"{path}: not a CSV of curves, which has the columns {', '.join(FIELDS)}",
+    )
     agents: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
         agents.setdefault(row["agent"], {}).setdefault(row["seed"], []).append(
@@ -131,11 +132,11 @@ def read_curves(path: Path) -> list[Curve]:
 def _curve(agent: str, seeds: list[np.ndarray]) -> Curve:
     """Average one agent's seeds, each (2, P) steps and values."""
     first, last = max(steps[0] for steps, _ in seeds), min(steps[-1] for steps, _ in seeds)
-    if first > last:
-        raise UserError(
-            f"agent={agent}: its seeds have no interactions in common (one ends at "
-            f"{last:,.0f}, another begins at {first:,.0f})"
-        )
+    require(
+        bool(first <= last),
+        f"agent={agent}: its seeds have no interactions in common (one ends at "
+        f"{last:,.0f}, another begins at {first:,.0f})",
+    )
     grid = np.unique(np.concatenate([steps for steps, _ in seeds]))
     grid = grid[(grid >= first) & (grid <= last)]
     values = np.stack([np.interp(grid, steps, value) for steps, value in seeds])

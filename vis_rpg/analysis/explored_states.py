@@ -24,7 +24,7 @@ from matplotlib.ticker import EngFormatter
 from vis_rpg.config import VisualiseStatesConfig
 from vis_rpg.envs.make import make_env, task_of
 from vis_rpg.envs.tasks.task import Task
-from vis_rpg.errors import UserError
+from vis_rpg.errors import UserError, require
 from vis_rpg.training import checkpoint
 from vis_rpg.training.coverage import VisitRecord
 from vis_rpg.training.load import load_whole_config
@@ -98,10 +98,10 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
             raise ValueError
     except ValueError:
         raise UserError(f"{path}: a line is not JSON, or no metrics; the file is broken") from None
-    if not metrics:
-        raise UserError(
-            f"{path}: nothing is logged there yet (logger.log_every interactions lie between lines)"
-        )
+    require(
+        bool(metrics),
+        f"{path}: nothing is logged there yet (logger.log_every interactions lie between lines)",
+    )
     return metrics
 
 
@@ -116,11 +116,11 @@ def states_figure(run: Path) -> Figure:
     task = task_of(env)
     env.close()
     objects = len(task.object_names)
-    if objects == 0:
-        raise UserError(
-            f"{run}: task={config.task.name} names no objects of interest, so there are no "
-            "visited states to draw"
-        )
+    require(
+        objects > 0,
+        f"{run}: task={config.task.name} names no objects of interest, so there are no "
+        "visited states to draw",
+    )
     colours = z_colormap(visits.z, config.agent.latent.kind)
     bounds = np.linspace(0, visits.step[-1], STAGES + 1)
 

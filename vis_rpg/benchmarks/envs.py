@@ -15,7 +15,7 @@ from vis_rpg.envs.make import make_env
 from vis_rpg.envs.rendering.batch import choose_renderer
 from vis_rpg.envs.vector.make import make_vector_envs
 from vis_rpg.envs.vector.sync import SyncVectorEnv, VectorEnv
-from vis_rpg.errors import UserError
+from vis_rpg.errors import require
 
 Line = dict[str, Any]
 ENVS = 5
@@ -36,8 +36,10 @@ def envs(only: str | None = None, seconds: float = 1.0, backend: str = "auto") -
     Raises:
         UserError: For a task that does not exist.
     """
-    if only is not None and only not in IDS:
-        raise UserError(f"--task {only}: choose one of {', '.join(IDS)}")
+    require(
+        only is None or only in IDS,
+        f"only_task={only}: choose one of {', '.join(IDS)}",
+    )
     for name in [only] if only else IDS:
         for obs in ("state", "pixels"):
             yield {"name": f"{name}, {obs}", **_measured(name, obs, seconds, backend)}

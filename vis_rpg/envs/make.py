@@ -12,7 +12,7 @@ from vis_rpg.envs import IDS
 from vis_rpg.envs.tasks.base import check_choice
 from vis_rpg.envs.tasks.gym_task import make_gym
 from vis_rpg.envs.tasks.task import Declared, Task
-from vis_rpg.errors import UserError
+from vis_rpg.errors import UserError, require
 
 TASKS = (*IDS, "gym")
 NOT_GIVEN = ("name", "family", "terminates", "kwargs")
@@ -43,8 +43,10 @@ def make_env(
         name, kwargs["name"] = task["family"], name
     check_choice("task", name, TASKS)
     if name == "gym":
-        if not kwargs.get("id"):
-            raise UserError("task=gym needs an id, for example task.id=Pusher-v5")
+        require(
+            bool(kwargs.get("id")),
+            "task=gym needs an id, for example task.id=Pusher-v5",
+        )
         env: gymnasium.Env[np.ndarray, np.ndarray] = make_gym(obs=obs, **kwargs)
     else:
         try:

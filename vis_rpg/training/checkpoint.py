@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vis_rpg.errors import UserError, one_line
+from vis_rpg.errors import UserError, one_line, require
 from vis_rpg.training.chunks import digest, write_tensors
 
 FORMAT = "vis-rpg checkpoint 8"
@@ -88,11 +88,11 @@ def latest(run: Path) -> Path:
         UserError: There is none.
     """
     found = complete(run / "checkpoints")
-    if not found:
-        raise UserError(
-            f"{run}: no checkpoint there (looked for {run / 'checkpoints'}/step-*): give the "
-            "folder of a run that was trained"
-        )
+    require(
+        bool(found),
+        f"{run}: no checkpoint there (looked for {run / 'checkpoints'}/step-*): give the "
+        "folder of a run that was trained",
+    )
     return found[-1]
 
 
@@ -109,22 +109,21 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a checkpoint (state.json: {error.strerror})") from None
     except (ValueError, RecursionError):
         raise UserError(f"{path}: broken checkpoint, state.json is cut short: {way_out}") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: not a checkpoint of this version (state.json does not say {FORMAT!r})"
-        )
-    if document.pop("digest", None) != _document_digest(document):
-        raise UserError(
-            f"{path}: broken checkpoint, state.json is not as it was saved (its checksum "
-            f"differs): {way_out}"
-        )
+    require(
+        isinstance(document, dict) and document.get("format") == FORMAT,
+        f"{path}: not a checkpoint of this version (state.json does not say {FORMAT!r})",
+    )
+    require(
+        document.pop("digest", None) == _document_digest(document),
+        f"{path}: broken checkpoint, state.json is not as it was saved (its checksum "
+        f"differs): {way_out}",
+    )
     file_path = path / "state.safetensors"
     try:
-        if file_path.stat().st_size != document["tensor_bytes"]:
-            raise UserError(
-                f"{path}: broken checkpoint, state.safetensors is cut short or another file: "
-                f"{way_out}"
-            )
+        require(
+            file_path.stat().st_size == document["tensor_bytes"],
+            f"{path}: broken checkpoint, state.safetensors is cut short or another file: {way_out}",
+        )
         with safe_open(file_path, "pt") as file:
             # Copies, because the file is mapped: a run that goes on must not depend on a file that
             # may be replaced.

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vis_rpg.errors import UserError
+from vis_rpg.errors import UserError, require
 
 Span = tuple[int, int]
 """Rows [start, end), numbered since the run began."""
@@ -66,11 +66,11 @@ class Chunks:
         """
         path = self.path(span)
         try:
-            if digest(path) != self.digests.get(path.name):
-                raise UserError(
-                    f"{path}: needed by a checkpoint of this run, but it is not as it was "
-                    "written (its checksum differs)"
-                )
+            require(
+                digest(path) == self.digests.get(path.name),
+                f"{path}: needed by a checkpoint of this run, but it is not as it was "
+                "written (its checksum differs)",
+            )
             with safe_open(path, "pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         except (OSError, SafetensorError) as error:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from perception.base import ObsSequence, StorageSpec, StoredObs
 from vis_rpg.agent.batch import Batch
-from vis_rpg.errors import UserError
+from vis_rpg.errors import UserError, require
 from vis_rpg.training.chunks import Chunks, rows_of
 from vis_rpg.training.memory import free_addresses, free_on_host
 
@@ -133,11 +133,11 @@ class ReplayBuffer:
         # Retire a start this many rows before it is overwritten, so that its previous row outlives
         # it.
         self.margin = 4 * envs + 4
-        if capacity < 2 * self.margin:
-            raise UserError(
-                f"agent.replay_capacity={capacity}: too small for agent.envs={envs}; give at "
-                f"least {2 * self.margin}"
-            )
+        require(
+            capacity >= 2 * self.margin,
+            f"agent.replay_capacity={capacity}: too small for agent.envs={envs}; give at "
+            f"least {2 * self.margin}",
+        )
 
     def __len__(self) -> int:
         """Return the number of transitions that segments can start at."""

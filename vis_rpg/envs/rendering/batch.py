@@ -16,7 +16,7 @@ import torch
 from vis_rpg.envs.rendering.frames import FRAME, FrameStack
 from vis_rpg.envs.tasks.base import frames_space
 from vis_rpg.envs.tasks.mujoco_task import MujocoTask
-from vis_rpg.errors import UserError
+from vis_rpg.errors import UserError, require
 
 
 class Renderer(Protocol):
@@ -121,11 +121,11 @@ def make_warp_renderer(env: gymnasium.Env[Any, Any], count: int) -> BatchRendere
 
     task = env.unwrapped
     assert isinstance(task, MujocoTask)
-    if task.anamorphic > 1:
-        raise UserError(
-            f"render.backend=warp renders no anamorphic pictures, as task={task.task.name} "
-            "needs: use render.backend=egl"
-        )
+    require(
+        task.anamorphic <= 1,
+        f"render.backend=warp renders no anamorphic pictures, as task={task.task.name} "
+        "needs: use render.backend=egl",
+    )
     renderer = WarpRenderer(task.render_model(FRAME), task.view, FRAME, count, sky=task.sky)
     return BatchRenderer(renderer, count, len(task.geom_poses()[0]))
 
@@ -149,20 +149,20 @@ def choose_renderer(
     """
     task = env.unwrapped
     if not isinstance(task, MujocoTask):
-        if wanted != "auto":
-            raise UserError(
-                f"render.backend={wanted}: this task is no MuJoCo model of ours and is drawn "
-                "by its own library; use auto"
-            )
+        require(
+            wanted == "auto",
+            f"render.backend={wanted}: this task is no MuJoCo model of ours and is drawn "
+            "by its own library; use auto",
+        )
         return None, "auto (the task draws its own)"
     installed = importlib.util.find_spec("mujoco_warp") is not None
     if wanted == "egl" or (wanted == "auto" and not (installed and torch.cuda.is_available())):
         return None, "egl"
-    if not installed:
-        raise UserError(
-            "render.backend=warp needs mujoco-warp: pip install 'vis-rpg[warp]', or use "
-            "render.backend=egl"
-        )
+    require(
+        installed,
+        "render.backend=warp needs mujoco-warp: pip install 'vis-rpg[warp]', or use "
+        "render.backend=egl",
+    )
     try:
         return make_warp_renderer(task, count), "warp"
     except UserError as error:  # a scene that it does not draw

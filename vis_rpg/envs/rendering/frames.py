@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import torch
 
-from vis_rpg.errors import UserError, one_line
+from vis_rpg.errors import UserError, one_line, require
 
 if TYPE_CHECKING:
     import mujoco
@@ -198,8 +198,10 @@ def rgb(picture: Any, of: str) -> np.ndarray:
             f"an array {array.shape} of {array.dtype}" if array.ndim > 1 else type(picture).__name__
         )
         raise UserError(f"{of} draws {what} where a picture (H, W, 3) is needed")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise UserError(f"{of} draws a picture with numbers that are not finite")
+    require(
+        bool(array.dtype.kind != "f" or np.isfinite(array).all()),
+        f"{of} draws a picture with numbers that are not finite",
+    )
     if array.dtype == bool or (array.dtype.kind == "f" and array.max() <= 1):
         array = array * 255.0
     if array.dtype != np.uint8:

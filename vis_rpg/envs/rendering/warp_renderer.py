@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vis_rpg.errors import UserError
+from vis_rpg.errors import UserError, require
 
 import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
 
@@ -177,11 +177,11 @@ class _SceneDescription:
         scene = mujoco.MjvScene(model, 64 + 2 * (model.ngeom + model.nsite))
         parts = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, camera, parts, scene)
-        if model.nflex or model.nskin:
-            raise UserError(
-                "render.backend=warp draws no soft bodies and no skins, and this scene has "
-                f"some: {EGL}"
-            )
+        require(
+            not (model.nflex or model.nskin),
+            "render.backend=warp draws no soft bodies and no skins, and this scene has "
+            f"some: {EGL}",
+        )
         drawn = [scene.geoms[i] for i in range(scene.ngeom)]
         starts = {int(mujoco.mjtObj.mjOBJ_GEOM): 0, int(mujoco.mjtObj.mjOBJ_SITE): model.ngeom}
         self.shown = {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vis_rpg.envs.tasks.base import OBSERVATIONS, BaseTask, check_choice
 from vis_rpg.envs.tasks.task import Task
-from vis_rpg.errors import UserError
+from vis_rpg.errors import UserError, require
 
 REACH = 1.2
 """An action in [-1, 1] times this is the x of the reward."""
@@ -40,8 +40,10 @@ class Bandit(BaseTask):
 
     def __init__(self, obs: str = "state", render_mode: str | None = None) -> None:
         check_choice("obs", obs, OBSERVATIONS)
-        if obs == "pixels":
-            raise UserError("obs=pixels for vis_rpg/Bandit-v0: it has no picture; use obs=state")
+        require(
+            obs != "pixels",
+            "obs=pixels for vis_rpg/Bandit-v0: it has no picture; use obs=state",
+        )
         super().__init__(Task("bandit", (), episode_length=1), 1, np.ones(1), obs, render_mode)
 
     def _start(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from vis_rpg.envs.rendering.frames import FRAME, STACK, VIDEO, FrameStack
 from vis_rpg.envs.tasks.task import Task
-from vis_rpg.errors import nearest, require
+from vis_rpg.errors import UserError, nearest
 
 MAX_TRIES = 1000
 """Randomized scenes drawn, at most, until one is in view with nothing inside another thing."""
@@ -22,8 +22,9 @@ OBSERVATIONS = ("state", "pixels")
 
 def check_choice(key: str, value: str, known: Sequence[str]) -> None:
     """Raise UserError unless a setting's value is one of those known."""
-    hint = nearest(value, known)
-    require(value in known, f"{key}={value} is not one of {', '.join(known)}{hint}")
+    if value not in known:
+        hint = nearest(value, known)
+        raise UserError(f"{key}={value} is not one of {', '.join(known)}{hint}")
 
 
 def frames_space() -> gymnasium.spaces.Box:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vis_rpg.envs.tasks.mujoco_task import MujocoTask
 from vis_rpg.envs.tasks.task import Axes, Coverage, Task, draw_box
-from vis_rpg.errors import UserError
+from vis_rpg.errors import require
 from vis_rpg.resources import ASSETS
 
 import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
@@ -104,15 +104,15 @@ class BlockPush(MujocoTask):
     def __init__(
         self, obs: str = "state", blocks: int = 2, render_mode: str | None = None, looks: int = 0
     ) -> None:
-        if blocks not in (1, 2):
-            raise UserError(
-                f"blocks={blocks} for vis_rpg/BlockPush-v0: it is played with 1 or 2 blocks"
-            )
-        if looks < 0:
-            raise UserError(
-                f"looks={looks} for vis_rpg/BlockPush-v0: 0 for green and blue, or the seed of "
-                "other looks, from 1"
-            )
+        require(
+            blocks in (1, 2),
+            f"blocks={blocks} for vis_rpg/BlockPush-v0: it is played with 1 or 2 blocks",
+        )
+        require(
+            looks >= 0,
+            f"looks={looks} for vis_rpg/BlockPush-v0: 0 for green and blue, or the seed of "
+            "other looks, from 1",
+        )
         self._blocks = blocks
         task, model = make_task(blocks), load_model(blocks, looks)
         parts = {name: (name,) for name in task.object_names}

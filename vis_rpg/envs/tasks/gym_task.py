@@ -17,7 +17,7 @@ import numpy as np
 from vis_rpg.envs.rendering.frames import FRAME, FrameStack, check_gl, mend_gymnasium_viewers, rgb
 from vis_rpg.envs.tasks.base import OBSERVATIONS, check_choice, frames_space
 from vis_rpg.envs.tasks.task import Task
-from vis_rpg.errors import RunStopped, UserError, nearest, one_line
+from vis_rpg.errors import RunStopped, UserError, nearest, one_line, require
 
 DEFAULT_LENGTH = 1000
 """Steps of an episode where the id sets no limit."""
@@ -59,11 +59,11 @@ class GymTask(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
                 f"obs=state for {self._id}: its observation, a {kind}, is no list of numbers; "
                 "use obs=pixels"
             ) from None
-        if not low.size:
-            raise UserError(
-                f"obs=state for {self._id}: its observation space {env.observation_space} "
-                "holds no number; use obs=pixels"
-            )
+        require(
+            low.size > 0,
+            f"obs=state for {self._id}: its observation space {env.observation_space} "
+            "holds no number; use obs=pixels",
+        )
         self.observation_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
 
     def _seen(self, obs: Any) -> np.ndarray:
@@ -189,10 +189,10 @@ def action_bounds(env: gymnasium.Env[Any, Any]) -> tuple[np.ndarray, np.ndarray]
             f"task.id={id}: its action space is {actions}; only a Box of real numbers can be "
             "trained"
         )
-    if not actions.low.size:
-        raise UserError(
-            f"task.id={id}: its action space {actions} holds no number: there is nothing to do"
-        )
+    require(
+        actions.low.size > 0,
+        f"task.id={id}: its action space {actions} holds no number: there is nothing to do",
+    )
     low, high = actions.low, actions.high
     while isinstance(env, gymnasium.Wrapper):
         env = env.env
@@ -204,12 +204,12 @@ def action_bounds(env: gymnasium.Env[Any, Any]) -> tuple[np.ndarray, np.ndarray]
                 np.where(np.isfinite(mine), mine, theirs).astype(actions.dtype)
                 for mine, theirs in ((low, env.action_space.low), (high, env.action_space.high))
             )
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise UserError(
-            f"task.id={id}: its action space {actions} is unbounded: give it finite bounds "
-            "where it is defined "
-            "(gymnasium.wrappers.RescaleAction then stretches them to others)"
-        )
+    require(
+        bool(np.isfinite(low).all() and np.isfinite(high).all()),
+        f"task.id={id}: its action space {actions} is unbounded: give it finite bounds "
+        "where it is defined "
+        "(gymnasium.wrappers.RescaleAction then stretches them to others)",
+    )
     return low, high
 
 
