@@ -36,9 +36,9 @@ def lacks_vulkan() -> str | None:
 @functools.cache
 def lacks_compiler() -> str | None:
     """Why nothing can be compiled for the CPU of this machine; None where it can."""
-    from vis_rpg import config
+    from vis_rpg import checks
 
-    lacking = config.lacks_compiler("cpu")
+    lacking = checks.lacks_compiler("cpu")
     return lacking and f"compiling needs {lacking}"
 
 

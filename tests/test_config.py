@@ -8,8 +8,8 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.small import config
+from vis_rpg.checks import check, check_resumable, device
 from vis_rpg.compose import compose
-from vis_rpg.config import check, check_resumable, device
 from vis_rpg.errors import UserError
 from vis_rpg.resources import CONFIG_DIR
 

@@ -25,6 +25,7 @@ LAYERS = (
         "vis_rpg.schema",
         "vis_rpg.compose",
         "vis_rpg.config",
+        "vis_rpg.checks",
     ),
     ("vis_rpg.envs",),
     ("vis_rpg.agent",),

@@ -15,7 +15,7 @@ from tests.runs import comparable, differences
 from tests.small import config
 from vis_rpg.agent.rnd import ObjectRND
 from vis_rpg.agent.rnd_inputs import FrameEmbedding, OraclePositions
-from vis_rpg.config import check
+from vis_rpg.checks import check
 from vis_rpg.envs.tasks.block_push import LIMIT, make_task
 from vis_rpg.envs.tasks.task import Task
 from vis_rpg.errors import UserError

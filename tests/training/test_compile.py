@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from perception.ops import kernels
 from tests import small
-from vis_rpg import config
+from vis_rpg import checks
 from vis_rpg.benchmarks import updates as benchmark
 from vis_rpg.compose import compose
 from vis_rpg.errors import UserError
@@ -74,24 +74,24 @@ def parameters(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def test_compiling_without_a_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config.shutil, "which", lambda name: None)
+    monkeypatch.setattr(checks.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="apt-get install g\\+\\+"):
-        config.check(OmegaConf.merge(compose(WORDS), {"runtime": "compile"}))
+        checks.check(OmegaConf.merge(compose(WORDS), {"runtime": "compile"}))
 
 
 def test_compiling_without_the_headers_of_python_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(config.shutil, "which", lambda name: name)
-    monkeypatch.setattr(config.sysconfig, "get_path", lambda name: "/nowhere")
+    monkeypatch.setattr(checks.shutil, "which", lambda name: name)
+    monkeypatch.setattr(checks.sysconfig, "get_path", lambda name: "/nowhere")
     with pytest.raises(UserError, match=r"apt-get install python3\.\d+-dev"):
-        config.check(OmegaConf.merge(compose(WORDS), {"runtime": "compile"}))
+        checks.check(OmegaConf.merge(compose(WORDS), {"runtime": "compile"}))
 
 
 def test_the_benchmark_goes_on_without_a_compiler_and_says_what_it_did_not_measure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(config.shutil, "which", lambda name: None)
+    monkeypatch.setattr(checks.shutil, "which", lambda name: None)
     monkeypatch.setattr(benchmark, "UPDATES", {"state": benchmark.UPDATES["state"]})
     monkeypatch.setattr(benchmark, "update_speed", lambda *_: {"updates_per_s": 1.0})
     for others in ("RUNS", "STEPPED"):

@@ -17,7 +17,7 @@ from torch import nn
 import vis_rpg
 from tests.elsewhere import DEVICE, Mixed, elsewhere
 from tests.small import config
-from vis_rpg import config as configuration
+from vis_rpg import checks
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.benchmarks.op_counter import OperatorCounter
 from vis_rpg.training.memory import prepare
@@ -174,7 +174,7 @@ def test_a_tensor_left_on_the_host_is_found(fault: str, monkeypatch: pytest.Monk
 def test_a_gpu_without_a_number_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    chosen = [configuration.device(name) for name in ("auto", "cuda", "cuda:1")]
+    chosen = [checks.device(name) for name in ("auto", "cuda", "cuda:1")]
     assert [str(device) for device in chosen] == ["cuda:0", "cuda:0", "cuda:1"], (
         "as tensors there say, and as torch asks for"
     )

@@ -41,7 +41,7 @@ from perception.evaluation.summary import draw_table, summarise
 from perception.slots.background import BackgroundConfig
 from perception.slots.model import SlotConfig, SlotModel
 from perception.slots.segments import SegmentConfig
-from vis_rpg.config import device, lacks_compiler
+from vis_rpg.checks import device, lacks_compiler
 from vis_rpg.envs.make import make_env, task_of
 from vis_rpg.errors import ModelRejected, UserError, require
 

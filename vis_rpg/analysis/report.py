@@ -8,7 +8,8 @@ import torch
 
 from vis_rpg.analysis.evaluation import Evaluation, Interval, evaluate
 from vis_rpg.analysis.video import record_rollouts
-from vis_rpg.config import EvaluateConfig, device
+from vis_rpg.checks import device
+from vis_rpg.config import EvaluateConfig
 from vis_rpg.errors import UserError
 from vis_rpg.training import checkpoint
 from vis_rpg.training.load import load

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from vis_rpg.benchmarks import envs, updates
-from vis_rpg.config import BenchmarkConfig, device, lacks_compiler
+from vis_rpg.checks import device, lacks_compiler
+from vis_rpg.config import BenchmarkConfig
 from vis_rpg.errors import require
 
 STORED = Path("results/speed/counts.json")

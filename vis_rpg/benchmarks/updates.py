@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from vis_rpg.benchmarks.op_counter import OperatorCounter
+from vis_rpg.checks import device as device_of
+from vis_rpg.checks import lacks_compiler
 from vis_rpg.compose import compose
-from vis_rpg.config import device as device_of
-from vis_rpg.config import lacks_compiler
 from vis_rpg.envs.make import make_env
 from vis_rpg.envs.vector.sync import SyncVectorEnv
 from vis_rpg.errors import one_line

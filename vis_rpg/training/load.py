@@ -14,8 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from vis_rpg.agent.actor import Actor
 from vis_rpg.agent.make import make_agent
 from vis_rpg.agent.rpg import Agent
+from vis_rpg.checks import check
 from vis_rpg.compose import checked
-from vis_rpg.config import TrainConfig, check
+from vis_rpg.config import TrainConfig
 from vis_rpg.envs.make import make_env
 from vis_rpg.envs.rendering.frames import render_on
 from vis_rpg.errors import UserError, one_line

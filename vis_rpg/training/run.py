@@ -21,7 +21,7 @@ from tqdm import tqdm
 from perception.base import StoredObs
 from vis_rpg.agent.actor import Actor
 from vis_rpg.agent.rpg import Agent
-from vis_rpg.config import check_resumable
+from vis_rpg.checks import check_resumable
 from vis_rpg.envs.vector.make import make_vector_envs
 from vis_rpg.envs.vector.sync import StepResult, VectorEnv
 from vis_rpg.errors import RunStopped, UserError

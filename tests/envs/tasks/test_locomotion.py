@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import vis_rpg.envs  # noqa: F401  (registers the tasks)
+from vis_rpg.checks import check
 from vis_rpg.compose import compose
-from vis_rpg.config import check
 from vis_rpg.envs.make import task_of
 from vis_rpg.envs.tasks.locomotion import CheetahBack, Humanoid
 

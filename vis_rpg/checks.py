@@ -1,0 +1,120 @@
+"""What settings must satisfy besides their schema, together and on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from vis_rpg.errors import UserError, require
+from vis_rpg.schema import flatten
+
+FREE_ON_RESUME = (
+    "steps",
+    "device",
+    "runtime",
+    "render",
+    "resume",
+    "out",
+    "logger",
+    "agent.replay_device",
+    "task.processes",
+)
+
+
+def check(config: DictConfig) -> None:
+    """Raise UserError for the first settings of a `TrainConfig` that cannot be used together."""
+    latent, seeing, bonus = config.agent.latent, config.perception, config.exploration
+    require(
+        latent.kind == "none" or latent.dim >= 1,
+        f"agent.latent.dim={latent.dim}: must be at least 1 (agent=mbsac is the agent without z)",
+    )
+    decay = latent.entropy_decay
+    require(
+        len(decay) == 2 and 0 <= decay[0] < decay[1],
+        f"agent.latent.entropy_decay={list(decay)}: give the interactions where the fall begins "
+        "and ends: [begin,end]",
+    )
+    require(
+        (config.obs.kind == "state") == (seeing.name == "state"),
+        f"perception={seeing.name} does not see obs={config.obs.kind}: use perception=state with "
+        "obs=state, slots or cnn with obs=pixels",
+    )
+    reads = bonus.get("rnd_input")
+    require(
+        seeing.name == "slots" or reads != "moving_slots",
+        f"exploration.rnd_input=moving_slots reads slots, which perception={seeing.name} does not "
+        "see: use obs=pixels with perception=slots, or exploration.rnd_input=slots",
+    )
+    require(
+        config.obs.kind == "pixels" or reads not in ("frame_embedding", "frames"),
+        f"exploration.rnd_input={reads} reads frames, which obs=state does not give: use "
+        "obs=pixels, or exploration.rnd_input=slots",
+    )
+    require(
+        config.task.name != "bandit",
+        "task=bandit has one step and an exact reward, and its own learner: run vis-rpg bandit",
+    )
+    where = device(config.device)
+    lacking = lacks_compiler(config.device) if config.runtime == "compile" else None
+    require(lacking is None, f"runtime=compile needs {lacking}, or use runtime=eager")
+    require(
+        config.runtime != "graph" or where.type != "cpu",
+        "runtime=graph: CUDA graphs need a CUDA device; on a CPU use runtime=compile or "
+        "runtime=eager",
+    )
+
+
+def lacks_compiler(name: str) -> str | None:
+    """What compiling for this device lacks here and how to get it, None where nothing does."""
+    if device(name).type == "cpu":
+        if shutil.which(os.environ.get("CXX", "g++")) is None:  # what torch calls
+            return "a C++ compiler: install one (apt-get install g++)"
+        if not Path(sysconfig.get_path("include"), "Python.h").exists():
+            return (
+                "Python's headers: apt-get install "
+                f"python{sys.version_info.major}.{sys.version_info.minor}-dev"
+            )
+    return None
+
+
+def device(name: str) -> torch.device:
+    """Return the device that `device=` names, a GPU always with its number, as its tensors say.
+
+    Args:
+        name: auto is the GPU where there is one.
+
+    Raises:
+        UserError: The device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise UserError(f"device={name}: choose auto, cpu, cuda or cuda:N")
+    require(
+        chosen.type == "cpu" or (chosen.index or 0) < torch.cuda.device_count(),
+        f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use "
+        "device=auto or device=cpu",
+    )
+    # An index of its own: "cuda" is not equal to the "cuda:0" that tensors report.
+    return torch.device("cuda", chosen.index or 0) if chosen.type == "cuda" else chosen
+
+
+def check_resumable(config: DictConfig, saved: DictConfig) -> None:
+    """Raise UserError where a run is resumed with other settings than those it was begun with."""
+    now, then = (flatten(OmegaConf.to_container(each, resolve=True)) for each in (config, saved))
+    for key in sorted(now.keys() | then.keys()):
+        require(
+            bool({key, key.split(".")[0]} & set(FREE_ON_RESUME)) or now.get(key) == then.get(key),
+            f"resume=true: {key}={now.get(key)}, but the run in {config.out} was begun with "
+            f"{key}={then.get(key)}: give the same settings",
+        )
