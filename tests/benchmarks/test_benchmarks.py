@@ -12,6 +12,7 @@ import torch
 
 from tests.runs import run_script
 from vis_rpg.benchmarks import envs as env_benchmark
+from vis_rpg.benchmarks import report
 from vis_rpg.benchmarks import updates as benchmark
 from vis_rpg.benchmarks.op_counter import OperatorCounter
 from vis_rpg.benchmarks.updates import (
@@ -212,7 +213,9 @@ def test_the_script_fails_where_a_count_has_grown(
 ) -> None:
     found = {"state": {"operators": 200}}
     monkeypatch.setattr(benchmark, "counts", lambda compiled: found)
-    monkeypatch.setattr(benchmark, "read_counts", lambda path: {"state": {"operators": 100}})
+    stored = tmp_path / "stored.json"
+    stored.write_text(json.dumps({"state": {"operators": 100}}))
+    monkeypatch.setattr(report, "STORED", stored)
     assert (
         run_script(monkeypatch, "benchmark", "what=counts", f"json={tmp_path / 'counts.json'}") == 0
     )

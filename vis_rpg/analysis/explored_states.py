@@ -155,7 +155,7 @@ def states_figure(run: Path) -> Figure:
     _add_colorbar(
         upper,
         axes[:, :STAGES],
-        _mappable(colours.cmap, colours.norm),
+        matplotlib.cm.ScalarMappable(colours.norm, colours.cmap),
         colours.label,
         aspect=60,
         ticks=colours.ticks,
@@ -312,10 +312,6 @@ def _frame(axes: Axes, points: np.ndarray, task: Task) -> None:
         task.draw(axes)
         axes.spines[:].set_visible(False)  # it draws walls of its own
     axes.set(xticks=[], yticks=[])
-
-
-def _mappable(cmap: Colormap, norm: Normalize) -> Any:
-    return matplotlib.cm.ScalarMappable(norm, cmap)
 
 
 def _add_colorbar(

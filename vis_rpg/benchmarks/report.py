@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -23,12 +24,18 @@ def main(config: BenchmarkConfig) -> None:
         Path(config.json).write_text(json.dumps(found, indent=2) + "\n")
 
 
+def told(lines: Iterable[updates.Line]) -> list[updates.Line]:
+    """Print each line as soon as it is measured; return all."""
+    kept = []
+    for line in lines:
+        kept.append(line)
+        print(json.dumps(line), flush=True)
+    return kept
+
+
 def suite(config: BenchmarkConfig) -> dict[str, object]:
     """Measure updates, whole runs and environment steps, against the goals."""
-    lines = []
-    for line in updates.suite(config.device, config.quick):
-        lines.append(line)
-        print(json.dumps(line), flush=True)
+    lines = told(updates.suite(config.device, config.quick))
     reached = updates.goals(lines)
     for line in reached if not config.quick else []:
         print(json.dumps(line))
@@ -37,22 +44,18 @@ def suite(config: BenchmarkConfig) -> dict[str, object]:
 
 def step(config: BenchmarkConfig) -> dict[str, object]:
     """Measure the environments."""
-    lines: list[dict[str, object]] = []
-    for line in envs.envs(config.only_task, 0.1 if config.quick else 1.5, config.backend):
-        lines.append(line)
-        print(json.dumps(line), flush=True)
+    lines = told(envs.envs(config.only_task, 0.1 if config.quick else 1.5, config.backend))
     return {"machine": updates.machine(torch.device("cpu")), "measured": lines}
 
 
 def profile(config: BenchmarkConfig) -> dict[str, object]:
     """Measure the parts of a training step."""
-    lines: list[dict[str, object]] = []
-    runtime = "runtime=eager" if config.quick else "runtime=compile"
-    for name, overrides in updates.LOOPS.items():
-        words = [*overrides, "preset=cpu", f"device={config.device}", runtime]
-        profiled = updates.loop_profile(words, 0.5 if config.quick else 5.0)
-        lines.append({"name": f"training step, {name}", **profiled})
-        print(json.dumps(lines[-1]), flush=True)
+    runtime, seconds = ("runtime=eager", 0.5) if config.quick else ("runtime=compile", 5.0)
+    given = ["preset=cpu", f"device={config.device}", runtime]
+    lines = told(
+        {"name": f"training step, {name}"} | updates.loop_profile([*words, *given], seconds)
+        for name, words in updates.LOOPS.items()
+    )
     return {"machine": updates.machine(device(config.device)), "measured": lines}
 
 
@@ -62,7 +65,7 @@ def count(config: BenchmarkConfig) -> dict[str, object]:
     print(json.dumps(found, indent=2))
     if config.check:
         require(STORED.exists(), f"check=true: {STORED} is not here; run this in a checkout")
-        more = updates.regressions(found, updates.read_counts(STORED))
+        more = updates.regressions(found, json.loads(STORED.read_text()))
         meant = f"where that is meant: vis-rpg benchmark what=counts json={STORED}"
         require(not more, f"{'; '.join(more)}; {meant}")
     return found

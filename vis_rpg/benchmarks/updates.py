@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 import tempfile
@@ -108,19 +107,15 @@ def suite(device: str, quick: bool) -> Iterator[Line]:
 
 def machine(device: torch.device) -> Line:
     """Describe the hardware and the versions of the libraries."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
     return {
         "name": "machine",
         "device": str(device),
-        "hardware": name,
+        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "date": time.strftime("%Y-%m-%d"),
-        **versions,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
     }
 
 
@@ -509,10 +504,3 @@ def regressions(now: Line, stored: Line) -> list[str]:
             elif value > GROWTH * before:
                 lines.append(f"{name}: {key} has grown from {before} to {value}")
     return lines
-
-
-def read_counts(path: Path) -> Line:
-    """Read stored counts."""
-    stored = json.loads(path.read_text())
-    assert isinstance(stored, dict)
-    return stored
