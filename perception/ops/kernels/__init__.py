@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils import cpp_extension
 
 ACTIVATIONS = ("none", "elu", "leaky_relu")
@@ -248,8 +249,15 @@ def encode(frames: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tenso
 def _describe() -> None:
     """Register shape rules for tracing and vmap rules with torch."""
 
-    def front(groups: int, t: Tensor, dim: int | None) -> Tensor:
-        return t.expand(groups, *t.shape) if dim is None else t.movedim(dim, 0)
+    def front(groups: int, t: Any, dim: int | None) -> Any:
+        if dim is None:
+            return t.expand(groups, *t.shape) if isinstance(t, Tensor) else t
+        return t.movedim(dim, 0)
+
+    def mapped(op: Any, info: Any, dims: Any, *inputs: Any) -> Any:
+        own = functools.partial(front, info.batch_size)
+        out = op(*pytree.tree_map(own, inputs, dims))
+        return out, [0] * len(out)
 
     def empty(*like: Tensor) -> list[Tensor]:
         return [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in like]
@@ -329,61 +337,6 @@ def _describe() -> None:
     ) -> list[Tensor]:
         return empty(*weights, *biases)
 
-    @torch.library.register_vmap("perception::chain")
-    def _(
-        info: Any,
-        dims: Any,
-        x: list[Tensor],
-        weights: list[Tensor],
-        biases: list[Tensor],
-        activation: int,
-        half: bool,
-        keep: bool,
-    ) -> Any:
-        own = functools.partial(front, info.batch_size)
-        given = (
-            list(map(own, tensors, places))
-            for tensors, places in zip((x, weights, biases), dims[:3], strict=True)
-        )
-        out = torch.ops.perception.chain(*given, activation, half, keep)
-        return out, [0] * len(out)
-
-    @torch.library.register_vmap("perception::gru")
-    def _(
-        info: Any,
-        dims: Any,
-        x: Tensor,
-        h: Tensor,
-        weights: list[Tensor],
-        biases: list[Tensor],
-        half: bool,
-        keep: bool,
-    ) -> Any:
-        own = functools.partial(front, info.batch_size)
-        out = torch.ops.perception.gru(
-            own(x, dims[0]),
-            own(h, dims[1]),
-            list(map(own, weights, dims[2])),
-            list(map(own, biases, dims[3])),
-            half,
-            keep,
-        )
-        return out, [0] * len(out)
-
-    @torch.library.register_vmap("perception::encode")
-    def _(
-        info: Any,
-        dims: Any,
-        frames: Tensor,
-        weights: list[Tensor],
-        biases: list[Tensor],
-        keep: bool,
-    ) -> Any:
-        own = functools.partial(front, info.batch_size)
-        out = torch.ops.perception.encode(
-            own(frames, dims[0]),
-            list(map(own, weights, dims[1])),
-            list(map(own, biases, dims[2])),
-            keep,
-        )
-        return out, [0] * len(out)
+    for name in ("chain", "gru", "encode"):
+        rule = functools.partial(mapped, getattr(torch.ops.perception, name))
+        torch.library.register_vmap(f"perception::{name}", rule)
