@@ -433,10 +433,11 @@ def test_a_copy_of_a_learners_agent_acts_alike_and_is_independent(count: int) ->
     assert float(of[0].log_alpha.detach()) != 3.0
 
 
+@pytest.mark.parametrize("part", [lambda of: of, lambda of: of.pi, lambda of: of.rnd.target])
 @pytest.mark.parametrize("count", [1, M])
-def test_an_agent_that_is_moved_or_cast_stops_its_learner(count: int) -> None:
+def test_an_agent_that_is_moved_or_cast_stops_its_learner(count: int, part: Any) -> None:
     of = members()[:count]
     learned = learner(*of)
-    of[-1].double()
+    part(of[-1]).double()
     with pytest.raises(RuntimeError, match="moved or cast after its learner was made"):
         learn(learned, 1)

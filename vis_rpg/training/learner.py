@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -89,7 +90,9 @@ class Learner:
         self.stateless = copy.deepcopy(self.agent) if len(agents) > 1 else self.agent
         if len(agents) > 1:
             self._stack(parts[0])
-        self._views = [t for own in agents for t in (*own.parameters(), *own.buffers())]
+        # A module that is moved or cast takes all of its own parameters along: the first one tells.
+        modules = (module for agent in agents for module in agent.modules())
+        self._views = [p for own in modules for p in islice(own.parameters(False), 1)]
         self._pointers = list(map(Tensor.data_ptr, self._views))
         adam = partial(torch.optim.Adam, lr=self.config.lr, fused=True)
         self.optimizers = {
