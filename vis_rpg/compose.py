@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -81,9 +81,7 @@ def checked(config: DictConfig, schema: type) -> DictConfig:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise UserError(str(error)) from error
-    values = OmegaConf.to_container(config)
-    assert isinstance(values, dict)
-    check_settings(schema, {str(key): value for key, value in values.items()})
+    check_settings(schema, cast(dict[str, Any], OmegaConf.to_container(config)))
     return config
 
 

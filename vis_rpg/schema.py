@@ -16,7 +16,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from itertools import pairwise
 from textwrap import dedent
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from vis_rpg.errors import UserError, nearest, require
 
@@ -76,9 +76,8 @@ def describe(schema: type, prefix: str = "") -> Iterator[tuple[str, str]]:
     """The dotted key and the meaning of every setting, sections before what is in them."""
     docs: dict[str, str] = {}
     for parent in reversed([kind for kind in schema.__mro__ if is_dataclass(kind)]):
-        [body] = ast.parse(dedent(inspect.getsource(parent))).body
-        assert isinstance(body, ast.ClassDef)
-        for pair in pairwise(body.body):
+        declared = cast(ast.ClassDef, ast.parse(dedent(inspect.getsource(parent))).body[0])
+        for pair in pairwise(declared.body):
             match pair:
                 case (ast.AnnAssign(ast.Name(name)), ast.Expr(ast.Constant(str(doc)))):
                     docs[name] = " ".join(doc.split())

@@ -38,7 +38,7 @@ def kill_at(trainer: Trainer, seed: int, *steps: int) -> None:
     def killing(actions: Any) -> None:
         if trainer.step_count in steps:
             group.ready()
-            os.kill(group.workers[0].pid, signal.SIGKILL)
+            os.kill(group.workers[0]._process.pid, signal.SIGKILL)
             group.workers[0]._process.join(10)
         begin(actions)
 

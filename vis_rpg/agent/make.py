@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import gymnasium
-import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -34,10 +33,9 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
     section = config.perception
     if section.name == "state":
         task = task_of(env)
-        assert env.observation_space.shape is not None
         scale = task.state_scale if section.state_scale is None else section.state_scale
         frequencies = task.frequencies if section.frequencies is None else section.frequencies
-        size = env.observation_space.shape[0]
+        size = gymnasium.spaces.flatdim(env.observation_space)
         return StatePerception(size, task.object_coordinates, scale, frequencies)
     try:
         if section.name == "cnn":
@@ -69,10 +67,9 @@ def make_agent(config: DictConfig, env: gymnasium.Env | Declared) -> Agent:
     """
     torch.manual_seed(config.seed)
     perception = make_perception(config, env)
-    assert env.action_space.shape is not None
     exploration = config.exploration if config.exploration.name != "none" else None
     rnd_input = None
     if exploration is not None:
         rnd_input = make_rnd_input(exploration.rnd_input, task_of(env), config.seed)
-    actions, terminates = int(np.prod(env.action_space.shape)), config.task.terminates
+    actions, terminates = gymnasium.spaces.flatdim(env.action_space), config.task.terminates
     return Agent(perception, actions, config.agent, exploration, terminates, rnd_input)

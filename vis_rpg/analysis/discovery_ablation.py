@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -167,8 +167,9 @@ def main(config: DictConfig) -> None:
         for kind, ablations in results.items():
             scored = usual if kind == "proposals" else held_out
             for name in track(ablations, f"ablating, seed {seed}, {kind}"):
-                without = OmegaConf.merge(config, OmegaConf.from_dotlist(KINDS[kind][name]))
-                assert isinstance(without, DictConfig)
+                without = cast(
+                    DictConfig, OmegaConf.merge(config, OmegaConf.from_dotlist(KINDS[kind][name]))
+                )
                 ablations[name][seed] = figures(without, kind, seed, frames, scored)
                 facts = {"task": config.task.name, "hardware": hardware(), "results": results}
                 out.write_text(json.dumps(facts, indent=2) + "\n")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import cast
 
 import av
 import cv2
@@ -161,8 +162,7 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: int = 12) -> None:
     frames = iter(frames)
     first = next(frames)
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream(codec, rate=Fraction(fps))
-        assert isinstance(stream, VideoStream)
+        stream = cast(VideoStream, container.add_stream(codec, rate=Fraction(fps)))
         stream.pix_fmt = "yuv420p"
         stream.height, stream.width = first.shape[:2]
         for picture in chain([first], frames):

@@ -78,9 +78,8 @@ def _measured(name: str, obs: str, seconds: float, backend: str) -> Line:
 
 def _speed(envs: VectorEnv, seconds: float) -> float:
     """Interactions/s with random actions, resets included; with obs=pixels these are frames/s."""
-    shape = envs.action_space.shape
-    assert shape is not None
-    actions = np.random.default_rng(0).uniform(-1, 1, (64, len(envs), *shape)).astype(np.float32)
+    shape = 64, len(envs), *envs.action_space.shape
+    actions = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     envs.reset()
     for action in actions[:3]:
         envs.step(action)

@@ -43,10 +43,6 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
-def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[0], inputs[1])
-
-
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     x, weight = ctx.saved_tensors
     of_x = onednn_linear(gradient.contiguous(), weight.t().contiguous(), None)
@@ -54,7 +50,9 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return of_x, of_weight, gradient.sum(0)
 
 
-onednn_linear.register_autograd(_backward, setup_context=_setup)
+onednn_linear.register_autograd(
+    _backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2])
+)
 
 
 class OneDnn:

@@ -359,11 +359,9 @@ def step_speed(overrides: list[str], obs: str, repeats: int, least: float) -> Li
     envs = SyncVectorEnv(lambda _: make_env(config.task, obs), config.agent.envs, 0)
     envs.reset()
     rng = np.random.default_rng(0)
-    shape = envs.action_space.shape
-    assert shape is not None
     seconds = statistics.median(
         timed(
-            lambda: envs.step(rng.uniform(-1, 1, (len(envs), *shape))),
+            lambda: envs.step(rng.uniform(-1, 1, (len(envs), *envs.action_space.shape))),
             repeats,
             least,
             torch.device("cpu"),

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -143,9 +143,7 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: broken checkpoint, state.safetensors cannot be read ({error}): {way_out}"
         ) from None
-    state = _join(document["state"], tensors)
-    assert isinstance(state, dict)
-    return state
+    return cast(dict[str, Any], _join(document["state"], tensors))
 
 
 def _document_digest(document: dict[str, Any]) -> str:

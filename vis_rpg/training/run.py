@@ -389,10 +389,8 @@ def random_coverage(config: DictConfig, steps: int) -> float:
     envs.reset()
     counter = CoverageCounter(envs.task)
     generator = np.random.default_rng(config.seed)
-    shape = envs.action_space.shape
-    assert shape is not None
     for _ in range(0, steps, len(envs)):
-        actions = generator.uniform(-1, 1, (len(envs), *shape)).astype(np.float32)
+        actions = generator.uniform(-1, 1, (len(envs), *envs.action_space.shape)).astype(np.float32)
         counter.add(envs.step(actions).objects)
     envs.close()
     return counter.value

@@ -63,7 +63,7 @@ def assert_same(first: StepResult, second: StepResult) -> None:
 
 
 def kill(group: SubprocVectorEnv, number: int, how: int = signal.SIGKILL) -> None:
-    pid = group.workers[number].pid
+    pid = group.workers[number]._process.pid
     os.kill(pid, how)
 
 
@@ -176,7 +176,7 @@ def test_a_worker_keeps_to_one_thread(workers) -> None:
     group.reset()
     group.step(actions(3, 1, 2)[0])
     for worker in group.workers:
-        assert "\nThreads:\t1\n" in Path(f"/proc/{worker.pid}/status").read_text()
+        assert "\nThreads:\t1\n" in Path(f"/proc/{worker._process.pid}/status").read_text()
 
 
 # Deaths -------------------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ if __name__ == "__main__":
     task = {"name": "gym", "id": "Pendulum-v1", "processes": True}
     [group] = make_vector_envs(task, "state", 2, [0])
     group.reset()
-    print(*(worker.pid for worker in group.workers), flush=True)
+    print(*(worker._process.pid for worker in group.workers), flush=True)
     while True:
         group.step(np.zeros((2, 1)))
 """

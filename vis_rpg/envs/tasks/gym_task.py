@@ -81,8 +81,7 @@ class GymTask(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
                 f"{self._id}: an observation is not of its space {space} ({one_line(error)})"
             ) from error
         if numbers.shape != self.observation_space.shape:
-            assert self.observation_space.shape
-            size = self.observation_space.shape[0]
+            size = gymnasium.spaces.flatdim(self.observation_space)
             raise RunStopped(
                 f"{self._id}: an observation has {numbers.size} numbers, its space {space} has "
                 f"{size}"

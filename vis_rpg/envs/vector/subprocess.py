@@ -114,12 +114,6 @@ class _Worker:
             for name, value in kept.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
 
-    @property
-    def pid(self) -> int:
-        """Of its process."""
-        assert self._process.pid is not None
-        return self._process.pid
-
     def send(self, command: str, *what: Any) -> None:
         """Ask for something; a worker that is gone is noticed where the answer is awaited."""
         with contextlib.suppress(OSError):

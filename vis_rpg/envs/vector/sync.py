@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NoReturn, SupportsFloat, TypedDict
+from typing import Any, NoReturn, SupportsFloat, TypedDict, cast
 
 import gymnasium
 import numpy as np
@@ -104,7 +104,7 @@ class VectorEnv(ABC):
         self.seed = seed
         self.task: Task = task_of(env)
         self.id = env.spec.id if env.spec else self.task.name
-        self.action_space = env.action_space
+        self.action_space = cast(gymnasium.spaces.Box, env.action_space)
         self.observation_space = renderer.space if renderer else env.observation_space
         self.obs: list[np.ndarray] = [np.zeros(0)] * count
         """(...) the observation that each environment's next action answers to."""
