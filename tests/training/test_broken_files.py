@@ -216,6 +216,14 @@ def resume(run: Path) -> Trainer:
     return Trainer(config(*WORDS, f"out={run}", "resume=true"))
 
 
+def test_a_run_of_an_earlier_version_is_not_called_damaged(run: Path) -> None:
+    replaced("perception:\n", "perception:\n  encoder: mlp\n")(settings(run))
+    replaced(checkpoint.FORMAT, "vis-rpg checkpoint 7")(document(run))
+    for begin in (lambda: load_run(run), lambda: resume(run)):
+        with pytest.raises(UserError, match="not a checkpoint of this version"):
+            begin()
+
+
 def test_weights_that_are_no_numbers_are_named_and_not_evaluated(run: Path) -> None:
     state = checkpoint.load(checkpoint.latest(run))
     state["agent"]["log_alpha"].fill_(float("nan"))

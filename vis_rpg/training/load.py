@@ -60,6 +60,8 @@ def load_whole_config(run: Path) -> DictConfig:
     try:
         checked(config, TrainConfig)
     except UserError as error:
+        for newest in checkpoint.complete(run / "checkpoints")[-1:]:
+            checkpoint.load(newest)  # which says so if the run is of another version
         raise UserError(
             f"{run}/config.yaml is damaged: {str(error).splitlines()[0]}: restore it from a "
             "copy of the run"
