@@ -166,7 +166,8 @@ def replay() -> Iterator[Line]:
         begin = time.perf_counter()
         for _ in range(2 * UPDATES):
             learner.step()
-        synchronise()
+        if CUDA:
+            torch.cuda.synchronize()
         finite = all(bool(torch.isfinite(value).all()) for value in learner.sums.values())
         check(finite, f"agent.replay_device={where}: a loss is not finite")
         yield {
@@ -303,12 +304,6 @@ def difference(
         part: float((first[part] - second[part]).norm() / (second[part] - start[part]).norm())
         for part in first
     }
-
-
-def synchronise() -> None:
-    """Wait for the GPU, if there is one."""
-    if CUDA:
-        torch.cuda.synchronize()
 
 
 def check(holds: bool, message: str) -> None:

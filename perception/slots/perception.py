@@ -47,8 +47,7 @@ class SlotPerception(Perception):
         config = self.model.config
         self.pretraining_frames = int(self.card.get("frames", 0))
         encoded = encoded_width(2, config.frequencies)
-        width = config.width + encoded + 2
-        self.feature_shape = (2, config.slots, width)
+        self.feature_shape = (2, config.slots, config.width + encoded + 2)
         self.object_count = config.slots
         self.rnd_input_dim = config.slots * (encoded + 1)
         self.storage = {

@@ -73,8 +73,7 @@ def read_visits(run: Path) -> Visits:
     load_whole_config(run)
     record = VisitRecord(run / "visits")
     record.load(checkpoint.load(checkpoint.latest(run))["visits"])
-    rows = record.read()
-    return Visits(*(rows[name].numpy() for name in ("step", "positions", "z")))
+    return Visits(**{name: values.numpy() for name, values in record.read().items()})
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

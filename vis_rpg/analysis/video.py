@@ -127,10 +127,9 @@ def letterbox(picture: np.ndarray, interpolation: int) -> np.ndarray:
         (round(width * scale), round(height * scale)),
         interpolation=interpolation,
     )
-    square = np.full((VIDEO, VIDEO, 3), PAPER, np.uint8)
-    top, left = (VIDEO - scaled.shape[0]) // 2, (VIDEO - scaled.shape[1]) // 2
-    square[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
-    return square
+    down, right = VIDEO - scaled.shape[0], VIDEO - scaled.shape[1]
+    sides = down // 2, down - down // 2, right // 2, right - right // 2
+    return cv2.copyMakeBorder(scaled, *sides, cv2.BORDER_CONSTANT, value=PAPER)
 
 
 def add_caption(picture: np.ndarray, text: str, success: bool) -> np.ndarray:
