@@ -1,7 +1,6 @@
 """The interface between perception and agents: encode observations, store them, read them again.
 
-Shapes: T time steps, B batch, N objects, C coordinates of one object, K slots, D slot width, M
-width of the RND's input.
+Shapes: T time steps, B batch, K slots, D slot width, M width of the RND's input.
 """
 
 from __future__ import annotations
@@ -46,18 +45,16 @@ class RecurrentState:
 
 
 class Perception(nn.Module, ABC):
-    """Turns observations into features, objects and the input of the RND.
+    """Turns observations into features and the input of the RND.
 
     Replay lies between two steps: `to_storage` runs once on each observation collected and returns
-    what replay stores; `features`, `objects` and `rnd_input` read sequences of stored observations.
+    what replay stores; `features` and `rnd_input` read sequences of stored observations.
     Nothing after perception knows the kind of observation.
 
     Attributes:
         history: Stored observations that features of one step need, 1 or 2.
         feature_shape: Features of one step: (D,), or (2, K, D) slots of the last two frames.
         rnd_input_dim: M.
-        object_count: N where the RND's input has M / N numbers for each object, in the order of
-            `objects`; 0 where perception knows no objects.
         pretraining_frames: Frames that perception was trained on; they count as interactions.
         storage: Columns that replay stores of one observation.
     """
@@ -65,7 +62,6 @@ class Perception(nn.Module, ABC):
     history: int = 1
     feature_shape: tuple[int, ...]
     rnd_input_dim: int
-    object_count: int = 0
     pretraining_frames: int = 0
     storage: dict[str, StorageSpec]
 
@@ -88,14 +84,6 @@ class Perception(nn.Module, ABC):
     @abstractmethod
     def features(self, obs_sequence: ObsSequence) -> Tensor:
         """Compute features for the encoder f, (T, B, *feature_shape), with gradient."""
-
-    @abstractmethod
-    def objects(self, obs_sequence: ObsSequence) -> tuple[Tensor, Tensor]:
-        """Locate the objects of interest, in a stable order.
-
-        Returns:
-            Coordinates (T, B, N, C), about [-1, 1], and presence (T, B, N) in [0, 1].
-        """
 
     @abstractmethod
     def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:

@@ -54,10 +54,6 @@ class Seen(Perception):
         x = obs_sequence["x"] * self.weight
         return torch.stack([x[:-1], x[1:]], 2) if self.history == 2 else x
 
-    def objects(self, obs_sequence: ObsSequence) -> tuple[Tensor, Tensor]:
-        x = obs_sequence["x"][self.history - 1 :]
-        return x.new_zeros(*x.shape[:2], 0, 1), x.new_zeros(*x.shape[:2], 0)
-
     @torch.no_grad()
     def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
         return obs_sequence["x"][self.history - 1 :].flatten(2)[..., :3]

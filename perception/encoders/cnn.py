@@ -152,12 +152,6 @@ class CnnPerception(Perception):
         """Encode each frame together with the one before it: (T, B, D)."""
         return encode_pairs(self.encoder, obs_sequence["frame"])
 
-    def objects(self, obs_sequence: ObsSequence) -> tuple[Tensor, Tensor]:
-        """Return no objects: (T, B, 0, 1) and (T, B, 0)."""
-        frame = obs_sequence["frame"]
-        nothing = torch.zeros(frame.shape[0] - 1, frame.shape[1], 0, device=frame.device)
-        return nothing.unsqueeze(-1), nothing
-
     @torch.no_grad()
     def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
         """Embed frame pairs by the frozen CNN: (T, B, M)."""

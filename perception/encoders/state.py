@@ -40,7 +40,6 @@ class StatePerception(Perception):
         encoded = count * encoded_width(coordinates, frequencies)
         self.storage = {"state": StorageSpec((state_dim,), torch.float32)}
         self.feature_shape = (state_dim + encoded,)
-        self.object_count = count
         self.rnd_input_dim = encoded or state_dim
 
     def to_storage(
@@ -53,11 +52,6 @@ class StatePerception(Perception):
         """Return the scaled state and the encoded coordinates, (T, B, S + M)."""
         state = obs_sequence["state"]
         return torch.cat([state * self.state_scale, self._encoded(state)], dim=-1)
-
-    def objects(self, obs_sequence: ObsSequence) -> tuple[Tensor, Tensor]:
-        """Return the task's objects, (T, B, N, C), all of them present."""
-        coordinates = self.object_coordinates(obs_sequence["state"])
-        return coordinates, coordinates.new_ones(coordinates.shape[:-1])
 
     @torch.no_grad()
     def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:

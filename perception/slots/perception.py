@@ -48,7 +48,6 @@ class SlotPerception(Perception):
         self.pretraining_frames = int(self.card.get("frames", 0))
         encoded = encoded_width(2, config.frequencies)
         self.feature_shape = (2, config.slots, config.width + encoded + 2)
-        self.object_count = config.slots
         self.rnd_input_dim = config.slots * (encoded + 1)
         self.storage = {
             "slots": StorageSpec((config.slots, config.width), torch.float16),
@@ -70,11 +69,6 @@ class SlotPerception(Perception):
         centroid, area, presence = coordinates.split([2, 1, 1], dim=-1)
         each = torch.cat([slots, self._encoded(centroid, presence), area, presence], dim=-1)
         return torch.stack([each[:-1], each[1:]], dim=2)
-
-    def objects(self, obs_sequence: ObsSequence) -> tuple[Tensor, Tensor]:
-        """Return centroid and area (T, B, K, 3) of each slot, and its presence (T, B, K)."""
-        coordinates = obs_sequence["coordinates"][1:]
-        return coordinates[..., :3], coordinates[..., 3]
 
     @torch.no_grad()
     def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:

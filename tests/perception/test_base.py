@@ -91,9 +91,6 @@ def test_shapes_are_those_declared(perception: Perception) -> None:
         assert sequence[name].dtype == spec.dtype
     assert features[0].shape == (BATCH, *perception.feature_shape)
     assert perception.rnd_input(sequence).shape == (STEPS, BATCH, perception.rnd_input_dim)
-    objects, presence = perception.objects(sequence)
-    assert objects.shape[:-1] == presence.shape
-    assert presence.shape[:2] == (STEPS, BATCH)
 
 
 def test_a_stored_sequence_has_the_features_that_were_seen_while_acting(
