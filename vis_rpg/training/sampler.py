@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,27 +77,22 @@ class PinnedPrefetcher:
         self.device = device
         self.batch: Batch | None = None
         """The batch on the device."""
-        self.pinned: list[Tensor | None] = []
+        self.pinned: Batch | None = None
         self.copied: torch.cuda.Event | None = None
 
     def fill(self, batch: Batch) -> None:
         """Start to copy a batch after the device's pending work, without waiting for it."""
-        tensors, tree = pytree.tree_flatten(batch)
         if self.batch is None:
             cuda = self.device.type == "cuda"
-
-            def empty(x: Tensor | None, **where: Any) -> Tensor | None:
-                return None if x is None else torch.empty_like(x, **where)
-
-            self.pinned = [empty(x, pin_memory=cuda) for x in tensors]
-            on_device = [empty(x, device=self.device) for x in tensors]
-            self.batch = pytree.tree_unflatten(on_device, tree)
+            empty = torch.empty_like
+            self.pinned = pytree.tree_map_only(Tensor, partial(empty, pin_memory=cuda), batch)
+            self.batch = pytree.tree_map_only(Tensor, partial(empty, device=self.device), batch)
             self.copied = torch.cuda.Event() if cuda else None
         elif self.copied is not None:
             self.copied.synchronize()  # the pinned memory is read no more
-        targets = pytree.tree_leaves(self.batch)
-        for source, pinned, target in zip(tensors, self.pinned, targets, strict=True):
-            if source is not None and pinned is not None:
+        leaves = map(pytree.tree_leaves, (batch, self.pinned, self.batch))
+        for source, pinned, target in zip(*leaves, strict=True):
+            if source is not None:
                 pinned.copy_(source)
                 target.copy_(pinned, non_blocking=True)
         if self.copied is not None:
