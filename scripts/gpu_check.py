@@ -270,8 +270,7 @@ def learn(out: Path) -> Iterator[Line]:
 
 def filled(words: list[str], dtype: torch.dtype = torch.float32) -> Trainer:
     """Make a trainer with random actions in replay and updates of this precision."""
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = benchmark.filled(words, Path(folder))
+    trainer = benchmark.filled(words)
     if dtype == torch.float32:
         return trainer
     old = trainer.learner

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,14 +82,13 @@ def compare(overrides: list[str], seconds: float) -> dict[str, Any]:
         over rounds.
     """
     steps: dict[str, Callable[[], None]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, (backend, functional) in VARIANTS.items():
-            ops.BACKEND, ops.F = backend, functional  # as it is traced, so it stays
-            words = [*overrides, "device=cpu", "runtime=compile"]
-            learner = filled(words, Path(folder, str(len(steps)))).learner
-            for _ in range(4):
-                learner.step()
-            steps[name] = learner.step
+    for name, (backend, functional) in VARIANTS.items():
+        ops.BACKEND, ops.F = backend, functional  # as it is traced, so it stays
+        words = [*overrides, "device=cpu", "runtime=compile"]
+        learner = filled(words).learner
+        for _ in range(4):
+            learner.step()
+        steps[name] = learner.step
     ops.BACKEND, ops.F = "auto", F
     rates: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for _ in range(max(3, round(seconds / BLOCK_S / len(VARIANTS)))):

@@ -6,8 +6,8 @@ import platform
 import statistics
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -177,18 +177,23 @@ def timed(
     return [group(count) / count for _ in range(repeats)]
 
 
-def filled(overrides: list[str], folder: Path) -> Trainer:
-    """Make a trainer whose replays hold random actions and which has not learned yet."""
+def filled(overrides: list[str]) -> Trainer:
+    """Make a trainer whose replays hold random actions and which has not learned yet.
+
+    Its folder is a temporary one, which goes with it.
+    """
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     config = compose(
         [
             *overrides,
-            f"out={folder}",
+            f"out={folder.name}",
             "agent.replay_capacity=5000",
             f"agent.seed_steps={FILLED}",
             f"logger.log_every={10**9}",
         ]
     )
     trainer = Trainer(config)
+    weakref.finalize(trainer, folder.cleanup)
     while trainer.step_count < FILLED:
         trainer.step()
     if config.runtime != "auto":
@@ -210,45 +215,43 @@ def update_speed(overrides: list[str], repeats: int, least: float) -> Line:
     Returns:
         Medians over the turns, with MFU: FLOP of the updates over those of matrix products.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = filled(overrides, Path(folder))
-        learner, settings, device = trainer.learner, trainer.config.agent, trainer.device
-        seeds = len(trainer.runs)
+    trainer = filled(overrides)
+    learner, settings, device = trainer.learner, trainer.config.agent, trainer.device
+    seeds = len(trainer.runs)
 
-        def cycle() -> None:
-            for _ in range(settings.policy_every):
-                learner.step()
+    def cycle() -> None:
+        for _ in range(settings.policy_every):
+            learner.step()
 
-        cycle()
-        gflop = (
-            count_update(learner, settings.policy_every)["gflop"]
-            if trainer.config.runtime == "eager"
-            else None
-        )
-        for _ in range(2 * CudaGraphRunner.WARM_UPS):
-            if device.type == "cuda":
-                cycle()
-        turns = [
-            (gemm_rate(device, least / 4), timed(cycle, 1, least, device)[0])
-            for _ in range(repeats)
-        ]
-        rate, seconds = (statistics.median(values) for values in zip(*turns, strict=True))
-        per_s = settings.policy_every / seconds
-        line: Line = {
-            "updates_per_s": round(per_s, 3),
-            "batch_size": settings.batch_size,
-            "gemm_gflop_per_s": round(rate, 1),
-        }
-        if seeds > 1:
-            line |= {"seeds": seeds, "seed_updates_per_s": round(seeds * per_s, 3)}
-        gflop = gflop or eager_gflop(overrides)
-        line |= {"gflop_per_update": round(gflop, 2), "mfu": round(per_s * gflop / rate, 3)}
+    cycle()
+    gflop = (
+        count_update(learner, settings.policy_every)["gflop"]
+        if trainer.config.runtime == "eager"
+        else None
+    )
+    for _ in range(2 * CudaGraphRunner.WARM_UPS):
         if device.type == "cuda":
-            line |= launches(cycle, settings.policy_every)
-        line["fastest_and_slowest"] = [
-            round(settings.policy_every / f([s for _, s in turns]), 3) for f in (min, max)
-        ]
-        return line
+            cycle()
+    turns = [
+        (gemm_rate(device, least / 4), timed(cycle, 1, least, device)[0]) for _ in range(repeats)
+    ]
+    rate, seconds = (statistics.median(values) for values in zip(*turns, strict=True))
+    per_s = settings.policy_every / seconds
+    line: Line = {
+        "updates_per_s": round(per_s, 3),
+        "batch_size": settings.batch_size,
+        "gemm_gflop_per_s": round(rate, 1),
+    }
+    if seeds > 1:
+        line |= {"seeds": seeds, "seed_updates_per_s": round(seeds * per_s, 3)}
+    gflop = gflop or eager_gflop(overrides)
+    line |= {"gflop_per_update": round(gflop, 2), "mfu": round(per_s * gflop / rate, 3)}
+    if device.type == "cuda":
+        line |= launches(cycle, settings.policy_every)
+    line["fastest_and_slowest"] = [
+        round(settings.policy_every / f([s for _, s in turns]), 3) for f in (min, max)
+    ]
+    return line
 
 
 def launches(cycle: Callable[[], None], updates: int) -> Line:
@@ -273,9 +276,8 @@ def launches(cycle: Callable[[], None], updates: int) -> Line:
 
 def eager_gflop(overrides: list[str]) -> float:
     """Return GFLOP of one update of all seeds; compiled code hides products from the counter."""
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = filled([*overrides, "runtime=eager"], Path(folder))
-        return float(count_update(trainer.learner, trainer.config.agent.policy_every)["gflop"])
+    trainer = filled([*overrides, "runtime=eager"])
+    return float(count_update(trainer.learner, trainer.config.agent.policy_every)["gflop"])
 
 
 def count_update(learner: Learner, updates: int) -> Line:
@@ -292,25 +294,22 @@ def count_update(learner: Learner, updates: int) -> Line:
 
 def run_speed(overrides: list[str], seconds: float) -> Line:
     """Measure interactions/s of a whole run after warm-up, of all seeds together."""
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = filled(overrides, Path(folder))
-        for _ in range(4 * CudaGraphRunner.WARM_UPS):
-            trainer.step()
-        begin, before = time.perf_counter(), trainer.step_count
-        waited = dict(trainer.waited)
-        while time.perf_counter() - begin < seconds:
-            trainer.step()
-        if trainer.device.type == "cuda":
-            torch.cuda.synchronize(trainer.device)
-        took = time.perf_counter() - begin
-        steps = len(trainer.runs) * (trainer.step_count - before)
-        shares = {
-            f"{name.removesuffix('_s')}_share": round(
-                (trainer.waited[name] - waited[name]) / took, 3
-            )
-            for name in waited
-        }
-        return {"interactions_per_s": round(steps / took, 1), "seeds": len(trainer.runs), **shares}
+    trainer = filled(overrides)
+    for _ in range(4 * CudaGraphRunner.WARM_UPS):
+        trainer.step()
+    begin, before = time.perf_counter(), trainer.step_count
+    waited = dict(trainer.waited)
+    while time.perf_counter() - begin < seconds:
+        trainer.step()
+    if trainer.device.type == "cuda":
+        torch.cuda.synchronize(trainer.device)
+    took = time.perf_counter() - begin
+    steps = len(trainer.runs) * (trainer.step_count - before)
+    shares = {
+        f"{name.removesuffix('_s')}_share": round((trainer.waited[name] - waited[name]) / took, 3)
+        for name in waited
+    }
+    return {"interactions_per_s": round(steps / took, 1), "seeds": len(trainer.runs), **shares}
 
 
 def loop_profile(overrides: list[str], seconds: float) -> Line:
@@ -318,10 +317,9 @@ def loop_profile(overrides: list[str], seconds: float) -> Line:
 
     In a whole step frozen perception and the environments run in parallel with the update.
     """
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as within:
-        trainer = filled(overrides, Path(folder))
-        run, device = trainer.runs[0], trainer.device
-        within.enter_context(trainer.acting_in_one_thread())
+    trainer = filled(overrides)
+    run, device = trainer.runs[0], trainer.device
+    with trainer.acting_in_one_thread():
         actions = run.select_action()
         result = run.envs.step(actions.cpu().numpy())
         seen = run.encode(result)
@@ -458,18 +456,15 @@ def counts(compiled: bool) -> Line:
     """
     found: Line = {}
     for name, overrides in COUNTED.items():
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = filled(
-                [*overrides, "preset=debug", "device=cpu", "runtime=eager"], Path(folder)
-            )
-            for _ in range(2):
-                trainer.learner.step()
-            counted = count_update(trainer.learner, 2)
-            found[name] = {
-                "operators": counted["operators"],
-                "mflop": round(1e3 * counted["gflop"], 3),
-                "host_syncs": counted["host_syncs"],
-            }
+        trainer = filled([*overrides, "preset=debug", "device=cpu", "runtime=eager"])
+        for _ in range(2):
+            trainer.learner.step()
+        counted = count_update(trainer.learner, 2)
+        found[name] = {
+            "operators": counted["operators"],
+            "mflop": round(1e3 * counted["gflop"], 3),
+            "host_syncs": counted["host_syncs"],
+        }
     if compiled:
         found["compilations after warm-up"] = {"state": recompilations(["task=maze"])}
     return found
@@ -479,16 +474,13 @@ def recompilations(overrides: list[str]) -> int:
     """Count compilations of a compiled update after its first four."""
     from torch._dynamo.utils import counters
 
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = filled(
-            [*overrides, "preset=debug", "device=cpu", "runtime=compile"], Path(folder)
-        )
-        for _ in range(4):
-            trainer.learner.step()
-        before = counters["stats"]["unique_graphs"]
-        for _ in range(6):
-            trainer.learner.step()
-        return int(counters["stats"]["unique_graphs"] - before)
+    trainer = filled([*overrides, "preset=debug", "device=cpu", "runtime=compile"])
+    for _ in range(4):
+        trainer.learner.step()
+    before = counters["stats"]["unique_graphs"]
+    for _ in range(6):
+        trainer.learner.step()
+    return int(counters["stats"]["unique_graphs"] - before)
 
 
 def regressions(now: Line, stored: Line) -> list[str]:
