@@ -16,7 +16,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vis_rpg.errors import UserError, one_line, require
@@ -124,10 +125,9 @@ def load(path: Path) -> dict[str, Any]:
             file_path.stat().st_size == document["tensor_bytes"],
             f"{path}: broken checkpoint, state.safetensors is cut short or another file: {way_out}",
         )
-        with safe_open(file_path, "pt") as file:
-            # Copies, because the file is mapped: a run that goes on must not depend on a file that
-            # may be replaced.
-            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        # Copies, because the file is mapped: a run that goes on must not depend on a file that may
+        # be replaced.
+        tensors = {key: value.clone() for key, value in load_file(file_path).items()}
         if digest(file_path) != document["tensor_digest"]:
             broken = (
                 f"NaN or infinity in {key}"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vis_rpg.errors import UserError, require
@@ -71,8 +71,7 @@ class Chunks:
                 f"{path}: needed by a checkpoint of this run, but it is not as it was "
                 "written (its checksum differs)",
             )
-            with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            return load_file(path)
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"{path}: needed by a checkpoint of this run, but it cannot be read ({error})"

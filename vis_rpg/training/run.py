@@ -207,9 +207,7 @@ class Run:
         """Return coverage, and return and success of recent training episodes (sampled actions)."""
         criteria = [f"success_{name}" for name in self.task.criteria]
         names = ["return", "success", "success_any", *criteria]
-        recent = np.full(len(names), np.nan)
-        if self.finished:
-            recent = np.array(self.finished).mean(0)
+        recent = np.array(self.finished or [[np.nan] * len(names)]).mean(0)
         recorded = dict(zip(names, recent.tolist(), strict=True))
         return {"coverage": self.coverage.value, **recorded, "episodes": self.episodes}
 
