@@ -250,9 +250,8 @@ def learn(out: Path) -> Iterator[Line]:
                 ]
             )
     with open(out / "learn.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", "success", "coverage", "updates_per_s", "seed"])
-        writer.writerows(rows)
+        header = ["step", "success", "coverage", "updates_per_s", "seed"]
+        csv.writer(file).writerows([header, *rows])
     check(bool(rows), "nothing was learned in time")
     last = max(row[0] for row in rows)
     ends = [row for row in rows if row[0] == last]

@@ -87,9 +87,7 @@ def write_csv(
         rows += found
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(FIELDS)
-        writer.writerows(rows)
+        csv.writer(file, lineterminator="\n").writerows([FIELDS, *rows])
 
 
 def label(config: DictConfig) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -49,15 +50,13 @@ def _measured(name: str, obs: str, seconds: float, backend: str) -> Line:
     try:
         task = compose([f"task={name}"]).task
         [envs] = make_vector_envs(task, obs, ENVS, [0], backend)
-        try:
+        with closing(envs):
             line: Line = {
                 "frames_by": envs.frames_by,
                 "stepped_in": envs.stepped_in,
                 "envs": ENVS,
+                "steps_per_s": _speed(envs, seconds),
             }
-            line["steps_per_s"] = _speed(envs, seconds)
-        finally:
-            envs.close()
         if isinstance(envs, SyncVectorEnv):
             return {**line, "one_process_steps_per_s": line["steps_per_s"]}
         renderer = (
@@ -66,10 +65,8 @@ def _measured(name: str, obs: str, seconds: float, backend: str) -> Line:
         alone = SyncVectorEnv(
             lambda _: make_env(task, "state" if renderer else obs), ENVS, 0, renderer
         )
-        try:
+        with closing(alone):
             return {**line, "one_process_steps_per_s": _speed(alone, seconds)}
-        finally:
-            alone.close()
     except (
         Exception
     ) as error:  # a library that is missing or a renderer that cannot be had says so in its own way

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import tempfile
@@ -9,12 +10,12 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from perception.ops import kernels
 from vis_rpg.benchmarks.op_counter import OperatorCounter
 from vis_rpg.checks import device as device_of
 from vis_rpg.checks import lacks_compiler
@@ -120,12 +121,8 @@ def machine(device: torch.device) -> Line:
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.machine()
+    name = kernels.processor("model name").rpartition(":")[2].strip()
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def gemm_rate(device: torch.device, seconds: float) -> float:

@@ -127,13 +127,13 @@ def _temporary_folder(name: str, why: str) -> Path:
     return folder
 
 
-def processor() -> str:
-    """Return what `-march=native` depends on."""
+def processor(about: str = "flags") -> str:
+    """Return a line about the processor, by default what `-march=native` depends on."""
     try:
         return next(
             line
             for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("flags")
+            if line.startswith(about)
         )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
