@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from tests.runs import run_script
 from vis_rpg.cli import COMMANDS, main, run
 from vis_rpg.compose import compose
 from vis_rpg.config import SCHEMAS
@@ -250,6 +251,18 @@ def test_showing_the_config_or_the_help_runs_nothing(cli, capfd) -> None:
         " ".join(line.split()) in " ".join(shown.split())
         for line in ("seed=0 Of everything random.", "agent.horizon=3 Steps of a segment.")
     )
+
+
+@pytest.mark.parametrize("word", ["task=maze", "task=x", "agent=rpg"])
+def test_a_group_that_the_command_does_not_read_is_no_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys, word: str
+) -> None:
+    assert run_script(monkeypatch, "evaluate", "run=runs/x", word) == 2
+    says = capsys.readouterr().err
+    known = "device, episodes, run, seed, videos"
+    assert says == f"error: {word}: no such setting; there are {known}\n"
+    assert run_script(monkeypatch, "evaluate", "--help") == 0
+    assert "groups of settings" not in capsys.readouterr().out
 
 
 def test_a_user_error_of_many_lines_is_printed_as_one(cli, capfd) -> None:

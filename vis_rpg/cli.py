@@ -20,8 +20,8 @@ from vis_rpg.compose import (
     checked,
     compose_unchecked,
     config_files,
-    config_groups,
     did_you_mean,
+    groups_of,
     sweep,
 )
 from vis_rpg.config import SCHEMAS
@@ -172,15 +172,15 @@ def _jobs(
             for own in sweep(args.settings, args.multirun)
         ]
         if args.help:
-            _print_help(usage, schema, jobs[0])
+            _print_help(usage, schema, jobs[0], groups_of(args.config_name))
     if args.cfg:
         print("\n".join(OmegaConf.to_yaml(config) for config in jobs), end="")
     return [] if args.help or args.cfg else [checked(config, schema) for config in jobs]
 
 
-def _print_help(usage: str, schema: type, config: DictConfig) -> None:
+def _print_help(usage: str, schema: type, config: DictConfig, groups: dict[str, list[str]]) -> None:
     print(f"{usage}\n\n{FLAGS}\n")
-    if groups := config_groups():
+    if groups:
         print("groups of settings:")
         print("\n".join(f"  {group}={' | '.join(options)}" for group, options in groups.items()))
     values = flatten(OmegaConf.to_container(config))

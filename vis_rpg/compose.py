@@ -142,12 +142,26 @@ def config_groups(parent: str = "") -> dict[str, list[str]]:
     return found
 
 
+def groups_of(config_name: str) -> dict[str, list[str]]:
+    """The config groups that a config chooses from, with their options, within `config_files`."""
+    chosen = hydra.compose(config_name, return_hydra_config=True).hydra.runtime.choices
+    names = {group.partition("/")[0] for group in chosen}
+    return {
+        group: options
+        for group, options in config_groups().items()
+        if group.partition("/")[0] in names
+    }
+
+
 def _explain(error: Exception, parsed: Iterable[Override], config_name: str) -> str:
     """Explain in one line why a config does not compose.
 
     It names the first setting that does not exist, with the nearest one that does.
     """
-    groups = config_groups()
+    try:
+        groups = groups_of(config_name)
+    except COMPOSE_ERRORS as deeper:
+        return _short(deeper)
     good: list[str] = []
     others: list[Override] = []
     for override in parsed:
