@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import shutil
+import subprocess
 import sys
 import textwrap
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -321,6 +323,20 @@ def test_every_command_is_listed_has_its_config_and_a_script(
         assert name in shown and about in shown
         assert (CONFIG_DIR / f"{config_name}.yaml").exists() and config_name in SCHEMAS
         assert (CONFIG_DIR.parent / "scripts" / f"{name.replace('-', '_')}.py").exists()
+
+
+def test_the_version_is_that_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["vis-rpg", "--version"])
+    main()
+    assert capsys.readouterr().out == f"vis-rpg {version('vis-rpg')}\n"
+
+
+def test_a_command_starts_without_a_word_on_compilers() -> None:
+    asked = "import sys, vis_rpg.cli; print('torch.utils.cpp_extension' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 def test_a_command_that_does_not_exist_is_one_line_with_the_nearest(

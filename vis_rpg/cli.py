@@ -11,6 +11,7 @@ import errno
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
@@ -99,6 +100,9 @@ def main(command: str | None = None) -> None:
     if not words or words[0] in ("-h", "--help"):
         print("usage: vis-rpg COMMAND [key=value ...] (vis-rpg COMMAND --help says more)\n")
         print("\n".join(f"  {name:<18}{about}" for name, (*_, about) in COMMANDS.items()))
+        return
+    if words[0] == "--version":
+        print(f"vis-rpg {version('vis-rpg')}")
         return
     name, *words = words
     if name not in COMMANDS:

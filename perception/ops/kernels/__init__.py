@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils import cpp_extension
 
 ACTIVATIONS = ("none", "elu", "leaky_relu")
 """In the order of fused.cpp."""
@@ -53,6 +52,9 @@ def load() -> None:
     Raises:
         OSError: There is no compiler or it fails.
     """
+    # Imported late: the import prints a warning where there is a CUDA compiler and no GPU.
+    from torch.utils import cpp_extension
+
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         raise OSError("no C++ compiler")
