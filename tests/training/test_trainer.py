@@ -16,6 +16,7 @@ from tests.fake_envs import FAULTY
 from tests.runs import RUN_FILES, differences, facts, final, lines
 from tests.small import changed, config, weights
 from vis_rpg.training import checkpoint
+from vis_rpg.training import trainer as trainer_module
 from vis_rpg.training.run import Run, random_coverage
 from vis_rpg.training.trainer import Trainer
 
@@ -175,6 +176,16 @@ def test_the_same_seed_is_the_same_run_and_another_seed_another(tmp_path: Path) 
     first, second, other = run("a", 0), run("b", 0), run("c", 1)
     assert first == second
     assert first != other
+
+
+def test_the_terminal_says_what_is_awaited_and_no_figure_that_is_not_there(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "lacks_compiler", lambda device: None)
+    Trainer(config("task=gym", "task.id=Pendulum-v1", "steps=300", f"out={tmp_path}")).run()
+    said = capfd.readouterr().err
+    assert "30 of 300 interactions after 0.0 min\n" in said
+    assert "runtime=auto, getting ready; if they are compiled, this takes minutes" in said
 
 
 def test_nothing_is_learned_during_seed_steps_and_actions_are_uniform(tmp_path: Path) -> None:

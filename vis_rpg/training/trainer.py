@@ -228,10 +228,8 @@ class Trainer:
         means = {key: np.mean([one[key] for one in progress]) for key in REPORTED}
         reached = [f"{REPORTED[key]} {m:.2f}" for key, m in means.items() if np.isfinite(m)]
         minutes = (time.perf_counter() - self.began) / 60
-        return (
-            f"{self.step_count:,} of {self.config.steps:,} interactions after {minutes:.1f} min: "
-            f"{', '.join(reached)}"
-        )
+        done = f"{self.step_count:,} of {self.config.steps:,} interactions after {minutes:.1f} min"
+        return ": ".join([done, *([", ".join(reached)] if reached else [])])
 
     def _times(self) -> str:
         return f" x {len(self.runs)} seeds" if len(self.runs) > 1 else ""
@@ -300,7 +298,10 @@ class Trainer:
             wanted = first.recorded_runtime() or wanted
         lacking, where = lacks_compiler(config.device), f"updates{self._times()} on {self.device}"
         left = (config.steps - self.step_count) // len(first.envs)
-        tqdm.write(f"{where}: runtime={config.runtime}, getting ready", file=sys.stderr)
+        waiting = (
+            "" if lacking or wanted == "eager" else "; if they are compiled, this takes minutes"
+        )
+        tqdm.write(f"{where}: runtime={config.runtime}, getting ready{waiting}", file=sys.stderr)
         while_encoding = config.obs.kind == "pixels" and first.encodes_ahead and self.threads > 1
         self.runtime = runtime.start(self.learner, wanted, left, lacking, while_encoding)
         hint = ""
