@@ -85,6 +85,7 @@ def test_a_written_video_has_every_frame_in_the_format_that_players_read(tmp_pat
 def test_the_script_films_the_run(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     run = trained(*STATE_RUN)
     assert run_script(monkeypatch, "evaluate", f"run={run}", "episodes=1") == 0
+    assert "recording" in capfd.readouterr().err
     frames, _ = decoded(run / "rollouts.mp4")
     assert len(frames) == 51  # the first observation and 50 steps
     height, width, _ = frames[0].shape

@@ -15,6 +15,7 @@ import gymnasium
 import numpy as np
 import torch
 from av.video.stream import VideoStream
+from tqdm import tqdm
 
 from perception.evaluation.visualise import grid, overlay
 from perception.slots.model import SlotModel
@@ -82,13 +83,16 @@ def rollout_rows(
     """
     actor.generator.manual_seed(seed)
     tiles: list[list[list[np.ndarray]]] = []
-    for row in range(rows):
-        z, line = None, []
-        for column in range(columns):
-            steps = play(actor, env, episode_seed(seed, column), z, explore=column > 0)
-            line.append(_tiles(actor, env, steps, f"z{row + 1} {'sampled' if column else 'mean'}"))
-            z = actor.z[0].clone()
-        tiles.append(line)
+    with tqdm(total=rows * columns, desc="recording", unit="episode") as bar:
+        for row in range(rows):
+            z, line = None, []
+            for column in range(columns):
+                steps = play(actor, env, episode_seed(seed, column), z, explore=column > 0)
+                title = f"z{row + 1} {'sampled' if column else 'mean'}"
+                line.append(_tiles(actor, env, steps, title))
+                z = actor.z[0].clone()
+                bar.update()
+            tiles.append(line)
     return tiles
 
 
