@@ -18,6 +18,7 @@ from tests.fake_envs import FAULTY
 from tests.runs import lines, run_script, trained
 from tests.small import config
 from vis_rpg.agent.actor import Actor
+from vis_rpg.analysis import report
 from vis_rpg.analysis.evaluation import bootstrap, episode_seed, evaluate, play, wilson
 from vis_rpg.envs.tasks import maze
 from vis_rpg.errors import UserError
@@ -169,6 +170,7 @@ def test_a_task_without_objects_has_no_coverage_and_null_is_written(tmp_path: Pa
         *vis_rpg.load(trained("task=gym", "task.id=Pendulum-v1", "steps=100", "exploration=none")),
         episodes=1,
     )
+    assert "coverage" not in report.table(result, "title")
     result.write(tmp_path / "evaluation.json", step=100)
     written = json.loads((tmp_path / "evaluation.json").read_text())
     assert written["eval_coverage"] is None and written["eval_return_interval"] == [None, None]

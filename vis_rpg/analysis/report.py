@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -61,6 +62,10 @@ def table(evaluation: Evaluation, title: str) -> str:
                 for name, share in evaluation.eval_criteria.items()
             ),
             line("return", evaluation.eval_return, evaluation.eval_return_interval),
-            line("coverage of these", evaluation.eval_coverage),
+            *(
+                [line("coverage of these", evaluation.eval_coverage)]
+                if math.isfinite(evaluation.eval_coverage)
+                else []
+            ),
         ]
     )
