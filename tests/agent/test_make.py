@@ -82,6 +82,23 @@ def test_a_perception_that_cannot_be_had_is_one_line(words: tuple[str, ...], say
         make_agent(settings, make_env(settings.task, "pixels"))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("task=gym", "task.id=Pusher-v5"),
+        ("task=metaworld", "task.name=door-open-v3"),
+        ("task=half_cheetah",),
+    ],
+)
+def test_a_missing_slot_model_is_answered_with_the_command_that_makes_it(
+    words: tuple[str, ...],
+) -> None:
+    settings = config(*words, "obs=pixels", "perception=slots")
+    pixels = make_env(config("task=maze").task, "pixels")
+    with pytest.raises(UserError, match=f"train one with .*-objects {' '.join(words)}, or use"):
+        make_agent(settings, pixels)
+
+
 def test_the_same_seed_makes_the_same_agent() -> None:
     settings = config("task=maze")
     env = make_env(settings.task, "state")

@@ -47,12 +47,19 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
         require(
             path.exists(),
             f"perception.checkpoint={section.checkpoint}: no slot model there; train one with "
-            f"vis-rpg discover-objects task={config.task.name}, or use perception=cnn",
+            f"vis-rpg discover-objects {_task_words(config.task)}, or use perception=cnn",
         )
         moving = config.exploration.get("rnd_input") == "moving_slots"
         return SlotPerception(path, moving)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _task_words(task: DictConfig) -> str:
+    """The words of the command line that choose a task."""
+    if task.get("family"):
+        return f"task={task.family} task.name={task.name}"
+    return f"task={task.name}" + (f" task.id={task.id}" if task.get("id") else "")
 
 
 def make_agent(config: DictConfig, env: gymnasium.Env | Declared) -> Agent:
