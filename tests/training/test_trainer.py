@@ -188,6 +188,15 @@ def test_the_terminal_says_what_is_awaited_and_no_figure_that_is_not_there(
     assert "runtime=auto, getting ready; if they are compiled, this takes minutes" in said
 
 
+def test_a_resumed_run_without_a_checkpoint_says_that_it_begins_anew(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ("task=maze", "steps=150", "resume=true", f"out={tmp_path}")
+    for first in (True, False):
+        Trainer(config(*words)).run()
+        assert ("begins anew" in capfd.readouterr().err) == first
+
+
 def test_nothing_is_learned_during_seed_steps_and_actions_are_uniform(tmp_path: Path) -> None:
     trainer = Trainer(
         config(

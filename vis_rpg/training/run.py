@@ -360,6 +360,8 @@ COUNTS = ("returns", "succeeded", "step", "episodes", "dropped_episodes")
 def check_can_start(config: DictConfig, found: list[Path]) -> None:
     """Check that a run neither overwrites another nor continues with other settings.
 
+    A line says if there is nothing to continue.
+
     Args:
         config: The config of one seed.
         found: Checkpoints in its folder.
@@ -369,6 +371,9 @@ def check_can_start(config: DictConfig, found: list[Path]) -> None:
     """
     if config.resume and found:
         check_resumable(config, load_whole_config(Path(config.out)))
+    elif config.resume:
+        line = f"resume=true: no checkpoint in {config.out}: this run begins anew"
+        tqdm.write(line, file=sys.stderr)
     elif found:
         raise UserError(
             f"out={config.out}: a run with checkpoints is there already; add resume=true to "
