@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,13 +77,16 @@ def episode_of_run(folder: Path, seed: int) -> Episode:
     )
 
 
-def episode_of_task(path: Path, env: gymnasium.Env, seed: int) -> Episode:
-    """An episode of random actions, seen by a slot model."""
+def episode_of_task(path: Path, name: str, env: gymnasium.Env, seed: int) -> Episode:
+    """An episode of random actions in the task of this name, seen by a slot model."""
     try:
-        model, _ = SlotModel.load(path, (FRAME, FRAME))
+        model, card = SlotModel.load(path, (FRAME, FRAME))
     except ValueError as error:
         raise UserError(str(error)) from None
     task = task_of(env)
+    if (trained_on := card.get("task", name)) != name:
+        line = f"note: {path} was trained on task={trained_on} and is shown on task={name}"
+        print(line, file=sys.stderr)
     trajectories = collect_random_trajectories(
         env, 1, task.episode_length, seed, truth=env.has_wrapper_attr("segmentation")
     )
@@ -128,9 +132,8 @@ def main(config: DictConfig) -> None:
     if config.run is not None:
         episode = episode_of_run(Path(config.run), config.seed)
     else:
-        episode = episode_of_task(
-            Path(config.model), make_env(config.task, "pixels", config.seed), config.seed
-        )
+        env = make_env(config.task, "pixels", config.seed)
+        episode = episode_of_task(Path(config.model), config.task.name, env, config.seed)
     model, frames = episode.model, episode.frames
     folder = Path(config.out or config.run or "runs/slots")
     folder.mkdir(parents=True, exist_ok=True)
