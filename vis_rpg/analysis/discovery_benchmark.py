@@ -220,7 +220,7 @@ def train(
         "scores": scores,
     }
     model.save(path, card)
-    print(f"model: {path} ({path.stat().st_size / 1e3:.0f} kB)")
+    print(f"model: {path} (slots: {model.config.slots}; {path.stat().st_size / 1e3:.0f} kB)")
     return card | {"bytes": path.stat().st_size, "frequencies": model.config.frequencies}, path
 
 

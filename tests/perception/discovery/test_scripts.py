@@ -86,6 +86,7 @@ def test_a_model_with_a_known_failure_is_written_aside_with_what_to_try(
     assert (
         "failure: an object is split between slots 0 and 1; try: lower model.slots" in printed.out
     )
+    assert f"model: {tmp_path / 'model.rejected.safetensors'} (slots: 1; " in printed.out
     last = printed.err.splitlines()[-1]
     assert (
         last.startswith("error: known failures on held-out frames")
@@ -179,6 +180,16 @@ def test_what_cannot_be_is_one_line(
 ) -> None:
     assert discover(tmp_path, *words) == 2
     assert says in capfd.readouterr().err
+
+
+def test_a_slot_model_shown_on_another_task_is_told(
+    alone: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"model={alone / 'model.safetensors'}", f"out={tmp_path}", "columns=2"]
+    for task, told in (("task=block_push", True), ("task=maze", False)):
+        assert run_script(monkeypatch, "visualise_slots", task, *words) == 0
+        said = "was trained on task=maze and is shown on task=block_push" in capfd.readouterr().err
+        assert said == told
 
 
 def test_pictures_of_a_slot_model(
