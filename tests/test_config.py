@@ -105,6 +105,7 @@ def test_presets_and_overrides_reach_the_agent() -> None:
             "agent.latent.dim=0",
             r"agent.latent.dim=0: must be at least 1 \(agent=mbsac is the agent without z\)",
         ),
+        ("agent.latent.relabel=1.5", "agent.latent.relabel=1.5: must lie between 0 and 1"),
         (
             "agent.latent.entropy_decay=[5,5]",
             r"agent.latent.entropy_decay=\[5, 5\]: give the interactions",
@@ -130,6 +131,11 @@ def test_a_value_that_cannot_be_used_is_one_line(word: str, says: str) -> None:
     with pytest.raises(UserError, match=says) as error:
         check(config(word))
     assert "\n" not in str(error.value)
+
+
+def test_fresh_z_need_the_fixed_prior() -> None:
+    with pytest.raises(UserError, match="agent.latent.relabel=0.5 draws z from the fixed prior"):
+        check(compose(["task=ant_push", "agent.latent.relabel=0.5"]))
 
 
 def test_state_cannot_be_looked_at_as_pixels() -> None:

@@ -109,6 +109,9 @@ class LatentConfig:
     """Width of z, or number of categories."""
     posterior_std: Positive
     """Std of p_phi, gaussian only."""
+    relabel: Share
+    """Share of a batch whose z is drawn anew instead of being the one that acted (not in Table 1);
+    for the fixed prior."""
     prior: Literal["fixed", "learned"]
     """pi(z|s_1): fixed (sparse tasks), or learned by policy gradient (dense tasks)."""
     entropy: float

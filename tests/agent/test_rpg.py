@@ -14,7 +14,7 @@ from torch.distributions.transforms import TanhTransform
 
 from tests.small import Seen, agent, batch, changed, config, learner, noise_of, weights
 from vis_rpg.agent import losses
-from vis_rpg.agent.batch import Batch
+from vis_rpg.agent.batch import Batch, relabelled
 from vis_rpg.agent.losses import (
     Rollout,
     imagine,
@@ -26,6 +26,7 @@ from vis_rpg.agent.losses import (
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.agent.world_model import WorldModel
 from vis_rpg.training.learner import Learner
+from vis_rpg.training.sampler import stack
 
 LARGE_CLIP = "agent.grad_clip=1e9"
 PARTS = {
@@ -615,3 +616,46 @@ def test_a_learned_prior_moves_at_episode_starts_on_fresh_z_and_moves_nothing_bu
     assert all(
         gradient is None for gradient in torch.autograd.grad(loss, parameters, allow_unused=True)
     )
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+def test_a_share_of_the_batch_gets_fresh_z_and_keeps_all_else(kind: str) -> None:
+    of = agent(f"agent.latent.kind={kind}", "agent.latent.relabel=0.5")
+    data = batch(of)
+    noise = noise_of(of, data)()
+    made = relabelled(data, noise)
+    assert noise.z is not None and torch.equal(made.z[:3], noise.z)
+    assert not torch.equal(made.z[:3], data.z[:3]) and torch.equal(made.z[3:], data.z[3:])
+    assert made.action is data.action and made.obs_sequence is data.obs_sequence
+    if kind == "categorical":
+        assert (made.z.sum(-1) == 1).all() and ((made.z == 0) | (made.z == 1)).all()
+
+
+def test_without_a_share_the_batch_is_as_it_was() -> None:
+    of = agent()
+    data = batch(of)
+    assert relabelled(data, noise_of(of, data)()) is data
+
+
+@pytest.mark.parametrize(("share", "matters"), [(1.0, False), (0.5, True), (0.0, True)])
+def test_the_z_that_acted_matters_only_where_it_is_kept(share: float, matters: bool) -> None:
+    after = []
+    for seed in (5, 6):
+        of = agent(f"agent.latent.relabel={share}")
+        data, own = batch(of), learner(of)
+        data.z = torch.randn(data.z.shape, generator=torch.Generator().manual_seed(seed))
+        own.update(data, noise_of(of, data)())
+        after.append(weights(of))
+    assert matters == any(not torch.equal(after[0][name], after[1][name]) for name in after[0])
+
+
+def test_agents_that_learn_together_get_their_own_fresh_z() -> None:
+    agents = [agent("agent.latent.relabel=0.5", seed=seed) for seed in (0, 1)]
+    data = [batch(of, seed=3 + seed) for seed, of in enumerate(agents)]
+    noise = [
+        noise_of(of, one, seed=7 + k)()
+        for k, (of, one) in enumerate(zip(agents, data, strict=True))
+    ]
+    together = relabelled(stack(data), stack(noise))
+    for row, (one, own) in enumerate(zip(data, noise, strict=True)):
+        assert torch.equal(together.z[row], relabelled(one, own).z)

@@ -122,6 +122,9 @@ class Agent(nn.Module):
         drawn = torch.randn(H + 1, sum(rows), A, generator=generator, device=generator.device)
         target, policy, start = drawn.split(rows, 1)
         noise = Noise(target.unflatten(1, (H, batch_size)), policy)
+        fresh = round(self.config.latent.relabel * batch_size)
+        if fresh and self.space.dim:
+            noise.z = self.space.sample(self.space.noise((fresh,), generator))
         if first:
             noise.first = start.unflatten(1, (self.Z_DRAWS, first))
             noise.z_first = self.space.noise((self.Z_DRAWS, first), generator)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from vis_rpg.agent.batch import Batch, Noise
+from vis_rpg.agent.batch import Batch, Noise, relabelled
 from vis_rpg.agent.losses import (
     LossOutput,
     Metrics,
@@ -176,6 +176,7 @@ class Learner:
         Returns:
             Metrics (M,), on the device.
         """
+        batch = relabelled(batch, noise)
         metrics: Metrics = {}
         if self.agent.rnd is not None:
             errors = self.optimizer_step(rnd_loss, metrics, batch)
