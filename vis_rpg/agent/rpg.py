@@ -10,10 +10,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from perception.base import ObsSequence, Perception, StorageSpec
+from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
 from vis_rpg.agent.batch import Noise
 from vis_rpg.agent.latent import Posterior, make_latent
 from vis_rpg.agent.policy import ActionPolicy, LatentPolicy
@@ -85,6 +86,28 @@ class Agent(nn.Module):
         if self.rnd_input is not None:
             return self.rnd_input.read(obs_sequence, perception.history)
         return perception.rnd_input(obs_sequence)
+
+    def with_rnd_input(
+        self, stored: StoredObs, obs: np.ndarray, positions: np.ndarray | None
+    ) -> StoredObs:
+        """Add the input that replaces perception's, if any, to what replay stores.
+
+        Without true positions, an input that needs them is zero: an episode's first observation
+        neither earns a bonus nor trains the RND.
+
+        Args:
+            stored: Columns of perception, each (N, ...).
+            obs: (N, ...), as the environment gives them.
+            positions: True positions of the objects, (N, K, 2 or 3), or None.
+        """
+        own = self.rnd_input
+        if own is None or own.name in stored:
+            return stored
+        if positions is None and own.needs_positions:
+            return stored | {own.name: torch.zeros(len(obs), *own.spec.shape, dtype=own.spec.dtype)}
+        given = obs, 0.0 if positions is None else positions
+        tensors = (torch.as_tensor(value, device=self.log_alpha.device) for value in given)
+        return stored | {own.name: own(*tensors).to(own.spec.dtype)}
 
     @property
     def storage(self) -> dict[str, StorageSpec]:

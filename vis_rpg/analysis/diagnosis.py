@@ -87,13 +87,8 @@ def record_episode(actor: Actor, env: gymnasium.Env, seed: int) -> Episode:
     stored, states, actions, rewards = [], [], [], []
     positions, ended = [object_positions(info)], False
     while True:
-        columns = actor.observe(obs[None])
-        own = agent.rnd_input
-        if own is not None and own.name not in columns:
-            columns[own.name] = own(
-                torch.as_tensor(obs)[None], torch.as_tensor(positions[-1]).float()[None]
-            ).to(own.spec.dtype)
-        stored.append(columns)
+        seen, places = obs[None], positions[-1][None].astype(np.float32)
+        stored.append(agent.with_rnd_input(actor.observe(seen), seen, places))
         states.append(agent.model.f(actor.features))
         if ended:
             break
@@ -103,7 +98,7 @@ def record_episode(actor: Actor, env: gymnasium.Env, seed: int) -> Episode:
         rewards.append(float(reward))
         positions.append(object_positions(info))
         ended = bool(terminated or truncated)
-    s, a, z = torch.stack(states), torch.stack(actions), actor.z
+    s, a, z = torch.cat(states), torch.cat(actions), actor.z[0]
     # An episode's first observation also stands for those before it.
     sequence = {
         name: torch.stack([stored[0][name]] * (history - 1) + [each[name] for each in stored])
@@ -112,17 +107,17 @@ def record_episode(actor: Actor, env: gymnasium.Env, seed: int) -> Episode:
     bonus = torch.zeros(len(a), device=actor.device)
     if agent.rnd is not None:
         bonus = agent.bonus_scale * agent.rnd.bonus(agent.read_rnd_input(sequence))[-len(a) :, 0]
-    log_pi = torch.cat([log_density(agent, *pair, z) for pair in zip(s[:-1], a, strict=True)])
-    log_p_z = agent.p_phi.log_prob(z.expand(len(a), 1, -1), s[:-1], a)[:, 0]
+    z_rows = z.expand(len(a), -1)
+    log_pi, log_p_z = log_density(agent, s[:-1], a, z_rows), agent.p_phi.log_prob(z_rows, s[:-1], a)
     shape = config.horizon + 1, V_DRAWS, agent.action_dim
     noise = torch.randn(shape, generator=actor.generator, device=actor.device)
-    last, z_rows = s[-1].expand(V_DRAWS, -1), z.expand(V_DRAWS, -1)
-    value = imagine(agent, agent.model, last, z_rows, noise, config.entropy_in_target).value
+    last = s[-1].expand(V_DRAWS, -1), z.expand(V_DRAWS, -1)
+    value = imagine(agent, agent.model, *last, noise, entropy=config.entropy_in_target).value
     z_reward = policy_reward(agent, log_pi, log_p_z, entropy=False)
     return Episode(
-        s=s[:, 0],
-        a=a[:, 0],
-        z=z[0].clone(),
+        s=s,
+        a=a,
+        z=z.clone(),
         task_reward=config.reward_scale * torch.tensor(rewards, device=actor.device),
         bonus=bonus,
         entropy_reward=policy_reward(agent, log_pi, log_p_z) - z_reward,

@@ -187,21 +187,8 @@ class Run:
     def _encode(
         self, obs: np.ndarray, positions: np.ndarray | None, rows: np.ndarray | None = None
     ) -> StoredObs:
-        """Encode observations for replay.
-
-        Without true positions, an input of the RND that needs them stays zero: an episode's first
-        observation neither earns a bonus nor trains the RND.
-        """
-        encoded, own = self.actor.observe(obs, rows), self.agent.rnd_input
-        if own is not None and own.name not in encoded:
-            if positions is None and own.needs_positions:
-                shape = len(obs), *own.spec.shape
-                encoded[own.name] = torch.zeros(shape, dtype=own.spec.dtype)
-            else:
-                given = (obs, 0.0 if positions is None else positions)
-                tensors = (torch.as_tensor(value, device=self.device) for value in given)
-                encoded[own.name] = own(*tensors).to(own.spec.dtype)
-        return encoded
+        """Encode observations for replay."""
+        return self.agent.with_rnd_input(self.actor.observe(obs, rows), obs, positions)
 
     def progress_metrics(self) -> dict[str, float]:
         """Return coverage, and return and success of recent training episodes (sampled actions)."""
