@@ -19,9 +19,14 @@ CLIP = 100.0
 class RunningMeanStd(nn.Module):
     """Mean and variance of all values ever added (Chan et al. 1983), kept on the device."""
 
+    count: Tensor
+    mean: Tensor
+    m2: Tensor
+
     def __init__(self) -> None:
         super().__init__()
-        self.count, self.mean, self.m2 = (nn.Buffer(torch.zeros(())) for _ in range(3))
+        for name in ("count", "mean", "m2"):
+            self.register_buffer(name, torch.zeros(()))
 
     @torch.no_grad()
     def update(self, x: Tensor, weight: Tensor) -> None:
@@ -29,9 +34,9 @@ class RunningMeanStd(nn.Module):
         number = weight * x.numel()
         total = (self.count + number).clamp(min=1.0)
         delta = x.mean() - self.mean
-        self.m2.add_(weight * ((x - x.mean()) ** 2).sum() + delta**2 * self.count * number / total)
-        self.mean.add_(delta * number / total)
-        self.count.add_(number)
+        self.m2 += weight * ((x - x.mean()) ** 2).sum() + delta**2 * self.count * number / total
+        self.mean += delta * number / total
+        self.count += number
 
     def normalise(self, x: Tensor) -> Tensor:
         """Return (x - mean) / std, clipped at ±100; zero before anything has been counted."""
@@ -72,6 +77,8 @@ class ObjectRND(nn.Module):
         warmup: Updates before errors are counted.
     """
 
+    updates: Tensor
+
     def __init__(self, input_dim: int | None, width: int, warmup: int) -> None:
         super().__init__()
 
@@ -84,7 +91,7 @@ class ObjectRND(nn.Module):
         self.target = make().requires_grad_(False)
         self.statistics = RunningMeanStd()
         self.warmup = warmup
-        self.updates = nn.Buffer(torch.zeros(()))
+        self.register_buffer("updates", torch.zeros(()))
 
     def prediction_error(self, rnd_input: Tensor) -> Tensor:
         """Return squared distances summed over outputs, (..., M) -> (...): the predictor's loss."""
@@ -96,7 +103,7 @@ class ObjectRND(nn.Module):
     @torch.no_grad()
     def update_stats(self, error: Tensor) -> None:
         """Add errors (B,) of a training batch to the statistics, in place."""
-        self.updates.add_(1)
+        self.updates += 1
         self.statistics.update(error, (self.updates > self.warmup).to(error.dtype))
 
     @torch.no_grad()

@@ -112,10 +112,10 @@ class OraclePositions(RndInput):
         self.plane = list(task.plane)
         width = len(task.object_names) * encoded_width(2, MAX_FREQUENCIES)
         self.spec = StorageSpec((width,), torch.float32)
-        self.low, self.high = (
-            nn.Buffer(torch.tensor(corner, dtype=torch.float32), persistent=False)
-            for corner in (task.coverage.low, task.coverage.high)
-        )
+        for name, corner in (("low", task.coverage.low), ("high", task.coverage.high)):
+            self.register_buffer(name, torch.tensor(corner, dtype=torch.float32), persistent=False)
+        self.low: Tensor
+        self.high: Tensor
 
     def forward(self, obs: Tensor, positions: Tensor) -> Tensor:
         """Encode positions in the task's plane: (B, M)."""

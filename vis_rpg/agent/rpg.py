@@ -69,8 +69,11 @@ class Agent(nn.Module):
             self.rnd = ObjectRND(dim, exploration.width, exploration.warmup_updates)
             self.bonus_scale = exploration.scale
         weights = torch.tensor([0.97**k for k in range(config.horizon)])
-        self.step_weights = nn.Buffer(weights / weights.sum(), persistent=False)
-        self.entropy_z = nn.Buffer(torch.tensor(float(config.latent.entropy)), persistent=False)
+        self.register_buffer("step_weights", weights / weights.sum(), persistent=False)
+        entropy_z = torch.tensor(float(config.latent.entropy))
+        self.register_buffer("entropy_z", entropy_z, persistent=False)
+        self.step_weights: Tensor
+        self.entropy_z: Tensor
 
     def forward(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """Call `function(self, *inputs)`; `torch.func.functional_call` substitutes parameters."""
