@@ -123,3 +123,20 @@ def test_what_is_compiled_for_one_learner_is_not_run_for_another() -> None:
     assert torch.equal(two(once, torch.ones(5)), torch.full((5,), 4.0)), (
         "other shapes are compiled anew"
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiled_updates_move_the_statistics_of_the_bonus(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    of = small.agent("exploration.warmup_updates=0").to(dtype)
+    data = small.batch(of)
+    data.rnd_obs = {name: value.to(dtype) for name, value in data.rnd_obs.items()}
+    data.obs_sequence = {name: value.to(dtype) for name, value in data.obs_sequence.items()}
+    learner = small.learner(of)
+    learner.use("compile")
+    for _ in range(2):
+        learner.update(data, small.noise_of(of, data)())
+    assert of.rnd is not None and of.rnd.updates == 2
+    assert of.rnd.statistics.count == 2 * 8 and of.rnd.statistics.mean > 0

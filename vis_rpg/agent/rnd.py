@@ -34,6 +34,7 @@ class RunningMeanStd(nn.Module):
         number = weight * x.numel()
         total = (self.count + number).clamp(min=1.0)
         delta = x.mean() - self.mean
+        # `+=`, not `add_`, which compiled code drops for a 0-dimensional float64 tensor on a CPU.
         self.m2 += weight * ((x - x.mean()) ** 2).sum() + delta**2 * self.count * number / total
         self.mean += delta * number / total
         self.count += number
