@@ -21,6 +21,7 @@ LAYERS = (
     (
         "vis_rpg.errors",
         "vis_rpg.resources",
+        "vis_rpg.origin",
         "vis_rpg.seeding",
         "vis_rpg.schema",
         "vis_rpg.compose",

@@ -33,6 +33,11 @@ from vis_rpg.schema import describe, flatten, shown
 COMMANDS = {
     "train": ("train", "vis_rpg.training.trainer", "train agents"),
     "evaluate": ("evaluate", "vis_rpg.analysis.report", "evaluate a run and record rollouts"),
+    "publish": (
+        "publish",
+        "vis_rpg.analysis.publish",
+        "make a run an agent that others can load, in a folder or on the Hugging Face Hub",
+    ),
     "diagnose": (
         "diagnose",
         "vis_rpg.analysis.diagnosis",

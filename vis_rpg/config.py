@@ -256,7 +256,7 @@ class EvaluateConfig:
     """vis-rpg evaluate."""
 
     run: str
-    """Folder of a run; evaluation.json and rollouts.mp4 are written into it."""
+    """Folder of a run or of a published agent, zoo:NAME, or hf:USER/REPO."""
     episodes: Count
     """Episodes by mean actions, each with its own z."""
     videos: bool
@@ -265,6 +265,25 @@ class EvaluateConfig:
     """Of starts and of z."""
     device: str
     """auto | cpu | cuda | cuda:N."""
+    out: str | None
+    """Folder of evaluation.json and rollouts.mp4; null: the run's, or runs/zoo-NAME."""
+
+
+@dataclass
+class PublishConfig:
+    """vis-rpg publish."""
+
+    run: str
+    """Folder of a run, or of several seeds: the one of median success is published. Or of a
+    published agent, for to=hf:..."""
+    to: str
+    """A folder to make, or hf:USER/REPO on the Hugging Face Hub."""
+    video: bool
+    """Whether rollouts.mp4 is recorded."""
+    commit: str | None
+    """Of the training; null: what the run has recorded (runtime.json)."""
+    processor: str | None
+    """Of the training; null: what the run has recorded."""
 
 
 @dataclass
@@ -329,7 +348,8 @@ class VisualiseSlotsConfig(OfATask):
     """vis-rpg visualise-slots."""
 
     run: str | None = None
-    """Folder of a run from slots: its agent acts, and the pictures are written into it."""
+    """Folder of a run or of a published agent that sees by slots, zoo:NAME, or hf:USER/REPO: the
+    agent acts."""
     model: str | None = None
     """Or a slot model: a random policy acts in `task`."""
     columns: Annotated[int, Bounds(2)] = 10
@@ -339,7 +359,7 @@ class VisualiseSlotsConfig(OfATask):
     video: bool = False
     """Whether slots.mp4 is written too."""
     out: str | None = None
-    """Folder of the pictures; null: the run's, or runs/slots."""
+    """Folder of the pictures; null: the run's, runs/zoo-NAME, or runs/slots."""
 
 
 @dataclass(kw_only=True)
@@ -464,6 +484,7 @@ class BenchmarkConfig:
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "publish": PublishConfig,
     "diagnose": DiagnoseConfig,
     "plot_curves": PlotCurvesConfig,
     "visualise_slots": VisualiseSlotsConfig,

@@ -135,6 +135,15 @@ class Agent(nn.Module):
         pairs = zip(self.target.parameters(), self.model.parameters(), strict=True)
         return [target for target, p in pairs if p.requires_grad]
 
+    def keep_acting_parts(self) -> Agent:
+        """Delete what only training and diagnosis use, critics and bonus among it; return self."""
+        for name in ("embed", "initial", "cell", "decode", "R", "Q", "continues"):
+            delattr(self.model, name)
+        for name in ("target", "p_phi", "rnd"):
+            delattr(self, name)
+        self.rnd_input = None
+        return self
+
     def draw_noise(self, batch_size: int, first: int, generator: torch.Generator) -> Noise:
         """Draw the noise of one update.
 

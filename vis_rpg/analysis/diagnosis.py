@@ -349,10 +349,10 @@ def main(config: DiagnoseConfig) -> None:
     """Diagnose a run; write diagnosis.json and diagnosis.png into its folder, and print figures."""
     torch.set_num_threads(1)
     run = Path(config.run)
+    settings = load_whole_config(run)
     actor, env = load(run, "cpu", config.seed)
     step = int(checkpoint.latest(run).name.removeprefix("step-"))
     diagnosis = diagnose(actor, env, config.episodes, config.seed)
-    settings = load_whole_config(run)
     title = (
         f"{settings.task.name} from {settings.obs.kind}, seed {settings.seed}: "
         f"{step:,} interactions, {config.episodes} episodes with sampled actions"

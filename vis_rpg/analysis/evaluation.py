@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -71,18 +71,22 @@ class Evaluation:
     """Share of episodes with success in their last step by each of the task's criteria, written as
     eval_success_<name>."""
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures as JSON values, NaN as None."""
+        figures = asdict(self)
+        figures |= {
+            f"eval_success_{name}": share for name, share in figures.pop("eval_criteria").items()
+        }
+        return cast(dict[str, Any], without_nan(figures))
+
     def write(self, path: Path, **about: Any) -> None:
-        """Write the figures as JSON, NaN as null.
+        """Write the figures as JSON.
 
         Args:
             path: The file.
             **about: Further entries.
         """
-        figures = {**about, **asdict(self)}
-        figures |= {
-            f"eval_success_{name}": share for name, share in figures.pop("eval_criteria").items()
-        }
-        path.write_text(json.dumps(without_nan(figures), indent=2) + "\n")
+        path.write_text(json.dumps({**about, **self.as_json()}, indent=2) + "\n")
 
 
 def evaluate(actor: Actor, env: gymnasium.Env, episodes: int = 50, seed: int = 0) -> Evaluation:

@@ -1,9 +1,8 @@
-"""Evaluate a run and record its rollouts: vis-rpg evaluate run=runs/x episodes=50."""
+"""Evaluate an agent and record its rollouts: vis-rpg evaluate run=runs/x episodes=50."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 
@@ -12,23 +11,23 @@ from vis_rpg.analysis.video import record_rollouts
 from vis_rpg.checks import device
 from vis_rpg.config import EvaluateConfig
 from vis_rpg.errors import UserError
-from vis_rpg.training import checkpoint
 from vis_rpg.training.load import load
+from vis_rpg.training.published import interactions, locate, output_folder
 
 
 def main(config: EvaluateConfig) -> None:
-    """Evaluate a run, print and write the figures, and record a video, in its folder."""
-    folder = Path(config.run)
+    """Evaluate an agent, print and write the figures, and record a video."""
+    run = locate(config.run)
     # One observation at a time: more threads wait for each other, for long on a busy machine.
     torch.set_num_threads(1)
-    actor, env = load(folder, str(device(config.device)), config.seed)
-    step = int(checkpoint.latest(folder).name.removeprefix("step-"))
+    actor, env = load(run, str(device(config.device)), config.seed)
+    step, folder = interactions(run), output_folder(config.run, config.out)
     evaluation = evaluate(actor, env, config.episodes, config.seed)
     evaluation.write(folder / "evaluation.json", step=step)
     print(
         table(
             evaluation,
-            f"{folder} at {step:,} interactions: {config.episodes} episodes, mean actions, "
+            f"{config.run} at {step:,} interactions: {config.episodes} episodes, mean actions, "
             f"seed {config.seed}",
         )
     )
@@ -37,7 +36,9 @@ def main(config: EvaluateConfig) -> None:
         try:
             record_rollouts(actor, env, folder / "rollouts.mp4", config.seed)
         except UserError as error:
-            raise UserError(f"no video of {folder}: {error}; videos=false does without") from error
+            raise UserError(
+                f"no video of {config.run}: {error}; videos=false does without"
+            ) from error
         print(f"rollouts, a row for each z: {folder / 'rollouts.mp4'}")
 
 

@@ -32,6 +32,7 @@ from vis_rpg.envs.make import make_env, task_of
 from vis_rpg.envs.rendering.frames import FRAME
 from vis_rpg.errors import UserError, require
 from vis_rpg.training.load import load
+from vis_rpg.training.published import output_folder
 
 ROWS, COLUMNS = 5, 2
 """Of the page of failures."""
@@ -53,12 +54,12 @@ class Episode:
     """Of the objects of interest."""
 
 
-def episode_of_run(folder: Path, seed: int) -> Episode:
+def episode_of_run(run: str, seed: int) -> Episode:
     """An episode of a run's agent, seen by its slot model."""
-    actor, env = load(folder, seed=seed)
+    actor, env = load(run, seed=seed)
     perception = actor.agent.model.perception
     if not isinstance(perception, SlotPerception):
-        raise UserError(f"run={folder} sees without slots: give a run with perception=slots")
+        raise UserError(f"run={run} sees without slots: give a run with perception=slots")
     truth = env.get_wrapper_attr("segmentation") if env.has_wrapper_attr("segmentation") else None
     obs, _ = env.reset(seed=seed)
     actor.reset()
@@ -130,13 +131,12 @@ def main(config: DictConfig) -> None:
         "give one of run=<folder of a run> and model=<slot model>",
     )
     if config.run is not None:
-        episode = episode_of_run(Path(config.run), config.seed)
+        episode = episode_of_run(config.run, config.seed)
     else:
         env = make_env(config.task, "pixels", config.seed)
         episode = episode_of_task(Path(config.model), config.task.name, env, config.seed)
     model, frames = episode.model, episode.frames
-    folder = Path(config.out or config.run or "runs/slots")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = output_folder(config.run or "runs/slots", config.out)
 
     sights = encode_episodes(model, frames[None])
     shown = np.linspace(0, len(frames) - 1, config.columns).round().astype(int)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 import tempfile
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from perception.ops import kernels
 from vis_rpg.benchmarks.op_counter import OperatorCounter
 from vis_rpg.checks import device as device_of
 from vis_rpg.checks import lacks_compiler
@@ -23,6 +21,7 @@ from vis_rpg.compose import compose
 from vis_rpg.envs.make import make_env
 from vis_rpg.envs.vector.sync import SyncVectorEnv
 from vis_rpg.errors import one_line
+from vis_rpg.origin import hardware
 from vis_rpg.training.learner import Learner
 from vis_rpg.training.memory import prepare
 from vis_rpg.training.runtime import CudaGraphRunner
@@ -111,18 +110,13 @@ def machine(device: torch.device) -> Line:
     return {
         "name": "machine",
         "device": str(device),
-        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "hardware": hardware(device),
         "threads": torch.get_num_threads(),
         "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
-
-
-def _processor() -> str:
-    name = kernels.processor("model name").rpartition(":")[2].strip()
-    return f"{name}, {os.cpu_count()} cores"
 
 
 def gemm_rate(device: torch.device, seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""Load a trained run: its config, weights and environment."""
+"""Load a trained run, or an agent published from one: its config, weights and environment."""
 
 from __future__ import annotations
 
@@ -19,16 +19,21 @@ from vis_rpg.compose import checked
 from vis_rpg.config import TrainConfig
 from vis_rpg.envs.make import make_env
 from vis_rpg.envs.rendering.frames import render_on
-from vis_rpg.errors import UserError, one_line
-from vis_rpg.training import checkpoint
+from vis_rpg.errors import UserError, one_line, require
+from vis_rpg.training import checkpoint, published
 
 
 def load_config(run: Path) -> DictConfig:
     """Read config.yaml of a run.
 
     Raises:
-        UserError: It is missing or cannot be read.
+        UserError: It is missing or cannot be read, or this is a published agent.
     """
+    require(
+        not published.is_published(run),
+        f"{run}: a published agent has no critics, replay, metrics or visited states: give the "
+        "folder of a run",
+    )
     try:
         config = OmegaConf.load(run / "config.yaml")
     except OSError as error:
@@ -103,22 +108,25 @@ def load(run: str | Path, device: str = "cpu", seed: int = 0) -> tuple[Actor, gy
     each episode and `agent.act(obs)` at each step.
 
     Args:
-        run: The run's folder.
+        run: The run's folder, that of a published agent, zoo:NAME (one that ships), or
+            hf:USER/REPO (one on the Hugging Face Hub).
         device: Where the agent acts.
         seed: Seeds z and exploration noise.
 
     Raises:
         UserError: The run or its checkpoint is missing or broken.
     """
-    run = Path(run)
-    config = load_whole_config(run)
+    run = published.locate(run)
+    found = published.read(run) if published.is_published(run) else None
+    config = found.config if found else load_whole_config(run)
+    settings = run / (published.CARD if found else "config.yaml")
     try:
         check(
             DictConfig({**config, "device": "cpu", "runtime": "eager"})
         )  # The machine may be another one.
     except UserError as error:
-        raise UserError(f"{run}/config.yaml: {error}") from None
-    state = checkpoint.load(checkpoint.latest(run))
+        raise UserError(f"{settings}: {error}") from None
+    state = {} if found else checkpoint.load(checkpoint.latest(run))
     render_on(torch.device(device))
     try:
         env = make_env(config.task, config.obs.kind)
@@ -132,8 +140,9 @@ def load(run: str | Path, device: str = "cpu", seed: int = 0) -> tuple[Actor, gy
         TypeError,
         ValueError,
     ) as error:
-        raise UserError(
-            f"{run}/config.yaml: no agent can be made from it ({one_line(error)})"
-        ) from error
-    restore(agent, state, run)
+        raise UserError(f"{settings}: no agent can be made from it ({one_line(error)})") from error
+    if found:
+        published.restore(agent, found, run)
+    else:
+        restore(agent, state, run)
     return Actor(agent.to(device), seed=seed), env

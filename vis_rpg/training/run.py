@@ -25,6 +25,7 @@ from vis_rpg.checks import check_resumable
 from vis_rpg.envs.vector.make import make_vector_envs
 from vis_rpg.envs.vector.sync import StepResult, VectorEnv
 from vis_rpg.errors import RunStopped, UserError
+from vis_rpg.origin import commit, hardware
 from vis_rpg.seeding import restore_generator, stream
 from vis_rpg.training import checkpoint, runtime
 from vis_rpg.training.chunks import Chunks
@@ -215,8 +216,9 @@ class Run:
         os.replace(self.out / "config.yaml.part", self.out / "config.yaml")
 
     def record_runtime(self, chosen: str) -> None:
-        """Write down how updates run, for `recorded_runtime`."""
-        kept = {"runtime": chosen, "device": self.device.type}
+        """Write down how updates run, for `recorded_runtime`, on what and by which commit."""
+        made = {"processor": hardware(self.device), "commit": commit()}
+        kept = {"runtime": chosen, "device": self.device.type, **made}
         (self.out / "runtime.json").write_text(json.dumps(kept) + "\n")
 
     def recorded_runtime(self) -> str | None:
