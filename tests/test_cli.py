@@ -261,7 +261,7 @@ def test_a_group_that_the_command_does_not_read_is_no_setting(
 ) -> None:
     assert run_script(monkeypatch, "evaluate", "run=runs/x", word) == 2
     says = capsys.readouterr().err
-    known = "device, episodes, run, seed, videos"
+    known = "device, episodes, out, run, seed, videos"
     assert says == f"error: {word}: no such setting; there are {known}\n"
     assert run_script(monkeypatch, "evaluate", "--help") == 0
     assert "groups of settings" not in capsys.readouterr().out

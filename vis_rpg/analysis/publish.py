@@ -22,7 +22,6 @@ from vis_rpg.analysis.evaluation import evaluate
 from vis_rpg.analysis.explored_states import read_metrics
 from vis_rpg.analysis.report import table
 from vis_rpg.analysis.video import record_rollouts
-from vis_rpg.checks import check_resumable
 from vis_rpg.compose import compose_unchecked, config_files, groups_of
 from vis_rpg.config import PublishConfig
 from vis_rpg.errors import UserError, one_line, require
@@ -62,9 +61,7 @@ def make(
     """
     runs = seed_runs(run)
     configs = [load_whole_config(each) for each in runs]
-    for config in configs[1:]:
-        first = OmegaConf.merge(configs[0], {"seed": config.seed, "out": config.out})
-        check_same(DictConfig(first), config)
+    check_seeds(runs, configs)
     steps = [published.interactions(each) for each in runs]
     require(
         len(set(steps)) == 1,
@@ -106,12 +103,16 @@ def make(
     return card
 
 
-def check_same(first: DictConfig, other: DictConfig) -> None:
-    """Raise UserError where runs that should be seeds of one another differ in a setting."""
-    try:
-        check_resumable(first, other)
-    except UserError as error:
-        raise UserError(f"these are not seeds of one run: {error}") from None
+def check_seeds(runs: list[Path], configs: list[DictConfig]) -> None:
+    """Raise UserError where runs that should differ in their seed differ in another setting."""
+    first, *others = (_method(OmegaConf.to_container(config)) for config in configs)
+    for run, other in zip(runs[1:], others, strict=True):
+        for key in sorted((first.keys() | other.keys()) - {"seed", "steps"}):
+            require(
+                first.get(key) == other.get(key),
+                f"{run} is no other seed of {runs[0]}: {key}={shown(other.get(key))}, "
+                f"not {shown(first.get(key))}",
+            )
 
 
 def curves(run: Path, step: int) -> dict[str, Any]:

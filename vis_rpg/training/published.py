@@ -136,7 +136,7 @@ def read(folder: Path) -> Published:
     try:
         int(card["interactions"])
         files, config = card["files"], OmegaConf.create(card["config"])
-        changed = [name for name in files if digest(folder / name) != files[name]]
+        changed = [name for name in {WEIGHTS, *files} if digest(folder / name) != files[name]]
         checked(config, TrainConfig)
         weights = load_file(folder / WEIGHTS)
     except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
