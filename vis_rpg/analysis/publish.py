@@ -223,7 +223,7 @@ def model_card(card: dict[str, Any]) -> str:
 - Evaluation, {found["episodes"]} episodes by mean actions: success {found["eval_success"]:.2f}
   (95% interval {low:.2f} to {high:.2f}), return {found["eval_return"]:.2f}.
 - Published: {card["chosen"]}.
-- Trained by `{card["command"]}`
+- The same settings: `{card["command"]}`.
 - Commit {card["commit"]}; {card["processor"]}.
 
 | seed | success of the last 100 training episodes | coverage | return | minutes |

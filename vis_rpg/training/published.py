@@ -101,7 +101,7 @@ def write(folder: Path, agent: Agent, card: Mapping[str, Any]) -> None:
     write_tensors(folder / WEIGHTS, agent.state_dict())
     perception = agent.model.perception
     if isinstance(perception, SlotPerception):
-        perception.model.cpu().save(folder / SLOTS, perception.card)
+        perception.model.save(folder / SLOTS, perception.card)
     paths = [folder / name for name in (WEIGHTS, SLOTS) if (folder / name).exists()]
     files = {path.name: digest(path) for path in paths}
     write_card(folder, {"format": FORMAT, **card, "files": files})
