@@ -1,5 +1,5 @@
 """A stand-in of the Hugging Face Hub: the part of its HTTP API that uploading a folder and fetching
-a snapshot call. Files go inline ("regular"), as the server decides in its answer to a preupload."""
+a snapshot call. Weights and videos go by Git LFS, other files inline, as on the Hub."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 SHA = "0123456789" * 4
 TOKEN = "hf_of_the_stand_in"
 """The only token that may write."""
+BY_LFS = (".safetensors", ".mp4")
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -39,6 +40,11 @@ class Hub(BaseHTTPRequestHandler):
     def refuse(self, status: int, code: str) -> None:
         self.reply({"error": code}, status, X_Error_Code=code, X_Error_Message=code)
 
+    def do_PUT(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.objects[self.path.rpartition("/")[2]] = content
+        self.reply({})
+
     def do_POST(self) -> None:
         text = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
         path = self.path.partition("?")[0]
@@ -53,14 +59,27 @@ class Hub(BaseHTTPRequestHandler):
             self.reply({"url": f"{self.server.url}/{name}"})
         elif found := re.fullmatch(r"/api/models/(.+)/preupload/main", path):
             names = [file["path"] for file in json.loads(text)["files"]]
-            modes = [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]
-            self.reply({"files": modes})
+            modes = ["lfs" if name.endswith(BY_LFS) else "regular" for name in names]
+            self.reply(
+                {
+                    "files": [
+                        {"path": name, "uploadMode": mode, "shouldIgnore": False}
+                        for name, mode in zip(names, modes, strict=True)
+                    ]
+                }
+            )
+        elif path.endswith(".git/info/lfs/objects/batch"):
+            objects = json.loads(text)["objects"]
+            for each in objects:
+                each["actions"] = {"upload": {"href": f"{self.server.url}/lfs/{each['oid']}"}}
+            self.reply({"transfer": "basic", "objects": objects})
         elif found := re.fullmatch(r"/api/models/(.+)/commit/main", path):
             for line in map(json.loads, text.splitlines()):
+                value, files = line["value"], self.server.repos[found[1]]
                 if line["key"] == "file":
-                    value = line["value"]
-                    content = base64.b64decode(value["content"])
-                    self.server.repos[found[1]][value["path"]] = content
+                    files[value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "lfsFile":
+                    files[value["path"]] = self.server.objects[value["oid"]]
             url = f"{self.server.url}/{found[1]}/commit/{SHA}"
             self.reply({"success": True, "commitOid": SHA, "commitUrl": url, "hookOutput": ""})
         else:
@@ -92,13 +111,14 @@ class Hub(BaseHTTPRequestHandler):
 
 
 class HubServer(ThreadingHTTPServer):
-    """Serves `repos`: the files of each repository by their paths."""
+    """Serves `repos`, the files of each repository by their paths; `objects` came by LFS."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Hub)
         self.repos: dict[str, dict[str, bytes]] = {}
+        self.objects: dict[str, bytes] = {}
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 

@@ -88,7 +88,9 @@ def make(
         "seed": config.seed,
         "chosen": f"seed {config.seed} of {', '.join(str(each.seed) for each in configs)}: the "
         "run of median success of the last 100 training episodes (by seed "
-        f"{', '.join(map(shown, success))}; ties by coverage, then return)",
+        f"{', '.join(map(shown, success))}; ties by coverage, then return)"
+        if len(runs) > 1
+        else f"seed {config.seed}, the only one",
         "command": command(config),
         **origin,
         "seeds": [{"seed": each.seed, **own} for each, own in zip(configs, seeds, strict=True)],
