@@ -31,8 +31,12 @@ above where it lies."""
 
 
 def door_coordinates(state: Tensor) -> Tensor:
-    """State (..., 42) -> (..., 3, 3): palm, latch and door, scaled to about [-1, 1]."""
-    return torch.stack([state[..., 29:32], state[..., 32:35], state[..., 39:42]], -2) / REACH
+    """State (..., 39) -> door hinge (rad), handle and palm - handle (m): (..., 7, 1).
+
+    The door stands elsewhere in every episode: relative to the handle, what the palm has learned at
+    one door holds at all.
+    """
+    return torch.cat([state[..., 28:29], state[..., 32:38]], -1).unsqueeze(-1)
 
 
 def hammer_coordinates(state: Tensor) -> Tensor:
@@ -63,6 +67,7 @@ def make_task(
         object_coordinates,
         episode_length=length,
         sparse=True,
+        state_scale=0.05,
         plane=plane,
         coverage=coverage,
         draw=draw,
@@ -203,12 +208,11 @@ class AdroitDoor(Adroit):
 
     To 1.35 rad, or 1.0 by `success="paper"`; the door stands elsewhere at every start. 28 actions.
 
-    State (42,): the library's observation (39: joints of the hand, latch, door hinge, palm, handle
-    of the latch, palm - handle, open or not), then the centre of the door panel (3), which it
-    lacks. Objects of interest and their geoms: `palm` all of the hand from the body "palm" to the
-    fingertips (its position is the library's grasp point in the palm), `latch` those of the body
-    "latch" (its position is the end of its handle), `door` those of the panel that swings, body
-    "door", without latch and frame.
+    State (39,): the library's observation (joints of the hand, latch, door hinge, palm, handle of
+    the latch, palm - handle, open or not). Objects of interest and their geoms: `palm` all of the
+    hand from the body "palm" to the fingertips (its position is the library's grasp point in the
+    palm), `latch` those of the body "latch" (its position is the end of its handle), `door` those
+    of the panel that swings, body "door", without latch and frame.
 
     Raises:
         UserError: For an unknown `obs` or `success`, and where pictures cannot be rendered.
@@ -229,10 +233,7 @@ class AdroitDoor(Adroit):
         palm, latch, door = (geoms_under(env.model, body) for body in ("palm", "latch", "door"))
         parts = {"palm": palm, "latch": latch, "door": [geom for geom in door if geom not in latch]}
         view = free_camera((0.08, -0.03, 0.2), distance=1.35, azimuth=70.0, elevation=-42.0)
-        super().__init__(task, env, "frame", view, parts, 42, obs, render_mode, success)
-
-    def _state(self) -> np.ndarray:
-        return np.concatenate([self._obs, self.data.body("door").xpos])
+        super().__init__(task, env, "frame", view, parts, 39, obs, render_mode, success)
 
     def _objects(self) -> np.ndarray:
         return np.stack([self._obs[29:32], self._obs[32:35], self.data.body("door").xpos])
