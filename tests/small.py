@@ -98,6 +98,7 @@ def batch(of: Agent, size: int = 6, seed: int = 1) -> Batch:
         terminated=torch.zeros(horizon, size).to(of.log_alpha.dtype),
         mask=torch.ones(horizon, size).to(of.log_alpha.dtype),
         z=of.space.sample(of.space.noise((size,), generator)).to(of.log_alpha.dtype),
+        paid=torch.arange(size) % 2 == 0,
         rnd_obs={"x": normal(history, 8, *shape)},
         first={"x": normal(history, 4, *shape)} if of.pi_z.net is not None else None,
     )

@@ -133,11 +133,6 @@ def test_a_value_that_cannot_be_used_is_one_line(word: str, says: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_fresh_z_need_the_fixed_prior() -> None:
-    with pytest.raises(UserError, match="agent.latent.relabel=0.5 draws z from the fixed prior"):
-        check(compose(["task=ant_push", "agent.latent.relabel=0.5"]))
-
-
 def test_state_cannot_be_looked_at_as_pixels() -> None:
     with pytest.raises(UserError, match="perception=state does not see obs=pixels"):
         check(config("task=block_push", "obs=pixels", "perception=state"))

@@ -41,11 +41,6 @@ def check(config: DictConfig) -> None:
         "and ends: [begin,end]",
     )
     require(
-        latent.relabel == 0 or latent.prior == "fixed",
-        f"agent.latent.relabel={latent.relabel} draws z from the fixed prior: use "
-        "agent.latent.prior=fixed, or agent.latent.relabel=0",
-    )
-    require(
         (config.obs.kind == "state") == (seeing.name == "state"),
         f"perception={seeing.name} does not see obs={config.obs.kind}: use perception=state with "
         "obs=state, slots or cnn with obs=pixels",

@@ -110,8 +110,8 @@ class LatentConfig:
     posterior_std: Positive
     """Std of p_phi, gaussian only."""
     relabel: Share
-    """Share of a batch whose z is drawn anew instead of being the one that acted (not in Table 1);
-    for the fixed prior."""
+    """Share of a batch in which segments get z drawn anew where their episode was paid from there
+    on (not in Table 1); for the fixed prior, without effect for a learned one."""
     prior: Literal["fixed", "learned"]
     """pi(z|s_1): fixed (sparse tasks), or learned by policy gradient (dense tasks)."""
     entropy: float

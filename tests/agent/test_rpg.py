@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -619,34 +620,68 @@ def test_a_learned_prior_moves_at_episode_starts_on_fresh_z_and_moves_nothing_bu
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
-def test_a_share_of_the_batch_gets_fresh_z_and_keeps_all_else(kind: str) -> None:
+def test_paid_segments_of_a_share_of_the_batch_get_fresh_z(kind: str) -> None:
     of = agent(f"agent.latent.kind={kind}", "agent.latent.relabel=0.5")
     data = batch(of)
+    data.paid = torch.tensor([True, False, True, True, False, True])
     noise = noise_of(of, data)()
     made = relabelled(data, noise)
-    assert noise.z is not None and torch.equal(made.z[:3], noise.z)
-    assert not torch.equal(made.z[:3], data.z[:3]) and torch.equal(made.z[3:], data.z[3:])
+    fresh = [0, 2]  # of the first half those that were paid
+    kept = [1, 3, 4, 5]
+    assert noise.z is not None and torch.equal(made.z[fresh], noise.z[fresh])
+    assert not torch.equal(made.z[fresh], data.z[fresh])
+    assert torch.equal(made.z[kept], data.z[kept])
     assert made.action is data.action and made.obs_sequence is data.obs_sequence
     if kind == "categorical":
         assert (made.z.sum(-1) == 1).all() and ((made.z == 0) | (made.z == 1)).all()
 
 
-def test_without_a_share_the_batch_is_as_it_was() -> None:
-    of = agent()
+@pytest.mark.parametrize("words", [(), ("agent.latent.prior=learned", "agent.latent.relabel=1")])
+def test_without_a_share_or_with_a_learned_prior_the_batch_is_as_it_was(
+    words: tuple[str, ...],
+) -> None:
+    of = agent(*words)
     data = batch(of)
     assert relabelled(data, noise_of(of, data)()) is data
 
 
-@pytest.mark.parametrize(("share", "matters"), [(1.0, False), (0.5, True), (0.0, True)])
-def test_the_z_that_acted_matters_only_where_it_is_kept(share: float, matters: bool) -> None:
+@pytest.mark.parametrize(
+    ("share", "paid", "matters"),
+    [(1.0, True, False), (1.0, False, True), (0.5, True, True), (0.0, True, True)],
+)
+def test_the_z_that_acted_matters_only_where_it_is_kept(
+    share: float, paid: bool, matters: bool
+) -> None:
     after = []
     for seed in (5, 6):
         of = agent(f"agent.latent.relabel={share}")
         data, own = batch(of), learner(of)
+        data.paid[:] = paid
         data.z = torch.randn(data.z.shape, generator=torch.Generator().manual_seed(seed))
         own.update(data, noise_of(of, data)())
         after.append(weights(of))
     assert matters == any(not torch.equal(after[0][name], after[1][name]) for name in after[0])
+
+
+def test_the_posterior_learns_from_the_z_that_acted_alone() -> None:
+    of = agent("agent.latent.relabel=1")
+    data = batch(of)
+    noise = noise_of(of, data)()
+    s = torch.randn(len(data.z), of.config.state_dim)
+
+    def loss(paid: Tensor) -> Tensor:
+        given = replace(data, paid=paid)
+        return losses.policy_loss(of, s, relabelled(given, noise), noise).losses["posterior"]
+
+    none, some = torch.zeros_like(data.paid), data.paid
+    alone = []
+    for row in (~some).nonzero()[:, 0].tolist():
+        only = torch.ones_like(some)
+        only[row] = False
+        alone.append(loss(only))
+    assert torch.allclose(loss(some), torch.stack(alone).mean())
+    assert not torch.allclose(loss(some), loss(none))
+    assert loss(torch.ones_like(some)) == 0, "no z that acted, nothing to learn"
 
 
 def test_agents_that_learn_together_get_their_own_fresh_z() -> None:

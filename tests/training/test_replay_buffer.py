@@ -133,6 +133,7 @@ class World:
                 H - len(acts)
             )
             assert all(float(act[3]) == z[b] for act in acts)
+            assert bool(batch.paid[b]) == any(act[1] > 0 for act in episode.acts[t:])
         for b in range(batch.rnd_obs["id"].shape[1]):
             ids = batch.rnd_obs["id"][:, b].tolist()
             episode, t = self.where[ids[-1]]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from perception.base import ObsSequence
@@ -25,6 +26,7 @@ class Batch:
         terminated: (H, B): 1 where the step ended the task.
         mask: (H, B): 0 from the end of the episode on.
         z: (B, Z): the latent variable that was acting.
+        paid: (B,) bool: whether a positive reward came in the segment or later in its episode.
         rnd_obs: Stored observations (history, B', ...) from the whole replay, to train the RND.
         first: Stored observations (history, B'', ...) of episode starts; None where π(z|s₁) is
             fixed.
@@ -36,6 +38,7 @@ class Batch:
     terminated: Tensor
     mask: Tensor
     z: Tensor
+    paid: Tensor
     rnd_obs: ObsSequence
     first: ObsSequence | None = None
 
@@ -49,8 +52,7 @@ class Noise:
         policy: (H + 1, B, A).
         first: (H + 1, M, B'', A); None where π(z|s₁) is fixed.
         z_first: (M, B'', Z); None where π(z|s₁) is fixed.
-        z: z for the first segments of the batch in place of those that acted, (B', Z); None for
-            none.
+        z: Fresh z for the first segments of the batch, (B', Z); None for none.
     """
 
     target: Tensor
@@ -60,15 +62,22 @@ class Noise:
     z: Tensor | None = None
 
 
-def relabelled(batch: Batch, noise: Noise) -> Batch:
-    """Return the batch with z of its first segments replaced by those of the noise, if any.
+def is_relabelled(batch: Batch, noise: Noise) -> Tensor:
+    """Return which segments get fresh z, (B,) bool: of the first ones those that were paid."""
+    count = 0 if noise.z is None else noise.z.shape[-2]
+    return batch.paid & (torch.arange(batch.paid.shape[-1], device=batch.paid.device) < count)
 
-    Transitions do not depend on z given the action, so they teach Q(s, a, z) of every z.
+
+def relabelled(batch: Batch, noise: Noise) -> Batch:
+    """Return the batch with fresh z in its segments that were paid, if the noise has some.
+
+    Transitions do not depend on z given the action, so they teach Q(s, a, z) of every z. Where an
+    episode was paid, all z are to know; elsewhere each z keeps its own past, and explores apart.
     """
     if noise.z is None:
         return batch
-    kept = batch.z[..., noise.z.shape[-2] :, :]
-    return replace(batch, z=torch.cat([noise.z, kept], dim=-2))
+    fresh = F.pad(noise.z, (0, 0, 0, batch.z.shape[-2] - noise.z.shape[-2]))
+    return replace(batch, z=torch.where(is_relabelled(batch, noise).unsqueeze(-1), fresh, batch.z))
 
 
 for _type in (Batch, Noise):  # so that vmap looks into them

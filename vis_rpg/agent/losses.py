@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from perception.base import ObsSequence
-from vis_rpg.agent.batch import Batch, Noise
+from vis_rpg.agent.batch import Batch, Noise, is_relabelled
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.agent.world_model import WorldModel
 
@@ -250,7 +250,9 @@ def policy_loss(agent: Agent, s: Tensor, batch: Batch, noise: Noise) -> LossOutp
     alpha = agent.log_alpha.exp()
     losses = {"policy": -rollout.value[0].mean()}
     if agent.space.dim:
-        losses["posterior"] = -rollout.log_p_z.mean()  # the cross entropy of z
+        # The cross entropy of the z that acted: fresh z say nothing of where z leads.
+        acted = (~is_relabelled(batch, noise)).to(s.dtype)
+        losses["posterior"] = -(rollout.log_p_z.mean(0) * acted).sum() / acted.sum().clamp(min=1.0)
     metrics = {f"{part}_loss": value for part, value in losses.items()}
     losses["alpha"] = (alpha * (agent.action_dim - rollout.log_pi.detach())).mean()
     metrics |= {"entropy": -rollout.log_pi.mean(), "alpha": alpha}

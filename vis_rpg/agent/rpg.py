@@ -158,7 +158,7 @@ class Agent(nn.Module):
         target, policy, start = drawn.split(rows, 1)
         noise = Noise(target.unflatten(1, (H, batch_size)), policy)
         fresh = round(self.config.latent.relabel * batch_size)
-        if fresh and self.space.dim:
+        if fresh and self.space.dim and self.pi_z.net is None:
             noise.z = self.space.sample(self.space.noise((fresh,), generator))
         if first:
             noise.first = start.unflatten(1, (self.Z_DRAWS, first))

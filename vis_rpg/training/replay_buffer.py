@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -54,6 +54,8 @@ class Storage:
         terminated: (capacity,).
         z: (capacity, Z).
         has_action: (capacity,) bool: whether the row has an action yet.
+        paid: (capacity,) bool: whether a positive reward came at this action or later in the
+            episode.
         prev: The row before in the episode; itself at an episode's first.
         next: The row after; itself where there is no action.
         starts: Ring of rows at which segments can start.
@@ -67,6 +69,7 @@ class Storage:
     terminated: Tensor
     z: Tensor
     has_action: Tensor
+    paid: Tensor
     prev: Tensor
     next: Tensor
     starts: Tensor
@@ -78,12 +81,12 @@ class Storage:
         return cast(Storage, pytree.tree_map(lambda x: x[index], self))
 
     def columns(self) -> dict[str, Tensor]:
-        """Return every column that a row has, by name."""
+        """Return every column of a row that is final once its episode has gone on, by name."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in NO_COLUMNS}
         return {f"obs.{name}": value for name, value in self.obs.items()} | own
 
 
-NO_COLUMNS = ("obs", "starts", "firsts", "bounds")
+NO_COLUMNS = ("obs", "paid", "starts", "firsts", "bounds")
 pytree.register_dataclass(Storage)  # so that vmap looks into it
 
 
@@ -126,6 +129,8 @@ class ReplayBuffer:
         """For each environment the number (not modulo) of its newest row."""
         self.has_action = torch.zeros(capacity, dtype=torch.bool)
         """Host copy of the column, so that writing waits for no device."""
+        self.unpaid: list[list[int]] = [[] for _ in range(envs)]
+        """For each environment the numbers of its episode's rows since the last paid one."""
         # Ends of the rings `starts` and `firsts`, which `bounds` holds too.
         self.oldest = self.newest = 0
         self.firsts: deque[int] = deque()
@@ -156,6 +161,8 @@ class ReplayBuffer:
         at = (rows % self.capacity).to(self.device)
         self.storage.prev[at] = at
         self.cursor[envs] = rows
+        for env in envs.tolist():
+            self.unpaid[env] = []
         places = torch.arange(self.newest_first, self.newest_first + len(rows)) % self.capacity
         self.storage.firsts[places.to(self.device)] = at
         self.firsts.extend(rows.tolist())
@@ -195,6 +202,8 @@ class ReplayBuffer:
         ):
             column[at] = value.to(self.device, column.dtype)
         storage.has_action[at] = True
+        owners = range(self.envs) if envs is None else envs.tolist()
+        self._pay(done.tolist(), reward.tolist(), owners)
         following = self._append(next_obs, len(done))
         self.cursor[which] = following
         after = (following % self.capacity).to(self.device)
@@ -206,6 +215,18 @@ class ReplayBuffer:
         self.newest += len(done)
         self._update_bounds()
 
+    def _pay(self, rows: Iterable[int], rewards: Iterable[float], envs: Iterable[int]) -> None:
+        """Mark the rows that lead to a positive reward."""
+        paid: list[int] = []
+        for row, reward, env in zip(rows, rewards, envs, strict=True):
+            self.unpaid[env].append(row)
+            if reward > 0:
+                paid += self.unpaid[env]
+                self.unpaid[env] = []
+        held = [row % self.capacity for row in paid if row >= self.write_ptr - self.capacity]
+        if held:
+            self.storage.paid[torch.tensor(held, device=self.device)] = True
+
     def _append(self, obs: StoredObs, count: int) -> Tensor:
         """Write new rows without actions; return their numbers (count,)."""
         numbers = torch.arange(self.write_ptr, self.write_ptr + count)
@@ -216,7 +237,7 @@ class ReplayBuffer:
             self._update_bounds()
         for name, value in obs.items():
             self.obs[name][at] = value.to(self.device)
-        self.storage.has_action[at] = False
+        self.storage.has_action[at] = self.storage.paid[at] = False
         self.has_action[numbers % self.capacity] = False
         self.storage.next[at] = at
         self.write_ptr += count
@@ -279,6 +300,7 @@ class ReplayBuffer:
             terminated=storage.terminated[segment] * mask,
             mask=mask,
             z=storage.z[row],
+            paid=storage.paid[row],
             rnd_obs=self._with_history(storage, later[None]),
             first=first_obs,
         )
@@ -316,12 +338,16 @@ class ReplayBuffer:
             "write_ptr": self.write_ptr,
             "cursor": self.cursor,
             "firsts": list(self.firsts),
+            "unpaid": self.unpaid,
+            "paid": self.storage.paid,
         }
 
     def load(self, state: dict[str, Any], chunks: Chunks) -> None:
         """Continue from `save`; the same generator then draws the same segments."""
         self.write_ptr, self.cursor = state["write_ptr"], state["cursor"].clone()
         self.firsts = deque(state["firsts"])
+        self.unpaid = state["unpaid"]
+        self.storage.paid.copy_(state["paid"])
         chunks.load_state(state)
         for span in chunks.spans:
             self._place(chunks.read(span), span[0])
@@ -452,5 +478,5 @@ def _columns(action_dim: int, z_dim: int) -> dict[str, tuple[tuple[int, ...], to
     """Return shape and type of each column except the observation's."""
     shapes = {"action": (action_dim,), "reward": (), "terminated": (), "z": (z_dim,)}
     columns = {name: (shape, torch.float32) for name, shape in shapes.items()}
-    columns["has_action"] = ((), torch.bool)
+    columns |= dict.fromkeys(("has_action", "paid"), ((), torch.bool))
     return columns | {name: ((), torch.int64) for name in ("prev", "next", "starts", "firsts")}
