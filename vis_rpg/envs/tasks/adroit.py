@@ -58,6 +58,7 @@ def make_task(
     length: int,
     covered: tuple[str, ...],
     plane: tuple[int, int],
+    state_scale: float = 1.0,
 ) -> Task:
     """Declare one of the two tasks."""
     coverage = Coverage(covered, (-REACH, -REACH), (REACH, REACH), (24, 24))
@@ -67,7 +68,7 @@ def make_task(
         object_coordinates,
         episode_length=length,
         sparse=True,
-        state_scale=0.05,
+        state_scale=state_scale,
         plane=plane,
         coverage=coverage,
         draw=draw,
@@ -229,6 +230,7 @@ class AdroitDoor(Adroit):
             100,
             ("latch", "door"),
             (0, 1),
+            state_scale=0.05,
         )
         palm, latch, door = (geoms_under(env.model, body) for body in ("palm", "latch", "door"))
         parts = {"palm": palm, "latch": latch, "door": [geom for geom in door if geom not in latch]}
