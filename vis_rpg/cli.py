@@ -64,6 +64,11 @@ COMMANDS = {
         "draw the first observation of every task",
     ),
     "plot-curves": ("plot_curves", "vis_rpg.analysis.curves", "draw learning curves over seeds"),
+    "reproduce": (
+        "reproduce",
+        "vis_rpg.analysis.reproduce",
+        "run a figure or table of the paper: curves, picture and table by one command",
+    ),
     "benchmark": ("benchmark", "vis_rpg.benchmarks.report", "measure speed"),
     "ablate-discovery": (
         "ablate",

@@ -67,8 +67,16 @@ def config_files(folder: Path) -> Iterator[None]:
 def compose_unchecked(overrides: Sequence[str], config_name: str) -> DictConfig:
     """Compose within `config_files`; raises `UserError` for what does not exist."""
     parsed = [parse_override(word) for word in overrides]
+    own = getattr(SCHEMAS.get(config_name), "NOT_GROUPS", ())
+    settings = {each.key_or_group: each.value() for each in parsed if each.key_or_group in own}
+    others = [
+        word for word, each in zip(overrides, parsed, strict=True) if each.key_or_group not in own
+    ]
     try:
-        return hydra.compose(config_name, list(overrides))
+        config = hydra.compose(config_name, others)
+        for key, value in settings.items():
+            config[key] = value
+        return config
     except COMPOSE_ERRORS as error:
         raise UserError(_explain(error, parsed, config_name)) from error
 

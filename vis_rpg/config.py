@@ -315,6 +315,35 @@ class PlotCurvesConfig:
 
 
 @dataclass
+class ReproduceConfig:
+    """vis-rpg reproduce."""
+
+    NOT_GROUPS = ("obs", "preset")
+    """Settings with the names of groups, which Hydra would take for those."""
+
+    fig: int | None
+    """Figure of the paper: 4 (bandit), 5 (maze), 6 (dense rewards), 7 (sparse rewards), 11
+    (CheetahBack) or 13 (one-block BlockPush from pixels)."""
+    table: Literal["tasks"] | None
+    """Or a table of this project: tasks, RPG on each of the paper's tasks."""
+    obs: Literal["state", "pixels"] | None
+    """What agents of a table observe; null: state. Each figure has its own."""
+    preset: str
+    """Preset of every run, as of vis-rpg train: cpu | paper | debug."""
+    seeds: Count
+    """Runs of each curve, from seeds 0, 1, ...; every curve gets its first before any its next."""
+    steps: Annotated[int, Bounds(0, above=True)] | None
+    """Interactions of each run at most, pretraining frames included; null: those of the figure."""
+    budget: str | None
+    """Time for this command, as 90s, 150m or 2h; it stops with checkpoints, and repeated goes on;
+    0m measures and trains nothing; null: no limit."""
+    out: str
+    """Folder of all runs and of the CSV, picture and table; figures share their runs."""
+    device: str
+    """auto | cpu | cuda | cuda:N."""
+
+
+@dataclass
 class VisualiseStatesConfig:
     """vis-rpg visualise-states."""
 
@@ -487,6 +516,7 @@ SCHEMAS: dict[str, type] = {
     "publish": PublishConfig,
     "diagnose": DiagnoseConfig,
     "plot_curves": PlotCurvesConfig,
+    "reproduce": ReproduceConfig,
     "visualise_slots": VisualiseSlotsConfig,
     "visualise_states": VisualiseStatesConfig,
     "visualise_tasks": VisualiseTasksConfig,

@@ -42,17 +42,26 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
             return CnnPerception(
                 backbone=section.backbone, weights=section.weights, seed=config.seed
             )
-        path = Path(section.checkpoint)
-        path = path if path.is_absolute() or path.exists() else ROOT / path
-        require(
-            path.exists(),
-            f"perception.checkpoint={section.checkpoint}: no slot model there; train one with "
-            f"vis-rpg discover-objects {_task_words(config.task)}, or use perception=cnn",
-        )
         moving = config.exploration.get("rnd_input") == "moving_slots"
-        return SlotPerception(path, moving)
+        return SlotPerception(slot_model_path(config), moving)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def slot_model_path(config: DictConfig) -> Path:
+    """Find the slot model that a config names, in the working directory or among those that ship.
+
+    Raises:
+        UserError: There is none.
+    """
+    path = Path(config.perception.checkpoint)
+    path = path if path.is_absolute() or path.exists() else ROOT / path
+    require(
+        path.exists(),
+        f"perception.checkpoint={config.perception.checkpoint}: no slot model there; train one "
+        f"with vis-rpg discover-objects {_task_words(config.task)}, or use perception=cnn",
+    )
+    return path
 
 
 def _task_words(task: DictConfig) -> str:

@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -122,13 +123,21 @@ def read_curves(path: Path) -> list[Curve]:
             (float(row["step"]), float(row["value"]))
         )
     return [
-        _curve(agent, [np.array(sorted(points)).T for points in seeds.values()])
+        average(agent, [np.array(sorted(points)).T for points in seeds.values()])
         for agent, seeds in agents.items()
     ]
 
 
-def _curve(agent: str, seeds: list[np.ndarray]) -> Curve:
-    """Average one agent's seeds, each (2, P) steps and values."""
+def average(agent: str, seeds: list[np.ndarray]) -> Curve:
+    """Average one agent's seeds where all have been, interpolating linearly.
+
+    Args:
+        agent: Its name.
+        seeds: (2, P) steps and values of each seed.
+
+    Raises:
+        UserError: The seeds have no interactions in common.
+    """
     first, last = max(steps[0] for steps, _ in seeds), min(steps[-1] for steps, _ in seeds)
     require(
         bool(first <= last),
@@ -144,6 +153,13 @@ def _curve(agent: str, seeds: list[np.ndarray]) -> Curve:
 def draw_curves(path: Path, curves: Sequence[Curve], title: str, label: str) -> None:
     """Draw means with their 95% intervals."""
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained", dpi=150)
+    draw_on(axes, curves, title, label)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def draw_on(axes: Axes, curves: Sequence[Curve], title: str, label: str) -> None:
+    """Draw means with their 95% intervals on given axes."""
     for curve in curves:
         seeds = f"{curve.seeds} seed{'s' if curve.seeds > 1 else ''}"
         (line,) = axes.plot(curve.step, curve.mean, linewidth=2, label=f"{curve.agent} ({seeds})")
@@ -159,8 +175,6 @@ def draw_curves(path: Path, curves: Sequence[Curve], title: str, label: str) -> 
         frameon=False,
         title="mean, 95% bootstrap interval" if any(curve.seeds > 1 for curve in curves) else None,
     )
-    figure.savefig(path)
-    plt.close(figure)
 
 
 def main(config: PlotCurvesConfig) -> None:

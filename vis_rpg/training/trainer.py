@@ -9,7 +9,7 @@ import copy
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -173,18 +173,21 @@ class Trainer:
 
     # The loop -------------------------------------------------------------------------------------
 
-    def run(self) -> list[dict[str, Any]]:
+    def run(self, stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
         """Train to `steps` interactions.
 
+        Args:
+            stop: Asked after each step whether to end here, with a checkpoint to continue from.
+
         Returns:
-            The contents of each seed's summary.json.
+            The contents of each seed's summary.json; nothing if stopped before the end.
 
         Raises:
             RunStopped: A seed failed: at once if it was the last, else after the others are done.
         """
         try:
             with self.acting_in_one_thread():
-                return self._train()
+                return self._train(stop)
         finally:
             self._unlock()
 
@@ -192,7 +195,7 @@ class Trainer:
         for file in self.locks:
             file.close()
 
-    def _train(self) -> list[dict[str, Any]]:
+    def _train(self, stop: Callable[[], bool]) -> list[dict[str, Any]]:
         config, name = self.config, self.runs[0].task.name
         self.began = time.perf_counter()
         self.last_log = (self.began, self.learner.updates, self.step_count)
@@ -213,11 +216,17 @@ class Trainer:
                     bar.set_postfix({key: f"{mean:.3g}" for key, mean in means.items()})
                 if self._passed(max(1, config.steps // REPORTS), before):
                     tqdm.write(self._report(), file=sys.stderr)
-                done = self.step_count >= config.steps
-                if done or self._passed(config.logger.checkpoint_every, before):
+                ends = self.step_count >= config.steps or stop()
+                if ends or self._passed(config.logger.checkpoint_every, before):
                     self.save()
-        updates = self.learner.updates
-        summaries = [run.finish(updates, self._wall(run)) for run in self.active_runs]
+                if ends:
+                    break
+        summaries = []
+        for run in self.active_runs:
+            if self.step_count >= config.steps:
+                summaries.append(run.finish(self.learner.updates, self._wall(run)))
+            else:
+                run.close()
         self.thread.shutdown()
         self._report_failures()
         return summaries

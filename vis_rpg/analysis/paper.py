@@ -1,0 +1,227 @@
+"""What the paper's figures and this project's table need, and what the paper reports there.
+
+Values of the paper are read off its plots: mean success over at least five trials, or the metric
+named by `key`. The most valuable rows come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+Readings = tuple[tuple[int, float], ...]
+"""Interactions and the value there."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task with its settings, and the values to compare with."""
+
+    name: str
+    words: tuple[str, ...]
+    """Settings of vis-rpg train."""
+    steps: int
+    """Interactions, frames for perception included."""
+    paper: Mapping[str, Readings] = field(default_factory=dict)
+    """By agent, of the observation that the paper's figure has."""
+    goals: Mapping[str, float | None] = field(default_factory=dict)
+    """RPG's goal at `steps` by observation; None: reported without a goal."""
+    from_pixels: tuple[str, ...] = ()
+    """Further settings from pixels."""
+    key: str = "success"
+    """The metric of training episodes."""
+    note: str = ""
+    """How it differs from the paper's task."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure or a table: rows, and the agents that run each."""
+
+    title: str
+    rows: tuple[Row, ...]
+    agents: tuple[str, ...] = ("rpg", "mbsac")
+    obs: str = "state"
+
+
+PARTNET = "The cabinet is a model of our own, not PartNet-Mobility 1018."
+METAWORLD = "Meta-World is version 3."
+ADROIT = "Success by the criterion of the paper's runs; the library's is stricter."
+
+ONE_BLOCK = Row(
+    "BlockPush, 1 block",
+    ("task=block_push", "task.blocks=1"),
+    20_000,
+    goals={"state": 0.9, "pixels": 0.8},
+    from_pixels=("exploration.rnd_input=moving_slots",),
+)
+TWO_BLOCKS = Row(
+    "BlockPush, 2 blocks",
+    ("task=block_push", "task.blocks=2"),
+    600_000,
+    paper={
+        "rpg": ((350_000, 0.67), (600_000, 1.0), (2_000_000, 1.0)),
+        "mbsac": ((350_000, 0.05), (600_000, 0.17), (2_000_000, 0.33)),
+    },
+    goals={"state": 1.0, "pixels": 0.9},
+)
+DOOR = Row(
+    "Adroit Door",
+    ("task=adroit_door", "task.success=paper"),
+    300_000,
+    paper={
+        "rpg": ((300_000, 0.88), (2_000_000, 0.90)),
+        "mbsac": ((300_000, 0.83), (2_000_000, 0.86)),
+    },
+    goals={"state": 0.88, "pixels": 0.7},
+    note=ADROIT,
+)
+STICK_PULL = Row(
+    "StickPull",
+    ("task=metaworld_stick_pull",),
+    500_000,
+    paper={
+        "rpg": ((500_000, 0.28), (1_000_000, 0.62), (1_600_000, 0.75)),
+        "mbsac": ((500_000, 0.0), (1_000_000, 0.0), (1_600_000, 0.10)),
+    },
+    goals={"state": 0.28, "pixels": 0.2},
+    note=METAWORLD,
+)
+CABINET_SPARSE = Row(
+    "Cabinet (Sparse)",
+    ("task=cabinet_sparse",),
+    800_000,
+    paper={
+        "rpg": ((800_000, 0.48), (1_000_000, 0.98), (2_000_000, 0.98)),
+        "mbsac": ((800_000, 0.0), (1_000_000, 0.20), (2_000_000, 0.98)),
+    },
+    goals={"state": 0.48, "pixels": 0.4},
+    note=PARTNET,
+)
+CABINET_DENSE = Row(
+    "Cabinet (Dense)",
+    ("task=cabinet_dense",),
+    500_000,
+    paper={
+        "rpg": ((400_000, 0.70), (500_000, 0.99), (800_000, 0.98)),
+        "mbsac": ((400_000, 0.17), (500_000, 0.17), (800_000, 0.17)),
+    },
+    goals={"state": 0.99, "pixels": 0.8},
+    note=PARTNET,
+)
+ANT_PUSH = Row(
+    "AntPush",
+    ("task=ant_push",),
+    500_000,
+    paper={
+        "rpg": ((500_000, 0.42), (800_000, 0.68), (1_000_000, 0.73)),
+        "mbsac": ((500_000, 0.0), (800_000, 0.12), (1_000_000, 0.22)),
+    },
+    goals={"state": 0.42, "pixels": None},
+)
+HAMMER = Row(
+    "Adroit Hammer",
+    ("task=adroit_hammer", "task.success=paper"),
+    600_000,
+    paper={
+        "rpg": ((600_000, 0.70), (2_000_000, 0.82)),
+        "mbsac": ((600_000, 0.60), (2_000_000, 0.88)),
+    },
+    goals={"state": 0.7, "pixels": 0.5},
+    note=ADROIT,
+)
+BASKETBALL = Row(
+    "Basketball",
+    ("task=metaworld_basketball",),
+    500_000,
+    paper={
+        "rpg": ((500_000, 0.70), (1_000_000, 0.92), (2_000_000, 0.90)),
+        "mbsac": ((500_000, 0.62), (1_000_000, 0.85), (2_000_000, 0.88)),
+    },
+    goals={"state": 0.7, "pixels": 0.5},
+    note=METAWORLD,
+)
+HALF_CHEETAH = Row(
+    "HalfCheetah",
+    ("task=half_cheetah",),
+    50_000,
+    paper={"rpg": ((400_000, 15_500.0), (1_000_000, 16_000.0))},
+    goals={"state": None},
+    key="return",
+)
+HUMANOID = Row(
+    "Humanoid",
+    ("task=humanoid",),
+    50_000,
+    paper={"rpg": ((1_000_000, 7_000.0),)},
+    goals={"state": None},
+    key="return",
+)
+MAZE = Row(
+    "Maze",
+    ("task=maze",),
+    240_000,
+    paper={
+        "rpg": ((50_000, 0.62), (100_000, 0.75), (240_000, 0.92)),
+        "mbsac": ((50_000, 0.42), (100_000, 0.50), (240_000, 0.66)),
+    },
+    key="coverage",
+)
+CHEETAH_BACK = Row(
+    "CheetahBack",
+    ("task=cheetah_back",),
+    260_000,
+    paper={
+        "rpg": ((200_000, 0.75), (260_000, 1.0)),
+        "mbsac": ((200_000, 0.8), (400_000, 0.93)),
+    },
+    note="The paper gives no distance; ours is 5 m.",
+)
+
+FIGURES = {
+    5: Figure("Fig. 5: coverage of the maze, intrinsic reward only", (MAZE,)),
+    6: Figure("Fig. 6: dense rewards with local optima, no bonus", (CABINET_DENSE, ANT_PUSH)),
+    7: Figure(
+        "Fig. 7: sparse rewards",
+        (TWO_BLOCKS, DOOR, STICK_PULL, CABINET_SPARSE, HAMMER, BASKETBALL),
+    ),
+    11: Figure("Fig. 11: CheetahBack, sparse reward", (CHEETAH_BACK,)),
+    13: Figure(
+        "Fig. 13: one-block BlockPush from pixels",
+        (
+            replace(
+                ONE_BLOCK,
+                steps=250_000,
+                paper={
+                    "rpg": ((100_000, 0.75), (150_000, 0.80), (250_000, 0.97)),
+                    "mbsac": ((100_000, 0.40), (150_000, 0.58), (260_000, 0.98)),
+                },
+                goals={},
+                note="Frozen slots here; the paper has a CNN.",
+            ),
+        ),
+        obs="pixels",
+    ),
+}
+"""By their number; Fig. 4, the bandit, has a learner of its own."""
+TASKS = (
+    ONE_BLOCK,
+    TWO_BLOCKS,
+    DOOR,
+    STICK_PULL,
+    CABINET_SPARSE,
+    CABINET_DENSE,
+    ANT_PUSH,
+    HAMMER,
+    BASKETBALL,
+    HALF_CHEETAH,
+    HUMANOID,
+)
+
+
+def tasks(obs: str) -> Figure:
+    """Return the table of all tasks, from state or from pixels."""
+    rows = tuple(row for row in TASKS if obs in row.goals)
+    if obs == "pixels":  # the paper's values are from state
+        rows = tuple(replace(row, paper={}) for row in rows)
+    return Figure(f"Tasks of the paper, from {obs}", rows, ("rpg",), obs)
