@@ -408,14 +408,20 @@ def draw(path: Path, jobs: list[Job], heading: str) -> None:
                 each for each in row.paper.get(config.agent.name, ()) if each[0] <= row.steps
             ]
             if readings:
-                axes.plot(*zip(*readings, strict=True), "x", color=colour, label="paper")
+                axes.plot(
+                    *zip(*readings, strict=True),
+                    "x",
+                    color=colour,
+                    label=f"{chosen[0].agent}, paper",
+                )
         goal = row.goals.get(curves[0][0].config.obs.kind)
         if goal is not None:
             axes.plot(row.steps, goal, "*", color="black", label="goal")
         if shown:
             axes.legend(frameon=False, fontsize=8)
+        axes.set_xlim(0, 1.02 * row.steps)
         if row.key != "return":
-            axes.set_ylim(-0.02, 1.02)
+            axes.set_ylim(-0.02, 1.04)
     figure.suptitle(heading)
     figure.savefig(path, dpi=110)
     plt.close(figure)
