@@ -135,9 +135,9 @@ def test_cut_off_by_the_budget_and_continued_it_equals_the_uninterrupted_one(
 ) -> None:
     assert run_script(monkeypatch, "reproduce", *words(tmp_path / "whole")) == 0
     listed = capfd.readouterr().out
-    assert listed.count("not measured yet") == 2
-    assert "measured:" in listed and "the other 2 take" in listed
-    assert "2 of 2 runs are done or failed." in listed
+    assert "0 of 2 runs are done; 2 are not measured yet." in listed
+    assert "\nmeasured:\n" in listed and "0 of 2 runs are done; 2 take " in listed
+    assert listed.count("2 of 2 runs are done.") == 1
 
     cut, out = words(tmp_path / "cut", budget="20m"), tmp_path / "cut" / "debug"
     with monkeypatch.context() as patch:
@@ -151,7 +151,7 @@ def test_cut_off_by_the_budget_and_continued_it_equals_the_uninterrupted_one(
     capfd.readouterr()
     assert run_script(monkeypatch, "reproduce", *cut) == 0
     listed = capfd.readouterr().out
-    assert "140 of 160" in listed and "50 of 320" in listed and "measured:" not in listed
+    assert "140 of 160" in listed and "50 of 320" in listed and "\nmeasured:\n" not in listed
     for name in NAMES:
         first, second = (tmp_path / each / "debug" / name / "seed-0" for each in ("whole", "cut"))
         assert differences(comparable(first), comparable(second)) == []
@@ -216,7 +216,7 @@ def test_without_time_it_lists_and_trains_nothing(
 ) -> None:
     monkeypatch.setattr(reproduce, "Trainer", None)
     assert run_script(monkeypatch, "reproduce", *words(tmp_path, budget="0m")) == 0
-    assert "0 of 2 runs are done or failed; 2 are left." in capfd.readouterr().out
+    assert "0 of 2 runs are done; 2 are not measured yet." in capfd.readouterr().out
     assert "0 of 160, 0 of 1 seeds" in (tmp_path / "fig11-debug.md").read_text()
 
 
@@ -235,7 +235,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
     line = "Maze from state, RPG, seed 0: no Vulkan device: install one"
     assert shown.err.splitlines()[-1] == f"error: 1 of 2 runs failed: {line}"
     assert shown.err.count(line) == 2  # when it happens, and at the end
-    assert "2 of 2 runs are done or failed." in shown.out
+    assert "1 of 2 runs are done, 1 failed." in shown.out
     table = (tmp_path / "fig11-debug.md").read_text()
     assert "stopped. no Vulkan device" in table and "320 of 320, 1 of 1 seeds" in table
 
@@ -291,8 +291,9 @@ def test_the_listing_says_how_many_runs_fit(
         *(16, 32),
         *(16, 32),
     ]
-    assert "the other 6 take 2.2 min; 3 of them fit into the 1.1 min left." in reproduce.listing(
-        jobs, 65.0
+    assert (
+        "0 of 6 runs are done; 6 take 2.2 min; 3 of them fit into the 1.1 min left."
+        in reproduce.listing(jobs, 65.0)
     )
     (jobs[0].out / "sessions.json").write_text('[{"step": 0, "processor": "another one"}]')
     assert reproduce.minutes_left(jobs)[::2] == [None] * 3

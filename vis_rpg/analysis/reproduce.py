@@ -59,6 +59,11 @@ EPISODES = 50
 """Evaluation episodes of each run."""
 EVALUATED = {"success": "eval_success", "return": "eval_return"}
 """What evaluation says of a metric of training episodes."""
+METRICS = {
+    "success": "Success: share of the last 100 training episodes, sampled actions.",
+    "return": "Return: mean of the last 100 training episodes, sampled actions.",
+    "coverage": "Coverage: share of the cells visited since the start.",
+}
 UNITS = {"s": 1, "m": 60, "h": 3600}
 CSV_FIELDS = ("task", "obs", "agent", "seed", "interactions", "metric", "value")
 COLUMNS = 3
@@ -223,6 +228,7 @@ def train(job: Job, stop: Callable[[int], bool]) -> None:
         begun = {"step": trainer.step_count, "processor": processor(job), "commit": commit()}
         earlier = [own for own in job.sessions() if own["step"] < trainer.step_count]
         (job.out / "sessions.json").write_text(json.dumps([*earlier, begun], indent=2) + "\n")
+        tqdm.write(f"{title(job)}: from {trainer.step_count:,} interactions on", file=sys.stderr)
         trainer.run(lambda: stop(trainer.step_count))
     except UserError as error:
         job.failure = str(error)
@@ -304,26 +310,28 @@ def listing(jobs: list[Job], seconds: float) -> str:
     for job, minutes in zip(jobs, minutes_left(jobs), strict=True):
         reached = min(job.reached, job.config.steps)
         progress = f"{reached + job.frames * (reached > 0):,} of {job.config.steps + job.frames:,}"
-        said = "not measured yet" if minutes is None else f"{minutes:.1f}"
+        left = "not measured yet" if minutes is None else f"{minutes:.1f}"
         if job.failure:
-            said = job.failure
+            left = job.failure
         elif job.done:
-            said = "done"
+            left = "done"
         elif minutes is None:
             unknown += 1
         else:
             total += minutes
             fit += total * 60 <= seconds
-        lines.append(f"  {title(job):<52}{progress:>24}  {said}")
-    left = sum(not job.done and not job.failure for job in jobs)
-    end = f"{len(jobs) - left} of {len(jobs)} runs are done or failed"
-    if left:
-        rest = f"the other {left} take {total:.1f} min" if unknown < left else f"{left} are left"
-        rest += f" and those of {unknown} that are not measured yet" * (0 < unknown < left)
-        end += f"; {rest}"
-        if math.isfinite(seconds) and not unknown:
-            end += f"; {fit} of them fit into the {max(0.0, seconds) / 60:.1f} min left"
-    return "\n".join([*lines, f"{end}."])
+        lines.append(f"  {title(job):<52}{progress:>24}  {left}")
+    failed = sum(job.failure is not None for job in jobs)
+    done = sum(job.done and job.failure is None for job in jobs)
+    known = len(jobs) - done - failed - unknown
+    said = [f"{done} of {len(jobs)} runs are done" + f", {failed} failed" * (failed > 0)]
+    if known:
+        said.append(f"{known} take {total:.1f} min")
+    if unknown:
+        said.append(f"{unknown} are not measured yet")
+    elif known and math.isfinite(seconds):
+        said.append(f"{fit} of them fit into the {max(0.0, seconds) / 60:.1f} min left")
+    return "\n".join([*lines, f"{'; '.join(said)}."])
 
 
 def seconds_of(budget: str | None) -> float:
@@ -390,7 +398,11 @@ def draw(path: Path, jobs: list[Job], heading: str) -> None:
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     figure, grid = plt.subplots(
-        rows, columns, figsize=(5 * columns, 3.6 * rows), squeeze=False, layout="constrained"
+        rows,
+        columns,
+        figsize=(max(7, 5 * columns), 3.6 * rows),
+        squeeze=False,
+        layout="constrained",
     )
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
@@ -432,7 +444,7 @@ def table(jobs: list[Job], heading: str, command: str) -> str:
     head = (
         "task",
         "agent",
-        "last 100 training episodes (95% interval over seeds)",
+        "training (95% interval over seeds)",
         "by seed",
         f"mean actions, {EPISODES} episodes a seed",
         "interactions",
@@ -446,7 +458,7 @@ def table(jobs: list[Job], heading: str, command: str) -> str:
     curves = by_curve(jobs)
     lines += [f"| {' | '.join(table_row(seeds, alone(seeds, curves)))} |" for seeds in curves]
     keys = {job.row.key for job in jobs}
-    lines += ["", f"The metric is {' or '.join(sorted(keys))}: sampled actions in training."]
+    lines += ["", " ".join(METRICS[key] for key in sorted(keys))]
     if any(job.frames for job in jobs):
         lines.append("Frames that perception was trained on count as interactions.")
     notes: dict[str, list[str]] = {}
