@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,7 @@ def test_the_files_hold_what_the_runs_logged(
 
 
 def test_what_is_done_is_skipped_and_more_interactions_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = words(tmp_path, steps=110)
     assert run_script(monkeypatch, "reproduce", *given) == 0
@@ -209,6 +210,21 @@ def test_what_is_done_is_skipped_and_more_interactions_go_on(
     assert checkpoint.latest(tmp_path / "debug" / NAMES[0] / "seed-0").name == "step-0000000130"
     sessions = json.loads((tmp_path / "debug" / NAMES[0] / "seed-0" / "sessions.json").read_text())
     assert [own["step"] for own in sessions] == [0, 50, 110]
+
+
+def test_a_run_with_other_settings_is_named_and_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setitem(FIGURES, 11, Figure("Fig. 11", (MAZE,), ("rpg",)))
+    assert run_script(monkeypatch, "reproduce", *words(tmp_path, steps=60)) == 0
+    faster = replace(MAZE, words=(*MAZE.words, "agent.lr=0.5"))
+    monkeypatch.setitem(FIGURES, 11, Figure("Fig. 11", (faster,), ("rpg",)))
+    capfd.readouterr()
+    assert run_script(monkeypatch, "reproduce", *words(tmp_path, steps=60)) == 2
+    run = tmp_path / "debug" / NAMES[0] / "seed-0"
+    says = f"agent.lr=0.5, but the run in {run} was begun with agent.lr=0.0003: "
+    assert f"{says}give the same settings, or another out" in capfd.readouterr().err
+    assert "0 of 160, 0 of 1 seeds" in (tmp_path / "fig11-debug.md").read_text()
 
 
 def test_without_time_it_lists_and_trains_nothing(
@@ -237,7 +253,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
     assert shown.err.count(line) == 2  # when it happens, and at the end
     assert "1 of 2 runs are done, 1 failed." in shown.out
     table = (tmp_path / "fig11-debug.md").read_text()
-    assert "stopped. no Vulkan device" in table and "320 of 320, 1 of 1 seeds" in table
+    assert "seed 0: no Vulkan device" in table and "320 of 320, 1 of 1 seeds" in table
 
 
 def test_ctrl_c_stops_with_a_checkpoint_and_the_files(
@@ -285,7 +301,8 @@ def test_the_listing_says_how_many_runs_fit(
         (job.out / "metrics.jsonl").write_text(
             "".join(json.dumps({"step": step, "steps_per_s": rate}) + "\n" for step, rate in rates)
         )
-        (job.out / "sessions.json").write_text('[{"step": 0, "processor": "a processor"}]')
+        begun = [{"step": step, "processor": "a processor"} for step in (0, 50)]  # nothing since 50
+        (job.out / "sessions.json").write_text(json.dumps(begun))
     assert [round(60 * minutes) for minutes in reproduce.minutes_left(jobs) if minutes] == [
         *(11, 27),
         *(16, 32),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import gc
 import json
 import math
 import re
@@ -44,13 +45,13 @@ from vis_rpg.analysis.explored_states import read_metrics
 from vis_rpg.analysis.paper import FIGURES, Figure, Readings, Row, tasks
 from vis_rpg.bandit import figure as bandit
 from vis_rpg.benchmarks.updates import machine
-from vis_rpg.checks import check, device
+from vis_rpg.checks import check, check_resumable, device
 from vis_rpg.compose import compose
 from vis_rpg.config import BanditConfig, ReproduceConfig
 from vis_rpg.errors import UserError, require
 from vis_rpg.resources import ROOT
 from vis_rpg.training import checkpoint
-from vis_rpg.training.load import load
+from vis_rpg.training.load import load, load_whole_config
 from vis_rpg.training.trainer import REPORTED, Trainer
 
 MEASURED = 5_000
@@ -82,6 +83,8 @@ class Job:
     frames: int
     """Frames that perception was trained on; they count as interactions."""
     failure: str | None = None
+    foreign: bool = False
+    """Whether its folder holds a run with other settings, which then counts for nothing."""
 
     @property
     def out(self) -> Path:
@@ -95,8 +98,8 @@ class Job:
 
     @property
     def reached(self) -> int:
-        """Interactions of the newest checkpoint; 0 where there is none."""
-        found = checkpoint.complete(self.out / "checkpoints")
+        """Interactions of the newest checkpoint; 0 where there is none of these settings."""
+        found = [] if self.foreign else checkpoint.complete(self.out / "checkpoints")
         return int(found[-1].name.removeprefix("step-")) if found else 0
 
     @property
@@ -129,7 +132,7 @@ class Job:
         """Read its evaluation, if it is one of the finished run."""
         path = self.out / "evaluation.json"
         found = json.loads(path.read_text()) if path.exists() else {}
-        return found if found.get("step") == self._last_step() else None
+        return found if found.get("step") == self._last_step() and not self.foreign else None
 
     def _last_step(self) -> int:
         """Interactions at the end: steps come in as many as there are environments."""
@@ -179,7 +182,14 @@ def make_jobs(figure: Figure, config: ReproduceConfig) -> list[Job]:
     curves = [
         make_job(row, agent, figure, config) for row in figure.rows for agent in figure.agents
     ]
-    return [with_seed(job, seed) for seed in range(config.seeds) for job in curves]
+    jobs = [with_seed(job, seed) for seed in range(config.seeds) for job in curves]
+    for job in jobs:
+        try:
+            if job.reached:
+                check_resumable(job.config, load_whole_config(job.out))
+        except UserError as error:
+            job.failure, job.foreign = f"{error}, or another out", True
+    return jobs
 
 
 def make_job(row: Row, agent: str, figure: Figure, config: ReproduceConfig) -> Job:
@@ -217,19 +227,21 @@ def with_seed(job: Job, seed: int) -> Job:
 
 
 def train(job: Job, stop: Callable[[int], bool]) -> None:
-    """Train a run to its end, or until `stop` says so of its interactions.
+    """Train a run to its end, or until `stop` says so of the interactions of this stretch.
 
     A mistake of the user's stays with the run, and the others can go on.
     """
+    gc.collect()  # the replay of the run before: agents refer to themselves
     config = copy.deepcopy(job.config)
     config.resume = job.reached > 0
     try:
         trainer = Trainer(config)
-        begun = {"step": trainer.step_count, "processor": processor(job), "commit": commit()}
-        earlier = [own for own in job.sessions() if own["step"] < trainer.step_count]
+        first = trainer.step_count
+        begun = {"step": first, "processor": processor(job), "commit": commit()}
+        earlier = [own for own in job.sessions() if own["step"] < first]
         (job.out / "sessions.json").write_text(json.dumps([*earlier, begun], indent=2) + "\n")
-        tqdm.write(f"{title(job)}: from {trainer.step_count:,} interactions on", file=sys.stderr)
-        trainer.run(lambda: stop(trainer.step_count))
+        tqdm.write(f"{title(job)}: from {first:,} interactions on", file=sys.stderr)
+        trainer.run(lambda: stop(trainer.step_count - first))
     except UserError as error:
         job.failure = str(error)
         tqdm.write(f"{title(job)}: {error}", file=sys.stderr)
@@ -273,12 +285,14 @@ def commit() -> str:
 
 
 def speed(job: Job) -> float | None:
-    """Return the interactions per second of a run's last stretch on this processor, if any."""
-    sessions = job.sessions()
-    if not sessions or sessions[-1]["processor"] != processor(job):
-        return None
-    lines = [line for line in job.metrics() if line["step"] > sessions[-1]["step"]]
-    return median(line["steps_per_s"] for line in lines) if lines else None
+    """Return the interactions per second of a run's last logged stretch on this processor."""
+    lines, end, here = job.metrics(), math.inf, processor(job)
+    for session in reversed(job.sessions()):
+        rates = [line["steps_per_s"] for line in lines if session["step"] < line["step"] <= end]
+        if rates and session["processor"] == here:
+            return median(rates)
+        end = session["step"]
+    return None
 
 
 def minutes_left(jobs: list[Job]) -> list[float | None]:
@@ -466,7 +480,7 @@ def table(jobs: list[Job], heading: str, command: str) -> str:
         names = notes.setdefault(job.row.note, [])
         names += [job.row.name] if job.row.name not in names else []
     lines += ["", *(f"- {', '.join(names)}: {note}" for note, names in notes.items() if note)]
-    lines += [f"- {title(job)}: stopped. {job.failure}" for job in jobs if job.failure]
+    lines += [f"- {title(job)}: {job.failure}" for job in jobs if job.failure]
     if any(not job.done for job in jobs):
         lines.append("- Not all runs are done. The command goes on where it stopped.")
     return "\n".join([*lines, f"- Command: `{command}`", ""])
@@ -577,7 +591,8 @@ def main(config: ReproduceConfig) -> None:
     name = f"fig{config.fig}" if config.fig else f"{config.table}-{figure.obs}"
     files = Path(config.out) / f"{name}-{config.preset}"
     heading = f"{figure.title}, preset={config.preset}"
-    print(f"{heading}, on {processor(jobs[0])}\n{listing(jobs, deadline - monotonic())}")
+    listed = listing(jobs, deadline - monotonic())
+    print(f"{heading}, on {processor(jobs[0])}\n{listed}", flush=True)
     with stopped_by_ctrl_c() as pressed:
 
         def over() -> bool:
@@ -586,11 +601,11 @@ def main(config: ReproduceConfig) -> None:
         unmeasured = [
             job
             for job, minutes in zip(jobs, minutes_left(jobs), strict=True)
-            if minutes is None and job.config.seed == 0
+            if minutes is None and job.config.seed == 0 and not job.failure
         ]
         for job in unmeasured:
             if not over():
-                train(job, lambda step: over() or step >= MEASURED)
+                train(job, lambda count: over() or count >= MEASURED)
         if unmeasured and not over():
             print(f"\nmeasured:\n{listing(jobs, deadline - monotonic())}", flush=True)
         for job in jobs:
