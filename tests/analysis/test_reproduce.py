@@ -136,8 +136,8 @@ def test_cut_off_by_the_budget_and_continued_it_equals_the_uninterrupted_one(
 ) -> None:
     assert run_script(monkeypatch, "reproduce", *words(tmp_path / "whole")) == 0
     listed = capfd.readouterr().out
-    assert "0 of 2 runs are done; 2 are not measured yet." in listed
-    assert "\nmeasured:\n" in listed and "0 of 2 runs are done; 2 take " in listed
+    assert "0 of 2 runs are done; 2 not measured yet." in listed
+    assert "\nmeasured:\n" in listed and "min for 2 more." in listed
     assert listed.count("2 of 2 runs are done.") == 1
 
     cut, out = words(tmp_path / "cut", budget="20m"), tmp_path / "cut" / "debug"
@@ -232,7 +232,7 @@ def test_without_time_it_lists_and_trains_nothing(
 ) -> None:
     monkeypatch.setattr(reproduce, "Trainer", None)
     assert run_script(monkeypatch, "reproduce", *words(tmp_path, budget="0m")) == 0
-    assert "0 of 2 runs are done; 2 are not measured yet." in capfd.readouterr().out
+    assert "0 of 2 runs are done; 2 not measured yet." in capfd.readouterr().out
     assert "0 of 160, 0 of 1 seeds" in (tmp_path / "fig11-debug.md").read_text()
 
 
@@ -309,7 +309,7 @@ def test_the_listing_says_how_many_runs_fit(
         *(16, 32),
     ]
     assert (
-        "0 of 6 runs are done; 6 take 2.2 min; 3 of them fit into the 1.1 min left."
+        "0 of 6 runs are done; 2.2 min for 6 more; 3 of them fit into the 1.1 min left."
         in reproduce.listing(jobs, 65.0)
     )
     (jobs[0].out / "sessions.json").write_text('[{"step": 0, "processor": "another one"}]')

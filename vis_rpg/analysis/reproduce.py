@@ -340,9 +340,9 @@ def listing(jobs: list[Job], seconds: float) -> str:
     known = len(jobs) - done - failed - unknown
     said = [f"{done} of {len(jobs)} runs are done" + f", {failed} failed" * (failed > 0)]
     if known:
-        said.append(f"{known} take {total:.1f} min")
+        said.append(f"{total:.1f} min for {known} more")
     if unknown:
-        said.append(f"{unknown} are not measured yet")
+        said.append(f"{unknown} not measured yet")
     elif known and math.isfinite(seconds):
         said.append(f"{fit} of them fit into the {max(0.0, seconds) / 60:.1f} min left")
     return "\n".join([*lines, f"{'; '.join(said)}."])
@@ -511,9 +511,10 @@ def table_row(jobs: list[Job], only_agent: bool) -> list[str]:
             values = np.array([found[EVALUATED[row.key]] for found in evaluations])
             evaluated = spread(values.mean(), bootstrap(values))
         reached = min(min(job.reached, job.config.steps) for job in chosen)
-        taken = [job.metrics()[-1]["wall_s"] / 60 for job in chosen]
+    begun = [job for job in chosen or jobs if job.reached]
+    if taken := [lines[-1]["wall_s"] / 60 for job in begun if (lines := job.metrics())]:
         minutes = f"{np.mean(taken):.1f}"
-        sessions = [own for job in chosen for own in job.sessions()]
+        sessions = [own for job in begun for own in job.sessions()]
         processors = ", ".join(dict.fromkeys(own["processor"] for own in sessions))
         commits = ", ".join(dict.fromkeys(own["commit"] for own in sessions))
     reached += first.frames * (reached > 0)
