@@ -171,10 +171,9 @@ def draw_on(axes: Axes, curves: Sequence[Curve], title: str, label: str) -> None
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
-    axes.legend(
-        frameon=False,
-        title="mean, 95% bootstrap interval" if any(curve.seeds > 1 for curve in curves) else None,
-    )
+    if curves:
+        several = any(curve.seeds > 1 for curve in curves)
+        axes.legend(frameon=False, title="mean, 95% bootstrap interval" if several else None)
 
 
 def main(config: PlotCurvesConfig) -> None:

@@ -67,6 +67,7 @@ METRICS = {
 }
 UNITS = {"s": 1, "m": 60, "h": 3600}
 CSV_FIELDS = ("task", "obs", "agent", "seed", "interactions", "metric", "value")
+COLOURS = {"rpg": "tab:blue", "mbsac": "tab:orange"}
 COLUMNS = 3
 """Panels side by side."""
 
@@ -423,9 +424,8 @@ def draw(path: Path, jobs: list[Job], heading: str) -> None:
     for axes, (name, curves) in zip(grid.flat, panels.items(), strict=False):
         row = curves[0][0].row
         shown = [chosen for seeds in curves if (chosen := counted(seeds))]
-        axes.set_title(name)
-        if shown:
-            draw_on(axes, [curve(chosen) for chosen in shown], name, row.key)
+        axes.set_prop_cycle(color=[COLOURS[chosen[0].config.agent.name] for chosen in shown] or "k")
+        draw_on(axes, [curve(chosen) for chosen in shown], name, row.key)
         for chosen, line in zip(shown, list(axes.get_lines()), strict=True):
             colour, config = line.get_color(), chosen[0].config
             for job in next(seeds for seeds in curves if chosen[0] in seeds):
