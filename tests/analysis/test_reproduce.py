@@ -293,7 +293,7 @@ def test_the_listing_says_how_many_runs_fit(
     config = compose(["fig=11", "preset=debug", f"out={tmp_path}", "device=cpu"], "reproduce")
     jobs = reproduce.make_jobs(TINY, config)
     for job in jobs[:2]:  # measured: 10 interactions a second
-        monkeypatch.setattr(reproduce, "machine", lambda _: {"hardware": "a processor"})
+        monkeypatch.setattr(reproduce, "hardware", lambda _: "a processor")
         folder = job.out / "checkpoints" / "step-0000000050"
         folder.mkdir(parents=True)
         (folder / "state.json").touch()

@@ -15,12 +15,10 @@ import math
 import re
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from threading import Event
@@ -44,12 +42,11 @@ from vis_rpg.analysis.evaluation import bootstrap, evaluate
 from vis_rpg.analysis.explored_states import read_metrics
 from vis_rpg.analysis.paper import FIGURES, Figure, Readings, Row, tasks
 from vis_rpg.bandit import figure as bandit
-from vis_rpg.benchmarks.updates import machine
 from vis_rpg.checks import check, check_resumable, device
 from vis_rpg.compose import compose
 from vis_rpg.config import BanditConfig, ReproduceConfig
 from vis_rpg.errors import UserError, require
-from vis_rpg.resources import ROOT
+from vis_rpg.origin import commit, hardware
 from vis_rpg.training import checkpoint
 from vis_rpg.training.load import load, load_whole_config
 from vis_rpg.training.trainer import REPORTED, Trainer
@@ -269,17 +266,7 @@ def title(job: Job) -> str:
 
 def processor(job: Job) -> str:
     """Name what runs are trained on here."""
-    return str(machine(device(job.config.device))["hardware"])
-
-
-def commit() -> str:
-    """Name the code: the commit of a checkout, or the version."""
-    if (ROOT / ".git").exists():
-        words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-        found = subprocess.run(words, capture_output=True, text=True)
-        if found.returncode == 0:
-            return found.stdout.strip()
-    return version("vis-rpg")
+    return hardware(device(job.config.device))
 
 
 # What they cost -----------------------------------------------------------------------------------
