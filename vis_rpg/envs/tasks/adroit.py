@@ -33,8 +33,8 @@ above where it lies."""
 def door_coordinates(state: Tensor) -> Tensor:
     """State (..., 39) -> door hinge (rad), handle and palm - handle (m): (..., 7, 1).
 
-    The door stands elsewhere in every episode: relative to the handle, what the palm has learned at
-    one door holds at all.
+    The door stands elsewhere in every episode. Its angle and the palm as seen from the handle mean
+    the same at every door; positions alone hide them (results/adroit_door).
     """
     return torch.cat([state[..., 28:29], state[..., 32:38]], -1).unsqueeze(-1)
 
