@@ -298,8 +298,8 @@ def test_the_memory_that_is_told_is_the_memory_that_is_taken() -> None:
     }
     replay = ReplayBuffer(500, stored, 2, 12, 2, 5, CPU)
     storage = replay.storage
-    rings = storage.starts, storage.firsts, storage.bounds
-    taken = sum(column.nbytes for column in (*storage.columns().values(), *rings))
+    others = storage.paid, storage.starts, storage.firsts, storage.bounds
+    taken = sum(column.nbytes for column in (*storage.columns().values(), *others))
     assert bytes_needed(500, stored, 2, 12) == pytest.approx(taken, rel=0.01)
 
 

@@ -81,7 +81,7 @@ class Storage:
         return cast(Storage, pytree.tree_map(lambda x: x[index], self))
 
     def columns(self) -> dict[str, Tensor]:
-        """Return every column of a row that is final once its episode has gone on, by name."""
+        """Return the columns that a row keeps once the next row is written, by name."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in NO_COLUMNS}
         return {f"obs.{name}": value for name, value in self.obs.items()} | own
 
@@ -339,7 +339,7 @@ class ReplayBuffer:
             "cursor": self.cursor,
             "firsts": list(self.firsts),
             "unpaid": self.unpaid,
-            "paid": self.storage.paid,
+            "paid": self.storage.paid[: self.write_ptr],
         }
 
     def load(self, state: dict[str, Any], chunks: Chunks) -> None:
@@ -347,7 +347,7 @@ class ReplayBuffer:
         self.write_ptr, self.cursor = state["write_ptr"], state["cursor"].clone()
         self.firsts = deque(state["firsts"])
         self.unpaid = state["unpaid"]
-        self.storage.paid.copy_(state["paid"])
+        self.storage.paid[: len(state["paid"])] = state["paid"].to(self.device)
         chunks.load_state(state)
         for span in chunks.spans:
             self._place(chunks.read(span), span[0])
