@@ -14,7 +14,7 @@ import cv2
 import pytest
 
 from tests.runs import comparable, differences, facts, run_script
-from vis_rpg.analysis import reproduce
+from vis_rpg.analysis import reproduce, reproduction, reproduction_report
 from vis_rpg.analysis.paper import FIGURES, Figure, Row, tasks
 from vis_rpg.compose import compose
 from vis_rpg.errors import UserError
@@ -39,7 +39,7 @@ NAMES = ("maze-state-rpg", "blockpush-1-block-state-rpg")
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FIGURES, 11, TINY)
     monkeypatch.setattr(reproduce, "MEASURED", 50)
-    monkeypatch.setattr(reproduce, "EPISODES", 2)
+    monkeypatch.setattr(reproduction, "EPISODES", 2)
 
 
 def words(out: Path, **more: object) -> list[str]:
@@ -72,7 +72,7 @@ def test_every_row_has_settings_that_exist_and_go_together(
     figure: Figure, preset: str, tmp_path: Path
 ) -> None:
     config = compose(["fig=5", f"preset={preset}", f"out={tmp_path}", "seeds=2"], "reproduce")
-    jobs = reproduce.make_jobs(figure, config)  # which checks them
+    jobs = reproduction.make_jobs(figure, config)  # which checks them
     curves = len(figure.rows) * len(figure.agents)
     assert len({job.out for job in jobs}) == len(jobs) == 2 * curves
     assert [job.config.seed for job in jobs] == [0] * curves + [1] * curves
@@ -168,7 +168,7 @@ def test_the_files_hold_what_the_runs_logged(
 ) -> None:
     assert run_script(monkeypatch, "reproduce", *words(tmp_path, seeds=2)) == 0
     rows = list(csv.DictReader((tmp_path / "fig11-debug.csv").read_text().splitlines()))
-    assert tuple(rows[0]) == reproduce.CSV_FIELDS
+    assert tuple(rows[0]) == reproduction_report.CSV_FIELDS
     run = tmp_path / "debug" / NAMES[1] / "seed-1"
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     evaluation = json.loads((run / "evaluation.json").read_text())
@@ -192,7 +192,7 @@ def test_the_files_hold_what_the_runs_logged(
     assert maze[2] == f"{sum(coverage) / 2:.2f} ({low:.2f} to {high:.2f})"
     assert maze[4:6] == ["-", "160 of 160, 2 of 2 seeds"]
     assert maze[8] == "0.5 at 0.00015 M; MBSAC(R) 0.4 at 0.00015 M"
-    assert push[7] == "0.9 at 0.00032 M" and push[9] and push[10] == reproduce.commit()
+    assert push[7] == "0.9 at 0.00032 M" and push[9] and push[10] == reproduction.commit()
     picture = cv2.imread(str(tmp_path / "fig11-debug.png"))
     assert picture is not None and picture.std() > 5
 
@@ -203,7 +203,7 @@ def test_what_is_done_is_skipped_and_more_interactions_go_on(
     given = words(tmp_path, steps=110)
     assert run_script(monkeypatch, "reproduce", *given) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(reproduce, "Trainer", None)  # nothing may be trained
+        patch.setattr(reproduction, "Trainer", None)  # nothing may be trained
         assert run_script(patch, "reproduce", *given) == 0
     assert "110 of 160, 1 of 1 seeds" in (tmp_path / "fig11-debug.md").read_text()
     assert run_script(monkeypatch, "reproduce", *words(tmp_path, steps=130)) == 0
@@ -230,7 +230,7 @@ def test_a_run_with_other_settings_is_named_and_counts_for_nothing(
 def test_without_time_it_lists_and_trains_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    monkeypatch.setattr(reproduce, "Trainer", None)
+    monkeypatch.setattr(reproduction, "Trainer", None)
     assert run_script(monkeypatch, "reproduce", *words(tmp_path, budget="0m")) == 0
     assert "0 of 2 runs are done; 2 not measured yet." in capfd.readouterr().out
     assert "0 of 160, 0 of 1 seeds" in (tmp_path / "fig11-debug.md").read_text()
@@ -239,13 +239,13 @@ def test_without_time_it_lists_and_trains_nothing(
 def test_a_run_that_fails_is_named_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    class Fails(reproduce.Trainer):
+    class Fails(reproduction.Trainer):
         def __init__(self, config: Any) -> None:
             if config.task.name == "maze":
                 raise UserError("no Vulkan device: install one")
             super().__init__(config)
 
-    monkeypatch.setattr(reproduce, "Trainer", Fails)
+    monkeypatch.setattr(reproduction, "Trainer", Fails)
     assert run_script(monkeypatch, "reproduce", *words(tmp_path)) == 2
     shown = capfd.readouterr()
     line = "Maze from state, RPG, seed 0: no Vulkan device: install one"
@@ -259,14 +259,14 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
 def test_ctrl_c_stops_with_a_checkpoint_and_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    class Interrupted(reproduce.Trainer):
+    class Interrupted(reproduction.Trainer):
         def step(self) -> None:
             super().step()
             if self.step_count == 125:
                 os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(reproduce, "Trainer", Interrupted)
+    monkeypatch.setattr(reproduction, "Trainer", Interrupted)
     assert run_script(monkeypatch, "reproduce", *words(tmp_path)) == 130
     assert "Ctrl-C: stopping with a checkpoint; again to stop at once" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
@@ -276,24 +276,24 @@ def test_ctrl_c_stops_with_a_checkpoint_and_the_files(
 
 def test_frames_that_perception_was_trained_on_count(tmp_path: Path) -> None:
     config = compose(["fig=13", "preset=debug", f"out={tmp_path}", "seeds=1"], "reproduce")
-    [rpg, mbsac] = reproduce.make_jobs(FIGURES[13], config)
+    [rpg, mbsac] = reproduction.make_jobs(FIGURES[13], config)
     assert rpg.config.steps == 246_000 and rpg.config.exploration.rnd_input == "moving_slots"
     folder = rpg.out / "checkpoints" / "step-0000000100"
     folder.mkdir(parents=True)
     (folder / "state.json").touch()
     (rpg.out / "metrics.jsonl").write_text('{"step": 100, "success": 0.25, "wall_s": 6.0}\n')
     assert rpg.points("success").tolist() == [[4100.0], [0.25]]
-    assert "4,100 of 250,000, 1 of 1 seeds" in reproduce.table([rpg, mbsac], "x", "y")
-    assert "4,100 of 250,000" in reproduce.listing([rpg, mbsac], 60.0)
+    assert "4,100 of 250,000, 1 of 1 seeds" in reproduction_report.table([rpg, mbsac], "x", "y")
+    assert "4,100 of 250,000" in reproduction.listing([rpg, mbsac], 60.0)
 
 
 def test_the_listing_says_how_many_runs_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = compose(["fig=11", "preset=debug", f"out={tmp_path}", "device=cpu"], "reproduce")
-    jobs = reproduce.make_jobs(TINY, config)
+    jobs = reproduction.make_jobs(TINY, config)
     for job in jobs[:2]:  # measured: 10 interactions a second
-        monkeypatch.setattr(reproduce, "hardware", lambda _: "a processor")
+        monkeypatch.setattr(reproduction, "hardware", lambda _: "a processor")
         folder = job.out / "checkpoints" / "step-0000000050"
         folder.mkdir(parents=True)
         (folder / "state.json").touch()
@@ -303,17 +303,17 @@ def test_the_listing_says_how_many_runs_fit(
         )
         begun = [{"step": step, "processor": "a processor"} for step in (0, 50)]  # nothing since 50
         (job.out / "sessions.json").write_text(json.dumps(begun))
-    assert [round(60 * minutes) for minutes in reproduce.minutes_left(jobs) if minutes] == [
+    assert [round(60 * minutes) for minutes in reproduction.minutes_left(jobs) if minutes] == [
         *(11, 27),
         *(16, 32),
         *(16, 32),
     ]
     assert (
         "0 of 6 runs are done; 2.2 min for 6 more; 3 of them fit into the 1.1 min left."
-        in reproduce.listing(jobs, 65.0)
+        in reproduction.listing(jobs, 65.0)
     )
     (jobs[0].out / "sessions.json").write_text('[{"step": 0, "processor": "another one"}]')
-    assert reproduce.minutes_left(jobs)[::2] == [None] * 3
+    assert reproduction.minutes_left(jobs)[::2] == [None] * 3
 
 
 def test_the_bandit_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
