@@ -55,6 +55,7 @@ class Perception(nn.Module, ABC):
         history: Stored observations that features of one step need, 1 or 2.
         feature_shape: Features of one step: (D,), or (2, K, D) slots of the last two frames.
         rnd_input_dim: M.
+        rnd_objects: Objects that the RND's input lists, each in a part of equal width.
         pretraining_frames: Frames that perception was trained on; they count as interactions.
         storage: Columns that replay stores of one observation.
     """
@@ -62,6 +63,7 @@ class Perception(nn.Module, ABC):
     history: int = 1
     feature_shape: tuple[int, ...]
     rnd_input_dim: int
+    rnd_objects: int = 1
     pretraining_frames: int = 0
     storage: dict[str, StorageSpec]
 

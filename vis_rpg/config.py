@@ -157,6 +157,9 @@ class AgentConfig:
     reward_scale: float
     """Factor on the task's reward (1 / temperature)."""
     loss_weights: LossWeights
+    critic: Literal["q", "v"]
+    """What critics estimate: Q(s, a, z), or V(s, z), so that Q = r + gamma V(s', z) (the authors'
+    runs)."""
     q_reduce: Literal["sum", "mean"]
     """Over the errors of the two critics, where Eq. 4 has one Q."""
     latent: LatentConfig

@@ -41,6 +41,7 @@ class StatePerception(Perception):
         self.storage = {"state": StorageSpec((state_dim,), torch.float32)}
         self.feature_shape = (state_dim + encoded,)
         self.rnd_input_dim = encoded or state_dim
+        self.rnd_objects = count if encoded else 1
 
     def to_storage(
         self, obs: Tensor, previous_action: Tensor, is_first: Tensor, hidden: dict[str, Tensor]

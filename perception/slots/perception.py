@@ -49,6 +49,7 @@ class SlotPerception(Perception):
         encoded = encoded_width(2, config.frequencies)
         self.feature_shape = (2, config.slots, config.width + encoded + 2)
         self.rnd_input_dim = config.slots * (encoded + 1)
+        self.rnd_objects = config.slots
         self.storage = {
             "slots": StorageSpec((config.slots, config.width), torch.float16),
             "coordinates": StorageSpec((config.slots, 4), torch.float32),

@@ -66,7 +66,10 @@ def slow_value(
         ).log_prob(a)
         log_p = slow_log_posterior(of, z, s, a) if of.space.dim else 0.0
         extra.append(beta * log_p - (alpha * log_pi if entropy else 0.0))
-        q.append(model.Q(torch.cat([s, a, z], -1)))
+        if of.config.critic == "q":
+            q.append(model.Q(torch.cat([s, a, z], -1)) + extra[-1])
+        else:
+            q.append(model.Q(torch.cat([s, z], -1)))
         if k < H:
             embedding = model.embed(a)
             h = model.cell(model.cell.input(embedding), h)
@@ -83,7 +86,7 @@ def slow_value(
     estimates = []
     for k in range(1, H + 1):
         steps = [gamma**i * alive[i] * (r[i] + extra[i]) for i in range(k)]
-        estimates.append(sum(steps) + gamma**k * alive[k] * (q[k] + extra[k]))
+        estimates.append(sum(steps) + gamma**k * alive[k] * q[k])
     shares = [0.97**k for k in range(1, H + 1)]
     return sum(share * estimate for share, estimate in zip(shares, estimates, strict=True)) / sum(
         shares
@@ -105,8 +108,12 @@ def slow_model_loss(of: Agent, data: Batch, reward: Tensor, noise: Tensor) -> Te
             if not data.mask[t, b]:
                 break
             a = data.action[t, b : b + 1]
-            q = of.model.Q(torch.cat([s, a, z], -1))
+            by_action = of.config.critic == "q"
+            if by_action:
+                q = of.model.Q(torch.cat([s, a, z], -1))
             h, s, embedding = of.model.step(h, a)
+            if not by_action:
+                q = of.model.Q(torch.cat([s, z], -1))
             r = of.model.R(torch.cat([s, embedding], -1))
             with torch.no_grad():
                 s_next = of.target.encode(
@@ -124,7 +131,9 @@ def slow_model_loss(of: Agent, data: Batch, reward: Tensor, noise: Tensor) -> Te
                     .min(0)
                     .values
                 )
-                target = reward[t, b] + of.config.gamma * (1 - data.terminated[t, b]) * value
+                target = (1 - data.terminated[t, b]) * value
+                if by_action:
+                    target = reward[t, b] + of.config.gamma * target
             weight = of.config.loss_weights
             total = (
                 total
@@ -146,8 +155,9 @@ def slow_model_loss(of: Agent, data: Batch, reward: Tensor, noise: Tensor) -> Te
         ("agent.latent.kind=categorical", "agent.latent.dim=4"),
         ("agent=mbsac",),
         ("agent.beta=0.5", "agent.alpha=0.3", "agent.gamma=0.8"),
+        ("agent.beta=0.5", "agent.alpha=0.3", "agent.critic=v"),
     ],
-    ids=["gaussian", "categorical", "mbsac", "weights"],
+    ids=["gaussian", "categorical", "mbsac", "weights", "v"],
 )
 def test_v_est_is_equation_3(horizon: int, words: tuple[str, ...]) -> None:
     of = agent(f"agent.horizon={horizon}", *words).double()
@@ -210,7 +220,14 @@ def test_a_task_that_ends_discounts_by_the_chance_that_it_goes_on() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("agent.entropy_in_target=false",), ("agent=mbsac",), ("override=authors",)]
+    "words",
+    [
+        (),
+        ("agent.entropy_in_target=false",),
+        ("agent=mbsac",),
+        ("override=authors",),
+        ("agent.critic=v",),
+    ],
 )
 def test_the_loss_of_the_model_is_equation_4_and_so_is_its_gradient(words: tuple[str, ...]) -> None:
     of = agent(*words).double()

@@ -19,6 +19,7 @@ from vis_rpg.analysis.diagnosis import (
     log_density,
     monte_carlo_returns,
     open_loop,
+    recombined_bonus,
     record_episode,
     z_accuracy,
 )
@@ -43,6 +44,7 @@ def episode(length: int, **values: torch.Tensor) -> Episode:
         z=torch.randn(3),
         task_reward=zero,
         bonus=zero,
+        rnd_input=torch.zeros(length, 0),
         entropy_reward=zero,
         z_reward=zero,
         positions=np.zeros((length + 1, 1, 2)),
@@ -106,6 +108,25 @@ def test_z_is_found_where_states_tell_it_and_by_chance_where_they_do_not(
     monkeypatch.setattr(agent.p_phi, "net", StartOfState())
     assert z_accuracy(agent, told) == 1.0
     assert z_accuracy(agent, silent) == pytest.approx(1 / 8)
+
+
+class FirstTwoParts(torch.nn.Module):
+    """Pays 1 where the first numbers of the first two of three parts differ."""
+
+    def bonus(self, x: torch.Tensor) -> torch.Tensor:
+        parts = x.unflatten(-1, (3, -1))
+        return (parts[..., 0, 0] != parts[..., 1, 0]).float()
+
+
+def test_recombined_objects_earn_a_bonus_where_it_tells_arrangements_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = load(trained(*BLOCKS))[0].agent
+    monkeypatch.setattr(agent, "rnd", FirstTwoParts())
+    numbers = torch.arange(200.0)[:, None].expand(-1, agent.model.perception.rnd_input_dim)
+    assert agent.rnd.bonus(numbers).sum() == 0
+    assert recombined_bonus(agent, numbers, 0) > 0.9 * agent.bonus_scale
+    assert recombined_bonus(agent, torch.ones_like(numbers), 0) == 0
 
 
 @pytest.mark.parametrize("overrides", [BLOCKS, SLOTS])

@@ -97,7 +97,10 @@ def model_loss(agent: Agent, batch: Batch, noise: Noise) -> LossOutput:
     first = {k: value[: model.perception.history] for k, value in batch.obs_sequence.items()}
     s0 = model.encode(first)[0]
     s, r = model.unroll(s0, batch.action)
-    q = model.q(torch.cat([s0[None], s[:-1]]), batch.action, batch.z)
+    if model.critic == "q":
+        q = model.q(torch.cat([s0[None], s[:-1]]), batch.action, batch.z)
+    else:
+        q = model.q(s, batch.action, batch.z)
     q_error = (q - q_target) ** 2
     losses = {
         "state": ((s - state_target) ** 2).mean(-1),
@@ -146,7 +149,7 @@ def model_targets(
         noise: (H + 1, H, B, A).
 
     Returns:
-        ng(f(o')), (H, B, S), and ng(r + γ V_est(o', z)), (H, B).
+        ng(f(o')), (H, B, S), and ng(r + γ V_est(o', z)), (H, B); for critics V ng(V_est(o', z)).
     """
     next_states = agent.target.encode(_next(batch.obs_sequence))
     H, B = reward.shape
@@ -159,7 +162,10 @@ def model_targets(
         agent.config.entropy_in_target,
     )
     value = rollout.value.min(0).values.view(H, B)
-    return next_states, reward + agent.config.gamma * (1 - batch.terminated) * value
+    value = (1 - batch.terminated) * value
+    if agent.model.critic == "v":
+        return next_states, value
+    return next_states, reward + agent.config.gamma * value
 
 
 # Equation 3: V_est --------------------------------------------------------------------------------
@@ -177,7 +183,7 @@ def imagine(
     """Run π(a|s,z) in the model for H steps and estimate the value of s by Eq. 3.
 
     The k-step estimate is sum over i < k of γ^i (r_i + r'_i), plus γ^k (Q(s_k, a_k, z) + r'_k);
-    V_est averages k = 1..H with weights 0.97^k.
+    V_est averages k = 1..H with weights 0.97^k. Critics V stand for Q + r'.
 
     Args:
         agent: The policy, p_φ and alpha.
@@ -202,10 +208,12 @@ def imagine(
     log_p_z = agent.p_phi.log_prob(z.expand(*s.shape[:-1], -1), s, a)
     extra = policy_reward(agent, log_pi, log_p_z, entropy)  # r'_0 .. r'_H
     r = model.reward(s[1:], torch.stack(embeddings))  # r_0 .. r_{H-1}
-    q = model.q(s[1:], a[1:], z, critics)  # Q(s_1) .. Q(s_H)
+    value = model.q(s[1:], a[1:], z, critics)  # of s_1 .. s_H
+    if model.critic == "q":
+        value = value + extra[1:]
     discount = _discounts(agent, model, s)
     steps = torch.cumsum(discount[:-1] * (r + extra[:-1]), 0)
-    estimates = steps + discount[1:] * (q + extra[1:])  # (critics, H, B)
+    estimates = steps + discount[1:] * value  # (critics, H, B)
     # No matrix product, which autocast would round.
     value = (agent.step_weights.unsqueeze(1) * estimates).sum(1)
     return Rollout(s, a, log_pi, log_p_z, value)

@@ -53,7 +53,7 @@ class Agent(nn.Module):
         hidden, state_dim = config.hidden_dim, config.state_dim
         self.space = make_latent(config.latent.kind, config.latent.dim, config.latent.posterior_std)
         self.model = WorldModel(
-            perception, action_dim, self.space.dim, state_dim, hidden, terminates
+            perception, action_dim, self.space.dim, state_dim, hidden, terminates, config.critic
         )
         self.target = copy.deepcopy(self.model).requires_grad_(False)
         self.pi = ActionPolicy(state_dim, action_dim, self.space.dim, hidden, config.std_scale)

@@ -1,4 +1,4 @@
-"""The world model ψ of Section 4.3.1: encoder f, dynamics h, reward R, twin critics Q.
+"""The world model ψ of Section 4.3.1: encoder f, dynamics h, reward R, twin critics Q or V.
 
 Shapes: B batch, T time, H horizon, S latent state, A action, Z latent variable, E action embedding.
 """
@@ -6,6 +6,7 @@ Shapes: B batch, T time, H horizon, S latent state, A action, Z latent variable,
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from vis_rpg.agent.networks import GRU, EnsembleMLP, mlp
 
 
 class WorldModel(nn.Module):
-    """The networks s = f(o); s', r = h(s, a), R(s', a); Q(s, a, z).
+    """The networks s = f(o); s', r = h(s, a), R(s', a); Q(s, a, z), or V(s, z).
 
     The dynamics carry a GRU state that is initialised from s.
 
@@ -25,6 +26,7 @@ class WorldModel(nn.Module):
         state_dim: S.
         hidden: Width of hidden layers.
         terminates: Whether to predict that episodes continue.
+        critic: q for Q(s, a, z), v for V(s, z).
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class WorldModel(nn.Module):
         state_dim: int,
         hidden: int,
         terminates: bool,
+        critic: Literal["q", "v"] = "q",
     ) -> None:
         super().__init__()
         self.perception = perception
@@ -45,7 +48,8 @@ class WorldModel(nn.Module):
         self.cell = GRU(hidden, hidden)
         self.decode = mlp(hidden, state_dim, hidden)
         self.R = mlp(state_dim + hidden, 1, hidden)
-        self.Q = EnsembleMLP(2, state_dim + action_dim + z_dim, hidden)
+        self.critic = critic
+        self.Q = EnsembleMLP(2, state_dim + (critic == "q") * action_dim + z_dim, hidden)
         self.continues = mlp(state_dim, 1, hidden) if terminates else None
 
     def encode(self, obs_sequence: ObsSequence) -> Tensor:
@@ -85,6 +89,10 @@ class WorldModel(nn.Module):
         return self.R(next_state, embedding).squeeze(-1)
 
     def q(self, s: Tensor, a: Tensor, z: Tensor, critics: int = 2) -> Tensor:
-        """Evaluate one critic or both: (T, B, S), (T, B, A), (B, Z) -> (critics, T, B)."""
-        x = (s, a, z.expand(*s.shape[:-1], -1))
+        """Evaluate one critic or both: (T, B, S), (T, B, A), (B, Z) -> (critics, T, B).
+
+        Critics V ignore the action.
+        """
+        z = z.expand(*s.shape[:-1], -1)
+        x = (s, a, z) if self.critic == "q" else (s, z)
         return self.Q(*(t.flatten(0, -2) for t in x), members=critics).view(critics, *s.shape[:-1])

@@ -55,6 +55,8 @@ class Episode:
     """Scaled by `agent.reward_scale`, (T,)."""
     bonus: Tensor
     """Scaled by `exploration.scale`, of the next observation, (T,)."""
+    rnd_input: Tensor
+    """Of the next observation, (T, M); (T, 0) where there is no RND or it reads frames."""
     entropy_reward: Tensor
     """-alpha log π(a|s,z), (T,)."""
     z_reward: Tensor
@@ -104,9 +106,12 @@ def record_episode(actor: Actor, env: gymnasium.Env, seed: int) -> Episode:
         name: torch.stack([stored[0][name]] * (history - 1) + [each[name] for each in stored])
         for name in stored[0]
     }
-    bonus = torch.zeros(len(a), device=actor.device)
+    bonus, rnd_input = torch.zeros(len(a), device=actor.device), torch.zeros(len(a), 0)
     if agent.rnd is not None:
-        bonus = agent.bonus_scale * agent.rnd.bonus(agent.read_rnd_input(sequence))[-len(a) :, 0]
+        read = agent.read_rnd_input(sequence)
+        bonus = agent.bonus_scale * agent.rnd.bonus(read)[-len(a) :, 0]
+        if read.dim() == 3:
+            rnd_input = read[-len(a) :, 0]
     z_rows = z.expand(len(a), -1)
     log_pi, log_p_z = log_density(agent, s[:-1], a, z_rows), agent.p_phi.log_prob(z_rows, s[:-1], a)
     shape = config.horizon + 1, V_DRAWS, agent.action_dim
@@ -120,6 +125,7 @@ def record_episode(actor: Actor, env: gymnasium.Env, seed: int) -> Episode:
         z=z.clone(),
         task_reward=config.reward_scale * torch.tensor(rewards, device=actor.device),
         bonus=bonus,
+        rnd_input=rnd_input,
         entropy_reward=policy_reward(agent, log_pi, log_p_z) - z_reward,
         z_reward=z_reward,
         positions=np.stack(positions),
@@ -204,6 +210,30 @@ def z_accuracy(agent: Agent, episodes: list[Episode]) -> float:
     return float(torch.stack(found).mean())
 
 
+@torch.no_grad()
+def recombined_bonus(agent: Agent, rnd_input: Tensor, seed: int) -> float:
+    """Return the mean bonus of objects as they were seen, each at a step of its own.
+
+    Where it is no higher than the bonus of what was seen, the bonus does not tell arrangements of
+    objects apart.
+
+    Args:
+        agent: The agent.
+        rnd_input: (N, M).
+        seed: Of the steps.
+
+    Returns:
+        NaN where there is no RND, or it does not read two objects or more.
+    """
+    objects = 1 if agent.rnd_input is not None else agent.model.perception.rnd_objects
+    if agent.rnd is None or objects == 1:
+        return float("nan")
+    parts = rnd_input.unflatten(-1, (objects, -1))
+    order = torch.rand(parts.shape[:2], generator=torch.Generator().manual_seed(seed)).argsort(0)
+    mixed = parts.gather(0, order.to(parts.device)[..., None].expand_as(parts)).flatten(-2)
+    return float(agent.bonus_scale * agent.rnd.bonus(mixed).mean())
+
+
 @dataclass
 class Diagnosis:
     """Episodes and what the agent's parts make of them."""
@@ -273,6 +303,9 @@ def diagnose(actor: Actor, env: gymnasium.Env, count: int, seed: int) -> Diagnos
             f"{name}_per_step": mean(name)
             for name in ("task_reward", "bonus", "entropy_reward", "z_reward")
         },
+        "recombined_bonus": recombined_bonus(
+            agent, torch.cat([e.rnd_input for e in episodes]), seed
+        ),
         "state_error": [round(float(x), 4) for x in state_error],
         "reward_error": float((predicted[0] - paid[0]).square().mean().sqrt()),
         "reward_bias": float((predicted[0] - paid[0]).mean()),
