@@ -14,6 +14,7 @@ import torch
 from tests.runs import run_script, trained
 from vis_rpg.analysis.diagnosis import (
     Episode,
+    critic_values,
     diagnose,
     effective_rank,
     log_density,
@@ -108,6 +109,15 @@ def test_z_is_found_where_states_tell_it_and_by_chance_where_they_do_not(
     monkeypatch.setattr(agent.p_phi, "net", StartOfState())
     assert z_accuracy(agent, told) == 1.0
     assert z_accuracy(agent, silent) == pytest.approx(1 / 8)
+
+
+def test_critics_v_are_compared_without_the_reward_of_the_policy_that_they_include() -> None:
+    agent = load(trained(*BLOCKS, "agent.critic=v"))[0].agent
+    rewards = {"entropy_reward": torch.rand(5), "z_reward": torch.rand(5)}
+    one = episode(5, s=torch.randn(6, 16), z=torch.randn(12), **rewards)
+    with torch.no_grad():
+        v = agent.model.Q(one.s[:-1], one.z.expand(5, -1)).min(0).values
+    assert torch.allclose(critic_values(agent, one), v - sum(rewards.values()), atol=1e-6)
 
 
 class FirstTwoParts(torch.nn.Module):

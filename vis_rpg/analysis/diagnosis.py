@@ -73,6 +73,10 @@ class Episode:
         """What R is trained on, (T,)."""
         return self.task_reward + self.bonus
 
+    def policy_reward(self, entropy: bool) -> Tensor:
+        """Return r' of Eq. 2, with or without -alpha log π, (T,)."""
+        return self.z_reward + self.entropy_reward if entropy else self.z_reward
+
 
 @torch.no_grad()
 def record_episode(actor: Actor, env: gymnasium.Env, seed: int) -> Episode:
@@ -151,7 +155,7 @@ def monte_carlo_returns(episode: Episode, gamma: float, entropy: bool) -> Tensor
         gamma: Discount.
         entropy: Whether r' includes -alpha log π, as in the target of Q.
     """
-    extra = episode.z_reward + (episode.entropy_reward if entropy else 0.0)
+    extra = episode.policy_reward(entropy)
     following, returns = episode.last_value, []
     for r, own in zip(episode.reward.flip(0), extra.flip(0), strict=True):
         returns.append(r + gamma * following)
@@ -234,6 +238,16 @@ def recombined_bonus(agent: Agent, rnd_input: Tensor, seed: int) -> float:
     return float(agent.bonus_scale * agent.rnd.bonus(mixed).mean())
 
 
+@torch.no_grad()
+def critic_values(agent: Agent, episode: Episode) -> Tensor:
+    """Return the smaller critic's Q(s_t, a_t, z), (T,); for critics V, V(s_t, z) - r'_t."""
+    s, a = episode.s[:-1, None], episode.a[:, None]
+    value = agent.model.q(s, a, episode.z[None]).min(0).values[:, 0]
+    if agent.model.critic == "v":
+        value = value - episode.policy_reward(agent.config.entropy_in_target)
+    return value
+
+
 @dataclass
 class Diagnosis:
     """Episodes and what the agent's parts make of them."""
@@ -269,9 +283,7 @@ def diagnose(actor: Actor, env: gymnasium.Env, count: int, seed: int) -> Diagnos
         for index in tqdm(range(count), desc="diagnosing", unit="episode")
     ]
     entropy = agent.config.entropy_in_target
-    q = [
-        agent.model.q(e.s[:-1, None], e.a[:, None], e.z[None]).min(0).values[:, 0] for e in episodes
-    ]
+    q = [critic_values(agent, e) for e in episodes]
     returns = [monte_carlo_returns(e, agent.config.gamma, entropy) for e in episodes]
     steps = min(OPEN_LOOP, max(len(e.a) for e in episodes))
     state_error, predicted, paid = open_loop(agent, episodes, steps)
