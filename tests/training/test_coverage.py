@@ -63,10 +63,39 @@ def test_coverage_never_falls_and_equals_a_count_by_hand() -> None:
         last = counter.value
 
 
+def test_joint_coverage_counts_arrangements_of_all_objects_by_hand() -> None:
+    task = Task("push", ("a", "b", "c"), coverage=Coverage(("b", "c"), (-2, -1), (2, 1), (12, 1)))
+    rng, counter = np.random.default_rng(0), CoverageCounter(task)
+    seen: set[tuple[int, ...]] = set()
+    for _ in range(30):
+        positions = rng.uniform((-2, -1), (2, 1), size=(2, 3, 2))
+        counter.add(positions)
+        for env in positions:
+            seen.add(tuple(math.floor((x + 2) / 4 * 6) for x in env[1:, 0]))
+        assert counter.joint == pytest.approx(len(seen) / 36), "6 cells at most, and 1 of y"
+    restored = CoverageCounter(task)
+    restored.load(counter.state())
+    assert restored.joint == counter.joint
+    assert restored.value == counter.value
+    restored.add(np.array([[0.0, 0.0], [1.99, 0.0], [1.99, 0.0]]))
+    assert counter.state()["visited_jointly"].sum() <= restored.state()["visited_jointly"].sum()
+
+
+def test_one_object_has_no_joint_coverage() -> None:
+    counter = CoverageCounter(
+        Task("one", ("a",), coverage=Coverage(("a",), (0, 0), (1, 1), (4, 4)))
+    )
+    counter.add(np.zeros((3, 1, 2)))
+    assert math.isnan(counter.joint)
+    assert counter.value == pytest.approx(1 / 16)
+
+
 def test_a_task_without_a_grid_has_no_coverage() -> None:
     counter = CoverageCounter(Task("gym", ()))
     counter.add(np.zeros((5, 0, 2)))
     assert math.isnan(counter.value)
+    assert math.isnan(counter.joint)
+    assert counter.state() == {}
 
 
 @pytest.mark.parametrize("z_dim", [0, 3])

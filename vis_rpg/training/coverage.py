@@ -12,12 +12,17 @@ from torch import Tensor
 from vis_rpg.envs.tasks.task import Task
 from vis_rpg.training.chunks import Chunks
 
+JOINT_BINS = 6
+"""Cells along each axis, at most, of the coarse grid on which arrangements are counted."""
+
 
 class CoverageCounter:
-    """Object displacement coverage.
+    """Object displacement coverage, and joint coverage.
 
-    It is the share of a grid's cells that each object's true position has ever visited, averaged
-    over the objects that the task counts; NaN for a task that declares none.
+    The first is the share of a grid's cells that each object's true position has ever visited,
+    averaged over the objects that the task counts; NaN for a task that declares none. The second is
+    the share of arrangements that were visited: the cells of all these objects at one time, on a
+    coarse grid of at most 6 x 6 over the same range; NaN where the task counts fewer than two.
 
     Args:
         task: Declares the grid.
@@ -28,23 +33,50 @@ class CoverageCounter:
         if self.grid is not None:
             self.objects = [task.object_names.index(name) for name in self.grid.objects]
             self.plane = list(task.plane)
-            self.visited = np.zeros((len(self.objects), *self.grid.bins), bool)
+            self.bins, count = np.array(self.grid.bins), len(self.objects)
+            self.joint_bins = np.minimum(self.bins, JOINT_BINS)
+            self.visited = np.zeros((count, *self.bins), bool)
+            self.jointly = count > 1
+            self.visited_jointly = np.zeros(np.tile(self.joint_bins, count * self.jointly), bool)
 
     def add(self, positions: np.ndarray) -> None:
         """Count positions (..., N, 2 or 3), world units, of all objects of interest."""
         if self.grid is None:
             return
         low, high = np.array(self.grid.low), np.array(self.grid.high)
-        seen = positions[..., self.objects, :][..., self.plane]
-        cells = ((seen - low) / (high - low) * self.grid.bins).astype(int)
-        cells = np.clip(cells, 0, np.array(self.grid.bins) - 1).reshape(-1, len(self.objects), 2)
-        for index in range(len(self.objects)):
-            self.visited[index, cells[:, index, 0], cells[:, index, 1]] = True
+        shares = (positions[..., self.objects, :][..., self.plane] - low) / (high - low)
+        count = len(self.objects)
+
+        def cells(bins: np.ndarray) -> np.ndarray:
+            return np.clip((shares * bins).astype(int), 0, bins - 1).reshape(-1, count, 2)
+
+        fine = cells(self.bins)
+        for index in range(count):
+            self.visited[index, fine[:, index, 0], fine[:, index, 1]] = True
+        if self.jointly:
+            self.visited_jointly[tuple(cells(self.joint_bins).reshape(-1, 2 * count).T)] = True
 
     @property
     def value(self) -> float:
         """Coverage in [0, 1]."""
         return float(self.visited.mean()) if self.grid is not None else float("nan")
+
+    @property
+    def joint(self) -> float:
+        """Joint coverage in [0, 1]."""
+        counted = self.grid is not None and self.jointly
+        return float(self.visited_jointly.mean()) if counted else float("nan")
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What `load` needs: empty where nothing is counted."""
+        if self.grid is None:
+            return {}
+        return {"visited": self.visited, "visited_jointly": self.visited_jointly}
+
+    def load(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from `state`."""
+        for name, visited in state.items():
+            setattr(self, name, visited.copy())
 
 
 class VisitRecord:

@@ -192,12 +192,13 @@ class Run:
         return self.agent.with_rnd_input(self.actor.observe(obs, rows), obs, positions)
 
     def progress_metrics(self) -> dict[str, float]:
-        """Return coverage, and return and success of recent training episodes (sampled actions)."""
+        """Return coverages; return and success of recent training episodes (sampled actions)."""
         criteria = [f"success_{name}" for name in self.task.criteria]
         names = ["return", "success", "success_any", *criteria]
         recent = np.array(self.finished or [[np.nan] * len(names)]).mean(0)
         recorded = dict(zip(names, recent.tolist(), strict=True))
-        return {"coverage": self.coverage.value, **recorded, "episodes": self.episodes}
+        reached = {"coverage": self.coverage.value, "joint_coverage": self.coverage.joint}
+        return {**reached, **recorded, "episodes": self.episodes}
 
     # Checkpoints ----------------------------------------------------------------------------------
 
@@ -258,7 +259,7 @@ class Run:
                 "numpy": list(np.random.get_state(legacy=True)),
                 "python": random.getstate(),
             },
-            "visited": self.coverage.visited if self.coverage.grid is not None else None,
+            "coverage": self.coverage.state(),
             "finished": list(self.finished),
             "wall_s": wall_s,
             **{name: getattr(self, name) for name in COUNTS},
@@ -279,8 +280,7 @@ class Run:
             self.actor.load_state_dict(state["actor"])
             restore_generator(self.generator, state["generator"])
             restore_generator(self.batch_generator, state["batch_generator"])
-            if self.coverage.grid is not None:
-                self.coverage.visited = state["visited"].copy()
+            self.coverage.load(state["coverage"])
             self.finished.extend(state["finished"])
             for name in COUNTS:
                 setattr(self, name, copy.copy(state[name]))
