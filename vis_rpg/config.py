@@ -201,6 +201,8 @@ class ObjectRNDConfig:
     """Observations from the whole replay per update."""
     warmup_updates: int
     """Updates before the statistics start; the bonus is 0 until then."""
+    window: Annotated[int, Bounds(0)]
+    """Updates that the statistics remember, earlier ones fading away; 0: all, as in the paper."""
 
 
 @dataclass

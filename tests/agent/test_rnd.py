@@ -54,6 +54,24 @@ def test_moments_stay_exact_over_many_batches_far_from_zero() -> None:
     )
 
 
+def test_a_window_forgets_earlier_batches_exponentially() -> None:
+    rng = np.random.default_rng(0)
+    batches = rng.normal(np.linspace(0, 5, 40)[:, None], 1, size=(40, 16))
+    statistics, ages = RunningMeanStd(window=8), np.zeros(40)
+    statistics.update(torch.zeros(16), NONE)
+    for batch in batches:
+        statistics.update(torch.from_numpy(batch).float(), ONE)
+    for index in range(40):
+        if index >= 8:  # the window is full
+            ages[:index] += 1
+    kept = np.repeat((7 / 8) ** ages, 16)
+    mean = np.average(batches.ravel(), weights=kept)
+    std = np.average((batches.ravel() - mean) ** 2, weights=kept) ** 0.5
+    normalised = statistics.normalise(torch.tensor([0.0, 1.0]))
+    np.testing.assert_allclose(normalised.numpy(), (np.array([0, 1]) - mean) / std, rtol=1e-4)
+    assert float(statistics.count) == pytest.approx(8 * 16)
+
+
 def test_a_batch_of_weight_zero_counts_for_nothing() -> None:
     statistics = RunningMeanStd()
     statistics.update(torch.tensor([1.0, 3.0]), ONE)

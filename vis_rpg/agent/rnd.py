@@ -17,14 +17,19 @@ CLIP = 100.0
 
 
 class RunningMeanStd(nn.Module):
-    """Mean and variance of all values ever added (Chan et al. 1983), kept on the device."""
+    """Mean and variance of values, batch by batch (Chan et al. 1983), kept on the device.
+
+    Args:
+        window: Batches that are remembered, earlier ones fading away exponentially; 0: all.
+    """
 
     count: Tensor
     mean: Tensor
     m2: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, window: int = 0) -> None:
         super().__init__()
+        self.window = window
         for name in ("count", "mean", "m2"):
             self.register_buffer(name, torch.zeros(()))
 
@@ -32,6 +37,10 @@ class RunningMeanStd(nn.Module):
     def update(self, x: Tensor, weight: Tensor) -> None:
         """Add a batch x (B,) to the statistics; a scalar weight of 0 leaves them unchanged."""
         number = weight * x.numel()
+        if self.window:
+            kept = ((self.window - 1) * x.numel() / self.count.clamp(min=1.0)).clamp(max=1.0)
+            self.count *= kept**weight
+            self.m2 *= kept**weight
         total = (self.count + number).clamp(min=1.0)
         delta = x.mean() - self.mean
         # `+=`, not `add_`, which compiled code drops for a 0-dimensional float64 tensor on a CPU.
@@ -69,18 +78,19 @@ class ObjectRND(nn.Module):
     """The exploration bonus: normalised error of a predictor that distils a random target network.
 
     It is high where objects have seldom been. The mean IS subtracted: a familiar configuration
-    earns a negative bonus. Statistics are cumulative over training batches and start after `warmup`
-    updates; until then the bonus is zero.
+    earns a negative bonus. Statistics are those of training batches, of all since `warmup` updates
+    or of a window; until then the bonus is zero.
 
     Args:
         input_dim: M, or None for frames, which convolutional networks read.
         width: Hidden and output width of the 3-layer MLPs with leaky ReLU (Appendix A).
         warmup: Updates before errors are counted.
+        window: Updates whose errors are remembered, earlier ones fading away; 0: all.
     """
 
     updates: Tensor
 
-    def __init__(self, input_dim: int | None, width: int, warmup: int) -> None:
+    def __init__(self, input_dim: int | None, width: int, warmup: int, window: int = 0) -> None:
         super().__init__()
 
         def make() -> nn.Module:
@@ -90,7 +100,7 @@ class ObjectRND(nn.Module):
 
         self.predictor = make()
         self.target = make().requires_grad_(False)
-        self.statistics = RunningMeanStd()
+        self.statistics = RunningMeanStd(window)
         self.warmup = warmup
         self.register_buffer("updates", torch.zeros(()))
 

@@ -66,7 +66,9 @@ class Agent(nn.Module):
         if exploration is not None:
             width = perception.rnd_input_dim if rnd_input is None else rnd_input.spec.shape[0]
             dim = None if isinstance(rnd_input, Frames) else width
-            self.rnd = ObjectRND(dim, exploration.width, exploration.warmup_updates)
+            self.rnd = ObjectRND(
+                dim, exploration.width, exploration.warmup_updates, exploration.window
+            )
             self.bonus_scale = exploration.scale
         weights = torch.tensor([0.97**k for k in range(config.horizon)])
         self.register_buffer("step_weights", weights / weights.sum(), persistent=False)
