@@ -263,6 +263,16 @@ def test_a_damaged_or_foreign_folder_is_one_line(
     assert "\n" not in str(error.value) and str(copy) in str(error.value)
 
 
+def test_an_agent_older_than_a_setting_gets_the_value_that_it_was_trained_with(copy: Path) -> None:
+    edited(
+        lambda card: (card["config"]["agent"].pop("critic"), card["config"]["exploration"].clear())
+    )(copy)
+    edited(lambda card: card["config"]["exploration"].update(name="none", scale=0.0))(copy)
+    config = published.read(copy).config
+    assert config.agent.critic == "q"
+    assert config.exploration.window == 0
+
+
 @pytest.fixture
 def zoo(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A zoo with the one agent `tiny`, and an empty working directory."""

@@ -33,6 +33,8 @@ AGENTS = ASSETS / "agents"
 CARD, WEIGHTS, SLOTS, VIDEO = "card.json", "agent.safetensors", "slots.safetensors", "rollouts.mp4"
 FILES = (CARD, WEIGHTS, SLOTS, VIDEO, "README.md")
 """All that a published agent can hold; nothing else is uploaded or fetched."""
+ADDED: dict[str, Any] = {"agent.latent.relabel": 0.0, "agent.critic": "q", "exploration.window": 0}
+"""Settings younger than format 1, with the values under which older agents were trained."""
 
 
 @dataclass
@@ -137,6 +139,9 @@ def read(folder: Path) -> Published:
         int(card["interactions"])
         files, config = card["files"], OmegaConf.create(card["config"])
         changed = [name for name in {WEIGHTS, *files} if digest(folder / name) != files[name]]
+        for key, value in ADDED.items():
+            if OmegaConf.select(config, key) is None:
+                OmegaConf.update(config, key, value)
         checked(config, TrainConfig)
         weights = load_file(folder / WEIGHTS)
     except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
