@@ -162,7 +162,7 @@ def make_jobs(figure: Figure, config: ReproduceConfig) -> list[Job]:
 
 def make_job(row: Row, agent: str, figure: Figure, config: ReproduceConfig) -> Job:
     """Compose the run of seed 0."""
-    words = [*row.words, *(row.from_pixels if figure.obs == "pixels" else ())]
+    words = [*row.words, *row.by_obs.get(figure.obs, ())]
     words += [f"obs={figure.obs}", f"agent={agent}", f"preset={config.preset}"]
     composed = compose([*words, f"device={config.device}"])
     check(composed)
