@@ -93,7 +93,7 @@ class BlockPush(MujocoTask):
     """The pusher is driven at 4 x action for 0.08 s; blocks stop when they are not pushed.
 
     They hold it back as in the authors' simulator: it pushes one block at 0.62 of its speed, two in
-    a row at 0.43.
+    a row at 0.44 (there 0.43).
 
     State: x and y of pusher, green block (, blue block). Every step starts from rest, so positions
     are the whole state. looks: 0, or the seed of other colours and sizes of the blocks, to test
