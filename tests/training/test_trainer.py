@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from omegaconf import OmegaConf
 from tests.fake_envs import FAULTY
 from tests.runs import RUN_FILES, differences, facts, final, lines
 from tests.small import changed, config, weights
+from vis_rpg.analysis.explored_states import read_visits
+from vis_rpg.envs.tasks import maze
 from vis_rpg.training import checkpoint
 from vis_rpg.training import trainer as trainer_module
 from vis_rpg.training.run import Run, random_coverage
@@ -285,3 +288,17 @@ def test_seeing_beside_an_update_changes_no_run(
 def test_what_updates_change_sees_after_them(tmp_path: Path) -> None:
     words = ("task=block_push", "obs=pixels", "perception=cnn")
     assert not Trainer(config(*words, f"out={tmp_path}")).runs[0].encodes_ahead
+
+
+def test_milestones_are_counted_by_episodes_that_met_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    milestones = {"right": lambda at: at[..., 0, 0] > 0.6, "never": lambda at: at[..., 0, 0] > 9}
+    monkeypatch.setattr(maze, "TASK", replace(maze.TASK, milestones=milestones))
+    run = tmp_path / "maze"
+    [summary] = Trainer(config("task=maze", "steps=500", f"out={run}")).run()
+    x = read_visits(run).positions[:, 0, 0].reshape(2, 50, 5)  # episodes, their steps, environments
+    wanted = (x > 0.6).any(1).mean()
+    assert 0 < wanted < 1
+    assert (summary["milestone_right"], summary["milestone_never"]) == (wanted, 0.0)
+    assert lines(run)[-1]["milestone_right"] == wanted

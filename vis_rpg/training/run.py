@@ -80,6 +80,7 @@ class Run:
         self.finished: deque[list[float]] = deque(maxlen=EPISODES_KEPT)
         self.returns = np.zeros(count)
         self.succeeded = np.zeros(count, bool)
+        self.milestones = np.zeros((count, len(self.task.milestones)), bool)
         self.failure: str | None = None
         self.learner_state: dict[str, Any] | None = None
         """State that the learner continues from."""
@@ -166,6 +167,8 @@ class Run:
         self._check_frames(result.obs)
         self.returns += result.reward
         self.succeeded |= result.success
+        for index, holds in enumerate(self.task.milestones.values()):
+            self.milestones[:, index] |= holds(result.objects)
         self.coverage.add(objects)
         self.visits.add(self.step, objects, z)
         for row in result.first_obs:
@@ -173,9 +176,10 @@ class Run:
                 self.dropped_episodes += 1
             else:
                 ended = [self.returns[row], result.success[row], self.succeeded[row]]
-                self.finished.append([*map(float, ended), *map(float, result.criteria[row])])
+                ended += [*result.criteria[row], *self.milestones[row]]
+                self.finished.append([*map(float, ended)])
                 self.episodes += 1
-            self.returns[row], self.succeeded[row] = 0.0, False
+            self._forget([row])
         if result.first_obs:
             self.replay.begin(encoded[1], torch.tensor(sorted(result.first_obs)))
 
@@ -192,9 +196,13 @@ class Run:
         return self.agent.with_rnd_input(self.actor.observe(obs, rows), obs, positions)
 
     def progress_metrics(self) -> dict[str, float]:
-        """Return coverages; return and success of recent training episodes (sampled actions)."""
+        """Return coverages; return, success and milestones of recent training episodes.
+
+        Their actions were sampled.
+        """
         criteria = [f"success_{name}" for name in self.task.criteria]
-        names = ["return", "success", "success_any", *criteria]
+        milestones = [f"milestone_{name}" for name in self.task.milestones]
+        names = ["return", "success", "success_any", *criteria, *milestones]
         recent = np.array(self.finished or [[np.nan] * len(names)]).mean(0)
         recorded = dict(zip(names, recent.tolist(), strict=True))
         reached = {"coverage": self.coverage.value, "joint_coverage": self.coverage.joint}
@@ -299,11 +307,15 @@ class Run:
         """Begin new episodes in environments whose running ones could not be saved."""
         if rows:
             self.dropped_episodes += len(rows)
-            self.returns[rows], self.succeeded[rows] = 0.0, False
+            self._forget(rows)
             first = self._encode_first({row: self.envs.obs[row] for row in rows})
             self.replay.begin(first, torch.tensor(rows))
             line = f"resume: {len(rows)} running episodes could not be saved and were dropped"
             tqdm.write(line, file=sys.stderr)
+
+    def _forget(self, rows: list[int]) -> None:
+        """Begin to count anew what an episode of these environments is judged by."""
+        self.returns[rows], self.succeeded[rows], self.milestones[rows] = 0.0, False, False
 
     def finish(self, updates: int, wall_s: float) -> dict[str, Any]:
         """Write and return summary.json.
@@ -342,7 +354,7 @@ class Run:
         self.envs.close()
 
 
-COUNTS = ("returns", "succeeded", "step", "episodes", "dropped_episodes")
+COUNTS = ("returns", "succeeded", "milestones", "step", "episodes", "dropped_episodes")
 """Attributes that a checkpoint holds under the same name."""
 
 

@@ -153,3 +153,20 @@ def test_the_saved_state_holds_where_the_door_or_the_board_was_placed(make: type
     assert np.array_equal(env.render(), other.render())
     mujoco.mj_forward(env.model, env.data)
     assert np.array_equal(env._objects(), other._objects())
+
+
+def test_milestones_of_the_hammer_are_its_lift_and_a_nail_that_moves() -> None:
+    env = AdroitHammer()
+    env.reset(seed=0)
+    lift, nail = (env.data.joint(name) for name in ("OBJTy", "nail_dir"))
+    assert list(task_of(env).milestones) == ["hammer_lifted", "nail_moved"]
+    for joint, value, expected in (
+        (nail, 0.0, [False, False]),
+        (nail, 0.02, [False, True]),
+        (lift, 0.1, [True, True]),
+    ):
+        joint.qpos[:] = value
+        mujoco.mj_forward(env.model, env.data)
+        env._obs = env._env._get_obs()
+        at = env._objects()
+        assert [bool(holds(at)) for holds in task_of(env).milestones.values()] == expected

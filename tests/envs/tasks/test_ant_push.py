@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from vis_rpg.envs.tasks.ant_push import AntPush
+from vis_rpg.envs.tasks.ant_push import TASK, AntPush
 from vis_rpg.resources import ASSETS
 
 GOAL = np.array([0.0, 19.0])
@@ -201,3 +201,12 @@ def test_walls_the_floor_and_the_goal_have_colours_of_their_own() -> None:
     shades = [floor, walls[0], colour(0, 19), colour(0, 8), colour(0, 0)]
     assert min(np.abs(a - b).max() for index, a in enumerate(shades) for b in shades[:index]) > 30
     assert all(np.array_equal(colour(x, y), floor) for x, y in ((-8, 8), (8, 8), (0, 14)))
+
+
+def test_milestones_tell_the_block_moved_aside_and_the_upper_row() -> None:
+    places = np.array([[[0, 0], [0, 8]], [[0, 11], [8, 8]], [[0, 13], [-5, 8]], [[5, 19], [0, 16]]])
+    met = {name: holds(places).tolist() for name, holds in TASK.milestones.items()}
+    assert met == {
+        "block_aside": [False, True, True, False],
+        "ant_in_upper_row": [False, False, True, True],
+    }

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vis_rpg.envs.make import task_of
 from vis_rpg.envs.rendering import frames as rendering
 from vis_rpg.envs.tasks.block_push import BlockPush, load_model
 from vis_rpg.errors import UserError
@@ -320,3 +321,11 @@ except rendering.UserError as error:
     )
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["(6,)", rendering.NO_EGL]
+
+
+def test_milestones_tell_which_block_is_at_its_goal() -> None:
+    task = task_of(BlockPush())
+    places = np.array([[[0, 0], [-1.4, 1.21], [0, 1.19]], [[-1.4, 1.4], [0, 1.4], [-1.4, 1.4]]])
+    met = {name: holds(places).tolist() for name, holds in task.milestones.items()}
+    assert met == {"green_at_goal": [True, False], "blue_at_goal": [False, False]}
+    assert list(task_of(BlockPush(blocks=1)).milestones) == ["green_at_goal"]

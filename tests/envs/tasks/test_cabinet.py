@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from tests.panda import frames, towards
+from vis_rpg.envs.make import task_of
 from vis_rpg.envs.rendering import sapien
-from vis_rpg.envs.tasks.cabinet import Cabinet, CabinetDense, CabinetSparse
+from vis_rpg.envs.tasks.cabinet import OPEN, Cabinet, CabinetDense, CabinetSparse, opened
 from vis_rpg.errors import UserError
 
 LEFT, RIGHT = 1, -1
@@ -275,3 +276,15 @@ def test_without_sapien_the_error_says_how_to_install_it(monkeypatch: pytest.Mon
         UserError, match=r"^vis_rpg/CabinetDense-v0 needs SAPIEN: pip install 'vis-rpg\[robotics\]'"
     ):
         CabinetDense()
+
+
+def test_how_far_doors_are_open_is_read_from_their_handles() -> None:
+    env = CabinetSparse()
+    env.reset(seed=0)
+    milestones = task_of(env).milestones
+    for shares in ((0.0, 0.0), (0.2, 0.75), (1.0, 0.05)):
+        env._cabinet.set_qpos(np.array(shares, np.float32) * OPEN)
+        at = env._objects()
+        assert opened(at) == pytest.approx(shares, abs=1e-5)
+        met = [bool(holds(at)) for holds in milestones.values()]
+        assert met == [share > limit for share in shares for limit in (0.1, 0.72)]

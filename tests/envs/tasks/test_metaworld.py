@@ -18,7 +18,7 @@ from metaworld.policies import (
 )
 
 from vis_rpg.envs.make import make_env, task_of
-from vis_rpg.envs.tasks.metaworld import OBSERVED, REPEAT, MetaWorld
+from vis_rpg.envs.tasks.metaworld import OBSERVED, REPEAT, MetaWorld, inserted
 from vis_rpg.envs.tasks.mujoco_task import geoms_under
 from vis_rpg.errors import UserError
 
@@ -254,3 +254,32 @@ def test_an_unknown_name_names_the_nearest() -> None:
         gymnasium.make("vis_rpg/MetaWorld-v0", disable_env_checker=True, name="door-opn-v3")
     assert "nearest: door-open-v3" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Constant")
+@pytest.mark.parametrize("name", POLICIES)
+def test_all_milestones_lie_between_the_start_and_success(name: str) -> None:
+    env, policy = MetaWorld(name), POLICIES[name]()
+    obs, info = env.reset(seed=1)
+    milestones, reward = task_of(env).milestones, 0.0
+    assert milestones and not any(holds(info["objects"]) for holds in milestones.values())
+    met = dict.fromkeys(milestones, False)
+    while not reward:
+        obs, reward, _, truncated, info = env.step(
+            policy.get_action(obs[:OBSERVED].astype(np.float64))
+        )
+        met = {key: met[key] or bool(holds(info["objects"])) for key, holds in milestones.items()}
+        assert not truncated
+    assert all(met.values())
+
+
+@pytest.mark.filterwarnings("ignore:Constant")
+def test_the_stick_is_inserted_where_the_library_says_so() -> None:
+    env, policy = MetaWorld("stick-pull-v3"), SawyerStickPullV3Policy()
+    obs, _ = env.reset(seed=1)
+    agreed = []
+    for _ in range(60):
+        obs, *_, info = env.step(policy.get_action(obs[:OBSERVED].astype(np.float64)))
+        end, at = env._env._get_site_pos("stick_end"), info["objects"]
+        agreed.append(env._env._stick_is_inserted(at[2], end) == inserted(at))
+    assert np.mean(agreed) > 0.9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ REACH = 0.6
 OPEN, DRIVEN = {"library": 1.35, "paper": 1.0}, {"library": 0.01, "paper": 0.02}
 """Success by `task.success`: from which angle of its hinge on, in rad, the door is open; how near
 its goal, in metres, the nail is."""
+NAIL_START = -0.044
+"""Where the head of the nail is along x, in metres, at every start."""
 TABLE, LIFT = ((-0.35, -0.4), (0.1, 0.1)), 0.2
 """Where a randomized reset puts the hammer, in metres: corners in x and y, and the greatest height
 above where it lies."""
@@ -44,6 +46,16 @@ def hammer_coordinates(state: Tensor) -> Tensor:
     return torch.stack([state[..., 33:36], state[..., 46:49], state[..., 42:45]], -2) / REACH
 
 
+def hammer_lifted(at: np.ndarray) -> np.ndarray:
+    """Positions (..., 3, 3) -> whether the hammer's head is off the table by 4 cm, (...)."""
+    return at[..., 1, 2] > 0.075
+
+
+def nail_moved(at: np.ndarray) -> np.ndarray:
+    """Positions (..., 3, 3) -> whether the nail is driven in by 1 cm, (...)."""
+    return at[..., 2, 0] > NAIL_START + 0.01
+
+
 def draw(axes: Axes) -> None:
     """The outline of what coverage counts, and the origin of the table."""
     draw_box(axes, (-REACH, -REACH), (REACH, REACH), "black")
@@ -59,6 +71,7 @@ def make_task(
     covered: tuple[str, ...],
     plane: tuple[int, int],
     state_scale: float = 1.0,
+    milestones: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None,
 ) -> Task:
     """Declare one of the two tasks."""
     coverage = Coverage(covered, (-REACH, -REACH), (REACH, REACH), (24, 24))
@@ -73,6 +86,7 @@ def make_task(
         coverage=coverage,
         draw=draw,
         processes=True,
+        milestones=milestones or {},
         criteria=tuple(OPEN),
     )
 
@@ -272,6 +286,7 @@ class AdroitHammer(Adroit):
             125,
             ("hammer",),
             (0, 2),
+            milestones={"hammer_lifted": hammer_lifted, "nail_moved": nail_moved},
         )
         bodies = {"palm": "palm", "hammer": "Object", "nail": "nail"}
         parts = {name: geoms_under(env.model, body) for name, body in bodies.items()}

@@ -97,6 +97,16 @@ def draw(axes: Axes) -> None:
     axes.set(xlim=(LOW[0], HIGH[0]), ylim=(LOW[1], HIGH[1]), aspect="equal")
 
 
+def block_aside(at: np.ndarray) -> np.ndarray:
+    """Positions (..., 2, 2) -> whether the block leaves half of the way in free, (...)."""
+    return abs(at[..., 1, 0]) > CELL / 2
+
+
+def in_upper_row(at: np.ndarray) -> np.ndarray:
+    """Positions (..., 2, 2) -> whether the ant is in the row of the goal, (...)."""
+    return at[..., 0, 1] > CENTRE[1] + CELL / 2
+
+
 TASK = Task(
     name="ant_push",
     object_names=("ant", "block"),
@@ -105,6 +115,7 @@ TASK = Task(
     episode_length=400,
     coverage=Coverage(("ant", "block"), LOW, HIGH, (24, 24)),
     draw=draw,
+    milestones={"block_aside": block_aside, "ant_in_upper_row": in_upper_row},
 )
 
 

@@ -5,6 +5,7 @@ The reward is 1 only while all of them are there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from itertools import combinations
 from typing import Any
@@ -75,6 +76,9 @@ def make_task(blocks: int) -> Task:
         draw_box(axes, (-2.0, -2.0), (2.0, 2.0), "black")
         axes.set(xlim=(-2.05, 2.05), ylim=(-2.05, 2.05), aspect="equal")
 
+    def at_goal(index: int) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda at: np.linalg.norm(at[..., 1 + index, :2] - GOALS[index], axis=-1) < NEAR
+
     coverage = Coverage(NAMES[1 : 1 + blocks], (-LIMIT, -LIMIT), (LIMIT, LIMIT), (20, 20))
     names = NAMES[: 1 + blocks]
     return Task(
@@ -86,6 +90,7 @@ def make_task(blocks: int) -> Task:
         sparse=True,
         coverage=coverage,
         draw=draw,
+        milestones={f"{NAMES[1 + index]}_at_goal": at_goal(index) for index in range(blocks)},
     )
 
 

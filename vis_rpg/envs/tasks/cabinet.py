@@ -5,6 +5,7 @@ For a sparse reward with a fixed base, for a dense one with a moving base.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,14 @@ START = dict(
 that moves is 0.25 m to the left."""
 OPEN = np.pi / 2
 """The range of a door's hinge, rad."""
-SPARSE_SHARE, DENSE_SHARE = 0.72, 0.9
-"""The share of its range beyond which a door is open, in the two tasks."""
+SPARSE_SHARE, DENSE_SHARE, AJAR_SHARE = 0.72, 0.9, 0.1
+"""The share of its range beyond which a door is open, in the two tasks, and ajar."""
 TIP = (0.0, 0.0, 0.1034)
 """The point between the fingertips, in the hand's frame."""
 HANDLES = ((-0.08, -0.32, 0.0), (-0.08, 0.32, 0.0))
 """The middle of each handle, in its door's frame."""
+HINGES = np.array([[0.08, 0.42], [0.08, -0.42]])
+"""Of the left and the right door, x and y in metres."""
 HEIGHT = 0.7
 """Of the handles above the floor, in metres."""
 NAMES = ("gripper", "left door", "right door")
@@ -120,12 +123,22 @@ def draw(axes: Axes) -> None:
     axes.set(xlim=(-1.3, 0.5), ylim=(-0.9, 0.9), aspect="equal")
 
 
+def opened(at: np.ndarray) -> np.ndarray:
+    """Positions (..., 3, 3) -> how far both doors are open, as shares of their range (..., 2)."""
+    forward, across = np.moveaxis((HINGES - at[..., 1:, :2]) * [[1, 1], [1, -1]], -1, 0)
+    return (np.arctan2(forward, across) - np.arctan2(-HANDLES[0][0], -HANDLES[0][1])) / OPEN
+
+
 def make_task(name: str, sparse: bool) -> Task:
     """The declaration.
 
     Coverage is counted along x alone, where a door's handle comes forward by 0.33 m of the grid's
     1.2 as it opens.
     """
+
+    def beyond(door: int, share: float) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda at: opened(at)[..., door] > share
+
     coverage = Coverage(NAMES[1:], (-0.9, -0.9), (0.3, 0.9), (24, 1))
     return Task(
         name,
@@ -137,6 +150,11 @@ def make_task(name: str, sparse: bool) -> Task:
         coverage=coverage,
         draw=draw,
         processes=True,
+        milestones={
+            f"{side}_door_{how}": beyond(door, share)
+            for door, side in enumerate(("left", "right"))
+            for how, share in (("ajar", AJAR_SHARE), ("open", SPARSE_SHARE))
+        },
     )
 
 

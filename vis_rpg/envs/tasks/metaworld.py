@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -40,6 +41,33 @@ NAMES = {
 }
 """The paper's two tasks: Meta-World's name -> the word in `task=...` and the objects of interest.
 """
+LIFTED = 0.06
+"""Height of the middle of a ball or a stick that is off the table, in metres."""
+STICK_END, HANDLE_START = np.array([0.05, 0.0, 0.0]), np.array([0.2, 0.6])
+"""The stick's end as seen from its middle while the stick is not turned, and where the handle
+starts in x and y, in metres."""
+
+
+def inserted(at: np.ndarray) -> np.ndarray:
+    """Positions (..., 3, 3) -> whether the stick is in the handle, as the library judges it (...).
+
+    Turns of the stick, which positions do not show, are left out.
+    """
+    past = at[..., 1, :] + STICK_END - at[..., 2, :]
+    return (past[..., 0] >= 0) & (abs(past[..., 1]) <= 0.04) & (abs(past[..., 2]) <= 0.06)
+
+
+MILESTONES: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "basketball-v3": {"ball_lifted": lambda at: at[..., 1, 2] > LIFTED},
+    "stick-pull-v3": {
+        "stick_lifted": lambda at: at[..., 1, 2] > LIFTED,
+        "stick_inserted": inserted,
+        "handle_moved": lambda at: np.linalg.norm(at[..., 2, :2] - HANDLE_START, axis=-1) > 0.05,
+        "handle_moved_by_stick": lambda at: (
+            inserted(at) & (np.linalg.norm(at[..., 2, :2] - HANDLE_START, axis=-1) > 0.05)
+        ),
+    },
+}
 VIEWS = {
     "basketball-v3": ((0.0, 0.7, 0.19), 0.85, 135.0, -30.0),
     "stick-pull-v3": ((0.15, 0.61, 0.1), 1.0, 135.0, -37.0),
@@ -147,6 +175,7 @@ def make_task(name: str, objects: int) -> Task:
         coverage=coverage,
         draw=draw,
         processes=True,
+        milestones=MILESTONES.get(name, {}),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -83,6 +83,12 @@ class Task:
     processes: bool = False
     """Whether environments are stepped in worker processes: where stepping holds Python's lock, or
     a library keeps one state a process."""
+    milestones: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(
+        default_factory=dict, compare=False
+    )
+    """What an episode passes on its way to success, by name: true positions (..., N, 2 or 3) of the
+    objects of interest, world units -> whether it is so, (...). Runs log in which share of the last
+    training episodes it was so at some time."""
     criteria: tuple[str, ...] = ()
     """Where success can be judged in several ways, their names: `info["success_<name>"]` holds
     each, and runs log them all."""
