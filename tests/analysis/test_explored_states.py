@@ -86,6 +86,32 @@ def test_a_z_of_one_number_is_coloured_by_its_sign() -> None:
     assert colours.values[0] == colours.values[1] != colours.values[2]
 
 
+def test_how_much_of_the_places_z_explains_is_measured_on_other_episodes() -> None:
+    rng = np.random.default_rng(0)
+    z = np.repeat(rng.normal(size=(400, 12)), 20, axis=0)
+    along = z[:, 7:8] + rng.normal(size=(len(z), 1))  # half of the variance is z's
+    places = np.stack([np.hstack([along, 0 * along]), rng.normal(size=(len(z), 2))], 1)
+    coefficients, explained = drawing.z_regression(z, places)
+    assert explained == pytest.approx([0.5, 0.0], abs=0.05)
+    assert abs(coefficients[:, 0]).argmax() == 7
+    still = drawing.z_regression(z, np.ones((len(z), 1, 2)))
+    assert not still[0].any() and np.isfinite(still[1]).all()
+
+
+def test_colours_follow_the_plane_of_z_that_explains_the_places() -> None:
+    z = np.random.default_rng(0).normal(size=(300, 12))
+    coefficients = np.zeros((12, 2))
+    coefficients[4, 0], coefficients[9, 1] = 2.0, 1.0
+    found = drawing.z_colormap(z, "gaussian", coefficients).values
+    wanted = np.arctan2(z[:, 9], z[:, 4])
+    turns = [
+        np.abs(np.angle(np.exp(1j * (found - s * wanted - o)))).max()
+        for s in (1, -1)
+        for o in (0, np.pi)
+    ]
+    assert min(turns) < 1e-6
+
+
 def test_many_categories_still_get_a_colour_each() -> None:
     colours = drawing.z_colormap(np.eye(12), "categorical")
     assert len(np.unique(colours.cmap(colours.norm(colours.values)), axis=0)) == 12

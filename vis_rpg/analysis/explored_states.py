@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,11 @@ def states_figure(run: Path) -> Figure:
         f"{run}: task={config.task.name} names no objects of interest, so there are no "
         "visited states to draw",
     )
-    colours = z_colormap(visits.z, config.agent.latent.kind)
+    kind, places = config.agent.latent.kind, visits.positions[..., list(task.plane)]
     bounds = np.linspace(0, visits.step[-1], STAGES + 1)
+    stages = [(visits.step > start) & (visits.step <= end) for start, end in pairwise(bounds)]
+    told = [z_regression(visits.z[now], places[now]) for now in stages]
+    colours = [z_colormap(visits.z, kind, coefficients) for coefficients, _ in told]
 
     figure = plt.figure(
         figsize=((STAGES + 2) * PANEL, objects * PANEL + 0.9 + 2.6), layout="constrained", dpi=130
@@ -135,10 +139,12 @@ def states_figure(run: Path) -> Figure:
     upper, lower = halves
     axes = upper.subplots(objects, STAGES + 2, squeeze=False)
     for index, (row, name) in enumerate(zip(axes, task.object_names, strict=True)):
-        points = visits.positions[:, index][:, list(task.plane)]
+        points = places[:, index]
         row[0].set_ylabel(name, fontsize=12)
         for stage, panel in enumerate(row[:STAGES]):
-            draw_stage(panel, visits.step, points, colours, bounds[stage], bounds[stage + 1])
+            draw_stage(panel, visits.step, points, colours[stage], bounds[stage], bounds[stage + 1])
+            if kind != "none":
+                panel.set_xlabel(f"z explains {told[stage][1][index]:.0%}", fontsize=9)
         by_step = draw_points(
             row[-2], points, visits.step, "viridis", Normalize(0, visits.step[-1])
         )
@@ -154,11 +160,11 @@ def states_figure(run: Path) -> Figure:
     _add_colorbar(
         upper,
         axes[:, :STAGES],
-        matplotlib.cm.ScalarMappable(colours.norm, colours.cmap),
-        colours.label,
+        matplotlib.cm.ScalarMappable(colours[0].norm, colours[0].cmap),
+        colours[0].label,
         aspect=60,
-        ticks=colours.ticks,
-        labels=colours.tick_labels,
+        ticks=colours[0].ticks,
+        labels=colours[0].tick_labels,
     )
     _add_colorbar(upper, axes[:, -2], by_step, "interactions", formatter=EngFormatter(sep=""))
     _add_colorbar(upper, axes[:, -1], counts, "visits of a cell")
@@ -166,13 +172,45 @@ def states_figure(run: Path) -> Figure:
     return figure
 
 
-def z_colormap(z: np.ndarray, kind: str) -> ZColormap:
+def z_regression(z: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Regress where objects were on z, linearly (ridge).
+
+    Args:
+        z: (V, Z), one value an episode.
+        places: (V, N, P), where objects were.
+
+    Returns:
+        The coefficients (Z, N * P) for places of unit variance, and the share of each object's
+        variance that z explains, (N,), in episodes other than those that were fitted.
+    """
+    values, episode = np.unique(z @ np.arange(1.0, 1 + z.shape[1]) ** 0.5, return_inverse=True)
+    y = places.reshape(len(places), -1)
+    spread = y.std(0)
+    y = (y - y.mean(0)) / np.where(spread > 1e-6, spread, np.inf)
+
+    def fit(rows: np.ndarray) -> np.ndarray:
+        x = z[rows]
+        ridge = max(rows.sum(), 1) * z.shape[1] / max(len(values), 1)
+        return np.linalg.solve(x.T @ x + ridge * np.eye(z.shape[1]), x.T @ y[rows])
+
+    held_out = np.zeros_like(y)
+    for half in (episode % 2 == 0, episode % 2 == 1):
+        held_out[half] = z[half] @ fit(~half)
+    moved = spread**2
+    wrong = (((y - held_out) ** 2).mean(0) * moved).reshape(places.shape[1:]).sum(-1)
+    explained = 1 - wrong / np.maximum(moved.reshape(places.shape[1:]).sum(-1), 1e-12)
+    return fit(np.ones(len(z), bool)), explained.clip(0.0)
+
+
+def z_colormap(z: np.ndarray, kind: str, coefficients: np.ndarray | None = None) -> ZColormap:
     """Choose colours for z.
 
     Args:
         z: (V, Z).
-        kind: Of z. Categorical: a colour per category; gaussian: the direction of the first
-            two numbers; none: one colour.
+        kind: Of z. Categorical: a colour per category; gaussian: the direction in a plane of z;
+            none: one colour.
+        coefficients: (Z, Y), of a regression of places on z, for the plane in which z explains
+            most of them; None: the plane of the first two numbers.
     """
     if kind == "categorical":
         categories = z.shape[1]
@@ -188,6 +226,8 @@ def z_colormap(z: np.ndarray, kind: str) -> ZColormap:
             [str(k + 1) for k in range(categories)],
         )
     if kind == "gaussian":
+        if z.shape[1] > 2 and coefficients is not None:
+            z = z @ np.linalg.svd(coefficients)[0][:, :2]
         second = z[:, 1] if z.shape[1] > 1 else np.zeros(len(z))
         ticks = [-np.pi, -np.pi / 2, 0.0, np.pi / 2, np.pi]
         labels = ["-180°", "-90°", "0°", "90°", "180°"]
@@ -195,7 +235,9 @@ def z_colormap(z: np.ndarray, kind: str) -> ZColormap:
             np.arctan2(second, z[:, 0]),
             plt.get_cmap("hsv"),
             Normalize(-np.pi, np.pi),
-            "direction of $(z_1, z_2)$",
+            "direction of z in the plane that explains most of a panel's places"
+            if coefficients is not None
+            else "direction of $(z_1, z_2)$",
             ticks,
             labels,
         )
