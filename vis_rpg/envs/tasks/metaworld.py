@@ -57,15 +57,18 @@ def inserted(at: np.ndarray) -> np.ndarray:
     return (past[..., 0] >= 0) & (abs(past[..., 1]) <= 0.04) & (abs(past[..., 2]) <= 0.06)
 
 
+def handle_moved(at: np.ndarray) -> np.ndarray:
+    """Positions (..., 3, 3) -> whether the handle is 5 cm or more from where it starts, (...)."""
+    return np.linalg.norm(at[..., 2, :2] - HANDLE_START, axis=-1) > 0.05
+
+
 MILESTONES: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
     "basketball-v3": {"ball_lifted": lambda at: at[..., 1, 2] > LIFTED},
     "stick-pull-v3": {
         "stick_lifted": lambda at: at[..., 1, 2] > LIFTED,
         "stick_inserted": inserted,
-        "handle_moved": lambda at: np.linalg.norm(at[..., 2, :2] - HANDLE_START, axis=-1) > 0.05,
-        "handle_moved_by_stick": lambda at: (
-            inserted(at) & (np.linalg.norm(at[..., 2, :2] - HANDLE_START, axis=-1) > 0.05)
-        ),
+        "handle_moved": handle_moved,
+        "handle_moved_by_stick": lambda at: inserted(at) & handle_moved(at),
     },
 }
 VIEWS = {
