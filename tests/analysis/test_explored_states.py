@@ -95,7 +95,10 @@ def test_how_much_of_the_places_z_explains_is_measured_on_other_episodes() -> No
     assert explained == pytest.approx([0.5, 0.0], abs=0.05)
     assert abs(coefficients[:, 0]).argmax() == 7
     still = drawing.z_regression(z, np.ones((len(z), 1, 2)))
-    assert not still[0].any() and np.isfinite(still[1]).all()
+    assert not still[0].any() and (still[1] == 0).all(), "what stays where it is is not explained"
+    for few in (slice(0, 0), slice(0, 20)):  # no episode, and one
+        coefficients, explained = drawing.z_regression(z[few], places[few])
+        assert coefficients.shape == (12, 4) and np.isnan(explained).all()
 
 
 def test_colours_follow_the_plane_of_z_that_explains_the_places() -> None:

@@ -143,8 +143,9 @@ def states_figure(run: Path) -> Figure:
         row[0].set_ylabel(name, fontsize=12)
         for stage, panel in enumerate(row[:STAGES]):
             draw_stage(panel, visits.step, points, colours[stage], bounds[stage], bounds[stage + 1])
-            if kind != "none":
-                panel.set_xlabel(f"z explains {told[stage][1][index]:.0%}", fontsize=9)
+            share = told[stage][1][index]
+            if np.isfinite(share):
+                panel.set_xlabel(f"z explains {share:.0%}", fontsize=9)
         by_step = draw_points(
             row[-2], points, visits.step, "viridis", Normalize(0, visits.step[-1])
         )
@@ -181,24 +182,27 @@ def z_regression(z: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndar
 
     Returns:
         The coefficients (Z, N * P) for places of unit variance, and the share of each object's
-        variance that z explains, (N,), in episodes other than those that were fitted.
+        variance that z explains, (N,), in episodes other than those that were fitted: 0 for one
+        that stays where it is, NaN for less than two episodes and without a z.
     """
     values, episode = np.unique(z @ np.arange(1.0, 1 + z.shape[1]) ** 0.5, return_inverse=True)
+    if len(values) < 2:
+        return np.zeros((z.shape[1], np.prod(places.shape[1:]))), np.full(places.shape[1], np.nan)
     y = places.reshape(len(places), -1)
     spread = y.std(0)
     y = (y - y.mean(0)) / np.where(spread > 1e-6, spread, np.inf)
 
     def fit(rows: np.ndarray) -> np.ndarray:
         x = z[rows]
-        ridge = max(rows.sum(), 1) * z.shape[1] / max(len(values), 1)
+        ridge = rows.sum() * z.shape[1] / len(values)
         return np.linalg.solve(x.T @ x + ridge * np.eye(z.shape[1]), x.T @ y[rows])
 
     held_out = np.zeros_like(y)
     for half in (episode % 2 == 0, episode % 2 == 1):
         held_out[half] = z[half] @ fit(~half)
-    moved = spread**2
-    wrong = (((y - held_out) ** 2).mean(0) * moved).reshape(places.shape[1:]).sum(-1)
-    explained = 1 - wrong / np.maximum(moved.reshape(places.shape[1:]).sum(-1), 1e-12)
+    variance = (spread**2).reshape(places.shape[1:])
+    share = (y.var(0) - ((y - held_out) ** 2).mean(0)).reshape(places.shape[1:])
+    explained = (share * variance).sum(-1) / np.maximum(variance.sum(-1), 1e-12)
     return fit(np.ones(len(z), bool)), explained.clip(0.0)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vis_rpg.envs.tasks.base import MAX_TRIES, check_choice
 from vis_rpg.envs.tasks.mujoco_task import MujocoTask, free_camera, geoms_under
-from vis_rpg.envs.tasks.task import Axes, Coverage, Task, draw_box
+from vis_rpg.envs.tasks.task import Axes, Coverage, Milestone, Task, draw_box
 
 import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
 
@@ -71,7 +71,7 @@ def make_task(
     covered: tuple[str, ...],
     plane: tuple[int, int],
     state_scale: float = 1.0,
-    milestones: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None,
+    milestones: Mapping[str, Milestone] | None = None,
 ) -> Task:
     """Declare one of the two tasks."""
     coverage = Coverage(covered, (-REACH, -REACH), (REACH, REACH), (24, 24))

@@ -5,7 +5,6 @@ The reward is 1 only while all of them are there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from itertools import combinations
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from vis_rpg.envs.tasks.mujoco_task import MujocoTask
-from vis_rpg.envs.tasks.task import Axes, Coverage, Task, draw_box
+from vis_rpg.envs.tasks.task import Axes, Coverage, Milestone, Task, draw_box
 from vis_rpg.errors import require
 from vis_rpg.resources import ASSETS
 
@@ -76,7 +75,7 @@ def make_task(blocks: int) -> Task:
         draw_box(axes, (-2.0, -2.0), (2.0, 2.0), "black")
         axes.set(xlim=(-2.05, 2.05), ylim=(-2.05, 2.05), aspect="equal")
 
-    def at_goal(index: int) -> Callable[[np.ndarray], np.ndarray]:
+    def at_goal(index: int) -> Milestone:
         return lambda at: np.linalg.norm(at[..., 1 + index, :2] - GOALS[index], axis=-1) < NEAR
 
     coverage = Coverage(NAMES[1 : 1 + blocks], (-LIMIT, -LIMIT), (LIMIT, LIMIT), (20, 20))

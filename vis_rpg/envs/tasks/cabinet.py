@@ -5,7 +5,6 @@ For a sparse reward with a fixed base, for a dense one with a moving base.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from vis_rpg.envs.rendering.sapien import RenderScene, read_urdf, render_scenes, sapien_for
 from vis_rpg.envs.tasks.base import MAX_PENETRATION, MAX_TRIES, BaseTask
-from vis_rpg.envs.tasks.task import Axes, Coverage, Task
+from vis_rpg.envs.tasks.task import Axes, Coverage, Milestone, Task
 from vis_rpg.resources import ASSETS
 
 FILES = (ASSETS / "cabinet" / "robot.urdf", ASSETS / "cabinet" / "cabinet.urdf")
@@ -136,7 +135,7 @@ def make_task(name: str, sparse: bool) -> Task:
     1.2 as it opens.
     """
 
-    def beyond(door: int, share: float) -> Callable[[np.ndarray], np.ndarray]:
+    def beyond(door: int, share: float) -> Milestone:
         return lambda at: opened(at)[..., door] > share
 
     coverage = Coverage(NAMES[1:], (-0.9, -0.9), (0.3, 0.9), (24, 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from vis_rpg.envs.tasks.base import MAX_TRIES
 from vis_rpg.envs.tasks.mujoco_task import MujocoTask, free_camera, geoms_under
-from vis_rpg.envs.tasks.task import Axes, Coverage, Task, draw_box
+from vis_rpg.envs.tasks.task import Axes, Coverage, Milestone, Task, draw_box
 from vis_rpg.errors import UserError, nearest
 
 import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
@@ -62,7 +61,7 @@ def handle_moved(at: np.ndarray) -> np.ndarray:
     return np.linalg.norm(at[..., 2, :2] - HANDLE_START, axis=-1) > 0.05
 
 
-MILESTONES: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
+MILESTONES: dict[str, dict[str, Milestone]] = {
     "basketball-v3": {"ball_lifted": lambda at: at[..., 1, 2] > LIFTED},
     "stick-pull-v3": {
         "stick_lifted": lambda at: at[..., 1, 2] > LIFTED,

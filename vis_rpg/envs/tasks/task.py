@@ -18,6 +18,11 @@ else:
     Axes = Any  # only drawings need matplotlib
 
 
+Milestone = Callable[[np.ndarray], np.ndarray]
+"""True positions (..., N, 2 or 3) of the objects of interest, world units -> whether an episode has
+come so far, (...)."""
+
+
 def no_objects(state: Tensor) -> Tensor:
     """A task that names no objects: (..., S) -> (..., 0, 1)."""
     return state.new_zeros(*state.shape[:-1], 0, 1)
@@ -83,12 +88,9 @@ class Task:
     processes: bool = False
     """Whether environments are stepped in worker processes: where stepping holds Python's lock, or
     a library keeps one state a process."""
-    milestones: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(
-        default_factory=dict, compare=False
-    )
-    """What an episode passes on its way to success, by name: true positions (..., N, 2 or 3) of the
-    objects of interest, world units -> whether it is so, (...). Runs log in which share of the last
-    training episodes it was so at some time."""
+    milestones: Mapping[str, Milestone] = field(default_factory=dict, compare=False)
+    """What an episode passes on its way to success, by name. Runs log which share of the last
+    training episodes has come so far at some time."""
     criteria: tuple[str, ...] = ()
     """Where success can be judged in several ways, their names: `info["success_<name>"]` holds
     each, and runs log them all."""
