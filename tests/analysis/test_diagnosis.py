@@ -15,6 +15,7 @@ from tests.runs import run_script, trained
 from vis_rpg.analysis.diagnosis import (
     Episode,
     critic_values,
+    decided_by_z,
     diagnose,
     effective_rank,
     log_density,
@@ -25,6 +26,7 @@ from vis_rpg.analysis.diagnosis import (
     z_accuracy,
 )
 from vis_rpg.training.load import load
+from vis_rpg.training.logger import without_nan
 
 BLOCKS = ("task=block_push", "steps=150")
 SLOTS = ("task=block_push", "task.blocks=1", "obs=pixels", "steps=150")
@@ -111,6 +113,17 @@ def test_z_is_found_where_states_tell_it_and_by_chance_where_they_do_not(
     assert z_accuracy(agent, silent) == pytest.approx(1 / 8)
 
 
+def test_z_decides_the_share_of_the_variance_that_noise_does_not() -> None:
+    rng = np.random.default_rng(0)
+    by_z = rng.normal(size=(400, 1, 5, 3, 2)).repeat(4, 1)
+    noise = rng.normal(size=by_z.shape)
+    parts = [by_z[..., :1, :], 2 * by_z[..., 1:2, :] + noise[..., 1:2, :], noise[..., 2:, :]]
+    still = np.zeros((400, 4, 5, 1, 2))
+    shares = decided_by_z(np.concatenate([*parts, still], -2))
+    assert np.allclose(shares[:3], [1.0, 0.8, 0.0], atol=0.03)  # 4 / (4 + 1) of the second
+    assert math.isnan(shares[3])
+
+
 def test_critics_v_are_compared_without_the_reward_of_the_policy_that_they_include() -> None:
     agent = load(trained(*BLOCKS, "agent.critic=v"))[0].agent
     rewards = {"entropy_reward": torch.rand(5), "z_reward": torch.rand(5)}
@@ -158,7 +171,7 @@ def test_an_episode_reads_what_the_losses_read(overrides: tuple[str, ...]) -> No
 
 def test_the_same_seed_gives_the_same_figures_and_other_episodes_others() -> None:
     actor, env = load(trained(*BLOCKS))
-    first, again, other = (diagnose(actor, env, 3, seed).figures for seed in (0, 0, 1))
+    first, again, other = (without_nan(diagnose(actor, env, 3, seed).figures) for seed in (0, 0, 1))
     assert first == again and first["q"] != other["q"]
 
 

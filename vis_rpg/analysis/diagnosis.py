@@ -11,23 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
 from vis_rpg.agent.actor import Actor
 from vis_rpg.agent.losses import imagine, policy_reward
 from vis_rpg.agent.rpg import Agent
+from vis_rpg.analysis.diagnosis_figure import figure
 from vis_rpg.analysis.evaluation import episode_seed
-from vis_rpg.analysis.explored_states import z_colormap
 from vis_rpg.config import DiagnoseConfig
 from vis_rpg.envs.make import object_positions, task_of
 from vis_rpg.errors import require
@@ -39,6 +33,8 @@ OPEN_LOOP = 12
 """Steps of the model's open-loop predictions."""
 V_DRAWS = 16
 """Imagined rollouts that the value after a truncation is averaged over."""
+REPEATS = 4
+"""Episodes of each z, all from one start, that tell what z decides from what noise does."""
 
 
 @dataclass
@@ -214,6 +210,52 @@ def z_accuracy(agent: Agent, episodes: list[Episode]) -> float:
     return float(torch.stack(found).mean())
 
 
+def decided_by_z(positions: np.ndarray) -> np.ndarray:
+    """Return the share of the variance of objects' places that z decides, the rest being noise.
+
+    The intraclass correlation of a one-way analysis of variance: b / (b + w), with w the variance
+    within episodes of one z and b that of the means of z, w / R of it aside; each summed over steps
+    and axes. Unlike a regression on z it sees what is not linear, and no change of the policy.
+
+    Args:
+        positions: (K, R, T, N, D) from one start with one policy: R episodes for each of K values
+            of z.
+
+    Returns:
+        (N,), at least 0; NaN for objects that never differ.
+    """
+    repeats = positions.shape[1]
+    within = positions.var(1, ddof=1).mean(0).sum((0, 2))
+    between = positions.mean(1).var(0, ddof=1).sum((0, 2)) - within / repeats
+    total = np.maximum(between, 0) + within
+    still = total < 1e-9
+    return np.where(still, np.nan, np.maximum(between, 0) / np.where(still, 1, total))
+
+
+def places_by_z(actor: Actor, env: gymnasium.Env, count: int, seed: int) -> np.ndarray:
+    """Play `REPEATS` episodes with sampled actions for each of `count` z, from the start of `seed`.
+
+    Returns:
+        Positions (count, REPEATS, T, N, 2 or 3); episodes that ended earlier stay where they ended.
+    """
+    played = []
+    for index in range(count * REPEATS):
+        if index % REPEATS == 0:
+            z = None
+        actor.reset(z)
+        obs, info = env.reset(seed=seed)
+        positions, ended = [], False
+        while not ended:
+            obs, _, terminated, truncated, info = env.step(actor.act(obs, explore=True))
+            positions.append(object_positions(info))
+            ended = bool(terminated or truncated)
+        z = actor.z[0].clone()
+        played.append(np.stack(positions))
+    length = max(map(len, played))
+    padded = [np.pad(p, ((0, length - len(p)), (0, 0), (0, 0)), mode="edge") for p in played]
+    return np.stack(padded).reshape(count, REPEATS, *padded[0].shape)
+
+
 @torch.no_grad()
 def recombined_bonus(agent: Agent, rnd_input: Tensor, seed: int) -> float:
     """Return the mean bonus of objects as they were seen, each at a step of its own.
@@ -327,67 +369,12 @@ def diagnose(actor: Actor, env: gymnasium.Env, count: int, seed: int) -> Diagnos
         "state_norm": float(states.norm(dim=-1).mean()),
         "z_accuracy": z_accuracy(agent, episodes),
     }
+    if agent.space.dim and (names := task_of(env).object_names):
+        shares = decided_by_z(places_by_z(actor, env, count, episode_seed(seed, 0)))
+        figures["decided_by_z"] = {
+            name: round(float(share), 3) for name, share in zip(names, shares, strict=True)
+        }
     return Diagnosis(episodes, q, returns, state_error, predicted, paid, figures)
-
-
-def figure(diagnosis: Diagnosis, actor: Actor, env: gymnasium.Env, title: str) -> Figure:
-    """Draw critic, model and reward model, and for each object paths by z and the bonus' map."""
-    task, episodes = task_of(env), diagnosis.episodes
-    z = torch.stack([e.z for e in episodes]).cpu().numpy()
-    colours = z_colormap(z, actor.agent.config.latent.kind)
-    shades = colours.cmap(colours.norm(colours.values))
-    figure = plt.figure(figsize=(15, 6.4 + 3.2 * bool(task.object_names)), layout="constrained")
-    figure.suptitle(title)
-    rows: Any = figure.subfigures(2, 1, height_ratios=[1, 1 if task.object_names else 0.01])
-    axes = rows[0].subplots(1, 5)
-    _scatter(axes[0], diagnosis.returns, diagnosis.q, shades, "Monte-Carlo return", "critic")
-    for values, name in ((diagnosis.q, "critic"), (diagnosis.returns, "Monte-Carlo return")):
-        axes[1].plot(*_over_time(values), label=name)
-    axes[1].set(xlabel="step", title="mean over episodes")
-    axes[1].legend(frameon=False)
-    errors = diagnosis.state_error.cpu()
-    axes[2].plot(np.arange(1, len(errors) + 1), errors, marker="o")
-    axes[2].axvline(actor.agent.config.horizon, color="0.7", linestyle="--")
-    axes[2].set(xlabel="open-loop steps", title="model: error / variance of s", ylim=(0, None))
-    first = [diagnosis.paid_reward[:1].cpu(), diagnosis.predicted_reward[:1].cpu()]
-    _scatter(axes[3], [first[0][0]], [first[1][0]], ["tab:blue"], "paid reward", "R")
-    for name in ("task_reward", "bonus", "entropy_reward", "z_reward"):
-        axes[4].plot(*_over_time([getattr(e, name) for e in episodes]), label=name)
-    axes[4].set(xlabel="step", title="mean reward a step")
-    axes[4].legend(frameon=False)
-    if task.object_names:
-        lower = rows[1].subplots(1, 2 * len(task.object_names), squeeze=False)[0]
-        plane = list(task.plane)
-        bonus = torch.cat([e.bonus for e in episodes]).cpu().numpy()
-        for index, name in enumerate(task.object_names):
-            by_z, by_bonus = lower[2 * index : 2 * index + 2]
-            for episode, shade in zip(episodes, shades, strict=True):
-                by_z.plot(*episode.positions[:, index, plane].T, color=shade, linewidth=0.7)
-                by_z.plot(*episode.positions[-1, index, plane], ".", color=shade)
-            points = np.concatenate([e.positions[1:, index, plane] for e in episodes])
-            shown = by_bonus.scatter(*points.T, c=bonus, s=4, linewidths=0)
-            rows[1].colorbar(shown, ax=by_bonus, location="bottom")
-            by_z.set(title=f"{name}: paths by z", aspect="equal")
-            by_bonus.set(title=f"{name}: bonus", aspect="equal")
-    return figure
-
-
-def _scatter(
-    axes: Axes, x: list[Tensor], y: list[Tensor], shades: Any, xlabel: str, ylabel: str
-) -> None:
-    for own_x, own_y, shade in zip(x, y, shades, strict=True):
-        axes.plot(own_x.cpu(), own_y.cpu(), ".", color=shade, markersize=2)
-    every = torch.cat([*x, *y])
-    ends = [float(every.min()), float(every.max())]
-    axes.plot(ends, ends, color="0.4", linewidth=1)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-
-
-def _over_time(values: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Average over the episodes that last until then."""
-    padded = torch.nn.utils.rnn.pad_sequence(values, padding_value=float("nan"))
-    mean = padded.nanmean(1).cpu().numpy()
-    return np.arange(len(mean)), mean
 
 
 def main(config: DiagnoseConfig) -> None:
@@ -409,5 +396,5 @@ def main(config: DiagnoseConfig) -> None:
     drawn.savefig(run / "diagnosis.png", dpi=110)
     plt.close(drawn)
     for name, value in diagnosis.figures.items():
-        print(f"  {name:<24}{value if isinstance(value, list | int) else f'{value:.3f}'}")
+        print(f"  {name:<24}{f'{value:.3f}' if isinstance(value, float) else value}")
     print(f"diagnosis: {run / 'diagnosis.json'}, {run / 'diagnosis.png'}")
