@@ -93,22 +93,17 @@ def one_object_coordinates(state: Tensor) -> Tensor:
 
 
 def two_object_coordinates(state: Tensor) -> Tensor:
-    """State (..., 42) -> first - second, first - fingertips, second, opening: (..., 10, 1).
-
-    The authors leave the second object's own place out. Without it the bonus cannot see that one
-    object moves another: both differences stay the same.
-    """
+    """State (..., 42) -> first - second, first - fingertips, gripper opening: (..., 7, 1)."""
     tcp, first, second = (
         state[..., OBSERVED:],
         state[..., FIRST : FIRST + 3],
         state[..., SECOND : SECOND + 3],
     )
-    return _scaled(first - second, first - tcp, second, state[..., 3:4])
+    return _scaled(first - second, first - tcp, state[..., 3:4])
 
 
-def _scaled(*parts: Tensor) -> Tensor:
-    *lengths, opening = parts
-    return torch.cat([symlog(torch.cat(lengths, -1) / REACH), opening], -1)[..., None]
+def _scaled(one: Tensor, two: Tensor, opening: Tensor) -> Tensor:
+    return torch.cat([symlog(one / REACH), symlog(two / REACH), opening], -1)[..., None]
 
 
 def touching(model: mujoco.MjModel, data: mujoco.MjData, geom: int) -> bool:
