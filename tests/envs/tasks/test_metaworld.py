@@ -222,11 +222,13 @@ def test_leaving_out_what_lies_beside_the_picture_changes_no_pixel(
             assert np.array_equal(camera.render(env.data), seen)
 
 
-def test_scaled_coordinates_are_those_of_the_paper() -> None:
-    env = MetaWorld("basketball-v3")
+@pytest.mark.parametrize("name", ["basketball-v3", "stick-pull-v3"])
+def test_scaled_coordinates_are_those_of_the_paper(name: str) -> None:
+    env = MetaWorld(name)
     state, info = env.reset(seed=0)
-    tcp, ball = info["objects"]
-    expected = np.concatenate([(tcp - ball) / 0.4, ball / 0.4])
+    tcp, first, *second = info["objects"]
+    lengths = [first - second[0], first - tcp] if second else [tcp - first, first]
+    expected = np.concatenate(lengths) / 0.4
     expected = np.append(np.sign(expected) * np.log1p(np.abs(expected)), state[3])
     assert np.allclose(
         task_of(env).object_coordinates(torch.as_tensor(state))[:, 0], expected, atol=1e-6
