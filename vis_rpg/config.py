@@ -112,6 +112,9 @@ class LatentConfig:
     relabel: Share
     """Share of a batch in which segments get z drawn anew where their episode was paid from there
     on (not in Table 1); for the fixed prior, without effect for a learned one."""
+    baseline: bool
+    """Whether the consistency term counts from what a p_phi that knows nothing says of z (not in
+    Table 1); for the fixed prior, without effect for a learned one."""
     prior: Literal["fixed", "learned"]
     """pi(z|s_1): fixed (sparse tasks), or learned by policy gradient (dense tasks)."""
     entropy: float
@@ -165,6 +168,9 @@ class AgentConfig:
     latent: LatentConfig
     replay_capacity: Count
     """Observations in replay."""
+    replay_recent: Annotated[int, Bounds(0)]
+    """Half of each batch is of the newest this many transitions; 0: all of it is of any (Table 1).
+    """
     replay_device: Literal["auto", "device", "host"]
     """Where replay lies; auto: on the device if it fits into four fifths of the free memory."""
     envs: Count

@@ -214,6 +214,21 @@ def test_starts_are_drawn_uniformly() -> None:
     assert chi_square < len(counts) + 5 * (2 * len(counts)) ** 0.5
 
 
+def test_half_of_a_batch_is_of_the_newest_transitions_where_wanted() -> None:
+    world = World(envs=1, longest=10**9).run(400)  # transition t starts at observation t
+    spec = BatchSpec(4000, 1, 2000, 0, recent=100)
+    batch = sample(world.replay, spec, torch.Generator().manual_seed(0))
+    starts, rnd_obs = batch.obs_sequence["id"][0], batch.rnd_obs["id"][-1] - 1
+    for drawn in (starts, rnd_obs):
+        half = len(drawn) // 2
+        newest, rest = drawn[:half], drawn[half:]
+        assert newest.min() == 300 and newest.max() == 399 == rest.max() and rest.min() == 0
+        assert abs(newest.double().mean() - 349.5) < 3 and abs(rest.double().mean() - 199.5) < 12
+    young = World(envs=1, longest=10**9).run(50)
+    drawn = sample(young.replay, spec, torch.Generator().manual_seed(0)).obs_sequence["id"][0]
+    assert set(drawn[:2000].tolist()) == set(range(50))
+
+
 def test_the_final_observation_is_the_one_bootstrapped_from() -> None:
     world = World(longest=4).run(40)
     batch = world.draw(2000, horizon=1)

@@ -33,12 +33,15 @@ class BatchSpec:
         horizon: Their steps, H.
         rnd_obs: Observations for the RND, B'.
         first: Episode starts for a learned π(z|s₁), B''.
+        recent: Half of the segments and of the RND's observations are of the newest this many
+            transitions; 0: all are of any.
     """
 
     batch_size: int
     horizon: int
     rnd_obs: int
     first: int = 0
+    recent: int = 0
 
 
 @dataclass
@@ -265,13 +268,19 @@ class ReplayBuffer:
                 "agent.latent.prior=learned needs some"
             )
         count = spec.batch_size + spec.rnd_obs + spec.first
-        return torch.rand(count, generator=generator, device=self.device, dtype=torch.float64)
+        drawn = torch.rand(count, generator=generator, device=self.device, dtype=torch.float64)
+        if spec.recent:
+            share = min(1.0, spec.recent / len(self))
+            for start, number in ((0, spec.batch_size), (spec.batch_size, spec.rnd_obs)):
+                drawn[start : start + number // 2].mul_(share).add_(1 - share)
+        return drawn
 
     def gather(self, storage: Storage, uniform: Tensor, spec: BatchSpec) -> Batch:
         """Build the batch that random numbers choose.
 
-        Segments start at transitions drawn uniformly; the RND's observations are drawn alike. It
-        depends on its arguments alone and waits for no device.
+        Random numbers from 0 to 1 stand for the oldest to the newest transition, at which segments
+        start; the RND's observations are drawn alike. It depends on its arguments alone and waits
+        for no device.
 
         Args:
             storage: Of this or an equal buffer.

@@ -122,6 +122,7 @@ class Trainer:
             settings.horizon,
             config.exploration.batch_size if agents[0].rnd is not None else 1,
             settings.batch_size if learned_prior else 0,
+            settings.replay_recent,
         )
         generators = [run.batch_generator for run in runs]
         return runs, BatchSampler(buffers, storage, spec, generators, self.device)
