@@ -339,6 +339,12 @@ def diagnose(actor: Actor, env: gymnasium.Env, count: int, seed: int) -> Diagnos
     def correlation(x: Tensor, y: Tensor) -> float:
         return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
 
+    first_returns = torch.stack([x[0] for x in returns])
+    sums = {
+        name: torch.stack([getattr(e, name).sum() for e in episodes])
+        for name in ("task_reward", "bonus", "entropy_reward", "z_reward")
+    }
+
     figures = {
         "episodes": count,
         "success": float(np.mean([e.success for e in episodes])),
@@ -353,9 +359,9 @@ def diagnose(actor: Actor, env: gymnasium.Env, count: int, seed: int) -> Diagnos
         "q_std_over_z": float(by_z[0].std()),
         "return_std_over_z": float(by_z[1].std()),
         "q_correlation_over_z": correlation(*by_z),
-        **{
-            f"{name}_per_step": mean(name)
-            for name in ("task_reward", "bonus", "entropy_reward", "z_reward")
+        **{f"{name}_per_step": mean(name) for name in sums},
+        "return_correlation": {
+            name: round(correlation(total, first_returns), 3) for name, total in sums.items()
         },
         "recombined_bonus": recombined_bonus(
             agent, torch.cat([e.rnd_input for e in episodes]), seed
