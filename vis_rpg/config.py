@@ -112,9 +112,6 @@ class LatentConfig:
     relabel: Share
     """Share of a batch in which segments get z drawn anew where their episode was paid from there
     on (not in Table 1); for the fixed prior, without effect for a learned one."""
-    baseline: bool
-    """Whether the consistency term counts from what a p_phi that knows nothing says of z (not in
-    Table 1); for the fixed prior, without effect for a learned one."""
     prior: Literal["fixed", "learned"]
     """pi(z|s_1): fixed (sparse tasks), or learned by policy gradient (dense tasks)."""
     entropy: float

@@ -214,9 +214,7 @@ def test_a_task_that_ends_discounts_by_the_chance_that_it_goes_on() -> None:
         -1e3
     )  # every step is the last: only r_0 and r'_0 count
     last = imagine(of, of.model, s, data.z, noise)
-    extra = policy_reward(
-        of, last.log_pi[0], slow_log_posterior(of, data.z, last.s[0], last.a[0]), data.z
-    )
+    extra = policy_reward(of, last.log_pi[0], slow_log_posterior(of, data.z, last.s[0], last.a[0]))
     r = of.model.reward(last.s[1], of.model.embed(last.a[0]))
     torch.testing.assert_close(last.value, (r + extra).expand(2, -1))
 
@@ -363,42 +361,13 @@ def test_consistency_sends_gradient_through_states_and_actions_but_not_into_alph
         batch(of).z,
     )
     log_pi = torch.zeros(3, 6, requires_grad=True)
-    reward = policy_reward(of, log_pi, of.p_phi.log_prob(z.expand(3, -1, -1), s, a), z).sum()
+    reward = policy_reward(of, log_pi, of.p_phi.log_prob(z.expand(3, -1, -1), s, a)).sum()
     for gradient in torch.autograd.grad(reward, [s, a], retain_graph=True):
         assert gradient.abs().max() > 0
     torch.testing.assert_close(
         torch.autograd.grad(reward, log_pi, retain_graph=True)[0], torch.full((3, 6), -0.01)
     )
     assert torch.autograd.grad(reward, of.log_alpha, allow_unused=True) == (None,)
-
-
-@pytest.mark.parametrize("words", [(), ("agent.latent.kind=categorical",)])
-def test_the_baseline_of_z_is_a_constant_of_an_episode_that_leaves_out_what_z_is(
-    words: tuple[str, ...],
-) -> None:
-    raw, of = (
-        agent("agent.beta=0.5", *words),
-        agent("agent.beta=0.5", "agent.latent.baseline=true", *words),
-    )
-    of.load_state_dict(raw.state_dict())
-    s, a, z = torch.randn(3, 6, 16), torch.rand(3, 6, 2), batch(of).z
-    s.requires_grad_()
-    log_pi, every = torch.zeros(3, 6), z.expand(3, -1, -1)
-    rewards = [policy_reward(x, log_pi, x.p_phi.log_prob(every, s, a), z) for x in (raw, of)]
-    gradients = [torch.autograd.grad(reward.sum(), s)[0] for reward in rewards]
-    torch.testing.assert_close(*gradients)
-    constant = (rewards[1] - rewards[0]).detach()
-    torch.testing.assert_close(constant, constant[:1].expand(3, -1), rtol=1e-4, atol=1e-5)
-    ignorant = of.space.log_posterior(every, torch.zeros_like(every))
-    assert not policy_reward(of, log_pi, ignorant, z).any()
-
-
-def test_a_learned_prior_has_no_baseline() -> None:
-    words = ("agent.beta=0.5", "agent.latent.prior=learned")
-    raw, of = agent(*words), agent(*words, "agent.latent.baseline=true")
-    log_pi, log_p_z, z = torch.zeros(3, 6), torch.randn(3, 6), batch(of).z
-    rewards = [policy_reward(x, log_pi, log_p_z, z) for x in (raw, of)]
-    assert torch.equal(*rewards)
 
 
 def test_the_posterior_descends_the_cross_entropy_of_imagined_steps() -> None:

@@ -206,7 +206,7 @@ def imagine(
             embeddings.append(embedding)
     s, a, log_pi = torch.stack(states), torch.stack(actions), torch.stack(log_pis)
     log_p_z = agent.p_phi.log_prob(z.expand(*s.shape[:-1], -1), s, a)
-    extra = policy_reward(agent, log_pi, log_p_z, z, entropy)  # r'_0 .. r'_H
+    extra = policy_reward(agent, log_pi, log_p_z, entropy)  # r'_0 .. r'_H
     r = model.reward(s[1:], torch.stack(embeddings))  # r_0 .. r_{H-1}
     value = model.q(s[1:], a[1:], z, critics)  # of s_1 .. s_H
     if model.critic == "q":
@@ -219,24 +219,15 @@ def imagine(
     return Rollout(s, a, log_pi, log_p_z, value)
 
 
-def policy_reward(
-    agent: Agent, log_pi: Tensor, log_p_z: Tensor, z: Tensor, entropy: bool = True
-) -> Tensor:
+def policy_reward(agent: Agent, log_pi: Tensor, log_p_z: Tensor, entropy: bool = True) -> Tensor:
     """Return r' of Eq. 2, (T, B), without a gradient into alpha.
-
-    With `agent.latent.baseline` and a fixed prior, log p_φ(z|s,a) counts from log p_φ(z) of a p_φ
-    that knows nothing, a constant of an episode: where episodes do not terminate, no policy gains
-    or loses by it. Without it the value of a Gaussian z is mostly -|z|², whatever z does.
 
     Args:
         agent: The agent.
         log_pi: log π(a|s,z), (T, B).
         log_p_z: log p_φ(z|s,a), (T, B).
-        z: (B, Z).
         entropy: Whether r' includes -alpha log π.
     """
-    if agent.config.latent.baseline and agent.pi_z.net is None:
-        log_p_z = log_p_z - agent.space.log_posterior(z, torch.zeros_like(z))
     consistency = agent.config.beta * log_p_z
     return consistency - agent.log_alpha.exp().detach() * log_pi if entropy else consistency
 

@@ -118,7 +118,7 @@ def record_episode(actor: Actor, env: gymnasium.Env, seed: int) -> Episode:
     noise = torch.randn(shape, generator=actor.generator, device=actor.device)
     last = s[-1].expand(V_DRAWS, -1), z.expand(V_DRAWS, -1)
     value = imagine(agent, agent.model, *last, noise, entropy=config.entropy_in_target).value
-    z_reward = policy_reward(agent, log_pi, log_p_z, z, entropy=False)
+    z_reward = policy_reward(agent, log_pi, log_p_z, entropy=False)
     return Episode(
         s=s,
         a=a,
@@ -126,7 +126,7 @@ def record_episode(actor: Actor, env: gymnasium.Env, seed: int) -> Episode:
         task_reward=config.reward_scale * torch.tensor(rewards, device=actor.device),
         bonus=bonus,
         rnd_input=rnd_input,
-        entropy_reward=policy_reward(agent, log_pi, log_p_z, z) - z_reward,
+        entropy_reward=policy_reward(agent, log_pi, log_p_z) - z_reward,
         z_reward=z_reward,
         positions=np.stack(positions),
         success=bool(info["success"]),
