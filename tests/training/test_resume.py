@@ -61,7 +61,7 @@ def train(out: Path, *words: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "words",
     [
-        ("task=maze", "steps=500", "agent.replay_capacity=300"),
+        ("task=maze", "steps=500", "agent.replay_capacity=300", "agent.replay_recent=50"),
         pytest.param(
             ("task=block_push", "task.blocks=2", "steps=450", "agent.latent.prior=learned"),
             marks=pytest.mark.slow,
