@@ -108,16 +108,14 @@ def object_coordinates(state: Tensor) -> Tensor:
 
 def draw(axes: Axes) -> None:
     """The cabinet from above, its doors' range, and the robot's base, in world units."""
-    axes.plot([0.08, 0.42, 0.42, 0.08], [0.42, 0.42, -0.42, -0.42], color="black")
-    for side, colour in ((1, "tab:green"), (-1, "tab:blue")):
-        angle = np.linspace(0, OPEN, 30)
-        axes.plot(
-            0.08 - 0.41 * np.sin(angle),
-            side * (0.42 - 0.41 * np.cos(angle)),
-            color=colour,
-            linewidth=1,
-        )
-        axes.plot([0.08, 0.08], [side * 0.42, side * 0.01], color=colour)
+    (front, half), width = HINGES[0], 0.41  # of a door
+    back = front + 0.34
+    axes.plot([front, back, back, front], [half, half, -half, -half], color="black")
+    for (x, y), colour in zip(HINGES, ("tab:green", "tab:blue"), strict=True):
+        side, angle = np.sign(y), np.linspace(0, OPEN, 30)
+        arc = x - width * np.sin(angle), y - side * width * np.cos(angle)
+        axes.plot(*arc, color=colour, linewidth=1)
+        axes.plot([x, x], [y, y - side * width], color=colour)
     axes.plot(-DISTANCE, 0, marker="x", color="black")
     axes.set(xlim=(-1.3, 0.5), ylim=(-0.9, 0.9), aspect="equal")
 
