@@ -21,7 +21,7 @@ from vis_rpg.agent.actor import Actor
 from vis_rpg.agent.losses import imagine, policy_reward
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.analysis.diagnosis_figure import figure
-from vis_rpg.analysis.evaluation import episode_seed
+from vis_rpg.analysis.evaluation import episode_seed, play
 from vis_rpg.config import DiagnoseConfig
 from vis_rpg.envs.make import object_positions, task_of
 from vis_rpg.errors import require
@@ -236,21 +236,16 @@ def places_by_z(actor: Actor, env: gymnasium.Env, count: int, seed: int) -> np.n
     """Play `REPEATS` episodes with sampled actions for each of `count` z, from the start of `seed`.
 
     Returns:
-        Positions (count, REPEATS, T, N, 2 or 3); episodes that ended earlier stay where they ended.
+        Positions (count, REPEATS, T + 1, N, 2 or 3); episodes that ended earlier stay where they
+        ended.
     """
     played = []
-    for index in range(count * REPEATS):
-        if index % REPEATS == 0:
-            z = None
-        actor.reset(z)
-        obs, info = env.reset(seed=seed)
-        positions, ended = [], False
-        while not ended:
-            obs, _, terminated, truncated, info = env.step(actor.act(obs, explore=True))
-            positions.append(object_positions(info))
-            ended = bool(terminated or truncated)
-        z = actor.z[0].clone()
-        played.append(np.stack(positions))
+    for _ in range(count):
+        z = None  # drawn in the first episode
+        for _ in range(REPEATS):
+            steps = play(actor, env, seed, z, explore=True)
+            played.append(np.stack([step.objects for step in steps]))
+            z = actor.z[0].clone()
     length = max(map(len, played))
     padded = [np.pad(p, ((0, length - len(p)), (0, 0), (0, 0)), mode="edge") for p in played]
     return np.stack(padded).reshape(count, REPEATS, *padded[0].shape)
