@@ -23,6 +23,7 @@ from vis_rpg.analysis.diagnosis import (
     open_loop,
     recombined_bonus,
     record_episode,
+    return_correlation,
     z_accuracy,
 )
 from vis_rpg.training.load import load
@@ -124,6 +125,16 @@ def test_z_decides_the_share_of_the_variance_that_noise_does_not() -> None:
     assert math.isnan(shares[3])
 
 
+def test_returns_are_correlated_with_the_terms_that_make_them_differ() -> None:
+    ones = torch.ones(5)
+    episodes = [
+        episode(5, task_reward=ones, bonus=k * ones, z_reward=-0.5 * k * ones) for k in range(4)
+    ]
+    found = return_correlation(episodes, [monte_carlo_returns(e, 0.9, True) for e in episodes])
+    assert found["bonus"] == 1.0 and found["z_reward"] == -1.0
+    assert math.isnan(found["task_reward"]) and math.isnan(found["entropy_reward"])
+
+
 def test_critics_v_are_compared_without_the_reward_of_the_policy_that_they_include() -> None:
     agent = load(trained(*BLOCKS, "agent.critic=v"))[0].agent
     rewards = {"entropy_reward": torch.rand(5), "z_reward": torch.rand(5)}
@@ -158,8 +169,7 @@ def test_an_episode_reads_what_the_losses_read(overrides: tuple[str, ...]) -> No
     one = record_episode(actor, env, seed=0)
     steps = len(one.a)
     assert steps == 60 and one.s.shape == (steps + 1, 16)
-    for name in ("task_reward", "bonus", "entropy_reward", "z_reward"):
-        value = getattr(one, name)
+    for value in one.terms.values():
         assert value.shape == (steps,) and value.isfinite().all()
     # The model's value of the policy's rewards: r' enters with the signs of Eq. 2.
     agent = actor.agent

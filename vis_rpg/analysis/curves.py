@@ -69,8 +69,8 @@ def write_csv(
             agent, seed = labels[i] if labels else label(config), int(config.seed)
         except (OmegaConfBaseException, TypeError, ValueError) as error:
             raise UserError(
-                f"{run}/config.yaml is damaged: {str(error).splitlines()[0]}: restore it from "
-                "a copy of the run"
+                f"{run}/config.yaml is damaged, or of another version: "
+                f"{str(error).splitlines()[0]}: restore it from a copy of the run"
             ) from None
         if (agent, seed) in known:
             raise UserError(

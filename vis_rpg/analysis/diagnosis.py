@@ -65,6 +65,12 @@ class Episode:
     """V_est of the last observation, a scalar; 0 where the episode terminated."""
 
     @property
+    def terms(self) -> dict[str, Tensor]:
+        """What is paid and what the policy adds, by name, each (T,)."""
+        names = "task_reward", "bonus", "entropy_reward", "z_reward"
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def reward(self) -> Tensor:
         """What R is trained on, (T,)."""
         return self.task_reward + self.bonus
@@ -157,6 +163,25 @@ def monte_carlo_returns(episode: Episode, gamma: float, entropy: bool) -> Tensor
         returns.append(r + gamma * following)
         following = own + returns[-1]
     return torch.stack(returns).flip(0)
+
+
+def correlation(x: Tensor, y: Tensor) -> float:
+    """Return Pearson's correlation of (N,) and (N,); NaN where one is constant."""
+    return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
+
+
+def return_correlation(episodes: list[Episode], returns: list[Tensor]) -> dict[str, float]:
+    """Return how the sum of each term over an episode goes with the return of its first step.
+
+    Args:
+        episodes: E of them.
+        returns: `monte_carlo_returns` of each.
+    """
+    first = torch.stack([each[0] for each in returns])
+    return {
+        name: round(correlation(torch.stack([e.terms[name].sum() for e in episodes]), first), 3)
+        for name in episodes[0].terms
+    }
 
 
 @torch.no_grad()
@@ -328,18 +353,6 @@ def diagnose(actor: Actor, env: gymnasium.Env, count: int, seed: int) -> Diagnos
     all_q, all_returns = torch.cat(q), torch.cat(returns)
     by_z = torch.stack([torch.stack([x.mean() for x in each]) for each in (q, returns)])
 
-    def mean(name: str) -> float:
-        return float(torch.cat([getattr(e, name) for e in episodes]).mean())
-
-    def correlation(x: Tensor, y: Tensor) -> float:
-        return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
-
-    first_returns = torch.stack([x[0] for x in returns])
-    sums = {
-        name: torch.stack([getattr(e, name).sum() for e in episodes])
-        for name in ("task_reward", "bonus", "entropy_reward", "z_reward")
-    }
-
     figures = {
         "episodes": count,
         "success": float(np.mean([e.success for e in episodes])),
@@ -354,10 +367,11 @@ def diagnose(actor: Actor, env: gymnasium.Env, count: int, seed: int) -> Diagnos
         "q_std_over_z": float(by_z[0].std()),
         "return_std_over_z": float(by_z[1].std()),
         "q_correlation_over_z": correlation(*by_z),
-        **{f"{name}_per_step": mean(name) for name in sums},
-        "return_correlation": {
-            name: round(correlation(total, first_returns), 3) for name, total in sums.items()
+        **{
+            f"{name}_per_step": float(torch.cat([e.terms[name] for e in episodes]).mean())
+            for name in episodes[0].terms
         },
+        "return_correlation": return_correlation(episodes, returns),
         "recombined_bonus": recombined_bonus(
             agent, torch.cat([e.rnd_input for e in episodes]), seed
         ),

@@ -45,8 +45,8 @@ def figure(diagnosis: Diagnosis, actor: Actor, env: gymnasium.Env, title: str) -
     axes[2].set(xlabel="open-loop steps", title="model: error / variance of s", ylim=(0, None))
     first = [diagnosis.paid_reward[:1].cpu(), diagnosis.predicted_reward[:1].cpu()]
     _scatter(axes[3], [first[0][0]], [first[1][0]], ["tab:blue"], "paid reward", "R")
-    for name in ("task_reward", "bonus", "entropy_reward", "z_reward"):
-        axes[4].plot(*_over_time([getattr(e, name) for e in episodes]), label=name)
+    for name in episodes[0].terms:
+        axes[4].plot(*_over_time([e.terms[name] for e in episodes]), label=name)
     axes[4].set(xlabel="step", title="mean reward a step")
     axes[4].legend(frameon=False)
     if task.object_names:

@@ -68,8 +68,8 @@ def load_whole_config(run: Path) -> DictConfig:
         for newest in checkpoint.complete(run / "checkpoints")[-1:]:
             checkpoint.load(newest)  # which says so if the run is of another version
         raise UserError(
-            f"{run}/config.yaml is damaged: {str(error).splitlines()[0]}: restore it from a "
-            "copy of the run"
+            f"{run}/config.yaml is damaged, or of another version: "
+            f"{str(error).splitlines()[0]}: restore it from a copy of the run"
         ) from None
     return config
 
