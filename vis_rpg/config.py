@@ -304,6 +304,9 @@ class DiagnoseConfig:
     """Episodes with sampled actions, each with its own z."""
     seed: Seed
     """Of starts, z and actions."""
+    frequencies: list[Annotated[int, Bounds(0, 16)]]
+    """Also train an RND for each of these numbers of frequencies on the states that the run
+    visited, and say what stands out to it: about a minute each."""
 
 
 @dataclass

@@ -22,6 +22,7 @@ from vis_rpg.agent.losses import imagine, policy_reward
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.analysis.diagnosis_figure import figure
 from vis_rpg.analysis.evaluation import episode_seed, play
+from vis_rpg.analysis.frequencies import compare_frequencies, visited_coordinates
 from vis_rpg.config import DiagnoseConfig
 from vis_rpg.envs.make import object_positions, task_of
 from vis_rpg.errors import require
@@ -399,7 +400,12 @@ def main(config: DiagnoseConfig) -> None:
     settings = load_whole_config(run)
     actor, env = load(run, "cpu", config.seed)
     step = int(checkpoint.latest(run).name.removeprefix("step-"))
+    coordinates = visited_coordinates(run, actor.agent) if config.frequencies else None
     diagnosis = diagnose(actor, env, config.episodes, config.seed)
+    if coordinates is not None:
+        diagnosis.figures["rnd_by_frequencies"] = compare_frequencies(
+            coordinates, config.frequencies, settings.exploration, settings.agent.lr, config.seed
+        )
     title = (
         f"{settings.task.name} from {settings.obs.kind}, seed {settings.seed}: "
         f"{step:,} interactions, {config.episodes} episodes with sampled actions"
