@@ -321,6 +321,8 @@ class PlotCurvesConfig:
     """Name of the curve of each of these folders; none: agent, perception and bonus."""
     key: str
     """Number of metrics.jsonl."""
+    x: Literal["interactions", "minutes"]
+    """The horizontal axis; minutes of training are shared by seeds that ran side by side."""
     out: str
     """Folder of curves.csv and curves.png."""
 

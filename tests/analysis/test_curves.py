@@ -31,7 +31,7 @@ def make_run(
         f"seed: {seed}\n" + "".join(f"{group}:\n  name: {name}\n" for group, name in names.items())
     )
     lines = [
-        json.dumps({"step": step, "coverage": value, "updates": 1})
+        json.dumps({"step": step, "wall_s": step / 5, "coverage": value, "updates": 1})
         for step, value in values.items()
     ]
     (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
@@ -57,9 +57,10 @@ def test_the_csv_holds_every_logged_number_with_its_seed_and_agent(
 ) -> None:
     write_csv(tmp_path / "deep" / "curves.csv", runs, "coverage")
     rows = list(csv.DictReader((tmp_path / "deep" / "curves.csv").read_text().splitlines()))
-    assert list(rows[0]) == ["step", "value", "seed", "agent"]
+    assert list(rows[0]) == ["step", "value", "seed", "agent", "minutes"]
     assert len(rows) == 11  # 3 x 3, and 2 of the run with a null
-    assert {"step": "200", "value": "3.0", "seed": "1", "agent": "rpg"} in rows
+    run = {"step": "200", "value": "3.0", "seed": "1", "agent": "rpg"}
+    assert run | {"minutes": "0.67"} in rows  # 0.2 s a step
 
 
 def test_a_folder_of_several_seeds_stands_for_all_of_them(tmp_path: Path) -> None:
@@ -133,6 +134,25 @@ def test_means_and_intervals_are_over_seeds(runs: list[Path], tmp_path: Path) ->
     assert np.isnan(mbsac.interval).all()
 
 
+def test_curves_over_minutes_share_them_among_seeds_side_by_side(
+    runs: list[Path], tmp_path: Path, monkeypatch, capfd
+) -> None:
+    for run in runs[:3]:
+        (run / "runtime.json").write_text('{"runtime": "eager", "seeds": 3}')
+    words = ["name=maze", f"out={tmp_path}", f"runs=[{','.join(map(str, runs))}]", "x=minutes"]
+    assert run_script(monkeypatch, "plot_curves", *words) == 0
+    assert "rpg: coverage 4.000 at 0.3 minutes" in capfd.readouterr().out
+    rpg, mbsac = read_curves(tmp_path / "curves.csv", "minutes")
+    np.testing.assert_allclose(rpg.x, [0.11, 0.22, 0.33])
+    np.testing.assert_allclose(mbsac.x, [0.33, 1.33])
+    table = tmp_path / "curves.csv"
+    lines = [line.rsplit(",", 1)[0] + "\n" for line in table.read_text().splitlines()]
+    table.write_text("".join(lines))  # as before there were minutes
+    assert len(read_curves(tmp_path / "curves.csv")) == 2
+    with pytest.raises(UserError, match="x=minutes: .*curves.csv has none"):
+        read_curves(tmp_path / "curves.csv", "minutes")
+
+
 def test_seeds_are_compared_only_where_all_have_been(tmp_path: Path) -> None:
     runs = [
         make_run(tmp_path / "a", "rpg", 0, {100: 0.0, 200: 1.0, 300: 2.0}),
@@ -140,7 +160,7 @@ def test_seeds_are_compared_only_where_all_have_been(tmp_path: Path) -> None:
     ]
     write_csv(tmp_path / "curves.csv", runs, "coverage")
     (curve,) = read_curves(tmp_path / "curves.csv")
-    np.testing.assert_array_equal(curve.step, [150, 200, 250])
+    np.testing.assert_array_equal(curve.x, [150, 200, 250])
     np.testing.assert_allclose(curve.mean, [0.5, 1.0, 1.5])
 
 
@@ -170,7 +190,7 @@ def test_the_script_draws_from_runs_and_again_from_the_csv_alone(
 def test_a_number_that_was_not_logged_is_named(
     runs: list[Path], tmp_path: Path, key: str, says: str
 ) -> None:
-    with pytest.raises(UserError, match=f"key={says}.*coverage, step, updates"):
+    with pytest.raises(UserError, match=f"key={says}.*coverage, step, updates, wall_s"):
         write_csv(tmp_path / "curves.csv", runs, key)
 
 

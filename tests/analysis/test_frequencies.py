@@ -62,7 +62,7 @@ def test_the_command_says_it_of_the_states_in_replay(
     run = trained("task=block_push", "steps=150")
     assert run_script(monkeypatch, "diagnose", f"run={run}", "episodes=2", "frequencies=[2,6]") == 0
     found = json.loads((run / "diagnosis.json").read_text())["rnd_by_frequencies"]
-    assert list(found) == ["2", "6"] and "frequencies" in capsys.readouterr().out
+    assert list(found) == ["2", "6"] and "RND, 6 frequencies" in capsys.readouterr().out
     for figures in found.values():
         assert list(figures) == ["loss", "new_arrangements", "small_shifts"]
         assert all(value is None or math.isfinite(value) for value in figures.values())

@@ -1,11 +1,13 @@
-"""Learning curves over seeds: one CSV per task (step, value, seed, agent) and its figure."""
+"""Learning curves over seeds: one CSV per task and its figure, over interactions or minutes."""
 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -25,16 +27,18 @@ from vis_rpg.errors import UserError, require
 from vis_rpg.training.load import load_config
 
 FIELDS = ("step", "value", "seed", "agent")
+COLUMNS = {"interactions": "step", "minutes": "minutes"}
+"""Of the CSV, for the horizontal axis; minutes came later, and older files lack them."""
 
 
 @dataclass
 class Curve:
-    """One agent over its seeds, on the steps that every seed has reached."""
+    """One agent over its seeds, as far as every seed has come."""
 
     agent: str
     seeds: int
-    step: np.ndarray
-    """(P,) interactions."""
+    x: np.ndarray
+    """(P,) interactions or minutes."""
     mean: np.ndarray
     """(P,)."""
     interval: np.ndarray
@@ -61,7 +65,7 @@ def write_csv(
     Raises:
         UserError: A run does not log the metric, or two runs share agent and seed.
     """
-    rows: list[tuple[int, float, int, str]] = []
+    rows: list[tuple[int, float, int, str, float | None]] = []
     known: dict[tuple[str, int], Path] = {}
     for i, run in enumerate(runs):
         config, metrics = load_config(run), read_metrics(run)
@@ -78,8 +82,11 @@ def write_csv(
                 "give each seed once, or labels=[...]"
             )
         known[agent, seed] = run
+        minutes = minutes_of(run, metrics)
         found = [
-            (line["step"], line[key], seed, agent) for line in metrics if line.get(key) is not None
+            (line["step"], line[key], seed, agent, minute)
+            for line, minute in zip(metrics, minutes, strict=True)
+            if line.get(key) is not None
         ]
         require(
             bool(found),
@@ -88,7 +95,16 @@ def write_csv(
         rows += found
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([FIELDS, *rows])
+        csv.writer(file, lineterminator="\n").writerows([(*FIELDS, "minutes"), *rows])
+
+
+def minutes_of(run: Path, metrics: list[dict[str, Any]]) -> list[float | None]:
+    """Return the minutes of training until each line, an equal share of seeds side by side."""
+    try:
+        seeds = int(json.loads((run / "runtime.json").read_text()).get("seeds", 1))
+    except (OSError, ValueError):
+        seeds = 1
+    return [round(line["wall_s"] / 60 / seeds, 2) if "wall_s" in line else None for line in metrics]
 
 
 def label(config: DictConfig) -> str:
@@ -102,8 +118,12 @@ def label(config: DictConfig) -> str:
     return name if kind == "slots" else f"{name}, {kind} bonus"
 
 
-def read_curves(path: Path) -> list[Curve]:
+def read_curves(path: Path, x: str = "interactions") -> list[Curve]:
     """Read the curves of a CSV in the agents' order there; seeds are interpolated linearly.
+
+    Args:
+        path: The CSV.
+        x: "interactions" or "minutes".
 
     Raises:
         UserError: The file is missing or has other columns.
@@ -117,43 +137,49 @@ def read_curves(path: Path) -> list[Curve]:
         bool(rows) and not set(FIELDS) - set(rows[0]),
         f"{path}: not a CSV of curves, which has the columns {', '.join(FIELDS)}",
     )
+    column = COLUMNS[x]
+    require(all(row.get(column) for row in rows), f"x={x}: {path} has none; write it from its runs")
     agents: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
         agents.setdefault(row["agent"], {}).setdefault(row["seed"], []).append(
-            (float(row["step"]), float(row["value"]))
+            (float(row[column]), float(row["value"]))
         )
     return [
-        average(agent, [np.array(sorted(points)).T for points in seeds.values()])
+        average(agent, [np.array(sorted(points)).T for points in seeds.values()], x)
         for agent, seeds in agents.items()
     ]
 
 
-def average(agent: str, seeds: list[np.ndarray]) -> Curve:
+def average(agent: str, seeds: list[np.ndarray], x: str = "interactions") -> Curve:
     """Average one agent's seeds where all have been, interpolating linearly.
 
     Args:
         agent: Its name.
-        seeds: (2, P) steps and values of each seed.
+        seeds: (2, P) places on the horizontal axis and values of each seed.
+        x: What the axis counts.
 
     Raises:
-        UserError: The seeds have no interactions in common.
+        UserError: The seeds have no such places in common.
     """
-    first, last = max(steps[0] for steps, _ in seeds), min(steps[-1] for steps, _ in seeds)
+    first, last = max(own[0] for own, _ in seeds), min(own[-1] for own, _ in seeds)
     require(
         bool(first <= last),
-        f"agent={agent}: its seeds have no interactions in common (one ends at "
+        f"agent={agent}: its seeds have no {x} in common (one ends at "
         f"{last:,.0f}, another begins at {first:,.0f})",
     )
-    grid = np.unique(np.concatenate([steps for steps, _ in seeds]))
+    grid = np.unique(np.concatenate([own for own, _ in seeds]))
     grid = grid[(grid >= first) & (grid <= last)]
-    values = np.stack([np.interp(grid, steps, value) for steps, value in seeds])
+    values = np.stack([np.interp(grid, own, value) for own, value in seeds])
     return Curve(agent, len(seeds), grid, values.mean(0), bootstrap(values))
 
 
-def draw_curves(path: Path, curves: Sequence[Curve], title: str, label: str) -> None:
+def draw_curves(
+    path: Path, curves: Sequence[Curve], title: str, label: str, x: str = "interactions"
+) -> None:
     """Draw means with their 95% intervals."""
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained", dpi=150)
     draw_on(axes, curves, title, label)
+    axes.set_xlabel(x)
     figure.savefig(path)
     plt.close(figure)
 
@@ -162,10 +188,8 @@ def draw_on(axes: Axes, curves: Sequence[Curve], title: str, label: str) -> None
     """Draw means with their 95% intervals on given axes."""
     for curve in curves:
         seeds = f"{curve.seeds} seed{'s' if curve.seeds > 1 else ''}"
-        (line,) = axes.plot(curve.step, curve.mean, linewidth=2, label=f"{curve.agent} ({seeds})")
-        axes.fill_between(
-            curve.step, *curve.interval, color=line.get_color(), alpha=0.2, linewidth=0
-        )
+        (line,) = axes.plot(curve.x, curve.mean, linewidth=2, label=f"{curve.agent} ({seeds})")
+        axes.fill_between(curve.x, *curve.interval, color=line.get_color(), alpha=0.2, linewidth=0)
     axes.set(xlabel="interactions", ylabel=label, title=title)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -188,13 +212,14 @@ def main(config: PlotCurvesConfig) -> None:
         seeds = [seed_runs(Path(path)) for path in config.runs]
         named = [label for label, own in zip(config.labels, seeds, strict=False) for _ in own]
         write_csv(table, [run for own in seeds for run in own], config.key, named)
-    curves = read_curves(table)
-    draw_curves(picture, curves, config.name, config.key)
+    curves = read_curves(table, config.x)
+    draw_curves(picture, curves, config.name, config.key, config.x)
+    digits = 1 if config.x == "minutes" else 0
     for curve in curves:
         low, high = curve.interval[:, -1]
         spread = f"95% interval {low:.3f} to {high:.3f}, {curve.seeds} seeds"
         print(
-            f"{curve.agent}: {config.key} {curve.mean[-1]:.3f} at {curve.step[-1]:,.0f} "
-            f"interactions ({spread if curve.seeds > 1 else '1 seed'})"
+            f"{curve.agent}: {config.key} {curve.mean[-1]:.3f} at {curve.x[-1]:,.{digits}f} "
+            f"{config.x} ({spread if curve.seeds > 1 else '1 seed'})"
         )
     print(f"figures: {table}\ndrawing: {picture}")

@@ -416,6 +416,9 @@ def main(config: DiagnoseConfig) -> None:
     drawn = figure(diagnosis, actor, env, title)
     drawn.savefig(run / "diagnosis.png", dpi=110)
     plt.close(drawn)
+    by_frequencies = diagnosis.figures.pop("rnd_by_frequencies", {})
     for name, value in diagnosis.figures.items():
         print(f"  {name:<24}{f'{value:.3f}' if isinstance(value, float) else value}")
+    for frequencies, found in by_frequencies.items():
+        print(f"  {f'RND, {frequencies} frequencies':<24}{found}")
     print(f"diagnosis: {run / 'diagnosis.json'}, {run / 'diagnosis.png'}")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from vis_rpg.analysis.curves import seed_runs
+from vis_rpg.analysis.curves import minutes_of, seed_runs
 from vis_rpg.analysis.evaluation import evaluate
 from vis_rpg.analysis.explored_states import read_metrics
 from vis_rpg.analysis.report import table
@@ -123,7 +123,7 @@ def curves(run: Path, step: int) -> dict[str, Any]:
     require(bool(lines), f"{run}: nothing was logged before its checkpoint at {step:,}")
     rows = np.linspace(0, len(lines) - 1, min(MOST_POINTS, len(lines))).round().astype(int)
     kept = [lines[row] for row in rows]
-    found: dict[str, Any] = {"minutes": round(lines[-1]["wall_s"] / 60, 1)}
+    found: dict[str, Any] = {"minutes": minutes_of(run, lines[-1:])[0]}
     found["interactions"] = [line["step"] for line in kept]
     for key in CURVES:
         values = [line.get(key) for line in kept]

@@ -224,9 +224,14 @@ class Run:
         OmegaConf.save(self.config, self.out / "config.yaml.part")
         os.replace(self.out / "config.yaml.part", self.out / "config.yaml")
 
-    def record_runtime(self, chosen: str) -> None:
-        """Write down how updates run, for `recorded_runtime`, on what and by which commit."""
-        made = {"processor": hardware(self.device), "commit": commit()}
+    def record_runtime(self, chosen: str, seeds: int) -> None:
+        """Write down how updates run, for `recorded_runtime`, on what and by which commit.
+
+        Args:
+            chosen: The runtime.
+            seeds: Runs side by side, which share the time that each logs.
+        """
+        made = {"seeds": seeds, "processor": hardware(self.device), "commit": commit()}
         kept = {"runtime": chosen, "device": self.device.type, **made}
         (self.out / "runtime.json").write_text(json.dumps(kept) + "\n")
 

@@ -319,7 +319,7 @@ class Trainer:
             hint = f" (slower than need be: compiling needs {lacking})"
         tqdm.write(f"{where}: runtime={self.runtime}{hint}", file=sys.stderr)
         for run in self.runs:
-            run.record_runtime(self.runtime)
+            run.record_runtime(self.runtime, len(self.runs))
 
     def _passed(self, every: int, before: int) -> bool:
         return before // every != self.step_count // every
