@@ -28,6 +28,8 @@ class Row:
     """RPG's goal at `steps` by observation; None: reported without a goal."""
     by_obs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Further settings by observation."""
+    cpu: tuple[str, ...] = ()
+    """Further settings with preset=cpu: those that its page in results/ was measured with."""
     key: str = "success"
     """The metric of training episodes."""
     note: str = ""
@@ -65,6 +67,7 @@ TWO_BLOCKS = Row(
     },
     goals={"state": 1.0, "pixels": 0.9},
     by_obs={"state": ("perception.frequencies=3",)},  # results/block_push/LOG.md
+    cpu=("agent.reward_scale=5", "agent.envs=10", "agent.replay_recent=5000"),
 )
 DOOR = Row(
     "Adroit Door",
@@ -76,6 +79,7 @@ DOOR = Row(
     },
     goals={"state": 0.88, "pixels": 0.7},
     note=ADROIT,
+    cpu=("agent.reward_scale=5",),
 )
 STICK_PULL = Row(
     "StickPull",
@@ -87,6 +91,7 @@ STICK_PULL = Row(
     },
     goals={"state": 0.28, "pixels": 0.2},
     note=METAWORLD,
+    cpu=("agent.reward_scale=5", "agent.envs=10"),
 )
 CABINET_SPARSE = Row(
     "Cabinet (Sparse)",
@@ -98,6 +103,8 @@ CABINET_SPARSE = Row(
     },
     goals={"state": 0.48, "pixels": 0.4},
     note=PARTNET,
+    by_obs={"state": ("perception.frequencies=4",)},  # results/cabinet_sparse/README.md
+    cpu=("agent.reward_scale=5", "agent.envs=10"),
 )
 CABINET_DENSE = Row(
     "Cabinet (Dense)",

@@ -164,6 +164,7 @@ def make_job(row: Row, agent: str, figure: Figure, config: ReproduceConfig) -> J
     """Compose the run of seed 0."""
     words = [*row.words, *row.by_obs.get(figure.obs, ())]
     words += [f"obs={figure.obs}", f"agent={agent}", f"preset={config.preset}"]
+    words += row.cpu if config.preset == "cpu" else ()
     composed = compose([*words, f"device={config.device}"])
     check(composed)
     frames = 0
