@@ -13,7 +13,7 @@ from tests.runs import run_script, trained
 from vis_rpg.analysis import frequencies
 from vis_rpg.analysis.frequencies import compare_frequencies, new_arrangements, shifted
 
-EXPLORATION = OmegaConf.create({"width": 64, "batch_size": 128, "warmup_updates": 10, "window": 0})
+EXPLORATION = OmegaConf.create({"width": 64, "batch_size": 128})
 
 
 def one_at_a_time(rows: int) -> torch.Tensor:

@@ -94,7 +94,7 @@ def compare_frequencies(
     Args:
         coordinates: Of the visited states, (R, N, C).
         frequencies: The encodings to compare.
-        exploration: Width, batch size and window of the RND.
+        exploration: Width and batch size of the RND.
         lr: Of its optimiser.
         seed: Of the RNDs, their batches and what they are asked about.
 
@@ -114,7 +114,7 @@ def compare_frequencies(
     for count in frequencies:
         torch.manual_seed(seed)
         inputs = encoded_width(coordinates[0].numel(), count)
-        rnd = ObjectRND(inputs, width, exploration.warmup_updates, exploration.window)
+        rnd = ObjectRND(inputs, width, warmup=0)
         optimiser = torch.optim.Adam(rnd.predictor.parameters(), lr)
 
         def errors(x: Tensor, rnd: ObjectRND = rnd, count: int = count) -> Tensor:
