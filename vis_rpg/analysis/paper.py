@@ -104,7 +104,7 @@ CABINET_SPARSE = Row(
     goals={"state": 0.48, "pixels": 0.4},
     note=PARTNET,
     by_obs={"state": ("perception.frequencies=4",)},  # results/cabinet_sparse/README.md
-    cpu=("agent.reward_scale=5", "agent.envs=10"),
+    cpu=("agent.reward_scale=5", "agent.envs=10", "agent.replay_recent=5000"),
 )
 CABINET_DENSE = Row(
     "Cabinet (Dense)",
