@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from vis_rpg.analysis.evaluation import bootstrap
 from vis_rpg.analysis.explored_states import read_metrics
 from vis_rpg.config import PlotCurvesConfig
 from vis_rpg.errors import UserError, require
-from vis_rpg.training.load import load_config
+from vis_rpg.training.load import load_config, runtime_record
 
 FIELDS = ("step", "value", "seed", "agent")
 COLUMNS = {"interactions": "step", "minutes": "minutes"}
@@ -100,10 +99,7 @@ def write_csv(
 
 def minutes_of(run: Path, metrics: list[dict[str, Any]]) -> list[float | None]:
     """Return the minutes of training until each line, an equal share of seeds side by side."""
-    try:
-        seeds = int(json.loads((run / "runtime.json").read_text()).get("seeds", 1))
-    except (OSError, ValueError):
-        seeds = 1
+    seeds = runtime_record(run).get("seeds", 1)
     return [round(line["wall_s"] / 60 / seeds, 2) if "wall_s" in line else None for line in metrics]
 
 

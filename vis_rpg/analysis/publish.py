@@ -5,7 +5,6 @@ Of several seeds the run of median success is published, and the card has the cu
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import shutil
@@ -28,7 +27,7 @@ from vis_rpg.errors import UserError, one_line, require
 from vis_rpg.resources import CONFIG_DIR
 from vis_rpg.schema import flatten, shown
 from vis_rpg.training import published
-from vis_rpg.training.load import load, load_whole_config
+from vis_rpg.training.load import load, load_whole_config, runtime_record
 
 EPISODES = 50
 """Of the card's evaluation."""
@@ -133,10 +132,7 @@ def curves(run: Path, step: int) -> dict[str, Any]:
 
 def recorded(run: Path, commit: str | None, processor: str | None) -> dict[str, str]:
     """Return commit and processor of a run, as given or as runtime.json says."""
-    try:
-        known = json.loads((run / "runtime.json").read_text())
-    except (OSError, ValueError):
-        known = {}
+    known = runtime_record(run)
     origin = {"commit": commit, "processor": processor}
     for key, given in origin.items():
         origin[key] = given or known.get(key)

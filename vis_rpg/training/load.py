@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,15 @@ def load_whole_config(run: Path) -> DictConfig:
             f"{str(error).splitlines()[0]}: restore it from a copy of the run"
         ) from None
     return config
+
+
+def runtime_record(run: Path) -> dict[str, Any]:
+    """Read how and on what a run was last trained (runtime.json); empty if it cannot be read."""
+    try:
+        found = json.loads((run / "runtime.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def restore(agent: Agent, state: Mapping[str, Any], run: Path) -> None:

@@ -30,7 +30,7 @@ from vis_rpg.seeding import restore_generator, stream
 from vis_rpg.training import checkpoint, runtime
 from vis_rpg.training.chunks import Chunks
 from vis_rpg.training.coverage import CoverageCounter, VisitRecord
-from vis_rpg.training.load import load_whole_config, restore
+from vis_rpg.training.load import load_whole_config, restore, runtime_record
 from vis_rpg.training.logger import Logger, without_nan
 from vis_rpg.training.replay_buffer import ReplayBuffer
 
@@ -239,12 +239,9 @@ class Run:
         """Return how updates ran before a resume on the same kind of device, None otherwise."""
         if not self.config.resume:
             return None
-        try:
-            kept = json.loads((self.out / "runtime.json").read_text())
-            same = kept["device"] == self.device.type and kept["runtime"] in runtime.FASTEST_FIRST
-            return str(kept["runtime"]) if same else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        kept = runtime_record(self.out)
+        same = kept.get("device") == self.device.type
+        return kept["runtime"] if same and kept.get("runtime") in runtime.FASTEST_FIRST else None
 
     def save(self, learner_state: dict[str, Any], wall_s: float) -> None:
         """Write a checkpoint from which the run continues exactly as if it had never stopped.
