@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,14 @@ def test_seeds_learn_from_pixels_side_by_side(tmp_path: Path, seeing: str) -> No
         assert ("model.perception" in moved) == (seeing != "slots")
         assert all(value.isfinite().all() for value in run.agent.state_dict().values())
     says_what_it_says_alone(tmp_path / "seed-0", tmp_path / "lone")
+
+
+def test_seeds_side_by_side_log_an_equal_share_of_the_time(tmp_path: Path, monkeypatch) -> None:
+    three = trainer(tmp_path, *WORDS)
+    three.runs[1].wall_before = 7.0  # it has been trained before
+    three.began, three.last_log = 10.0, (10.0, 0, 0)
+    monkeypatch.setattr(time, "perf_counter", lambda: 100.0)
+    assert [line["wall_s"] for line in three.log()] == [30.0, 37.0, 30.0]
 
 
 # Going on -----------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from vis_rpg.analysis.evaluation import bootstrap
 from vis_rpg.analysis.explored_states import read_metrics
 from vis_rpg.config import PlotCurvesConfig
 from vis_rpg.errors import UserError, require
-from vis_rpg.training.load import load_config, runtime_record
+from vis_rpg.training.load import load_config
 
 FIELDS = ("step", "value", "seed", "agent")
 COLUMNS = {"interactions": "step", "minutes": "minutes"}
@@ -81,7 +81,7 @@ def write_csv(
                 "give each seed once, or labels=[...]"
             )
         known[agent, seed] = run
-        minutes = minutes_of(run, metrics)
+        minutes = minutes_of(metrics)
         found = [
             (line["step"], line[key], seed, agent, minute)
             for line, minute in zip(metrics, minutes, strict=True)
@@ -97,10 +97,9 @@ def write_csv(
         csv.writer(file, lineterminator="\n").writerows([(*FIELDS, "minutes"), *rows])
 
 
-def minutes_of(run: Path, metrics: list[dict[str, Any]]) -> list[float | None]:
+def minutes_of(metrics: list[dict[str, Any]]) -> list[float | None]:
     """Return the minutes of training until each line, an equal share of seeds side by side."""
-    seeds = runtime_record(run).get("seeds", 1)
-    return [round(line["wall_s"] / 60 / seeds, 2) if "wall_s" in line else None for line in metrics]
+    return [round(line["wall_s"] / 60, 2) if "wall_s" in line else None for line in metrics]
 
 
 def label(config: DictConfig) -> str:

@@ -122,7 +122,7 @@ def curves(run: Path, step: int) -> dict[str, Any]:
     require(bool(lines), f"{run}: nothing was logged before its checkpoint at {step:,}")
     rows = np.linspace(0, len(lines) - 1, min(MOST_POINTS, len(lines))).round().astype(int)
     kept = [lines[row] for row in rows]
-    found: dict[str, Any] = {"minutes": minutes_of(run, lines[-1:])[0]}
+    found: dict[str, Any] = {"minutes": minutes_of(lines[-1:])[0]}
     found["interactions"] = [line["step"] for line in kept]
     for key in CURVES:
         values = [line.get(key) for line in kept]

@@ -224,14 +224,13 @@ class Run:
         OmegaConf.save(self.config, self.out / "config.yaml.part")
         os.replace(self.out / "config.yaml.part", self.out / "config.yaml")
 
-    def record_runtime(self, chosen: str, seeds: int) -> None:
+    def record_runtime(self, chosen: str) -> None:
         """Write down how updates run, for `recorded_runtime`, on what and by which commit.
 
         Args:
             chosen: The runtime.
-            seeds: Runs side by side, which share the time that each logs.
         """
-        made = {"seeds": seeds, "processor": hardware(self.device), "commit": commit()}
+        made = {"processor": hardware(self.device), "commit": commit()}
         kept = {"runtime": chosen, "device": self.device.type, **made}
         (self.out / "runtime.json").write_text(json.dumps(kept) + "\n")
 
@@ -248,7 +247,7 @@ class Run:
 
         Args:
             learner_state: From `Learner.state_dict`.
-            wall_s: Seconds that the run has taken.
+            wall_s: Seconds that the run has taken, its share of those of seeds side by side.
 
         Raises:
             OSError: The disk is full.
@@ -326,7 +325,7 @@ class Run:
 
         Args:
             updates: Updates made.
-            wall_s: Seconds that the run has taken.
+            wall_s: Seconds that the run has taken, its share of those of seeds side by side.
         """
         summary: dict[str, Any] = {
             **self.progress_metrics(),

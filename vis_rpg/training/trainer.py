@@ -319,13 +319,14 @@ class Trainer:
             hint = f" (slower than need be: compiling needs {lacking})"
         tqdm.write(f"{where}: runtime={self.runtime}{hint}", file=sys.stderr)
         for run in self.runs:
-            run.record_runtime(self.runtime, len(self.runs))
+            run.record_runtime(self.runtime)
 
     def _passed(self, every: int, before: int) -> bool:
         return before // every != self.step_count // every
 
     def _wall(self, run: Run) -> float:
-        return run.wall_before + time.perf_counter() - self.began
+        """Return the seconds that a run has taken, an equal share of runs side by side."""
+        return run.wall_before + (time.perf_counter() - self.began) / len(self.runs)
 
     # Logs, checkpoints, failures ------------------------------------------------------------------
 
