@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
 from vis_rpg.agent.batch import Batch, Noise
 from vis_rpg.agent.rpg import Agent
+from vis_rpg.baselines.make import AGENTS
 from vis_rpg.compose import compose
 from vis_rpg.training.learner import Learner
 from vis_rpg.training.replay_buffer import BatchSpec, ReplayBuffer
@@ -70,7 +71,8 @@ def agent(
     settings = config(*words)
     torch.manual_seed(seed)
     exploration = settings.exploration if settings.exploration.name != "none" else None
-    return Agent(perception or Seen(), actions, settings.agent, exploration, terminates)
+    kind = AGENTS.get(settings.agent.name, Agent)
+    return kind(perception or Seen(), actions, settings.agent, exploration, terminates)
 
 
 def learner(*of: Agent, precision: str = "float32", **rates: float) -> Learner:

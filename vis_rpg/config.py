@@ -125,7 +125,8 @@ class AgentConfig:
     """Reparameterized policy learning; the defaults are Table 1 unless said otherwise."""
 
     name: str
-    """rpg, or mbsac, the same agent without z."""
+    """rpg; mbsac, the same agent without z; sac, without a model: horizon is 1, and what only the
+    model, p_phi and z have is without effect."""
     gamma: Share
     """Discount."""
     horizon: Count

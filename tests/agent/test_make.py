@@ -15,7 +15,8 @@ from perception.base import RecurrentState
 from perception.encoders.cnn import CnnPerception
 from perception.encoders.state import StatePerception
 from tests.small import changed, config, weights
-from vis_rpg.agent.make import make_agent, make_perception
+from vis_rpg.agent.make import make_perception
+from vis_rpg.baselines.make import make_agent
 from vis_rpg.envs.make import make_env
 from vis_rpg.errors import UserError
 from vis_rpg.training.load import load, load_config

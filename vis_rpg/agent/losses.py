@@ -11,7 +11,7 @@ Nothing here waits for the device or depends on the kind of observation.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +19,10 @@ from torch.nn import functional as F
 
 from perception.base import ObsSequence
 from vis_rpg.agent.batch import Batch, Noise, is_relabelled
-from vis_rpg.agent.rpg import Agent
 from vis_rpg.agent.world_model import WorldModel
+
+if TYPE_CHECKING:
+    from vis_rpg.agent.rpg import Agent
 
 Metrics = dict[str, Tensor]
 
@@ -119,11 +121,11 @@ def model_loss(agent: Agent, batch: Batch, noise: Noise) -> LossOutput:
         )
     metrics |= {f"{name}_loss": (value * batch.mask).mean() for name, value in losses.items()}
     metrics |= {
-        "q_mean": _masked_mean(q.mean(0), batch.mask),
-        "q_target": _masked_mean(q_target, batch.mask),
-        "reward_mean": _masked_mean(reward, batch.mask),
+        "q_mean": masked_mean(q.mean(0), batch.mask),
+        "q_target": masked_mean(q_target, batch.mask),
+        "reward_mean": masked_mean(reward, batch.mask),
     }
-    return LossOutput({"model": (total * batch.mask).mean()}, _detached(metrics), (s0.detach(),))
+    return LossOutput({"model": (total * batch.mask).mean()}, detached(metrics), (s0.detach(),))
 
 
 def relabelled_reward(agent: Agent, batch: Batch) -> tuple[Tensor, Metrics]:
@@ -131,8 +133,8 @@ def relabelled_reward(agent: Agent, batch: Batch) -> tuple[Tensor, Metrics]:
     reward = batch.reward * agent.config.reward_scale
     if agent.rnd is None:
         return reward, {}
-    bonus = agent.rnd.bonus(agent.read_rnd_input(_next(batch.obs_sequence)))
-    metrics = {"bonus": _masked_mean(bonus, batch.mask), "bonus_max": bonus.max()}
+    bonus = agent.rnd.bonus(agent.read_rnd_input(next_obs(batch.obs_sequence)))
+    metrics = {"bonus": masked_mean(bonus, batch.mask), "bonus_max": bonus.max()}
     return reward + agent.bonus_scale * bonus, metrics
 
 
@@ -151,7 +153,7 @@ def model_targets(
     Returns:
         ng(f(o')), (H, B, S), and ng(r + γ V_est(o', z)), (H, B); for critics V ng(V_est(o', z)).
     """
-    next_states = agent.target.encode(_next(batch.obs_sequence))
+    next_states = agent.target.encode(next_obs(batch.obs_sequence))
     H, B = reward.shape
     rollout = imagine(
         agent,
@@ -264,7 +266,7 @@ def policy_loss(agent: Agent, s: Tensor, batch: Batch, noise: Noise) -> LossOutp
     metrics = {f"{part}_loss": value for part, value in losses.items()}
     losses["alpha"] = (alpha * (agent.action_dim - rollout.log_pi.detach())).mean()
     metrics |= {"entropy": -rollout.log_pi.mean(), "alpha": alpha}
-    return LossOutput(losses, _detached(metrics))
+    return LossOutput(losses, detached(metrics))
 
 
 def latent_policy_loss(agent: Agent, batch: Batch, noise: Noise) -> LossOutput:
@@ -292,18 +294,19 @@ def latent_policy_loss(agent: Agent, batch: Batch, noise: Noise) -> LossOutput:
     loss = agent.entropy_z * divergence - (advantage * agent.space.log_prior(z, outputs)).mean()
     entropy = agent.space.entropy(outputs).mean()
     metrics = {"latent_policy_loss": loss, "latent_entropy": entropy}
-    return LossOutput({"latent_policy": loss}, _detached(metrics))
+    return LossOutput({"latent_policy": loss}, detached(metrics))
 
 
-def _next(obs_sequence: ObsSequence) -> ObsSequence:
+def next_obs(obs_sequence: ObsSequence) -> ObsSequence:
     """Drop the first observation of a sequence."""
     return {name: value[1:] for name, value in obs_sequence.items()}
 
 
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Average over steps before an episode's end."""
     return (values * mask).sum() / mask.sum()
 
 
-def _detached(metrics: Metrics) -> Metrics:
+def detached(metrics: Metrics) -> Metrics:
+    """Return the metrics without gradient."""
     return {name: value.detach() for name, value in metrics.items()}

@@ -1,19 +1,16 @@
-"""Make perception and agent from a config."""
+"""Make the perception that a config names."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import gymnasium
-import torch
 from omegaconf import DictConfig
 
 from perception.base import Perception
 from perception.encoders.cnn import CnnPerception
 from perception.encoders.state import StatePerception
 from perception.slots.perception import SlotPerception
-from vis_rpg.agent.rnd_inputs import make_rnd_input
-from vis_rpg.agent.rpg import Agent
 from vis_rpg.envs.make import task_of
 from vis_rpg.envs.tasks.task import Declared
 from vis_rpg.errors import UserError, require
@@ -69,23 +66,3 @@ def _task_words(task: DictConfig) -> str:
     if task.get("family"):
         return f"task={task.family} task.name={task.name}"
     return f"task={task.name}" + (f" task.id={task.id}" if task.get("id") else "")
-
-
-def make_agent(config: DictConfig, env: gymnasium.Env | Declared) -> Agent:
-    """Make an agent with new weights drawn from `config.seed`.
-
-    Args:
-        config: The whole config.
-        env: One environment, or a vector of them.
-
-    Raises:
-        UserError: The perception cannot be made.
-    """
-    torch.manual_seed(config.seed)
-    perception = make_perception(config, env)
-    exploration = config.exploration if config.exploration.name != "none" else None
-    rnd_input = None
-    if exploration is not None:
-        rnd_input = make_rnd_input(exploration.rnd_input, task_of(env), config.seed)
-    actions, terminates = gymnasium.spaces.flatdim(env.action_space), config.task.terminates
-    return Agent(perception, actions, config.agent, exploration, terminates, rnd_input)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
+from vis_rpg.agent import losses
 from vis_rpg.agent.batch import Noise
 from vis_rpg.agent.latent import Posterior, make_latent
 from vis_rpg.agent.policy import ActionPolicy, LatentPolicy
@@ -36,6 +37,7 @@ class Agent(nn.Module):
         rnd_input: Replaces perception's input of the RND.
     """
 
+    model_loss, policy_loss = staticmethod(losses.model_loss), staticmethod(losses.policy_loss)
     Z_DRAWS = 4  # draws of z per episode start, each one's baseline the mean of the others
 
     def __init__(
@@ -50,11 +52,10 @@ class Agent(nn.Module):
         super().__init__()
         self.config = config
         self.action_dim = action_dim
-        hidden, state_dim = config.hidden_dim, config.state_dim
+        hidden = config.hidden_dim
         self.space = make_latent(config.latent.kind, config.latent.dim, config.latent.posterior_std)
-        self.model = WorldModel(
-            perception, action_dim, self.space.dim, state_dim, hidden, terminates, config.critic
-        )
+        self.model = self.make_model(perception, terminates)
+        state_dim = self.model.state_dim
         self.target = copy.deepcopy(self.model).requires_grad_(False)
         self.pi = ActionPolicy(state_dim, action_dim, self.space.dim, hidden, config.std_scale)
         self.pi_z = LatentPolicy(self.space, state_dim, hidden, config.latent.prior == "learned")
@@ -76,6 +77,19 @@ class Agent(nn.Module):
         self.register_buffer("entropy_z", entropy_z, persistent=False)
         self.step_weights: Tensor
         self.entropy_z: Tensor
+
+    def make_model(self, perception: Perception, terminates: bool) -> WorldModel:
+        """Make the world model."""
+        config = self.config
+        return WorldModel(
+            perception,
+            self.action_dim,
+            self.space.dim,
+            config.state_dim,
+            config.hidden_dim,
+            terminates,
+            config.critic,
+        )
 
     def forward(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """Call `function(self, *inputs)`; `torch.func.functional_call` substitutes parameters."""
@@ -139,8 +153,9 @@ class Agent(nn.Module):
 
     def keep_acting_parts(self) -> Agent:
         """Delete what only training and diagnosis use, critics and bonus among it; return self."""
-        for name in ("embed", "initial", "cell", "decode", "R", "Q", "continues"):
-            delattr(self.model, name)
+        for name in [name for name, _ in self.model.named_children()]:
+            if name not in ("perception", "f"):
+                delattr(self.model, name)
         for name in ("target", "p_phi", "rnd"):
             delattr(self, name)
         self.rnd_input = None

@@ -14,7 +14,43 @@ from perception.base import ObsSequence, Perception
 from vis_rpg.agent.networks import GRU, EnsembleMLP, mlp
 
 
-class WorldModel(nn.Module):
+class Critics(nn.Module):
+    """An encoder s = f(o) and twin critics Q(s, a, z) or V(s, z); a subclass makes the critics.
+
+    Args:
+        perception: Encodes observations.
+        f: From perception's features to s.
+        state_dim: S.
+        critic: q for Q(s, a, z), v for V(s, z).
+    """
+
+    Q: EnsembleMLP
+
+    def __init__(
+        self,
+        perception: Perception,
+        f: nn.Module,
+        state_dim: int,
+        critic: Literal["q", "v"] = "q",
+    ) -> None:
+        super().__init__()
+        self.perception, self.f, self.state_dim, self.critic = perception, f, state_dim, critic
+
+    def encode(self, obs_sequence: ObsSequence) -> Tensor:
+        """Encode stored observations (history - 1 + T, B, ...): s = f(o), (T, B, S)."""
+        return self.f(self.perception.features(obs_sequence))
+
+    def q(self, s: Tensor, a: Tensor, z: Tensor, critics: int = 2) -> Tensor:
+        """Evaluate one critic or both: (T, B, S), (T, B, A), (B, Z) -> (critics, T, B).
+
+        Critics V ignore the action.
+        """
+        z = z.expand(*s.shape[:-1], -1)
+        x = (s, a, z) if self.critic == "q" else (s, z)
+        return self.Q(*(t.flatten(0, -2) for t in x), members=critics).view(critics, *s.shape[:-1])
+
+
+class WorldModel(Critics):
     """The networks s = f(o); s', r = h(s, a), R(s', a); Q(s, a, z), or V(s, z).
 
     The dynamics carry a GRU state that is initialised from s.
@@ -39,22 +75,16 @@ class WorldModel(nn.Module):
         terminates: bool,
         critic: Literal["q", "v"] = "q",
     ) -> None:
-        super().__init__()
-        self.perception = perception
         shape = perception.feature_shape
-        self.f = nn.Sequential(nn.Flatten(-len(shape)), mlp(math.prod(shape), state_dim, hidden))
+        f = nn.Sequential(nn.Flatten(-len(shape)), mlp(math.prod(shape), state_dim, hidden))
+        super().__init__(perception, f, state_dim, critic)
         self.embed = mlp(action_dim, hidden, hidden)
         self.initial = mlp(state_dim, hidden, hidden)
         self.cell = GRU(hidden, hidden)
         self.decode = mlp(hidden, state_dim, hidden)
         self.R = mlp(state_dim + hidden, 1, hidden)
-        self.critic = critic
         self.Q = EnsembleMLP(2, state_dim + (critic == "q") * action_dim + z_dim, hidden)
         self.continues = mlp(state_dim, 1, hidden) if terminates else None
-
-    def encode(self, obs_sequence: ObsSequence) -> Tensor:
-        """Encode stored observations (history - 1 + T, B, ...): s = f(o), (T, B, S)."""
-        return self.f(self.perception.features(obs_sequence))
 
     def unroll(self, s: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Predict the results of known actions; products over time are taken at once.
@@ -87,12 +117,3 @@ class WorldModel(nn.Module):
     def reward(self, next_state: Tensor, embedding: Tensor) -> Tensor:
         """Predict rewards from next states (..., S) and action embeddings (..., E): -> (...)."""
         return self.R(next_state, embedding).squeeze(-1)
-
-    def q(self, s: Tensor, a: Tensor, z: Tensor, critics: int = 2) -> Tensor:
-        """Evaluate one critic or both: (T, B, S), (T, B, A), (B, Z) -> (critics, T, B).
-
-        Critics V ignore the action.
-        """
-        z = z.expand(*s.shape[:-1], -1)
-        x = (s, a, z) if self.critic == "q" else (s, z)
-        return self.Q(*(t.flatten(0, -2) for t in x), members=critics).view(critics, *s.shape[:-1])

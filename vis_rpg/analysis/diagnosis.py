@@ -339,6 +339,8 @@ def diagnose(actor: Actor, env: gymnasium.Env, count: int, seed: int) -> Diagnos
         seed: Of starts, z and actions.
     """
     require(count >= 2, f"episodes={count}: at least 2 are needed")
+    name = actor.agent.config.name
+    require(name != "sac", f"agent={name}: there is no world model to diagnose")
     agent = actor.agent
     actor.generator.manual_seed(seed)
     episodes = [

@@ -23,8 +23,6 @@ from vis_rpg.agent.losses import (
     LossOutput,
     Metrics,
     latent_policy_loss,
-    model_loss,
-    policy_loss,
     rnd_loss,
     update_rnd_stats,
 )
@@ -181,9 +179,9 @@ class Learner:
         if self.agent.rnd is not None:
             errors = self.optimizer_step(rnd_loss, metrics, batch)
             self.apply(update_rnd_stats, *errors)
-        start = self.optimizer_step(model_loss, metrics, batch, noise)
+        start = self.optimizer_step(self.agent.model_loss, metrics, batch, noise)
         if update_policy:
-            self.optimizer_step(policy_loss, metrics, *start, batch, noise)
+            self.optimizer_step(self.agent.policy_loss, metrics, *start, batch, noise)
             if batch.first is not None:
                 self.optimizer_step(latent_policy_loss, metrics, batch, noise)
         if update_target:

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vis_rpg.agent.actor import Actor
-from vis_rpg.agent.make import make_agent
 from vis_rpg.agent.rpg import Agent
+from vis_rpg.baselines.make import make_agent
 from vis_rpg.checks import check
 from vis_rpg.compose import checked
 from vis_rpg.config import TrainConfig

@@ -20,8 +20,8 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from vis_rpg.agent.make import make_agent
 from vis_rpg.agent.rpg import Agent
+from vis_rpg.baselines.make import make_agent
 from vis_rpg.checks import check, device, lacks_compiler
 from vis_rpg.envs.rendering.frames import render_on
 from vis_rpg.envs.vector.make import make_vector_envs
