@@ -118,6 +118,9 @@ def test_presets_and_overrides_reach_the_agent() -> None:
             "perception=cnn",
             "perception=cnn does not see obs=state: use perception=state with obs=state",
         ),
+        ("agent=sac agent.horizon=3", "agent=sac has no model: agent.horizon=1"),
+        ("agent=tdmpc agent.planner.elites=900", "agent.planner: .* elites at most samples"),
+        ("agent=cem agent.planner.policy_samples=512", "agent.planner: samples must be more than"),
         ("task=bandit", "task=bandit has one step and an exact reward"),
         ("device=quantum", "device=quantum: choose auto, cpu, cuda or cuda:N"),
         ("device=meta", "device=meta: choose auto, cpu, cuda or cuda:N"),
@@ -129,7 +132,7 @@ def test_presets_and_overrides_reach_the_agent() -> None:
 )
 def test_a_value_that_cannot_be_used_is_one_line(word: str, says: str) -> None:
     with pytest.raises(UserError, match=says) as error:
-        check(config(word))
+        check(config(*word.split()))
     assert "\n" not in str(error.value)
 
 

@@ -40,6 +40,15 @@ def check(config: DictConfig) -> None:
         f"agent.latent.entropy_decay={list(decay)}: give the interactions where the fall begins "
         "and ends: [begin,end]",
     )
+    planner = config.agent.planner
+    require(
+        planner is None or planner.policy_samples < planner.samples >= planner.elites,
+        "agent.planner: samples must be more than policy_samples, and elites at most samples",
+    )
+    require(
+        config.agent.name != "sac" or (config.agent.horizon == 1 and planner is None),
+        "agent=sac has no model: agent.horizon=1 and agent.planner=null",
+    )
     require(
         (config.obs.kind == "state") == (seeing.name == "state"),
         f"perception={seeing.name} does not see obs={config.obs.kind}: use perception=state with "

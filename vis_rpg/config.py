@@ -121,12 +121,31 @@ class LatentConfig:
 
 
 @dataclass
+class PlannerConfig:
+    """Planning in the world model before each action (MPPI; Table 1 has none)."""
+
+    samples: Count
+    """Sequences of actions in a round."""
+    policy_samples: Annotated[int, Bounds(0)]
+    """How many of them are the policy's."""
+    elites: Count
+    """Sequences that make the next round's mean and std."""
+    rounds: Count
+    temperature: Annotated[float, Bounds(0)]
+    """Of the elites' weights exp(temperature value); 0: all alike, the cross-entropy method."""
+    min_std: Positive
+    """Of actions."""
+    max_std: Positive
+    """Of actions, and of the first round."""
+
+
+@dataclass
 class AgentConfig:
     """Reparameterized policy learning; the defaults are Table 1 unless said otherwise."""
 
     name: str
     """rpg; mbsac, the same agent without z; sac, without a model: horizon is 1, and what only the
-    model, p_phi and z have is without effect."""
+    model, p_phi and z have is without effect; tdmpc and cem, mbsac that plans."""
     gamma: Share
     """Discount."""
     horizon: Count
@@ -164,6 +183,8 @@ class AgentConfig:
     q_reduce: Literal["sum", "mean"]
     """Over the errors of the two critics, where Eq. 4 has one Q."""
     latent: LatentConfig
+    planner: PlannerConfig | None
+    """null: actions are the policy's."""
     replay_capacity: Count
     """Observations in replay."""
     replay_recent: Annotated[int, Bounds(0)]

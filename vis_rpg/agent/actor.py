@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from perception.base import RecurrentState, StoredObs
+from vis_rpg.agent.planner import plan
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.seeding import restore_generator
 
@@ -34,6 +35,9 @@ class Actor:
         self.previous_action = torch.zeros(envs, agent.action_dim, device=self.device)
         self.is_first = torch.ones(envs, dtype=torch.bool, device=self.device)
         self.given_z: Tensor | None = None
+        horizon = agent.config.horizon if agent.config.planner else 0
+        self.planned = torch.zeros(horizon, envs, agent.action_dim, device=self.device)
+        """Where planning begins at the next step, (H, envs, A)."""
 
     # For users ------------------------------------------------------------------------------------
 
@@ -98,7 +102,10 @@ class Actor:
         if z is None:
             z = agent.pi_z(s, agent.space.noise((self.envs,), self.generator))
         self.z = torch.where(self.is_first[:, None], z, self.z)
-        if explore:
+        if agent.config.planner:
+            mean = self.planned * ~self.is_first[:, None]
+            action, self.planned = plan(agent, s, self.z, mean, self.generator, explore)
+        elif explore:
             shape = self.envs, agent.action_dim
             noise = torch.randn(shape, generator=self.generator, device=self.device)
             action, _ = agent.pi(s, self.z, noise)
@@ -128,6 +135,7 @@ class Actor:
             "z": self.z,
             "previous_action": self.previous_action,
             "is_first": self.is_first,
+            "planned": self.planned,
             "generator": self.generator.get_state(),
         }
 
@@ -137,6 +145,6 @@ class Actor:
             {k: v.to(self.device) for k, v in state[p].items()} for p in ("hidden", "previous")
         )
         self.state = RecurrentState(*parts)
-        for name in ("features", "z", "previous_action", "is_first"):
+        for name in ("features", "z", "previous_action", "is_first", "planned"):
             setattr(self, name, state[name].to(self.device))
         restore_generator(self.generator, state["generator"])

@@ -213,7 +213,7 @@ def imagine(
     value = model.q(s[1:], a[1:], z, critics)  # of s_1 .. s_H
     if model.critic == "q":
         value = value + extra[1:]
-    discount = _discounts(agent, model, s)
+    discount = discounts(agent, model, s)
     steps = torch.cumsum(discount[:-1] * (r + extra[:-1]), 0)
     estimates = steps + discount[1:] * value  # (critics, H, B)
     # No matrix product, which autocast would round.
@@ -234,7 +234,7 @@ def policy_reward(agent: Agent, log_pi: Tensor, log_p_z: Tensor, entropy: bool =
     return consistency - agent.log_alpha.exp().detach() * log_pi if entropy else consistency
 
 
-def _discounts(agent: Agent, model: WorldModel, s: Tensor) -> Tensor:
+def discounts(agent: Agent, model: WorldModel, s: Tensor) -> Tensor:
     """Return γ^k times the probability that the episode has not ended by step k, (H + 1, B)."""
     discount = agent.config.gamma * torch.ones_like(s[1:, :, 0])
     if model.continues is not None:

@@ -154,7 +154,7 @@ class Agent(nn.Module):
     def keep_acting_parts(self) -> Agent:
         """Delete what only training and diagnosis use, critics and bonus among it; return self."""
         for name in [name for name, _ in self.model.named_children()]:
-            if name not in ("perception", "f"):
+            if name not in ("perception", "f") and not self.config.planner:
                 delattr(self.model, name)
         for name in ("target", "p_phi", "rnd"):
             delattr(self, name)
