@@ -121,6 +121,14 @@ class LatentConfig:
 
 
 @dataclass
+class PolicyConfig:
+    """The action policy π(a|s,z)."""
+
+    kind: Literal["gaussian", "gmm", "flow"]
+    """Its density before the tanh: a normal, a mixture of them, or a normalising flow (Fig. 8E)."""
+
+
+@dataclass
 class PlannerConfig:
     """Planning in the world model before each action (MPPI; Table 1 has none)."""
 
@@ -182,6 +190,7 @@ class AgentConfig:
     runs)."""
     q_reduce: Literal["sum", "mean"]
     """Over the errors of the two critics, where Eq. 4 has one Q."""
+    policy: PolicyConfig
     latent: LatentConfig
     planner: PlannerConfig | None
     """null: actions are the policy's."""

@@ -18,7 +18,6 @@ from vis_rpg.analysis.diagnosis import (
     decided_by_z,
     diagnose,
     effective_rank,
-    log_density,
     monte_carlo_returns,
     open_loop,
     recombined_bonus,
@@ -78,7 +77,7 @@ def test_the_density_of_a_given_action_is_that_of_its_sample() -> None:
     s, z = torch.randn(6, 16), torch.randn(6, 12)
     with torch.no_grad():
         a, log_pi = actor.agent.pi(s, z, torch.randn(6, 2).clamp(-1, 1))
-        assert torch.allclose(log_density(actor.agent, s, a, z), log_pi, atol=1e-2)
+        assert torch.allclose(actor.agent.pi.log_prob(s, z, a), log_pi, atol=1e-2)
 
 
 def test_a_model_has_no_error_on_its_own_predictions_and_some_on_others() -> None:

@@ -106,7 +106,7 @@ class Actor:
             mean = self.planned * ~self.is_first[:, None]
             action, self.planned = plan(agent, s, self.z, mean, self.generator, explore)
         elif explore:
-            shape = self.envs, agent.action_dim
+            shape = self.envs, agent.pi.noise_dim
             noise = torch.randn(shape, generator=self.generator, device=self.device)
             action, _ = agent.pi(s, self.z, noise)
         else:

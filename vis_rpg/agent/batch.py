@@ -1,6 +1,7 @@
 """The inputs of one update: a batch from replay, and noise.
 
-Shapes: B batch, H horizon, A action, Z latent variable, M draws of z.
+Shapes: B batch, H horizon, A action, Z latent variable, M draws of z, E the policy's
+noise.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ class Noise:
     """Noise for one update: standard normal, but `z_first` and `z` as the latent space draws them.
 
     Attributes:
-        target: (H + 1, H, B, A).
-        policy: (H + 1, B, A).
-        first: (H + 1, M, B'', A); None where π(z|s₁) is fixed.
+        target: (H + 1, H, B, E).
+        policy: (H + 1, B, E).
+        first: (H + 1, M, B'', E); None where π(z|s₁) is fixed.
         z_first: (M, B'', Z); None where π(z|s₁) is fixed.
         z: Fresh z for the first segments of the batch, (B', Z); None for none.
     """

@@ -46,14 +46,18 @@ def plan(
     def repeat(x: Tensor, count: int) -> Tensor:
         return x.repeat_interleave(count, 0)
 
-    proposed = policy_sequences(agent, repeat(s, own), repeat(z, own), normal(H, B * own, A))
+    proposed = policy_sequences(
+        agent, repeat(s, own), repeat(z, own), normal(H, B * own, agent.pi.noise_dim)
+    )
     proposed = proposed.view(H, B, own, A)
     wide_s, wide_z = repeat(s, N), repeat(z, N)
     std = torch.full_like(mean, config.max_std)
     for _ in range(config.rounds):
         drawn = mean[:, :, None] + std[:, :, None] * normal(H, B, N - own, A)
         a = torch.cat([proposed, drawn.clamp(-1, 1)], 2)
-        value = sequence_values(agent, wide_s, wide_z, a.flatten(1, 2), normal(B * N, A))
+        value = sequence_values(
+            agent, wide_s, wide_z, a.flatten(1, 2), normal(B * N, agent.pi.noise_dim)
+        )
         best = value.view(B, N).topk(config.elites)
         weight = (config.temperature * (best.values - best.values[:, :1])).softmax(1)
         elites = a.gather(2, best.indices[None, :, :, None].expand(H, -1, -1, A))

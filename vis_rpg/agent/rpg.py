@@ -18,7 +18,7 @@ from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
 from vis_rpg.agent import losses
 from vis_rpg.agent.batch import Noise
 from vis_rpg.agent.latent import Posterior, make_latent
-from vis_rpg.agent.policy import ActionPolicy, LatentPolicy
+from vis_rpg.agent.policy import POLICIES, LatentPolicy
 from vis_rpg.agent.rnd import ObjectRND
 from vis_rpg.agent.rnd_inputs import Frames, RndInput
 from vis_rpg.agent.world_model import WorldModel
@@ -57,7 +57,8 @@ class Agent(nn.Module):
         self.model = self.make_model(perception, terminates)
         state_dim = self.model.state_dim
         self.target = copy.deepcopy(self.model).requires_grad_(False)
-        self.pi = ActionPolicy(state_dim, action_dim, self.space.dim, hidden, config.std_scale)
+        sizes = state_dim, action_dim, self.space.dim, hidden
+        self.pi = POLICIES[config.policy.kind](*sizes, config.std_scale)
         self.pi_z = LatentPolicy(self.space, state_dim, hidden, config.latent.prior == "learned")
         self.p_phi = Posterior(self.space, state_dim, action_dim, hidden)
         self.log_alpha = nn.Parameter(torch.tensor(math.log(config.alpha)))
@@ -169,9 +170,9 @@ class Agent(nn.Module):
             first: Episode starts, B''; 0 for none.
             generator: On the device of the update.
         """
-        H, A = self.config.horizon, self.action_dim
+        H, E = self.config.horizon, self.pi.noise_dim
         rows = [H * batch_size, batch_size, self.Z_DRAWS * first]
-        drawn = torch.randn(H + 1, sum(rows), A, generator=generator, device=generator.device)
+        drawn = torch.randn(H + 1, sum(rows), E, generator=generator, device=generator.device)
         target, policy, start = drawn.split(rows, 1)
         noise = Noise(target.unflatten(1, (H, batch_size)), policy)
         fresh = round(self.config.latent.relabel * batch_size)

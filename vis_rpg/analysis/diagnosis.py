@@ -120,7 +120,7 @@ def record_episode(actor: Actor, env: gymnasium.Env, seed: int) -> Episode:
         if read.dim() == 3:
             rnd_input = read[-len(a) :, 0]
     z_rows = z.expand(len(a), -1)
-    log_pi, log_p_z = log_density(agent, s[:-1], a, z_rows), agent.p_phi.log_prob(z_rows, s[:-1], a)
+    log_pi, log_p_z = agent.pi.log_prob(s[:-1], z_rows, a), agent.p_phi.log_prob(z_rows, s[:-1], a)
     shape = config.horizon + 1, V_DRAWS, agent.action_dim
     noise = torch.randn(shape, generator=actor.generator, device=actor.device)
     last = s[-1].expand(V_DRAWS, -1), z.expand(V_DRAWS, -1)
@@ -139,13 +139,6 @@ def record_episode(actor: Actor, env: gymnasium.Env, seed: int) -> Episode:
         success=bool(info["success"]),
         last_value=value.min(0).values.mean() * (not terminated),
     )
-
-
-def log_density(agent: Agent, s: Tensor, a: Tensor, z: Tensor) -> Tensor:
-    """Return log π(a|s,z), (B,), of given actions (B, A)."""
-    mean, std = agent.pi.distribution(s, z)
-    u = torch.atanh(a.clamp(-1 + 1e-6, 1 - 1e-6))
-    return agent.pi(s, z, (u - mean) / std)[1]
 
 
 def monte_carlo_returns(episode: Episode, gamma: float, entropy: bool) -> Tensor:

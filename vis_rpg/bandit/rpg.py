@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vis_rpg.agent.latent import Posterior, make_latent
-from vis_rpg.agent.policy import ActionPolicy, LatentPolicy
+from vis_rpg.agent.policy import GaussianPolicy, LatentPolicy
 from vis_rpg.config import BanditRPGConfig
 from vis_rpg.envs.tasks.bandit import REACH, bandit_reward
 
@@ -57,7 +57,7 @@ class BanditRPG(nn.Module):
         super().__init__()
         self.config = config
         self.space = make_latent("categorical", config.categories, 0.0)
-        self.pi = ActionPolicy(1, 1, self.space.dim, config.hidden_dim, config.std_scale)
+        self.pi = GaussianPolicy(1, 1, self.space.dim, config.hidden_dim, config.std_scale)
         self.pi_z = LatentPolicy(self.space, 1, config.hidden_dim, learned=True)
         self.p_phi = Posterior(self.space, 1, 1, config.hidden_dim)
         self.optimizer = torch.optim.Adam(self.parameters(), lr=config.lr, fused=True)
