@@ -121,6 +121,10 @@ def test_presets_and_overrides_reach_the_agent() -> None:
         ("agent=sac agent.horizon=3", "agent=sac has no model: agent.horizon=1"),
         ("agent=tdmpc agent.planner.elites=900", "agent.planner: .* elites at most samples"),
         ("agent=cem agent.planner.policy_samples=512", "agent.planner: samples must be more than"),
+        (
+            "obs=pixels perception=cnn exploration=icm exploration.rnd_input=frames",
+            "exploration=icm predicts vectors: exploration.rnd_input=frames is for object_rnd",
+        ),
         ("task=bandit", "task=bandit has one step and an exact reward"),
         ("device=quantum", "device=quantum: choose auto, cpu, cuda or cuda:N"),
         ("device=meta", "device=meta: choose auto, cpu, cuda or cuda:N"),

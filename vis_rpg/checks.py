@@ -61,6 +61,11 @@ def check(config: DictConfig) -> None:
         "see: use obs=pixels with perception=slots, or exploration.rnd_input=slots",
     )
     require(
+        bonus.name in ("none", "object_rnd") or reads != "frames",
+        f"exploration={bonus.name} predicts vectors: exploration.rnd_input=frames is for "
+        "object_rnd alone",
+    )
+    require(
         config.obs.kind == "pixels" or reads not in ("frame_embedding", "frames"),
         f"exploration.rnd_input={reads} reads frames, which obs=state does not give: use "
         "obs=pixels, or exploration.rnd_input=slots",

@@ -126,7 +126,8 @@ def _check_value(key: str, kind: Any, value: Any) -> None:
     [kind, *others] = [option for option in _options(kind) if option is not NoneType]
     if is_dataclass(kind) and isinstance(value, dict):
         if others:
-            named = {get_args(_kinds(each)["name"])[0]: each for each in (kind, *others)}
+            sections = (kind, *others)
+            named = {name: each for each in sections for name in get_args(_kinds(each)["name"])}
             _check_choice(f"{key}.name", tuple(named), value.get("name"))
             kind = named[value["name"]]
         check_settings(kind, value, key)

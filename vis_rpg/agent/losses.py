@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from perception.base import ObsSequence
 from vis_rpg.agent.batch import Batch, Noise, is_relabelled
+from vis_rpg.agent.curiosity import Curiosity
 from vis_rpg.agent.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -65,12 +66,19 @@ class Rollout(NamedTuple):
 def rnd_loss(agent: Agent, batch: Batch) -> LossOutput:
     """Compute the RND's prediction error on observations from the whole replay.
 
+    Bonuses of transitions learn from those of the batch instead.
+
     Returns:
         The loss; carries errors (B',).
     """
     assert agent.rnd is not None
-    error = agent.rnd.prediction_error(agent.read_rnd_input(batch.rnd_obs))[0]
-    loss = error.mean()
+    if isinstance(agent.rnd, Curiosity):
+        x = agent.read_rnd_input(batch.obs_sequence)
+        own, error = agent.rnd.loss(x, batch.action)
+        loss, error = masked_mean(own, batch.mask), error[0]  # the first step is never masked
+    else:
+        error = agent.rnd.prediction_error(agent.read_rnd_input(batch.rnd_obs))[0]
+        loss = error.mean()
     return LossOutput({"rnd": loss}, {"rnd_loss": loss.detach()}, (error.detach(),))
 
 
@@ -133,7 +141,10 @@ def relabelled_reward(agent: Agent, batch: Batch) -> tuple[Tensor, Metrics]:
     reward = batch.reward * agent.config.reward_scale
     if agent.rnd is None:
         return reward, {}
-    bonus = agent.rnd.bonus(agent.read_rnd_input(next_obs(batch.obs_sequence)))
+    if isinstance(agent.rnd, Curiosity):
+        bonus = agent.rnd.bonus(agent.read_rnd_input(batch.obs_sequence), batch.action)
+    else:
+        bonus = agent.rnd.bonus(agent.read_rnd_input(next_obs(batch.obs_sequence)))
     metrics = {"bonus": masked_mean(bonus, batch.mask), "bonus_max": bonus.max()}
     return reward + agent.bonus_scale * bonus, metrics
 

@@ -74,12 +74,36 @@ class FrameNetwork(nn.Module):
         return encode_pairs(self.cnn, frames)
 
 
-class ObjectRND(nn.Module):
-    """The exploration bonus: normalised error of a predictor that distils a random target network.
+class Bonus(nn.Module):
+    """An exploration bonus: an error, normalised by that of training batches.
 
-    It is high where objects have seldom been. The mean IS subtracted: a familiar configuration
-    earns a negative bonus. Statistics are those of training batches, of all since `warmup` updates
-    or of a window; until then the bonus is zero.
+    The mean IS subtracted: what is familiar earns a negative bonus. Statistics are of all since
+    `warmup` updates or of a window; until then the bonus is zero.
+
+    Args:
+        warmup: Updates before errors are counted.
+        window: Updates whose errors are remembered, earlier ones fading away; 0: all.
+    """
+
+    updates: Tensor
+
+    def __init__(self, warmup: int, window: int) -> None:
+        super().__init__()
+        self.statistics = RunningMeanStd(window)
+        self.warmup = warmup
+        self.register_buffer("updates", torch.zeros(()))
+
+    @torch.no_grad()
+    def update_stats(self, error: Tensor) -> None:
+        """Add errors (B,) of a training batch to the statistics, in place."""
+        self.updates += 1
+        self.statistics.update(error, (self.updates > self.warmup).to(error.dtype))
+
+
+class ObjectRND(Bonus):
+    """The bonus of RND: normalised error of a predictor that distils a random target network.
+
+    It is high where objects have seldom been.
 
     Args:
         input_dim: M, or None for frames, which convolutional networks read.
@@ -88,10 +112,8 @@ class ObjectRND(nn.Module):
         window: Updates whose errors are remembered, earlier ones fading away; 0: all.
     """
 
-    updates: Tensor
-
     def __init__(self, input_dim: int | None, width: int, warmup: int, window: int = 0) -> None:
-        super().__init__()
+        super().__init__(warmup, window)
 
         def make() -> nn.Module:
             if input_dim is None:
@@ -100,9 +122,6 @@ class ObjectRND(nn.Module):
 
         self.predictor = make()
         self.target = make().requires_grad_(False)
-        self.statistics = RunningMeanStd(window)
-        self.warmup = warmup
-        self.register_buffer("updates", torch.zeros(()))
 
     def prediction_error(self, rnd_input: Tensor) -> Tensor:
         """Return squared distances summed over outputs, (..., M) -> (...): the predictor's loss."""
@@ -110,12 +129,6 @@ class ObjectRND(nn.Module):
         dtype = self.statistics.mean.dtype
         residual = self.predictor(rnd_input).to(dtype) - self.target(rnd_input).to(dtype)
         return (residual**2).sum(-1)
-
-    @torch.no_grad()
-    def update_stats(self, error: Tensor) -> None:
-        """Add errors (B,) of a training batch to the statistics, in place."""
-        self.updates += 1
-        self.statistics.update(error, (self.updates > self.warmup).to(error.dtype))
 
     @torch.no_grad()
     def bonus(self, rnd_input: Tensor) -> Tensor:

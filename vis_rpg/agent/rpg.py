@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
 from vis_rpg.agent import losses
 from vis_rpg.agent.batch import Noise
+from vis_rpg.agent.curiosity import CURIOSITY, Curiosity
 from vis_rpg.agent.latent import Posterior, make_latent
 from vis_rpg.agent.policy import POLICIES, LatentPolicy
 from vis_rpg.agent.rnd import ObjectRND
@@ -57,20 +58,22 @@ class Agent(nn.Module):
         self.model = self.make_model(perception, terminates)
         state_dim = self.model.state_dim
         self.target = copy.deepcopy(self.model).requires_grad_(False)
-        sizes = state_dim, action_dim, self.space.dim, hidden
-        self.pi = POLICIES[config.policy.kind](*sizes, config.std_scale)
+        self.pi = POLICIES[config.policy.kind](
+            state_dim, action_dim, self.space.dim, hidden, config.std_scale
+        )
         self.pi_z = LatentPolicy(self.space, state_dim, hidden, config.latent.prior == "learned")
         self.p_phi = Posterior(self.space, state_dim, action_dim, hidden)
         self.log_alpha = nn.Parameter(torch.tensor(math.log(config.alpha)))
         self.rnd_input = rnd_input
-        self.rnd: ObjectRND | None = None
+        self.rnd: ObjectRND | Curiosity | None = None
         self.bonus_scale = 0.0
         if exploration is not None:
             width = perception.rnd_input_dim if rnd_input is None else rnd_input.spec.shape[0]
-            dim = None if isinstance(rnd_input, Frames) else width
-            self.rnd = ObjectRND(
-                dim, exploration.width, exploration.warmup_updates, exploration.window
-            )
+            sizes = exploration.width, exploration.warmup_updates, exploration.window
+            if exploration.name == "object_rnd":
+                self.rnd = ObjectRND(None if isinstance(rnd_input, Frames) else width, *sizes)
+            else:
+                self.rnd = CURIOSITY[exploration.name](width, action_dim, *sizes)
             self.bonus_scale = exploration.scale
         weights = torch.tensor([0.97**k for k in range(config.horizon)])
         self.register_buffer("step_weights", weights / weights.sum(), persistent=False)
@@ -138,7 +141,7 @@ class Agent(nn.Module):
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters of each part that has an optimizer."""
         parts: dict[str, list[nn.Parameter]] = {
-            "rnd": list(self.rnd.predictor.parameters()) if self.rnd is not None else [],
+            "rnd": [p for p in self.rnd.parameters() if p.requires_grad] if self.rnd else [],
             "model": [p for p in self.model.parameters() if p.requires_grad],
             "policy": list(self.pi.parameters()),
             "posterior": list(self.p_phi.parameters()),

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vis_rpg.agent.actor import Actor
+from vis_rpg.agent.curiosity import Curiosity
 from vis_rpg.agent.losses import imagine, policy_reward
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.analysis.diagnosis_figure import figure
@@ -116,7 +117,8 @@ def record_episode(actor: Actor, env: gymnasium.Env, seed: int) -> Episode:
     bonus, rnd_input = torch.zeros(len(a), device=actor.device), torch.zeros(len(a), 0)
     if agent.rnd is not None:
         read = agent.read_rnd_input(sequence)
-        bonus = agent.bonus_scale * agent.rnd.bonus(read)[-len(a) :, 0]
+        given = (read, a[:, None]) if isinstance(agent.rnd, Curiosity) else (read,)
+        bonus = agent.bonus_scale * agent.rnd.bonus(*given)[-len(a) :, 0]
         if read.dim() == 3:
             rnd_input = read[-len(a) :, 0]
     z_rows = z.expand(len(a), -1)
@@ -286,7 +288,7 @@ def recombined_bonus(agent: Agent, rnd_input: Tensor, seed: int) -> float:
         NaN where there is no RND, or it does not read two objects or more.
     """
     objects = 1 if agent.rnd_input is not None else agent.model.perception.rnd_objects
-    if agent.rnd is None or objects == 1:
+    if agent.rnd is None or isinstance(agent.rnd, Curiosity) or objects == 1:
         return float("nan")
     parts = rnd_input.unflatten(-1, (objects, -1))
     order = torch.rand(parts.shape[:2], generator=torch.Generator().manual_seed(seed)).argsort(0)

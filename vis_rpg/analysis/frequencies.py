@@ -40,7 +40,11 @@ def visited_coordinates(run: Path, agent: Agent) -> Tensor:
         UserError: The run has no replay, no bonus, or no objects in states.
     """
     perception = agent.model.perception
-    if not isinstance(perception, StatePerception) or perception.rnd_objects < 2 or not agent.rnd:
+    if (
+        not isinstance(perception, StatePerception)
+        or perception.rnd_objects < 2
+        or not isinstance(agent.rnd, ObjectRND)
+    ):
         raise UserError(
             "frequencies=...: only for runs from state, with a bonus, of a task that names "
             "coordinates of two objects or more"
