@@ -71,8 +71,8 @@ def test_presets_and_overrides_reach_the_agent() -> None:
     [
         (
             "agent.latent.kind=gausian",
-            r"agent.latent.kind=gausian: choose one of gaussian, categorical, none \(nearest: "
-            r"gaussian\)",
+            r"agent.latent.kind=gausian: choose one of gaussian, categorical, mixed, sphere, none "
+            r"\(nearest: gaussian\)",
         ),
         ("agent.latent.prior=learnt", r"agent.latent.prior=learnt: .*nearest: learned"),
         ("exploration.rnd_input=frame", "exploration.rnd_input=frame: .*nearest: frames"),
@@ -106,6 +106,11 @@ def test_presets_and_overrides_reach_the_agent() -> None:
             r"agent.latent.dim=0: must be at least 1 \(agent=mbsac is the agent without z\)",
         ),
         ("agent.latent.relabel=1.5", "agent.latent.relabel=1.5: must lie between 0 and 1"),
+        ("agent.latent.kind=sphere agent.latent.dim=1", "agent.latent.kind=sphere needs 2 or more"),
+        (
+            "agent.latent.kind=sphere agent.latent.prior=learned",
+            "agent.latent.kind=sphere has no learned prior",
+        ),
         (
             "agent.latent.entropy_decay=[5,5]",
             r"agent.latent.entropy_decay=\[5, 5\]: give the interactions",

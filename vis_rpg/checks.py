@@ -34,6 +34,14 @@ def check(config: DictConfig) -> None:
         latent.kind == "none" or latent.dim >= 1,
         f"agent.latent.dim={latent.dim}: must be at least 1 (agent=mbsac is the agent without z)",
     )
+    require(
+        latent.kind not in ("mixed", "sphere") or latent.dim >= 2,
+        f"agent.latent.dim={latent.dim}: agent.latent.kind={latent.kind} needs 2 or more",
+    )
+    require(
+        latent.kind != "sphere" or latent.prior == "fixed",
+        "agent.latent.kind=sphere has no learned prior: agent.latent.prior=fixed",
+    )
     decay = latent.entropy_decay
     require(
         len(decay) == 2 and 0 <= decay[0] < decay[1],

@@ -103,12 +103,13 @@ class LossWeights:
 class LatentConfig:
     """The latent variable z."""
 
-    kind: Literal["gaussian", "categorical", "none"]
-    """Its distribution; none: an agent without z."""
+    kind: Literal["gaussian", "categorical", "mixed", "sphere", "none"]
+    """Its distribution; mixed: half categories, half Gaussian; sphere: unit vectors; none: an agent
+    without z."""
     dim: int
     """Width of z, or number of categories."""
     posterior_std: Positive
-    """Std of p_phi, gaussian only."""
+    """Std of p_phi; of a sphere about its width, of categories without effect."""
     relabel: Share
     """Share of a batch in which segments get z drawn anew where their episode was paid from there
     on (not in Table 1); for the fixed prior, without effect for a learned one."""

@@ -9,13 +9,16 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
+from tests.runs import facts, trained
 from vis_rpg.agent.latent import (
     LOG_STD_MAX,
     LOG_STD_MIN,
     CategoricalLatent,
     GaussianLatent,
+    MixedLatent,
     NoLatent,
     Posterior,
+    SphereLatent,
     bounded_log_std,
     make_latent,
 )
@@ -37,6 +40,37 @@ def test_gaussian_densities_equal_torch_distributions() -> None:
     torch.testing.assert_close(space.divergence(outputs), kl_divergence(prior, fixed))
     posterior = Independent(Normal(mean, 0.38), 1)
     torch.testing.assert_close(space.log_posterior(z, mean), posterior.log_prob(z))
+
+
+def test_a_mixed_space_is_the_product_of_its_halves(draws: torch.Generator) -> None:
+    space, categories, normal = MixedLatent(5, 0.38), CategoricalLatent(3), GaussianLatent(2, 0.38)
+    z = space.sample(space.noise((50,), draws))
+    assert (
+        torch.equal(z[:, :3].sum(1), torch.ones(50)) and ((z[:, :3] == 0) | (z[:, :3] == 1)).all()
+    )
+    prior, mean = torch.randn(50, 7), torch.randn(50, 5)
+    for name in ("log_prior", "log_posterior"):
+        outputs = prior if name == "log_prior" else mean
+        first = getattr(categories, name)(z[:, :3], outputs[:, :3])
+        second = getattr(normal, name)(z[:, 3:], outputs[:, 3:])
+        torch.testing.assert_close(getattr(space, name)(z, outputs), first + second)
+    for name in ("entropy", "divergence"):
+        both = getattr(categories, name)(prior[:, :3]) + getattr(normal, name)(prior[:, 3:])
+        torch.testing.assert_close(getattr(space, name)(prior), both)
+    drawn = space.sample(space.noise((4000,), draws), torch.tensor([2.0, 0, 0, 3, 0, -1, -1]))
+    assert drawn[:, 0].mean() == pytest.approx(math.exp(2) / (math.exp(2) + 2), abs=0.03)
+    assert drawn[:, 3].mean() == pytest.approx(3, abs=0.05)
+
+
+@pytest.mark.parametrize("std", [0.38, 1.0])
+def test_the_density_on_a_sphere_integrates_to_one(std: float, draws: torch.Generator) -> None:
+    for dim, area in ((2, 2 * math.pi), (3, 4 * math.pi), (12, 2 * math.pi**6 / math.gamma(6))):
+        space = SphereLatent(dim, std)
+        z = space.sample(space.noise((400_000,), draws))
+        torch.testing.assert_close(z.norm(dim=1), torch.ones(len(z)))
+        assert z.mean(0).abs().max() < 0.01
+        density = space.log_posterior(z, torch.randn(dim, generator=draws).expand(len(z), -1)).exp()
+        assert float(density.mean()) * area == pytest.approx(1, abs=0.05)
 
 
 def test_a_log_std_is_bounded_and_finds_back_from_beyond_its_bounds() -> None:
@@ -173,3 +207,11 @@ def test_the_empty_space_draws_nothing_and_scores_nothing(draws: torch.Generator
 )
 def test_a_space_is_made_by_its_name(kind: str, made: type) -> None:
     assert isinstance(make_latent(kind, 4, 0.38), made)
+
+
+@pytest.mark.parametrize(
+    ("kind", "prior"), [("mixed", "fixed"), ("mixed", "learned"), ("sphere", "fixed")]
+)
+def test_an_agent_trains_with_every_space(kind: str, prior: str) -> None:
+    run = trained("task=maze", f"agent.latent.kind={kind}", f"agent.latent.prior={prior}")
+    assert math.isfinite(facts(run)[-1]["posterior_loss"])

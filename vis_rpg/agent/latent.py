@@ -7,8 +7,10 @@ is an argument, so callers are pure functions.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
+import scipy.special
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -180,17 +182,127 @@ class NoLatent:
     divergence, log_posterior = entropy, log_prior
 
 
-def make_latent(kind: str, dim: int, posterior_std: float) -> LatentSpace:
-    """Make the latent space "gaussian", "categorical" or "none" (MBSAC).
+class MixedLatent:
+    """A one-hot half and a Gaussian half, independent of each other.
 
     Args:
-        kind: Name of the space.
+        dim: Z; the categories are its half, rounded up.
+        posterior_std: Std of the Gaussian half of p_φ.
+    """
+
+    def __init__(self, dim: int, posterior_std: float) -> None:
+        self.dim = dim
+        categories = (dim + 1) // 2
+        self.parts: tuple[LatentSpace, ...] = (
+            CategoricalLatent(categories),
+            GaussianLatent(dim - categories, posterior_std),
+        )
+        self.posterior_outputs = sum(part.posterior_outputs for part in self.parts)
+        self.prior_outputs = sum(part.prior_outputs for part in self.parts)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x.split([part.dim for part in self.parts], -1)
+
+    def _outputs(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        return outputs.split([part.prior_outputs for part in self.parts], -1)
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draw Gumbel noise and standard normal noise."""
+        return torch.cat([part.noise(shape, generator) for part in self.parts], -1)
+
+    def sample(self, noise: Tensor, outputs: Tensor | None = None) -> Tensor:
+        """Return both halves, (B, dim)."""
+        given = (None, None) if outputs is None else self._outputs(outputs)
+        halves = zip(self.parts, self._split(noise), given, strict=True)
+        return torch.cat([part.sample(own, out) for part, own, out in halves], -1)
+
+    def log_prior(self, z: Tensor, outputs: Tensor) -> Tensor:
+        """Return the sum of both halves, (B,)."""
+        halves = zip(self.parts, self._split(z), self._outputs(outputs), strict=True)
+        return sum((part.log_prior(*own) for part, *own in halves), z.new_zeros(()))
+
+    def entropy(self, outputs: Tensor) -> Tensor:
+        """Return the sum of both halves, (B,)."""
+        halves = zip(self.parts, self._outputs(outputs), strict=True)
+        return sum((part.entropy(own) for part, own in halves), outputs.new_zeros(()))
+
+    def divergence(self, outputs: Tensor) -> Tensor:
+        """Return the sum of both halves, (B,)."""
+        halves = zip(self.parts, self._outputs(outputs), strict=True)
+        return sum((part.divergence(own) for part, own in halves), outputs.new_zeros(()))
+
+    def log_posterior(self, z: Tensor, outputs: Tensor) -> Tensor:
+        """Return the sum of both halves, (B,)."""
+        own = outputs.split([part.posterior_outputs for part in self.parts], -1)
+        halves = zip(self.parts, self._split(z), own, strict=True)
+        return sum((part.log_posterior(*each) for part, *each in halves), z.new_zeros(()))
+
+
+class SphereLatent:
+    """Unit vectors in R^dim, uniform; p_φ is a von Mises-Fisher distribution of fixed width.
+
+    The prior cannot be learned.
+
+    Args:
+        dim: Z, at least 2.
+        posterior_std: p_φ has the concentration 1 / posterior_std², so that it is about as wide
+            along the sphere as a normal of this std.
+    """
+
+    prior_outputs = 0
+
+    def __init__(self, dim: int, posterior_std: float) -> None:
+        self.dim = self.posterior_outputs = dim
+        self.concentration = 1 / posterior_std**2
+        order = dim / 2 - 1
+        # log I(κ), of the modified Bessel function of the first kind.
+        bessel = math.log(scipy.special.ive(order, self.concentration)) + self.concentration
+        area = 0.5 * dim * math.log(2 * math.pi)
+        self.log_constant = order * math.log(self.concentration) - area - bessel
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draw standard normal noise (*shape, dim)."""
+        return torch.randn(*shape, self.dim, generator=generator, device=generator.device)
+
+    def sample(self, noise: Tensor, outputs: Tensor | None = None) -> Tensor:
+        """Return the direction of the noise, (B, dim)."""
+        return F.normalize(noise, dim=-1)
+
+    def log_prior(self, z: Tensor, outputs: Tensor) -> Tensor:
+        """Return zeros (B,): the prior is fixed."""
+        return torch.zeros_like(z[..., 0])
+
+    def entropy(self, outputs: Tensor) -> Tensor:
+        """Return zeros (B,): the prior is fixed."""
+        return outputs.sum(-1)
+
+    divergence = entropy
+
+    def log_posterior(self, z: Tensor, outputs: Tensor) -> Tensor:
+        """Return the log density on the sphere about the direction of outputs (B, dim): (B,)."""
+        cosine = (z * F.normalize(outputs, dim=-1)).sum(-1)
+        return self.concentration * cosine + self.log_constant
+
+
+SPACES: dict[str, Callable[[int, float], LatentSpace]] = {
+    "gaussian": GaussianLatent,
+    "categorical": lambda dim, posterior_std: CategoricalLatent(dim),
+    "mixed": MixedLatent,
+    "sphere": SphereLatent,
+    "none": lambda dim, posterior_std: NoLatent(),
+}
+"""By `agent.latent.kind`."""
+
+
+def make_latent(kind: str, dim: int, posterior_std: float) -> LatentSpace:
+    """Make a latent space.
+
+    Args:
+        kind: A name of `SPACES`; "none" is MBSAC's.
         dim: Z.
         posterior_std: Std of a Gaussian p_φ.
     """
-    if kind == "gaussian":
-        return GaussianLatent(dim, posterior_std)
-    return CategoricalLatent(dim) if kind == "categorical" else NoLatent()
+    return SPACES[kind](dim, posterior_std)
 
 
 class Posterior(nn.Module):

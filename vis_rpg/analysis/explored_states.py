@@ -211,8 +211,8 @@ def z_colormap(z: np.ndarray, kind: str, coefficients: np.ndarray | None = None)
 
     Args:
         z: (V, Z).
-        kind: Of z. Categorical: a colour per category; gaussian: the direction in a plane of z;
-            none: one colour.
+        kind: Of z. Categorical: a colour per category; none: one colour; else the direction in a
+            plane of z.
         coefficients: (Z, Y), of a regression of places on z, for the plane in which z explains
             most of them; None: the plane of the first two numbers.
     """
@@ -229,7 +229,7 @@ def z_colormap(z: np.ndarray, kind: str, coefficients: np.ndarray | None = None)
             list(range(categories)),
             [str(k + 1) for k in range(categories)],
         )
-    if kind == "gaussian":
+    if kind != "none":
         if z.shape[1] > 2 and coefficients is not None:
             z = z @ np.linalg.svd(coefficients)[0][:, :2]
         second = z[:, 1] if z.shape[1] > 1 else np.zeros(len(z))
