@@ -105,10 +105,10 @@ def test_the_paper_has_its_six_sparse_and_two_dense_tasks() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ([], "give one of fig=4, 5, 6, 7, 11 or 13 and table=tasks"),
-        (["fig=7", "table=tasks"], "give one of fig=4, 5, 6, 7, 11 or 13 and table=tasks"),
-        (["fig=4", "table=tasks"], "give one of fig=4, 5, 6, 7, 11 or 13 and table=tasks"),
-        (["fig=8"], "fig=8: choose one of 4, 5, 6, 7, 11, 13"),
+        ([], "give one of fig=4, 5, 6, 7, 8, 11, 12 or 13 and table=tasks"),
+        (["fig=7", "table=tasks"], "give one of fig=4, 5, 6, 7, 8, 11, 12 or 13 and table=tasks"),
+        (["fig=4", "table=tasks"], "give one of fig=4, 5, 6, 7, 8, 11, 12 or 13 and table=tasks"),
+        (["fig=9"], "fig=9: choose one of 4, 5, 6, 7, 8, 11, 12, 13"),
         (["table=task"], "table=task: choose one of tasks"),
         (["fig=7", "obs=pixels"], "obs=pixels: fig=7 is from state; table=tasks takes obs="),
         (["fig=5", "preset=cpus"], "preset=cpus: no such option; did you mean cpu?"),

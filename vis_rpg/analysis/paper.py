@@ -186,6 +186,75 @@ CHEETAH_BACK = Row(
     note="The paper gives no distance; ours is 5 m.",
 )
 
+BUDGET = 240_000
+"""Interactions of Fig. 8."""
+
+
+def maze_variant(name: str, words: str, *readings: tuple[int, float]) -> Row:
+    """Return a row of Fig. 8: the maze with further settings."""
+    own = ("task=maze", *words.split())
+    return Row(f"Maze, {name}", own, BUDGET, paper={"rpg": readings}, key="coverage")
+
+
+CEM_PLANNER = (
+    "agent.planner={samples:512,policy_samples:0,elites:64,rounds:6,temperature:0,min_std:0.05,"
+    "max_std:2}"
+)
+"""The section of agent=cem, for a row whose agent is RPG without z."""
+ABLATIONS = (
+    MAZE,
+    maze_variant(
+        "categorical z",
+        "agent.latent.kind=categorical agent.latent.prior=learned agent.beta=0.1",
+        (50_000, 0.60),
+        (100_000, 0.68),
+        (BUDGET, 0.79),
+    ),
+    maze_variant("no z", "agent.latent.kind=none", (50_000, 0.42), (100_000, 0.50), (BUDGET, 0.66)),
+    maze_variant("beta 0.05", "agent.beta=0.05", (BUDGET, 0.66)),
+    maze_variant("beta 0.005", "agent.beta=0.005", (BUDGET, 0.86)),
+    maze_variant("beta 1e-4", "agent.beta=1e-4", (BUDGET, 0.68)),
+    maze_variant("beta 0", "agent.beta=0", (BUDGET, 0.66)),
+    maze_variant("z of 6", "agent.latent.dim=6", (BUDGET, 0.90)),
+    maze_variant("z of 3", "agent.latent.dim=3", (BUDGET, 0.84)),
+    maze_variant("z of 1", "agent.latent.dim=1", (BUDGET, 0.72)),
+    maze_variant(
+        "small buffer",
+        "agent.replay_capacity=2000",
+        (50_000, 0.39),
+        (100_000, 0.40),
+        (BUDGET, 0.40),
+    ),
+    maze_variant(
+        "no positional encoding",
+        "perception.frequencies=0",
+        (50_000, 0.38),
+        (100_000, 0.41),
+        (BUDGET, 0.44),
+    ),
+    maze_variant(
+        "no z, mixture",
+        "agent.latent.kind=none agent.policy.kind=gmm",
+        (50_000, 0.30),
+        (100_000, 0.43),
+        (BUDGET, 0.46),
+    ),
+    maze_variant(
+        "no z, flow",
+        "agent.latent.kind=none agent.policy.kind=flow",
+        (50_000, 0.37),
+        (100_000, 0.37),
+        (BUDGET, 0.37),
+    ),
+    maze_variant(
+        "no z, CEM",
+        f"agent.latent.kind=none {CEM_PLANNER}",
+        (50_000, 0.35),
+        (100_000, 0.42),
+        (BUDGET, 0.50),
+    ),
+)
+
 FIGURES = {
     5: Figure("Fig. 5: coverage of the maze, intrinsic reward only", (MAZE,)),
     6: Figure("Fig. 6: dense rewards with local optima, no bonus", (CABINET_DENSE, ANT_PUSH)),
@@ -193,7 +262,9 @@ FIGURES = {
         "Fig. 7: sparse rewards",
         (TWO_BLOCKS, DOOR, STICK_PULL, CABINET_SPARSE, HAMMER, BASKETBALL),
     ),
+    8: Figure("Fig. 8: ablations on the maze, intrinsic reward only", ABLATIONS, ("rpg",)),
     11: Figure("Fig. 11: CheetahBack, sparse reward", (CHEETAH_BACK,)),
+    12: Figure("Fig. 12: standard MuJoCo", (HALF_CHEETAH, HUMANOID)),
     13: Figure(
         "Fig. 13: one-block BlockPush from pixels",
         (

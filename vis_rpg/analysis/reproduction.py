@@ -125,7 +125,7 @@ def chosen(config: ReproduceConfig) -> Figure:
     """
     require(
         (config.fig is None) != (config.table is None),
-        "give one of fig=4, 5, 6, 7, 11 or 13 and table=tasks",
+        "give one of fig=4, 5, 6, 7, 8, 11, 12 or 13 and table=tasks",
     )
     if config.table:
         return tasks(config.obs or "state")
