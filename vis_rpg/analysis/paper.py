@@ -115,6 +115,7 @@ CABINET_DENSE = Row(
         "mbsac": ((400_000, 0.17), (500_000, 0.17), (800_000, 0.17)),
     },
     goals={"state": 0.99, "pixels": 0.8},
+    cpu=("agent.envs=10",),
     note=PARTNET,
 )
 ANT_PUSH = Row(

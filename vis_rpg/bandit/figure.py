@@ -1,6 +1,7 @@
 """Fig. 4: trains RPG and a Gaussian with REINFORCE on the bandit, and draws their curves.
 
-Writes into `out`: bandit.csv (one row a run), curves.csv (mean reward over training), modes.csv
+Writes into `out`: bandit.csv (one row a run), curves.csv (over training the mean reward, and by how
+many nats the ELBO lies below log p(O)), modes.csv
 (the policies over training) and fig4.png, which is drawn from the three.
 """
 
@@ -18,7 +19,15 @@ import torch
 from matplotlib.axes import Axes
 
 from vis_rpg.bandit.reinforce import GaussianReinforce
-from vis_rpg.bandit.rpg import BanditRPG, Learner, Modes, density, mean_reward, train
+from vis_rpg.bandit.rpg import (
+    BanditRPG,
+    Learner,
+    Modes,
+    density,
+    log_evidence,
+    mean_reward,
+    train,
+)
 from vis_rpg.config import BanditConfig
 from vis_rpg.envs.tasks.bandit import REACH, bandit_reward
 from vis_rpg.errors import require
@@ -41,6 +50,7 @@ def main(config: BanditConfig) -> None:
     runs: list[list[Any]] = []
     curves: list[list[Any]] = []
     modes: list[list[Any]] = []
+    evidence = log_evidence(config.rpg.reward_weight)
     for name, seed in ((name, seed) for name in AGENTS for seed in config.seeds):
         torch.manual_seed(seed)
         learner = AGENTS[name](config.rpg if name == "RPG" else config.reinforce)
@@ -52,7 +62,8 @@ def main(config: BanditConfig) -> None:
         test = torch.Generator().manual_seed(seed + 1_000_000)
         for update, policy in snapshots:
             reward = mean_reward(policy, ACTIONS, test)
-            curves.append([name, seed, update, f"{reward:.4f}"])
+            gap = evidence - policy.elbo
+            curves.append([name, seed, update, f"{reward:.4f}", f"{gap:.6f}" if gap == gap else ""])
             rows = zip(
                 policy.probability.tolist(), policy.mean.tolist(), policy.std.tolist(), strict=True
             )
@@ -66,7 +77,8 @@ def main(config: BanditConfig) -> None:
             flush=True,
         )
         write(out / "bandit.csv", ("agent", "seed", "mean_reward", "wall_s", "cpu_s"), runs)
-        write(out / "curves.csv", ("agent", "seed", "update", "mean_reward"), curves)
+        header = ("agent", "seed", "update", "mean_reward", "elbo_gap")
+        write(out / "curves.csv", header, curves)
         write(
             out / "modes.csv", ("agent", "seed", "update", "z", "probability", "mean", "std"), modes
         )
@@ -109,12 +121,11 @@ def draw(out: Path) -> None:
                 for r in modes
                 if (r["agent"], r["seed"], int(r["update"])) == (name, seed, update)
             ]
-            policy = Modes(
-                *(
-                    torch.tensor([float(r[key]) for r in chosen])
-                    for key in ("probability", "mean", "std")
-                )
+            probability, mean, std = (
+                torch.tensor([float(r[key]) for r in chosen])
+                for key in ("probability", "mean", "std")
             )
+            policy = Modes(probability, mean, std)
             _draw_policy(axes, policy, COLOURS if name == "RPG" else [GAUSSIAN])
             reward = next(
                 r["mean_reward"]

@@ -8,6 +8,7 @@ pathwise gradient, while π(z|s) learns by the score function. Symbols and shape
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vis_rpg.agent.latent import Posterior, make_latent
-from vis_rpg.agent.policy import GaussianPolicy, LatentPolicy
+from vis_rpg.agent.policy import GaussianPolicy, LatentPolicy, log_slope
 from vis_rpg.config import BanditRPGConfig
 from vis_rpg.envs.tasks.bandit import REACH, bandit_reward
 
@@ -31,6 +32,8 @@ class Modes:
     """(Z,), before the tanh."""
     std: Tensor
     """(Z,), before the tanh."""
+    elbo: float = math.nan
+    """Of Eq. 2 with unit weights, in nats; NaN for an agent without z."""
 
 
 class Learner(Protocol):
@@ -111,7 +114,41 @@ class BanditRPG(nn.Module):
         outputs = self.pi_z.outputs(s[:1])
         assert outputs is not None
         mean, std = self.pi.distribution(s, z)
-        return Modes(outputs.softmax(-1).squeeze(0), mean.squeeze(-1), std.squeeze(-1))
+        own = outputs.softmax(-1).squeeze(0), mean.squeeze(-1), std.squeeze(-1)
+        return Modes(*own, elbo=self.elbo(*own))
+
+    def elbo(self, probability: Tensor, mean: Tensor, std: Tensor) -> float:
+        """Return the bound of Eq. 2 on log p(O), in nats, by quadrature over u = atanh(a).
+
+        It is the mean over z and a of w R(a) + log p(a) + log p_φ(z|s,a) - log π(z|s) - log
+        π(a|s,z), with a uniform p(a) on [-1, 1] and w the weight of the reward.
+
+        Args:
+            probability: π(z|s), (Z,).
+            mean: Of u, (Z,).
+            std: Of u, (Z,).
+        """
+        u, du, weighted = quadrature(self.config.reward_weight)
+        a, normal = u.tanh().float(), torch.distributions.Normal(mean[:, None], std[:, None])
+        log_u = normal.log_prob(u.float()).double()
+        z = torch.eye(self.space.dim)[:, None].expand(-1, len(u), -1)
+        rows = a[None, :, None].expand(len(z), -1, -1)
+        log_z = self.p_phi.log_prob(z, torch.ones_like(rows), rows).double()
+        inner = weighted + log_z - probability.double().clamp(min=1e-40).log()[:, None] - log_u
+        return float((probability.double() @ (log_u.exp() * inner).sum(-1)) * du)
+
+
+def quadrature(weight: float) -> tuple[Tensor, float, Tensor]:
+    """Return a grid of u = atanh(a), its step, and w R(a) + log p(a) + log da/du at each point."""
+    u = torch.linspace(-12, 12, 24_001, dtype=torch.float64)
+    reward = weight * bandit_reward(REACH * u.tanh())
+    return u, float(u[1] - u[0]), reward - math.log(2) + log_slope(u)
+
+
+def log_evidence(weight: float) -> float:
+    """Return log p(O) = log of the mean of exp(w R(a)) over uniform actions, in nats."""
+    _, du, weighted = quadrature(weight)
+    return float(weighted.logsumexp(0)) + math.log(du)
 
 
 def mean_reward(modes: Modes, actions: int, generator: torch.Generator) -> float:
