@@ -148,6 +148,8 @@ BASKETBALL = Row(
         "mbsac": ((500_000, 0.62), (1_000_000, 0.85), (2_000_000, 0.88)),
     },
     goals={"state": 0.7, "pixels": 0.5},
+    by_obs={"state": ("perception.frequencies=4",)},  # results/metaworld_basketball/README.md
+    cpu=("agent.reward_scale=5", "agent.envs=10", "agent.replay_recent=5000"),
     note=METAWORLD,
 )
 HALF_CHEETAH = Row(
