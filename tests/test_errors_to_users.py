@@ -241,7 +241,7 @@ def test_the_script_prints_one_line_and_exits_with_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert (
         done.stderr.strip()
-        == "error: agent.latent.kind=gausian: choose one of gaussian, categorical, none "
-        "(nearest: gaussian)"
+        == "error: agent.latent.kind=gausian: choose one of gaussian, categorical, mixed, sphere, "
+        "none (nearest: gaussian)"
     )
     assert not (tmp_path / "x").exists()

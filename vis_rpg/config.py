@@ -140,6 +140,7 @@ class PlannerConfig:
     elites: Count
     """Sequences that make the next round's mean and std."""
     rounds: Count
+    """Rounds of drawing before an action."""
     temperature: Annotated[float, Bounds(0)]
     """Of the elites' weights exp(temperature value); 0: all alike, the cross-entropy method."""
     min_std: Positive

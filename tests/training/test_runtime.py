@@ -12,7 +12,7 @@ import torch
 from tests.runs import facts
 from tests.small import changed, config, weights
 from tests.training.test_sampler import LEARNED, agents, sampling_learner
-from vis_rpg.training import learner as module
+from vis_rpg.agent.rpg import Agent
 from vis_rpg.training import runtime, trainer
 from vis_rpg.training.learner import Learner
 from vis_rpg.training.trainer import Trainer
@@ -177,7 +177,7 @@ def test_a_failure_while_getting_ready_leaves_no_trace_either(
     def failing(*_: Any) -> Any:
         raise RuntimeError("cannot be compiled")
 
-    monkeypatch.setattr(module, "policy_loss", failing)
+    monkeypatch.setattr(Agent, "policy_loss", staticmethod(failing))
     with pytest.raises(RuntimeError, match="cannot be compiled"):
         runtime.warm_up(ready, "eager", 1)
     assert changed(before, of) == set()
