@@ -15,7 +15,7 @@ import pytest
 
 from tests.runs import comparable, differences, facts, run_script
 from vis_rpg.analysis import reproduce, reproduction, reproduction_report
-from vis_rpg.analysis.paper import FIGURES, Figure, Row, tasks
+from vis_rpg.analysis.paper import CEM_PLANNER, FIGURES, Figure, Row, tasks
 from vis_rpg.compose import compose
 from vis_rpg.errors import UserError
 from vis_rpg.training import checkpoint
@@ -100,6 +100,11 @@ def test_the_paper_has_its_six_sparse_and_two_dense_tasks() -> None:
         "task=metaworld_stick_pull",
     }
     assert len(tasks("state").rows) == 11 and len(tasks("pixels").rows) == 9
+
+
+def test_planning_in_figure_8_is_that_of_the_agent_cem() -> None:
+    planner = compose(["task=maze", CEM_PLANNER]).agent.planner
+    assert planner == compose(["task=maze", "agent=cem"]).agent.planner
 
 
 @pytest.mark.parametrize(

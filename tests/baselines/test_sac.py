@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
 import vis_rpg
-from tests.runs import facts, final, trained
-from tests.small import Seen, agent, batch, changed, config, learner, noise_of, weights
+from tests.runs import facts, trained
+from tests.small import Seen, agent, batch, changed, learner, noise_of, weights
 from vis_rpg.agent.losses import relabelled_reward
 from vis_rpg.analysis.diagnosis import diagnose
 from vis_rpg.baselines.sac import SAC, critic_loss, policy_loss
 from vis_rpg.errors import UserError
-from vis_rpg.training.trainer import Trainer
 
 
 def small(*words: str, **given: bool) -> SAC:
@@ -93,14 +90,3 @@ def test_it_trains_is_loaded_and_acts(words: tuple[str, ...]) -> None:
     with pytest.raises(UserError, match="agent=sac: there is no world model to diagnose"):
         diagnose(actor, env, 2, 0)
     env.close()
-
-
-def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path: Path) -> None:
-    words = ("task=maze", "agent=sac")
-    whole = final(trained(*words))
-    for steps in (150, 300):
-        settings = config(*words, "resume=true", f"out={tmp_path}")
-        settings.steps = steps
-        Trainer(settings).run()
-    for name, value in final(tmp_path)["agent"].items():
-        assert torch.equal(value, whole["agent"][name]), name

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from tests.runs import comparable, differences, facts, final
+from tests.runs import comparable, differences, facts, final, trained
 from tests.small import config
 from vis_rpg.errors import UserError
 from vis_rpg.training import checkpoint
@@ -92,6 +93,22 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(
         for name in ("killed", "whole")
     ]
     assert differences(*stored) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("agent=sac",), ("agent=tdmpc", "agent.planner.samples=64", "agent.planner.elites=8")],
+    ids=["sac", "tdmpc"],
+)
+def test_a_baseline_resumed_halfway_is_the_one_that_was_not_stopped(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    train(tmp_path, "task=maze", *words, "steps=150")
+    train(tmp_path, "task=maze", *words, "resume=true")
+    whole = trained("task=maze", *words)
+    assert differences(comparable(tmp_path), comparable(whole)) == []
+    for name, value in final(tmp_path)["agent"].items():
+        assert torch.equal(value, final(whole)["agent"][name]), name
 
 
 def trainer_of(out: Path, *words: str) -> Trainer:

@@ -13,7 +13,25 @@ from vis_rpg.agent.rnd import Bonus
 
 
 class Curiosity(Bonus):
-    """A bonus that is learned from, and paid for, transitions x, a -> x'."""
+    """A bonus that is learned from, and paid for, transitions x, a -> x'.
+
+    Args:
+        input_dim: M.
+        action_dim: A.
+        width: W.
+        warmup: As of `Bonus`.
+        window: As of `Bonus`.
+    """
+
+    def __init__(
+        self, input_dim: int, action_dim: int, width: int, warmup: int, window: int
+    ) -> None:
+        super().__init__(warmup, window)
+        self.make(input_dim, action_dim, width)
+
+    def make(self, input_dim: int, action_dim: int, width: int) -> None:
+        """Make the networks."""
+        raise NotImplementedError
 
     def loss(self, x: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the networks descend on, and the errors that are paid.
@@ -34,22 +52,12 @@ class Curiosity(Bonus):
 
 
 class Disagreement(Curiosity):
-    """The variance over an ensemble that predicts x' (Pathak et al. 2019; Plan2Explore's bonus).
-
-    Args:
-        input_dim: M.
-        action_dim: A.
-        width: W.
-        warmup: As of `Bonus`.
-        window: As of `Bonus`.
-    """
+    """The variance over an ensemble that predicts x' (Pathak et al. 2019; Plan2Explore's bonus)."""
 
     HEADS = 5
 
-    def __init__(
-        self, input_dim: int, action_dim: int, width: int, warmup: int, window: int
-    ) -> None:
-        super().__init__(warmup, window)
+    def make(self, input_dim: int, action_dim: int, width: int) -> None:
+        """Make the networks."""
         sizes = input_dim + action_dim, width, width, input_dim
         self.heads = nn.ModuleList(MLP(*sizes) for _ in range(self.HEADS))
 
@@ -65,22 +73,13 @@ class ICM(Curiosity):
 
     Features φ(x) are learned by predicting a from φ(x) and φ(x'); what is paid is the error of
     predicting φ(x') from φ(x) and a.
-
-    Args:
-        input_dim: M.
-        action_dim: A.
-        width: W.
-        warmup: As of `Bonus`.
-        window: As of `Bonus`.
     """
 
     FORWARD_SHARE = 0.2
     """Of the loss; the rest is the inverse model's (the paper's β)."""
 
-    def __init__(
-        self, input_dim: int, action_dim: int, width: int, warmup: int, window: int
-    ) -> None:
-        super().__init__(warmup, window)
+    def make(self, input_dim: int, action_dim: int, width: int) -> None:
+        """Make the networks."""
         self.features = MLP(input_dim, width, width)
         self.inverse = MLP(2 * width, width, action_dim)
         self.forward_model = MLP(width + action_dim, width, width)

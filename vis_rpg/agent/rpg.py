@@ -157,8 +157,8 @@ class Agent(nn.Module):
 
     def keep_acting_parts(self) -> Agent:
         """Delete what only training and diagnosis use, critics and bonus among it; return self."""
-        for name in [name for name, _ in self.model.named_children()]:
-            if name not in ("perception", "f") and not self.config.planner:
+        if not self.config.planner:
+            for name in {name for name, _ in self.model.named_children()} - {"perception", "f"}:
                 delattr(self.model, name)
         for name in ("target", "p_phi", "rnd"):
             delattr(self, name)

@@ -20,6 +20,7 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from vis_rpg.agent.rnd import ObjectRND
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.baselines.make import make_agent
 from vis_rpg.checks import check, device, lacks_compiler
@@ -120,7 +121,7 @@ class Trainer:
         spec = BatchSpec(
             settings.batch_size,
             settings.horizon,
-            config.exploration.batch_size if agents[0].rnd is not None else 1,
+            config.exploration.batch_size if isinstance(agents[0].rnd, ObjectRND) else 1,
             settings.batch_size if learned_prior else 0,
             settings.replay_recent,
         )
