@@ -74,6 +74,9 @@ class SlotsConfig:
     name: Literal["slots"]
     checkpoint: str
     """File of the slot model, in the working directory or among those that ship."""
+    frequencies: int | None
+    """Frequencies of the positional encoding of centroids; null: as many as the slot model allows,
+    whose objects at rest are only so still."""
 
 
 @dataclass

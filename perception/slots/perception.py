@@ -26,10 +26,12 @@ class SlotPerception(Perception):
     Args:
         checkpoint: File of a slot model.
         moving: Whether the RND reads an object only while it moves.
+        frequencies: Of the positional encoding of centroids, at most the slot model's; None: those.
         frame_size: (H, W).
 
     Raises:
-        ValueError: The model cannot be loaded.
+        ValueError: The model cannot be loaded, or its objects at rest are not still enough for so
+            many frequencies.
     """
 
     history = 2
@@ -38,6 +40,7 @@ class SlotPerception(Perception):
         self,
         checkpoint: str | Path,
         moving: bool = False,
+        frequencies: int | None = None,
         frame_size: tuple[int, int] = (64, 64),
     ) -> None:
         super().__init__()
@@ -46,7 +49,13 @@ class SlotPerception(Perception):
         self.model.requires_grad_(False)
         config = self.model.config
         self.pretraining_frames = int(self.card.get("frames", 0))
-        encoded = encoded_width(2, config.frequencies)
+        self.frequencies = config.frequencies if frequencies is None else frequencies
+        if self.frequencies > config.frequencies:
+            raise ValueError(
+                f"perception.frequencies={frequencies}: objects at rest are still enough for "
+                f"{config.frequencies} in {checkpoint}"
+            )
+        encoded = encoded_width(2, self.frequencies)
         self.feature_shape = (2, config.slots, config.width + encoded + 2)
         self.rnd_input_dim = config.slots * (encoded + 1)
         self.rnd_objects = config.slots
@@ -86,4 +95,4 @@ class SlotPerception(Perception):
         return torch.cat([self._encoded(centroid, presence), area * presence], dim=-1).flatten(-2)
 
     def _encoded(self, centroid: Tensor, presence: Tensor) -> Tensor:
-        return positional_encoding(centroid, self.model.config.frequencies) * presence
+        return positional_encoding(centroid, self.frequencies) * presence

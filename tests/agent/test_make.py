@@ -75,6 +75,10 @@ def test_ant_pushs_state_is_read_raw_as_the_encoded_one_is_not_learned_from() ->
             ("perception=slots", "perception.checkpoint=none.safetensors"),
             "perception.checkpoint=none.safetensors: no slot model there; train one",
         ),
+        (
+            ("perception=slots", "perception.frequencies=9"),
+            "perception.frequencies=9: objects at rest are still enough for [1-6] in .*maze.safet",
+        ),
     ],
 )
 def test_a_perception_that_cannot_be_had_is_one_line(words: tuple[str, ...], says: str) -> None:

@@ -42,6 +42,7 @@ def slot_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "cnn",
         "slots",
         "moving slots",
+        "coarse slots",
     ]
 )
 def perception(request: pytest.FixtureRequest, slot_file: Path) -> Perception:
@@ -51,6 +52,7 @@ def perception(request: pytest.FixtureRequest, slot_file: Path) -> Perception:
         "cnn": CnnPerception,
         "slots": lambda: SlotPerception(slot_file),
         "moving slots": lambda: SlotPerception(slot_file, moving=True),
+        "coarse slots": lambda: SlotPerception(slot_file, frequencies=1),
     }
     return makers[request.param]()
 

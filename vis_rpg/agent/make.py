@@ -40,7 +40,7 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
                 backbone=section.backbone, weights=section.weights, seed=config.seed
             )
         moving = config.exploration.get("rnd_input") == "moving_slots"
-        return SlotPerception(slot_model_path(config), moving)
+        return SlotPerception(slot_model_path(config), moving, section.frequencies)
     except ValueError as error:
         raise UserError(str(error)) from None
 
