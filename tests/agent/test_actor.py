@@ -81,6 +81,26 @@ def test_an_action_that_was_handed_out_never_changes(actor: Actor) -> None:
     assert torch.equal(actions, before)
 
 
+def test_information_is_the_mean_over_an_episode_of_what_p_phi_tells_beyond_the_prior(
+    actor: Actor,
+) -> None:
+    own, told = actor.agent, []
+    actor.observe(OBS)
+    actor.select_action(explore=True)
+    actor.on_reset(np.array([1]))
+    taken = torch.full((3, own.action_dim), 0.3)
+    for instead in (None, taken, None):
+        actor.observe(OBS)
+        action = actor.select_action(explore=True, instead=instead)
+        s = own.model.f(actor.features)
+        prior = torch.distributions.Normal(0.0, 1.0).log_prob(actor.z).sum(-1)
+        told.append((own.p_phi.log_prob(actor.z, s, action) - prior).detach())
+    assert actor.z_information(1) == pytest.approx(float(torch.stack(told)[:, 1].mean()), rel=1e-5)
+    assert actor.z_information(0) != pytest.approx(float(torch.stack(told)[:, 0].mean()), rel=1e-3)
+    actor.select_action(explore=True, instead=taken)
+    assert torch.equal(actor.previous_action, taken)
+
+
 def test_side_by_side_equals_alone(actor: Actor) -> None:
     z = torch.randn(3, 12)
     actor.reset(z)

@@ -22,6 +22,7 @@ from vis_rpg.agent.latent import (
     bounded_log_std,
     make_latent,
 )
+from vis_rpg.agent.policy import LatentPolicy
 
 
 @pytest.fixture
@@ -71,6 +72,22 @@ def test_the_density_on_a_sphere_integrates_to_one(std: float, draws: torch.Gene
         assert z.mean(0).abs().max() < 0.01
         density = space.log_posterior(z, torch.randn(dim, generator=draws).expand(len(z), -1)).exp()
         assert float(density.mean()) * area == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "categorical", "mixed", "sphere"])
+def test_zeros_of_the_network_stand_for_the_fixed_prior(kind: str, draws: torch.Generator) -> None:
+    space = make_latent(kind, 4, 0.5)
+    z = space.sample(space.noise((5,), draws))
+    half = Normal(0.0, 1.0)
+    expected = {
+        "gaussian": half.log_prob(z).sum(-1),
+        "categorical": torch.full((5,), -math.log(4)),
+        "mixed": half.log_prob(z[:, 2:]).sum(-1) - math.log(2),
+        "sphere": torch.full((5,), -math.log(2 * math.pi**2)),
+    }
+    torch.testing.assert_close(
+        LatentPolicy(space, 3, 8, learned=False).log_prob(z, torch.randn(5, 3)), expected[kind]
+    )
 
 
 def test_a_log_std_is_bounded_and_finds_back_from_beyond_its_bounds() -> None:

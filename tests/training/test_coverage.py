@@ -30,6 +30,14 @@ def test_a_share_of_cells_averaged_over_the_objects_that_count() -> None:
     )
 
 
+def test_entropy_of_visits_by_hand_averaged_over_the_objects_that_count() -> None:
+    counter = CoverageCounter(PUSH)
+    assert counter.entropy == 0
+    at = [[-1.9, 1.9], [-1.9, 1.9], [-1.9, -1.9], [1.9, 1.9]]
+    counter.add(np.array([[[0, 0], [left, 0], [right, 0]] for left, right in at]))
+    assert counter.entropy == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
+
+
 def test_every_cell_can_be_visited_once_and_no_more() -> None:
     counter = CoverageCounter(PUSH)
     x, y = np.meshgrid(np.linspace(-2, 2, 41), np.linspace(-1, 1, 41))
@@ -41,9 +49,9 @@ def test_every_cell_can_be_visited_once_and_no_more() -> None:
 def test_a_place_on_or_beyond_the_border_counts_for_the_cell_inside() -> None:
     counter = CoverageCounter(PUSH)
     counter.add(np.array([[0, 0], [2, 1], [-2.5, -1]]))
-    assert counter.visited[0, 3, 3]
-    assert counter.visited[1, 0, 0]
-    assert counter.visited.sum() == 2
+    assert counter.visits[0, 3, 3] == 1
+    assert counter.visits[1, 0, 0] == 1
+    assert counter.visits.sum() == 2
 
 
 def test_coverage_never_falls_and_equals_a_count_by_hand() -> None:

@@ -35,6 +35,10 @@ class Actor:
         self.previous_action = torch.zeros(envs, agent.action_dim, device=self.device)
         self.is_first = torch.ones(envs, dtype=torch.bool, device=self.device)
         self.given_z: Tensor | None = None
+        self.log_prior = torch.zeros(envs, device=self.device)
+        """log π(z|s₁), (envs,)."""
+        self.information = torch.zeros(2, envs, device=self.device)
+        """Of running episodes: the sum of log p_φ(z|s,a) - log π(z|s₁), and how many steps."""
         horizon = agent.config.horizon if agent.config.planner else 0
         self.planned = torch.zeros(horizon, envs, agent.action_dim, device=self.device)
         """Where planning begins at the next step, (H, envs, A)."""
@@ -95,8 +99,13 @@ class Actor:
         return stored
 
     @torch.no_grad()
-    def select_action(self, explore: bool) -> Tensor:
-        """Return actions (envs, A) for the newest observations; draw z where an episode begins."""
+    def select_action(self, explore: bool, instead: Tensor | None = None) -> Tensor:
+        """Return actions (envs, A) for the newest observations; draw z where an episode begins.
+
+        Args:
+            explore: Whether to sample π(a|s,z) instead of taking its mean.
+            instead: Actions (envs, A) that are taken in place of the policy's.
+        """
         agent, z = self.agent, self.given_z
         s = agent.model.f(self.features)
         if z is None:
@@ -111,14 +120,26 @@ class Actor:
             action, _ = agent.pi(s, self.z, noise)
         else:
             action = agent.pi.mean_action(s, self.z)
-        self.set_last_action(action)
-        return action
-
-    def set_last_action(self, action: Tensor) -> None:
-        """Replace the action (envs, A) of `select_action` by the one that is taken."""
+        action = action if instead is None else instead
+        if explore and agent.space.dim:
+            log_prior = agent.pi_z.log_prob(self.z, s)
+            self.log_prior = torch.where(self.is_first, log_prior, self.log_prior)
+            told = agent.p_phi.log_prob(self.z, s, action) - self.log_prior
+            steps = torch.ones_like(told)
+            self.information = self.information * ~self.is_first + torch.stack([told, steps])
         # A copy: `on_reset` zeroes rows, which the caller's action must not see.
         self.previous_action = action.clone()
         self.is_first = torch.zeros_like(self.is_first)
+        return action
+
+    def z_information(self, row: int) -> float:
+        """Return how well p_φ tells z from the (s, a) of an environment's running episode.
+
+        It is the mean of log p_φ(z|s,a) - log π(z|s₁), in nats: over episodes a lower bound of the
+        mutual information of z and (s, a), if p_φ has not been trained on them.
+        """
+        told, steps = self.information[:, row].tolist()
+        return told / steps if steps else float("nan")
 
     def on_reset(self, rows: np.ndarray) -> None:
         """Begin new episodes in the environments `rows`."""
@@ -136,6 +157,8 @@ class Actor:
             "previous_action": self.previous_action,
             "is_first": self.is_first,
             "planned": self.planned,
+            "log_prior": self.log_prior,
+            "information": self.information,
             "generator": self.generator.get_state(),
         }
 
@@ -145,6 +168,7 @@ class Actor:
             {k: v.to(self.device) for k, v in state[p].items()} for p in ("hidden", "previous")
         )
         self.state = RecurrentState(*parts)
-        for name in ("features", "z", "previous_action", "is_first", "planned"):
+        names = "features", "z", "previous_action", "is_first", "planned"
+        for name in (*names, "log_prior", "information"):
             setattr(self, name, state[name].to(self.device))
         restore_generator(self.generator, state["generator"])

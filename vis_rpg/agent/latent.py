@@ -36,7 +36,8 @@ class LatentSpace(Protocol):
     Attributes:
         dim: Width of z as networks see it; 0 for no latent.
         posterior_outputs: Outputs of the network of p_φ.
-        prior_outputs: Outputs of the network of a learned π(z|s₁).
+        prior_outputs: Outputs of the network of a learned π(z|s₁), which is the fixed prior where
+            they are zeros.
     """
 
     dim: int
@@ -259,6 +260,7 @@ class SphereLatent:
         bessel = math.log(scipy.special.ive(order, self.concentration)) + self.concentration
         area = 0.5 * dim * math.log(2 * math.pi)
         self.log_constant = order * math.log(self.concentration) - area - bessel
+        self.log_uniform = math.lgamma(dim / 2) - math.log(2) - 0.5 * dim * math.log(math.pi)
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Draw standard normal noise (*shape, dim)."""
@@ -269,8 +271,8 @@ class SphereLatent:
         return F.normalize(noise, dim=-1)
 
     def log_prior(self, z: Tensor, outputs: Tensor) -> Tensor:
-        """Return zeros (B,): the prior is fixed."""
-        return torch.zeros_like(z[..., 0])
+        """Return the log density of the uniform distribution, (B,)."""
+        return torch.full_like(z[..., 0], self.log_uniform)
 
     def entropy(self, outputs: Tensor) -> Tensor:
         """Return zeros (B,): the prior is fixed."""

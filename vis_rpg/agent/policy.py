@@ -290,6 +290,13 @@ class LatentPolicy(nn.Module):
         """Return the outputs that parameterise π(z|s₁) at s1 (B, S); None for a fixed prior."""
         return None if self.net is None else self.net(s1)
 
+    def log_prob(self, z: Tensor, s1: Tensor) -> Tensor:
+        """Return log π(z|s₁), (B,), for z (B, Z) and first states s1 (B, S)."""
+        outputs = self.outputs(s1)
+        if outputs is None:
+            outputs = z.new_zeros(*z.shape[:-1], self.space.prior_outputs)
+        return self.space.log_prior(z, outputs)
+
     def forward(self, s1: Tensor, noise: Tensor) -> Tensor:
         """Draw z (B, Z) at the first states of episodes s1 (B, S), without gradient."""
         with torch.no_grad():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.special
 import torch
 from torch import Tensor
 
@@ -17,10 +18,11 @@ JOINT_BINS = 6
 
 
 class CoverageCounter:
-    """Object displacement coverage, and joint coverage.
+    """Object displacement coverage, its entropy, and joint coverage.
 
     The first is the share of a grid's cells that each object's true position has ever visited,
-    averaged over the objects that the task counts; NaN for a task that declares none. The second is
+    averaged over the objects that the task counts, the second the entropy of how often each was
+    visited; both are NaN for a task that declares none. The third is
     the share of arrangements that were visited: the cells of all these objects at one time, on a
     coarse grid of at most 6 x 6 over the same range; NaN where the task counts fewer than two.
 
@@ -35,7 +37,7 @@ class CoverageCounter:
             self.plane = list(task.plane)
             self.bins, count = np.array(self.grid.bins), len(self.objects)
             self.joint_bins = np.minimum(self.bins, JOINT_BINS)
-            self.visited = np.zeros((count, *self.bins), bool)
+            self.visits = np.zeros((count, *self.bins), np.int64)
             self.jointly = count > 1
             self.visited_jointly = np.zeros(np.tile(self.joint_bins, count * self.jointly), bool)
 
@@ -52,14 +54,23 @@ class CoverageCounter:
 
         fine = cells(self.bins)
         for index in range(count):
-            self.visited[index, fine[:, index, 0], fine[:, index, 1]] = True
+            np.add.at(self.visits[index], (fine[:, index, 0], fine[:, index, 1]), 1)
         if self.jointly:
             self.visited_jointly[tuple(cells(self.joint_bins).reshape(-1, 2 * count).T)] = True
 
     @property
     def value(self) -> float:
         """Coverage in [0, 1]."""
-        return float(self.visited.mean()) if self.grid is not None else float("nan")
+        return float((self.visits > 0).mean()) if self.grid is not None else float("nan")
+
+    @property
+    def entropy(self) -> float:
+        """Entropy of the visits of an object to its cells, in nats, averaged (Fig. 5C)."""
+        if self.grid is None:
+            return float("nan")
+        visits = self.visits.reshape(len(self.visits), -1)
+        shares = visits / visits.sum(-1, keepdims=True).clip(1)
+        return float(scipy.special.entr(shares).sum(-1).mean())
 
     @property
     def joint(self) -> float:
@@ -71,12 +82,12 @@ class CoverageCounter:
         """What `load` needs: empty where nothing is counted."""
         if self.grid is None:
             return {}
-        return {"visited": self.visited, "visited_jointly": self.visited_jointly}
+        return {"visits": self.visits, "visited_jointly": self.visited_jointly}
 
     def load(self, state: dict[str, np.ndarray]) -> None:
         """Continue from `state`."""
-        for name, visited in state.items():
-            setattr(self, name, visited.copy())
+        for name, counted in state.items():
+            setattr(self, name, counted.copy())
 
 
 class VisitRecord:

@@ -72,6 +72,7 @@ class Run:
         self.actor = Actor(agent, count, stream(seed, 1))
         self.generator = torch.Generator(self.device).manual_seed(stream(seed, 2))
         self.batch_generator = torch.Generator(replay.device).manual_seed(stream(seed, 3))
+        self.has_z = agent.space.dim > 0
         self.coverage = CoverageCounter(self.task)
         self.replay_chunks = Chunks(self.out / "replay", "replay")
         self.visits = VisitRecord(self.out / "visits")
@@ -124,12 +125,11 @@ class Run:
 
         It is uniformly random during the seed steps.
         """
-        action = self.actor.select_action(explore=True)  # draws z where an episode begins
+        uniform = None
         if self.step < self.config.agent.seed_steps:
-            uniform = torch.rand(action.shape, generator=self.generator, device=self.device)
-            action = 2 * uniform - 1
-            self.actor.set_last_action(action)
-        return action
+            shape = len(self.envs), self.agent.action_dim
+            uniform = 2 * torch.rand(shape, generator=self.generator, device=self.device) - 1
+        return self.actor.select_action(explore=True, instead=uniform)
 
     @property
     def encodes_ahead(self) -> bool:
@@ -176,6 +176,7 @@ class Run:
                 self.dropped_episodes += 1
             else:
                 ended = [self.returns[row], result.success[row], self.succeeded[row]]
+                ended += [self.actor.z_information(row)] * self.has_z
                 ended += [*result.criteria[row], *self.milestones[row]]
                 self.finished.append([*map(float, ended)])
                 self.episodes += 1
@@ -196,16 +197,22 @@ class Run:
         return self.agent.with_rnd_input(self.actor.observe(obs, rows), obs, positions)
 
     def progress_metrics(self) -> dict[str, float]:
-        """Return coverages; return, success and milestones of recent training episodes.
+        """Return coverages; return, success, milestones and more of recent training episodes.
 
         Their actions were sampled.
         """
         criteria = [f"success_{name}" for name in self.task.criteria]
         milestones = [f"milestone_{name}" for name in self.task.milestones]
-        names = ["return", "success", "success_any", *criteria, *milestones]
+        names = ["return", "success", "success_any", *["z_information"] * self.has_z]
+        names += [*criteria, *milestones]
         recent = np.array(self.finished or [[np.nan] * len(names)]).mean(0)
         recorded = dict(zip(names, recent.tolist(), strict=True))
-        reached = {"coverage": self.coverage.value, "joint_coverage": self.coverage.joint}
+        counted = self.coverage
+        reached = {
+            "coverage": counted.value,
+            "joint_coverage": counted.joint,
+            "visit_entropy": counted.entropy,
+        }
         return {**reached, **recorded, "episodes": self.episodes}
 
     # Checkpoints ----------------------------------------------------------------------------------
