@@ -76,6 +76,11 @@ COMMANDS = {
         "leave out each ingredient of object discovery in turn",
     ),
     "bandit": ("bandit", "vis_rpg.bandit.figure", "train and draw Fig. 4, on the one-step bandit"),
+    "pathwise": (
+        "pathwise",
+        "vis_rpg.pathwise.figure",
+        "train through known dynamics: RPG, trajectory optimisation and REINFORCE",
+    ),
 }
 """The config file, the module whose `main` runs, and the purpose of each command."""
 FULL = (errno.ENOSPC, errno.EDQUOT)

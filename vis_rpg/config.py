@@ -541,6 +541,52 @@ class BanditConfig:
 
 
 @dataclass
+class PathwiseAgentConfig:
+    """An agent that learns through known dynamics."""
+
+    categories: Annotated[int, Bounds(0)]
+    """Of z; 0: no z."""
+    pathwise: bool
+    """Whether actions learn by the pathwise gradient, else by the score function."""
+    batch_size: Annotated[int, Bounds(2)]
+    """Fresh episodes per update."""
+    hidden_dim: Count
+    """Width of every hidden layer."""
+    std_scale: float
+    """Factor on the policy's std."""
+    lr: Positive
+    """Learning rate of Adam."""
+    reward_weight: float
+    """1 / temperature."""
+    consistency: float
+    """Weight of log p_phi(z|s,a) at the start."""
+    entropy_a: float
+    """Weight of -log pi(a|s,z) at the start."""
+    entropy_z: float
+    """Weight of -log pi(z|s1) at the start."""
+    decay: float
+    """Factor on the three weights above at each update."""
+
+
+@dataclass
+class PathwiseConfig:
+    """vis-rpg pathwise."""
+
+    tasks: list[str]
+    """peaks, double_well, push_around."""
+    seeds: list[Seed]
+    """Of the runs of each agent on each task."""
+    updates: Count
+    """Gradient steps of each agent."""
+    log_every: Count
+    """Updates between rows of the curves."""
+    out: str
+    """Folder of the CSV files and the figures."""
+    agents: dict[str, PathwiseAgentConfig]
+    """By name."""
+
+
+@dataclass
 class BenchmarkConfig:
     """vis-rpg benchmark."""
 
@@ -574,6 +620,7 @@ SCHEMAS: dict[str, type] = {
     "discover": DiscoverConfig,
     "ablate": AblateConfig,
     "bandit": BanditConfig,
+    "pathwise": PathwiseConfig,
     "benchmark": BenchmarkConfig,
 }
 """The class of each config that commands start from, by its file."""

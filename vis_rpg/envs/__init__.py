@@ -7,6 +7,9 @@ from gymnasium import register
 _TASKS = {
     "bandit": ("Bandit", "bandit:Bandit"),
     "maze": ("Maze", "maze:Maze"),
+    "peaks": ("Peaks", "differentiable:PeaksTask"),
+    "double_well": ("DoubleWell", "differentiable:DoubleWellTask"),
+    "push_around": ("PushAround", "differentiable:PushAroundTask"),
     "block_push": ("BlockPush", "block_push:BlockPush"),
     "cabinet_sparse": ("CabinetSparse", "cabinet:CabinetSparse"),
     "cabinet_dense": ("CabinetDense", "cabinet:CabinetDense"),

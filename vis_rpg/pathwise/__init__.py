@@ -1,0 +1,1 @@
+"""The reparameterized policy gradient over several steps, through a known model."""
