@@ -271,34 +271,29 @@ class PushAround(Dynamics):
         noise = 0.01 * torch.randn(*shape, 4, generator=generator)
         return torch.cat([at + noise, torch.zeros(*shape, 1)], -1)
 
-    def contact(self, one: Tensor, other: Tensor, radii: float) -> Tensor:
-        """Return the velocity (..., 2) that a contact gives one of two discs.
-
-        Args:
-            one: Its centre, (..., 2).
-            other: The other's, (..., 2).
-            radii: The sum of both.
-        """
-        away = one - other
-        distance = (away**2).sum(-1, keepdim=True).add(1e-12).sqrt()
-        depth = (radii - distance) / self.SOFTNESS
-        return self.STIFFNESS * self.SOFTNESS * F.softplus(depth) * away / distance
-
     def step(self, s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """Move the pusher for 0.1 s; the reward is the worth of where the block is."""
         pusher, block, _ = s.split([2, 2, 1], -1)
-        obstacle, dt = s.new_tensor(self.OBSTACLE), self.DT / self.SUBSTEPS
+        obstacle, dt = s.new_tensor(self.OBSTACLE).expand_as(block), self.DT / self.SUBSTEPS
+        wanted = self.SPEED * a
+        radii = [self.PUSHER_RADIUS + self.BLOCK_RADIUS, self.OBSTACLE_RADIUS + self.BLOCK_RADIUS]
+        radii += [self.PUSHER_RADIUS + self.OBSTACLE_RADIUS]
+        touching = s.new_tensor(radii)[:, None]
         for _ in range(self.SUBSTEPS):
-            pushed = self.contact(block, pusher, self.BLOCK_RADIUS + self.PUSHER_RADIUS)
-            held = self.contact(block, obstacle, self.BLOCK_RADIUS + self.OBSTACLE_RADIUS)
-            stopped = self.contact(pusher, obstacle, self.PUSHER_RADIUS + self.OBSTACLE_RADIUS)
-            pusher = (pusher + dt * (self.SPEED * a - pushed + stopped)).clamp(-1, 1)
+            # Block and pusher, block and obstacle, pusher and obstacle.
+            one, other = torch.stack([block, block, pusher], -2), [pusher, obstacle, obstacle]
+            away = one - torch.stack(other, -2)
+            distance = (away**2).sum(-1, keepdim=True).add(1e-12).sqrt()
+            depth = (touching - distance) / self.SOFTNESS
+            apart = self.STIFFNESS * self.SOFTNESS * F.softplus(depth) * away / distance
+            pushed, held, stopped = apart.unbind(-2)
+            pusher = (pusher + dt * (wanted - pushed + stopped)).clamp(-1, 1)
             block = (block + dt * (pushed + held)).clamp(-0.9, 0.9)
         worth = bump(block, self.LEFT, self.LEFT_WIDTH)
         worth = worth + 0.5 * bump(block, self.RIGHT, self.RIGHT_WIDTH)
-        apart = ((pusher - block) ** 2).sum(-1).add(1e-6).sqrt()
+        gap = ((pusher - block) ** 2).sum(-1).add(1e-6).sqrt()
         after = torch.cat([pusher, block, self._tick(s)], -1)
-        return after, worth - self.SHAPING * apart
+        return after, worth - self.SHAPING * gap
 
     def success(self, s: Tensor) -> Tensor:
         """Whether the block is in the left slot, closer than 0.15."""
