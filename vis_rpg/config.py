@@ -525,6 +525,18 @@ class ReinforceConfig:
 
 
 @dataclass
+class SoftmaxConfig:
+    """A softmax over bins with REINFORCE on the bandit."""
+
+    batch_size: Annotated[int, Bounds(2)]
+    """Fresh actions per update; each action's baseline is the mean of the others."""
+    bins: Annotated[int, Bounds(2)]
+    """Of equal width on [-1, 1], all as likely at the start."""
+    lr: Positive
+    """Learning rate of Adam."""
+
+
+@dataclass
 class BanditConfig:
     """vis-rpg bandit."""
 
@@ -538,6 +550,7 @@ class BanditConfig:
     """Folder of the CSV files and the figure."""
     rpg: BanditRPGConfig
     reinforce: ReinforceConfig
+    softmax: SoftmaxConfig
 
 
 @dataclass

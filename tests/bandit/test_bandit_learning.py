@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from vis_rpg.bandit.reinforce import GaussianReinforce
+from vis_rpg.bandit.reinforce import GaussianReinforce, SoftmaxReinforce
 from vis_rpg.bandit.rpg import BanditRPG, Modes, density, log_evidence, mean_reward, train
 from vis_rpg.compose import compose
 from vis_rpg.envs.tasks.bandit import REACH, bandit_reward
@@ -151,6 +151,20 @@ def test_a_gaussian_moves_right_from_the_start_and_ends_in_the_wide_mode(
     assert policies[0].mean == 0
     assert policies[50].mean > 0.05
     assert 0.3 < mean_reward(policies[800], 10_000, torch.Generator().manual_seed(1)) < 0.55
+
+
+def test_a_softmax_begins_uniform_and_finds_the_best_mode(config: DictConfig) -> None:
+    learner = SoftmaxReinforce(config.softmax)
+    policies = dict(train(learner, 800, 400, torch.Generator().manual_seed(0)))
+    start = policies[0]
+    assert (start.mean + 2 * start.std).tanh()[:-1] == pytest.approx(
+        (start.mean - 2 * start.std).tanh()[1:], abs=0.02
+    ), "bins lie side by side"
+    x = torch.linspace(-REACH, REACH, 4801)[1:-1]
+    uniform = torch.trapezoid(bandit_reward(x), x).item() / (2 * REACH)
+    test = torch.Generator().manual_seed(1)
+    assert mean_reward(start, 100_000, test) == pytest.approx(uniform, abs=0.01)
+    assert mean_reward(policies[800], 10_000, test) > 0.9
 
 
 def test_reinforce_estimates_the_gradient_of_the_expected_reward(config: DictConfig) -> None:

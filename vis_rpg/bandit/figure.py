@@ -1,4 +1,4 @@
-"""Fig. 4: trains RPG and a Gaussian with REINFORCE on the bandit, and draws their curves.
+"""Fig. 4: trains RPG, and a Gaussian and a softmax with REINFORCE, on the bandit, and draws them.
 
 Writes into `out`: bandit.csv (one row a run), curves.csv (over training the mean reward, and by how
 many nats the ELBO lies below log p(O)), modes.csv
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
-from vis_rpg.bandit.reinforce import GaussianReinforce
+from vis_rpg.bandit.reinforce import GaussianReinforce, SoftmaxReinforce
 from vis_rpg.bandit.rpg import (
     BanditRPG,
     Learner,
@@ -36,9 +36,14 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
 
 ACTIONS = 10_000  # sampled for a mean reward
-AGENTS: dict[str, Callable[[Any], Learner]] = {"RPG": BanditRPG, "Gaussian": GaussianReinforce}
+AGENTS: dict[str, Callable[[BanditConfig], Learner]] = {
+    "RPG": lambda config: BanditRPG(config.rpg),
+    "Gaussian": lambda config: GaussianReinforce(config.reinforce),
+    "Softmax": lambda config: SoftmaxReinforce(config.softmax),
+}
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"]
-GAUSSIAN = "#6f6f6f"
+DRAWN = {"Gaussian": "#6f6f6f", "Softmax": "#cc79a7"}
+"""Colours of agents whose policies are not drawn by z."""
 
 
 def main(config: BanditConfig) -> None:
@@ -53,7 +58,7 @@ def main(config: BanditConfig) -> None:
     evidence = log_evidence(config.rpg.reward_weight)
     for name, seed in ((name, seed) for name in AGENTS for seed in config.seeds):
         torch.manual_seed(seed)
-        learner = AGENTS[name](config.rpg if name == "RPG" else config.reinforce)
+        learner = AGENTS[name](config)
         wall, cpu = time.perf_counter(), time.process_time()
         snapshots = list(
             train(learner, config.updates, config.log_every, torch.Generator().manual_seed(seed))
@@ -111,8 +116,8 @@ def draw(out: Path) -> None:
         min(updates, key=lambda update: abs(update - part * updates[-1])) for part in (0, 1 / 4, 1)
     ]
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    figure = plt.figure(figsize=(12, 4.6), layout="constrained")
-    grid = figure.add_gridspec(2, 4, width_ratios=(1, 1, 1, 1.25))
+    figure = plt.figure(figsize=(12, 6.6), layout="constrained")
+    grid = figure.add_gridspec(len(AGENTS), 4, width_ratios=(1, 1, 1, 1.25))
     for row, name in enumerate(AGENTS):
         for column, update in enumerate(stages):
             axes = figure.add_subplot(grid[row, column])
@@ -126,7 +131,7 @@ def draw(out: Path) -> None:
                 for key in ("probability", "mean", "std")
             )
             policy = Modes(probability, mean, std)
-            _draw_policy(axes, policy, COLOURS if name == "RPG" else [GAUSSIAN])
+            _draw_policy(axes, policy, [DRAWN[name]] if name in DRAWN else COLOURS)
             reward = next(
                 r["mean_reward"]
                 for r in curves
@@ -137,7 +142,7 @@ def draw(out: Path) -> None:
                 f"{float(reward):.2f}",
                 fontsize=9,
             )
-            if row == 1:
+            if row == len(AGENTS) - 1:
                 axes.set_xlabel("action x")
             if column == 0:
                 axes.set_ylabel(f"{name}\nreward")
@@ -174,7 +179,7 @@ def _draw_policy(axes: Axes, policy: Modes, colours: Sequence[str]) -> None:
 
 def _draw_curves(axes: Axes, curves: list[dict[str, str]]) -> None:
     """Mean reward over training: every seed thin, the mean of seeds thick."""
-    for name, colour in (("RPG", COLOURS[0]), ("Gaussian", GAUSSIAN)):
+    for name, colour in {"RPG": COLOURS[0], **DRAWN}.items():
         rows = [r for r in curves if r["agent"] == name]
         runs = [
             [float(r["mean_reward"]) for r in rows if r["seed"] == seed]
