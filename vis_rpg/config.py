@@ -189,6 +189,9 @@ class AgentConfig:
     """Factor on the policy's std (not in Table 1)."""
     reward_scale: float
     """Factor on the task's reward (1 / temperature)."""
+    reward_ramp: Annotated[int, Bounds(0)]
+    """Interactions over which that factor rises linearly from 0, as in the authors' dense runs; 0:
+    it is always whole (Table 1)."""
     loss_weights: LossWeights
     critic: Literal["q", "v"]
     """What critics estimate: Q(s, a, z), or V(s, z), so that Q = r + gamma V(s', z) (the authors'

@@ -84,6 +84,7 @@ def test_an_action_that_was_handed_out_never_changes(actor: Actor) -> None:
 def test_information_is_the_mean_over_an_episode_of_what_p_phi_tells_beyond_the_prior(
     actor: Actor,
 ) -> None:
+    actor = Actor(actor.agent, envs=3, measure_z=True)
     own, told = actor.agent, []
     actor.observe(OBS)
     actor.select_action(explore=True)

@@ -20,6 +20,7 @@ from vis_rpg.analysis.explored_states import read_visits
 from vis_rpg.envs.tasks import maze
 from vis_rpg.training import checkpoint
 from vis_rpg.training import trainer as trainer_module
+from vis_rpg.training.load import load
 from vis_rpg.training.run import Run, random_coverage
 from vis_rpg.training.trainer import Trainer
 
@@ -217,20 +218,23 @@ def test_nothing_is_learned_during_seed_steps_and_actions_are_uniform(tmp_path: 
     torch.testing.assert_close(quantiles, torch.tensor([-0.8, 0.0, 0.8]), rtol=0, atol=0.08)
 
 
-def test_the_weight_of_the_priors_entropy_falls_on_its_schedule(tmp_path: Path) -> None:
+def test_rewards_and_the_priors_entropy_follow_their_schedules(tmp_path: Path) -> None:
     words = (
+        "agent.reward_scale=2.0",
+        "agent.reward_ramp=400",
         "agent.latent.prior=learned",
         "agent.latent.entropy=0.5",
         "agent.latent.entropy_decay=[150,250]",
         "agent.seed_steps=50",
     )
     trainer = Trainer(config("task=maze", *words, f"out={tmp_path}"))
-    seen = {}
+    seen, scales = {}, {}
     learn = trainer.learn
 
     def noted() -> float:
         ended = learn()
         seen[trainer.step_count] = float(trainer.runs[0].agent.entropy_z)
+        scales[trainer.step_count] = float(trainer.runs[0].agent.reward_scale)
         return ended
 
     trainer.learn = noted  # type: ignore[method-assign]
@@ -238,6 +242,9 @@ def test_the_weight_of_the_priors_entropy_falls_on_its_schedule(tmp_path: Path) 
     assert [seen[step] for step in (50, 150, 200, 250, 295)] == pytest.approx(
         [0.5, 0.5, 0.25, 0.0, 0.0]
     )
+    assert [scales[step] for step in (50, 100, 200, 295)] == pytest.approx([0.25, 0.5, 1.0, 1.475])
+    actor, _ = load(tmp_path)
+    assert float(actor.agent.reward_scale) == 1.5
 
 
 def test_true_ends_are_stored_and_time_limits_are_not(tmp_path: Path) -> None:

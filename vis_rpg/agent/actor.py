@@ -23,10 +23,12 @@ class Actor:
         agent: On its device.
         envs: Number of environments.
         seed: Seeds z and exploration noise.
+        measure_z: Whether to keep count for `z_information`; p_φ is only there in training.
     """
 
-    def __init__(self, agent: Agent, envs: int = 1, seed: int = 0) -> None:
+    def __init__(self, agent: Agent, envs: int = 1, seed: int = 0, measure_z: bool = False) -> None:
         self.agent, self.envs = agent, envs
+        self.measure_z = measure_z and agent.space.dim > 0
         self.device = agent.log_alpha.device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.state = RecurrentState()
@@ -121,7 +123,7 @@ class Actor:
         else:
             action = agent.pi.mean_action(s, self.z)
         action = action if instead is None else instead
-        if explore and agent.space.dim:
+        if self.measure_z:
             log_prior = agent.pi_z.log_prob(self.z, s)
             self.log_prior = torch.where(self.is_first, log_prior, self.log_prior)
             told = agent.p_phi.log_prob(self.z, s, action) - self.log_prior

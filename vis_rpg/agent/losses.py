@@ -138,7 +138,7 @@ def model_loss(agent: Agent, batch: Batch, noise: Noise) -> LossOutput:
 
 def relabelled_reward(agent: Agent, batch: Batch) -> tuple[Tensor, Metrics]:
     """Return the scaled task reward plus the next observation's bonus, (H, B), and metrics."""
-    reward = batch.reward * agent.config.reward_scale
+    reward = batch.reward * agent.reward_scale
     if agent.rnd is None:
         return reward, {}
     if isinstance(agent.rnd, Curiosity):

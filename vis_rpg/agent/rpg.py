@@ -77,10 +77,25 @@ class Agent(nn.Module):
             self.bonus_scale = exploration.scale
         weights = torch.tensor([0.97**k for k in range(config.horizon)])
         self.register_buffer("step_weights", weights / weights.sum(), persistent=False)
-        entropy_z = torch.tensor(float(config.latent.entropy))
-        self.register_buffer("entropy_z", entropy_z, persistent=False)
+        for name, value in (
+            ("entropy_z", config.latent.entropy),
+            ("reward_scale", config.reward_scale),
+        ):
+            self.register_buffer(name, torch.tensor(float(value)), persistent=False)
         self.step_weights: Tensor
         self.entropy_z: Tensor
+        self.reward_scale: Tensor
+
+    def follow_schedules(self, interactions: int) -> None:
+        """Set what changes over training: the scale of rewards and the weight of z's entropy."""
+        config, latent = self.config, self.config.latent
+        if config.reward_ramp > 0:
+            share = min(1.0, interactions / config.reward_ramp)
+            self.reward_scale.fill_(config.reward_scale * share)
+        if latent.prior == "learned":
+            start, end = latent.entropy_decay
+            left = min(1.0, max(0.0, (end - interactions) / (end - start)))
+            self.entropy_z.fill_(latent.entropy * left)
 
     def make_model(self, perception: Perception, terminates: bool) -> WorldModel:
         """Make the world model."""

@@ -132,7 +132,7 @@ def record_episode(actor: Actor, env: gymnasium.Env, seed: int) -> Episode:
         s=s,
         a=a,
         z=z.clone(),
-        task_reward=config.reward_scale * torch.tensor(rewards, device=actor.device),
+        task_reward=agent.reward_scale * torch.tensor(rewards, device=actor.device),
         bonus=bonus,
         rnd_input=rnd_input,
         entropy_reward=policy_reward(agent, log_pi, log_p_z) - z_reward,

@@ -85,7 +85,7 @@ def runtime_record(run: Path) -> dict[str, Any]:
 
 
 def restore(agent: Agent, state: Mapping[str, Any], run: Path) -> None:
-    """Give an agent the weights of a run's checkpoint.
+    """Give an agent the weights of a run's checkpoint, and what its schedules have come to.
 
     Args:
         agent: Made from the run's config.
@@ -109,6 +109,7 @@ def restore(agent: Agent, state: Mapping[str, Any], run: Path) -> None:
             f"{broken[0]}{more}): "
             "delete its folder to use the one before"
         )
+    agent.follow_schedules(state["step"])
 
 
 def load(run: str | Path, device: str = "cpu", seed: int = 0) -> tuple[Actor, gymnasium.Env]:

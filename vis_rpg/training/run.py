@@ -69,10 +69,9 @@ class Run:
         self.folder = self.out / "checkpoints"
         self.agent, self.envs, self.replay, self.task = agent, envs, replay, envs.task
         count, seed = len(envs), config.seed
-        self.actor = Actor(agent, count, stream(seed, 1))
+        self.actor = Actor(agent, count, stream(seed, 1), measure_z=True)
         self.generator = torch.Generator(self.device).manual_seed(stream(seed, 2))
         self.batch_generator = torch.Generator(replay.device).manual_seed(stream(seed, 3))
-        self.has_z = agent.space.dim > 0
         self.coverage = CoverageCounter(self.task)
         self.replay_chunks = Chunks(self.out / "replay", "replay")
         self.visits = VisitRecord(self.out / "visits")
@@ -176,7 +175,7 @@ class Run:
                 self.dropped_episodes += 1
             else:
                 ended = [self.returns[row], result.success[row], self.succeeded[row]]
-                ended += [self.actor.z_information(row)] * self.has_z
+                ended += [self.actor.z_information(row)] * self.actor.measure_z
                 ended += [*result.criteria[row], *self.milestones[row]]
                 self.finished.append([*map(float, ended)])
                 self.episodes += 1
@@ -203,7 +202,7 @@ class Run:
         """
         criteria = [f"success_{name}" for name in self.task.criteria]
         milestones = [f"milestone_{name}" for name in self.task.milestones]
-        names = ["return", "success", "success_any", *["z_information"] * self.has_z]
+        names = ["return", "success", "success_any", *["z_information"] * self.actor.measure_z]
         names += [*criteria, *milestones]
         recent = np.array(self.finished or [[np.nan] * len(names)]).mean(0)
         recorded = dict(zip(names, recent.tolist(), strict=True))

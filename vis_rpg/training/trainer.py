@@ -290,14 +290,10 @@ class Trainer:
         Returns:
             The time at which it ended (`time.perf_counter`).
         """
-        settings = self.config.agent
         if self.runtime is None:
             self._start_updates()
-        if settings.latent.prior == "learned":
-            start, end = settings.latent.entropy_decay
-            left = min(1.0, max(0.0, (end - self.step_count) / (end - start)))
-            for run in self.runs:
-                run.agent.entropy_z.fill_(settings.latent.entropy * left)
+        for run in self.runs:
+            run.agent.follow_schedules(self.step_count)
         self.learner.step()
         return time.perf_counter()
 
