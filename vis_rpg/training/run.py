@@ -400,7 +400,9 @@ def random_coverage(config: DictConfig, steps: int) -> float:
     envs.reset()
     counter = CoverageCounter(envs.task)
     generator = np.random.default_rng(config.seed)
-    for _ in range(0, steps, len(envs)):
+    # Minutes where environments are slow: it says so after some seconds.
+    told = "the coverage of random actions, to compare with"
+    for _ in tqdm(range(0, steps, len(envs)), told, unit_scale=len(envs), leave=False, delay=5):
         actions = generator.uniform(-1, 1, (len(envs), *envs.action_space.shape)).astype(np.float32)
         counter.add(envs.step(actions).objects)
     envs.close()
