@@ -70,6 +70,7 @@ COMMANDS = {
         "run a figure or table of the paper: curves, picture and table by one command",
     ),
     "benchmark": ("benchmark", "vis_rpg.benchmarks.report", "measure speed"),
+    "dreamer": ("dreamer", "vis_rpg.benchmarks.dreamer", "train SheepRL's Dreamers on a task"),
     "ablate-discovery": (
         "ablate",
         "vis_rpg.analysis.discovery_ablation",

@@ -301,6 +301,28 @@ class TrainConfig:
 
 
 @dataclass
+class DreamerSection:
+    """What SheepRL is told."""
+
+    experiment: str
+    """SheepRL's name of the experiment, such as p2e_dv2_exploration (DreamerV2 with Plan2Explore),
+    dreamer_v2 or dreamer_v3."""
+    words: list[str]
+    """Further words of its command line."""
+
+
+@dataclass
+class DreamerConfig(TrainConfig):
+    """vis-rpg dreamer.
+
+    Of the settings of `vis-rpg train` it reads task, obs, steps, seed, out, device, agent.envs,
+    agent.replay_capacity and logger.log_every.
+    """
+
+    dreamer: DreamerSection
+
+
+@dataclass
 class EvaluateConfig:
     """vis-rpg evaluate."""
 
@@ -625,6 +647,7 @@ class BenchmarkConfig:
 
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
+    "dreamer": DreamerConfig,
     "evaluate": EvaluateConfig,
     "publish": PublishConfig,
     "diagnose": DiagnoseConfig,

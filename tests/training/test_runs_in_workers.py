@@ -54,7 +54,7 @@ def test_a_death_is_counted_and_nothing_is_learned_across_the_cut(
     lost = len(run.envs.workers[0].job.rows)  # type: ignore[attr-defined]
     while once.step_count < 50:
         once.step()
-    cut, returns = run.replay.cursor.clone(), run.returns.copy()
+    cut, returns = run.replay.cursor.clone(), run.progress.returns.copy()
     [summary] = once.run()
     assert (summary["steps"], summary["dropped_episodes"]) == (200, lost)
     assert len(run.replay) == 200 - lost, "what was done in the step that was lost is no transition"
@@ -69,7 +69,7 @@ def test_a_death_is_counted_and_nothing_is_learned_across_the_cut(
     # were given since
     episodes = sum(len(range(20, 41, 20)) if row >= lost else 1 for row in range(5))
     assert summary["episodes"] == episodes
-    assert (returns < 0).all() and max(entry[0] for entry in run.finished) < 0
+    assert (returns < 0).all() and max(entry[0] for entry in run.progress.finished) < 0
     assert len(run.visits.read()["step"]) == 200 - lost
     assert (
         "killed by SIGKILL; it is restarted and its running episodes are dropped"

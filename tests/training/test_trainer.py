@@ -251,7 +251,7 @@ def test_true_ends_are_stored_and_time_limits_are_not(tmp_path: Path) -> None:
     trainer = Trainer(config(*FAULTY, "+task.kwargs={fault: ends}", "steps=200", f"out={tmp_path}"))
     trainer.run()
     storage = trainer.runs[0].replay.storage
-    assert 5 < int(storage.terminated.sum()) <= trainer.runs[0].episodes
+    assert 5 < int(storage.terminated.sum()) <= trainer.runs[0].progress.episodes
     ended = torch.nonzero(storage.terminated)[:, 0]
     assert not storage.has_action[storage.next[ended]].any(), (
         "what follows an end is the final observation"

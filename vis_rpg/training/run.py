@@ -7,7 +7,6 @@ import json
 import os
 import random
 import sys
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -32,10 +31,8 @@ from vis_rpg.training.chunks import Chunks
 from vis_rpg.training.coverage import CoverageCounter, VisitRecord
 from vis_rpg.training.load import load_whole_config, restore, runtime_record
 from vis_rpg.training.logger import Logger, without_nan
+from vis_rpg.training.progress import Progress
 from vis_rpg.training.replay_buffer import ReplayBuffer
-
-EPISODES_KEPT = 100
-"""Training episodes over which return and success are averaged."""
 
 
 class Run:
@@ -72,15 +69,12 @@ class Run:
         self.actor = Actor(agent, count, stream(seed, 1), measure_z=True)
         self.generator = torch.Generator(self.device).manual_seed(stream(seed, 2))
         self.batch_generator = torch.Generator(replay.device).manual_seed(stream(seed, 3))
-        self.coverage = CoverageCounter(self.task)
         self.replay_chunks = Chunks(self.out / "replay", "replay")
         self.visits = VisitRecord(self.out / "visits")
-        self.step = self.episodes = self.dropped_episodes = 0
+        more = ["z_information"] * self.actor.measure_z
+        self.progress = Progress(self.task, count, more)
+        self.step = self.dropped_episodes = 0
         self.wall_before = 0.0
-        self.finished: deque[list[float]] = deque(maxlen=EPISODES_KEPT)
-        self.returns = np.zeros(count)
-        self.succeeded = np.zeros(count, bool)
-        self.milestones = np.zeros((count, len(self.task.milestones)), bool)
         self.failure: str | None = None
         self.learner_state: dict[str, Any] | None = None
         """State that the learner continues from."""
@@ -164,22 +158,17 @@ class Run:
         self.replay.add(action, reward, terminated, z, next_obs, rows)
         self.step += len(self.envs)
         self._check_frames(result.obs)
-        self.returns += result.reward
-        self.succeeded |= result.success
-        for index, holds in enumerate(self.task.milestones.values()):
-            self.milestones[:, index] |= holds(result.objects)
-        self.coverage.add(objects)
+        kept = np.asarray(result.kept)
+        self.progress.add(kept, result.reward[kept], result.success[kept], objects)
         self.visits.add(self.step, objects, z)
         for row in result.first_obs:
             if row in result.dropped:
                 self.dropped_episodes += 1
+                self.progress.forget([row])
             else:
-                ended = [self.returns[row], result.success[row], self.succeeded[row]]
-                ended += [self.actor.z_information(row)] * self.actor.measure_z
-                ended += [*result.criteria[row], *self.milestones[row]]
-                self.finished.append([*map(float, ended)])
-                self.episodes += 1
-            self._forget([row])
+                more = [self.actor.z_information(row)] * self.actor.measure_z
+                success = bool(result.success[row])
+                self.progress.end(row, success, result.criteria[row], more)
         if result.first_obs:
             self.replay.begin(encoded[1], torch.tensor(sorted(result.first_obs)))
 
@@ -194,25 +183,6 @@ class Run:
     ) -> StoredObs:
         """Encode observations for replay."""
         return self.agent.with_rnd_input(self.actor.observe(obs, rows), obs, positions)
-
-    def progress_metrics(self) -> dict[str, float]:
-        """Return coverages; return, success, milestones and more of recent training episodes.
-
-        Their actions were sampled.
-        """
-        criteria = [f"success_{name}" for name in self.task.criteria]
-        milestones = [f"milestone_{name}" for name in self.task.milestones]
-        names = ["return", "success", "success_any", *["z_information"] * self.actor.measure_z]
-        names += [*criteria, *milestones]
-        recent = np.array(self.finished or [[np.nan] * len(names)]).mean(0)
-        recorded = dict(zip(names, recent.tolist(), strict=True))
-        counted = self.coverage
-        reached = {
-            "coverage": counted.value,
-            "joint_coverage": counted.joint,
-            "visit_entropy": counted.entropy,
-        }
-        return {**reached, **recorded, "episodes": self.episodes}
 
     # Checkpoints ----------------------------------------------------------------------------------
 
@@ -274,8 +244,7 @@ class Run:
                 "numpy": list(np.random.get_state(legacy=True)),
                 "python": random.getstate(),
             },
-            "coverage": self.coverage.state(),
-            "finished": list(self.finished),
+            "progress": self.progress.state_dict(),
             "wall_s": wall_s,
             **{name: getattr(self, name) for name in COUNTS},
         }
@@ -295,8 +264,7 @@ class Run:
             self.actor.load_state_dict(state["actor"])
             restore_generator(self.generator, state["generator"])
             restore_generator(self.batch_generator, state["batch_generator"])
-            self.coverage.load(state["coverage"])
-            self.finished.extend(state["finished"])
+            self.progress.load_state_dict(state["progress"])
             for name in COUNTS:
                 setattr(self, name, copy.copy(state[name]))
             self.wall_before = state["wall_s"]
@@ -314,15 +282,11 @@ class Run:
         """Begin new episodes in environments whose running ones could not be saved."""
         if rows:
             self.dropped_episodes += len(rows)
-            self._forget(rows)
+            self.progress.forget(rows)
             first = self._encode_first({row: self.envs.obs[row] for row in rows})
             self.replay.begin(first, torch.tensor(rows))
             line = f"resume: {len(rows)} running episodes could not be saved and were dropped"
             tqdm.write(line, file=sys.stderr)
-
-    def _forget(self, rows: list[int]) -> None:
-        """Begin to count anew what an episode of these environments is judged by."""
-        self.returns[rows], self.succeeded[rows], self.milestones[rows] = 0.0, False, False
 
     def finish(self, updates: int, wall_s: float) -> dict[str, Any]:
         """Write and return summary.json.
@@ -334,13 +298,13 @@ class Run:
             wall_s: Seconds that the run has taken, its share of those of seeds side by side.
         """
         summary: dict[str, Any] = {
-            **self.progress_metrics(),
+            **self.progress.metrics(),
             "steps": self.step,
             "updates": updates,
             "wall_s": round(wall_s, 1),
             "dropped_episodes": self.dropped_episodes,
         }
-        if self.coverage.grid is not None:
+        if self.progress.coverage.grid is not None:
             frames = self.agent.model.perception.pretraining_frames
             summary["pretraining_frames"] = frames
             summary["random_coverage"] = random_coverage(self.config, self.step + frames)
@@ -361,7 +325,7 @@ class Run:
         self.envs.close()
 
 
-COUNTS = ("returns", "succeeded", "milestones", "step", "episodes", "dropped_episodes")
+COUNTS = ("step", "dropped_episodes")
 """Attributes that a checkpoint holds under the same name."""
 
 

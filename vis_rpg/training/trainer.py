@@ -235,7 +235,7 @@ class Trainer:
 
     def _report(self) -> str:
         """Describe the progress and results of training in words."""
-        progress = [run.progress_metrics() for run in self.active_runs]
+        progress = [run.progress.metrics() for run in self.active_runs]
         means = {key: np.mean([one[key] for one in progress]) for key in REPORTED}
         reached = [f"{REPORTED[key]} {m:.2f}" for key, m in means.items() if np.isfinite(m)]
         minutes = (time.perf_counter() - self.began) / 60
@@ -351,7 +351,7 @@ class Trainer:
                     "step": run.step,
                     "updates": learner.updates,
                     "wall_s": round(self._wall(run), 3),
-                    **run.progress_metrics(),
+                    **run.progress.metrics(),
                     **speed,
                     **{name: values[row] for name, values in means.items()},
                 }

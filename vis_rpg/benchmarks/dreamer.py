@@ -1,0 +1,181 @@
+"""SheepRL's Dreamers on our tasks: `vis-rpg dreamer`.
+
+SheepRL (the extra `baselines`) trains; this module gives it our environments and writes the same
+metrics.jsonl and summary.json as `vis-rpg train`, so that curves and tables read them. DreamerV2
+with Plan2Explore is `dreamer.experiment=p2e_dv2_exploration`, the paper's baseline.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from vis_rpg.envs.make import make_env, object_positions, task_of
+from vis_rpg.errors import UserError, require
+from vis_rpg.training.logger import without_nan
+from vis_rpg.training.progress import Progress
+
+START = "import perception.encoders.torchvision_compat; from sheeprl.cli import run; run()"
+"""What the process of SheepRL runs; torchvision may not load alone beside a CPU-only torch."""
+
+
+def words(config: DictConfig, out: Path) -> list[str]:
+    """Return what SheepRL's command line is given.
+
+    Args:
+        config: A `DreamerConfig`.
+        out: The run's folder, absolute.
+    """
+    pixels = config.obs.kind == "pixels"
+    return [
+        f"exp={config.dreamer.experiment}",
+        "env=default",
+        f"env.id={config.task.name}",
+        "+env.wrapper._target_=vis_rpg.benchmarks.dreamer.recorded_env",
+        f"+env.wrapper.folder={out}",
+        "+env.wrapper.seed=null",
+        "+env.wrapper.rank=null",
+        f"env.num_envs={config.agent.envs}",
+        "env.sync_env=true",
+        "env.capture_video=false",
+        f"algo.total_steps={config.steps}",
+        *(f"algo.cnn_keys.{part}={'[rgb]' if pixels else '[]'}" for part in ("encoder", "decoder")),
+        *(
+            f"algo.mlp_keys.{part}={'[]' if pixels else '[state]'}"
+            for part in ("encoder", "decoder")
+        ),
+        "algo.run_test=false",
+        f"buffer.size={min(config.steps, config.agent.replay_capacity)}",
+        "buffer.memmap=false",
+        "buffer.checkpoint=false",
+        f"checkpoint.every={config.steps}",
+        "metric.log_level=0",
+        f"fabric.accelerator={'gpu' if config.device.startswith('cuda') else 'cpu'}",
+        f"seed={config.seed}",
+        f"log_root={out}",
+        "root_dir=sheeprl",
+        "run_name=run",
+        f"hydra.run.dir={out}/sheeprl",
+        *config.dreamer.words,
+    ]
+
+
+class Recorder:
+    """Counts what all environments of a run do, and writes metrics.jsonl.
+
+    Args:
+        config: Of the run.
+        task: An environment of it.
+    """
+
+    def __init__(self, config: DictConfig, env: gymnasium.Env[Any, Any]) -> None:
+        self.config = config
+        self.progress = Progress(task_of(env), config.agent.envs)
+        self.step, self.began = 0, time.perf_counter()
+        self.path = Path(config.out) / "metrics.jsonl"
+
+    def add(self, row: int, reward: float, info: dict[str, Any], ended: bool) -> None:
+        """Count one step of the environment `row`."""
+        at = np.array([row])
+        success = np.array([bool(info["success"])])
+        self.progress.add(at, np.array([reward]), success, object_positions(info)[None])
+        self.step += 1
+        if ended:
+            criteria = [info[f"success_{name}"] for name in self.progress.task.criteria]
+            self.progress.end(row, bool(success[0]), criteria)
+        if self.step % self.config.logger.log_every == 0:
+            line = {"step": self.step, "wall_s": round(time.perf_counter() - self.began, 3)}
+            with self.path.open("a") as file:
+                file.write(json.dumps(without_nan(line | self.progress.metrics())) + "\n")
+
+
+@cache
+def recorder(folder: str) -> Recorder:
+    """The recorder of the run in a folder, one for all of its environments."""
+    config = DictConfig(OmegaConf.load(Path(folder) / "config.yaml"))
+    return Recorder(config, make_env(config.task, config.obs.kind))
+
+
+class Recorded(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment whose steps are counted; of two stacked frames it shows the newest."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], row: int, counts: Recorder) -> None:
+        super().__init__(env)
+        self.row, self.counts = row, counts
+        space = env.observation_space
+        shape = space.shape or ()
+        self.stacked = len(shape) == 4
+        if self.stacked:
+            self.observation_space = gymnasium.spaces.Box(0, 255, shape[1:], np.uint8)
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        obs, info = self.env.reset(**kwargs)
+        return (obs[-1] if self.stacked else obs), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Carry out an action, and count it."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.counts.add(self.row, float(reward), info, terminated or truncated)
+        return (obs[-1] if self.stacked else obs), float(reward), terminated, truncated, info
+
+
+def recorded_env(folder: str, seed: int, rank: int) -> gymnasium.Env[Any, Any]:
+    """Make one environment of a run; SheepRL calls it.
+
+    Args:
+        folder: The run's.
+        seed: Of this environment.
+        rank: Its index.
+    """
+    counts = recorder(folder)
+    config = counts.config
+    return Recorded(make_env(config.task, config.obs.kind, seed), rank, counts)
+
+
+def main(config: DictConfig) -> None:
+    """Train with SheepRL, and write the run's summary.json.
+
+    Args:
+        config: A `DreamerConfig`.
+
+    Raises:
+        UserError: SheepRL is not installed, the folder holds a run, or SheepRL fails.
+    """
+    require(
+        importlib.util.find_spec("sheeprl") is not None,
+        "vis-rpg dreamer needs SheepRL: pip install 'vis-rpg[baselines]'",
+    )
+    out = Path(config.out).absolute()
+    require(
+        not (out / "metrics.jsonl").exists(),
+        f"{out} holds a run already: give another out, or remove it",
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    saved = config.copy()
+    saved.out = str(out)
+    OmegaConf.save(saved, out / "config.yaml")
+    command = [sys.executable, "-c", START, *words(config, out)]
+    with (out / "sheeprl.log").open("w") as log:
+        done = subprocess.run(command, stdout=log, stderr=log, env=os.environ, check=False)
+    if done.returncode != 0:
+        last = (out / "sheeprl.log").read_text().strip().splitlines()[-1:]
+        raise UserError(f"SheepRL stopped: {''.join(last)} (all of it: {out}/sheeprl.log)")
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    summary = json.loads(lines[-1])
+    summary |= {"steps": summary.pop("step"), "task": config.task.name, "obs": config.obs.kind}
+    summary |= {"agent": config.dreamer.experiment, "seed": config.seed}
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    shown = {key: summary[key] for key in ("steps", "return", "success", "coverage")}
+    print(f"done: {out}/summary.json {shown}")

@@ -1,0 +1,100 @@
+"""What training episodes come to: coverage, returns, success and milestones."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vis_rpg.envs.tasks.task import Task
+from vis_rpg.training.coverage import CoverageCounter
+
+EPISODES_KEPT = 100
+"""Finished episodes that metrics are means of."""
+KEPT = ("returns", "succeeded", "milestones", "episodes")
+"""Attributes that a checkpoint holds under the same name."""
+
+
+class Progress:
+    """Counts what the episodes of `envs` environments come to.
+
+    Args:
+        task: Declares coverage, criteria of success and milestones.
+        envs: Number of environments.
+        more: Names of further numbers of an episode, given to `end`.
+    """
+
+    def __init__(self, task: Task, envs: int, more: Sequence[str] = ()) -> None:
+        self.task, self.more = task, list(more)
+        self.coverage = CoverageCounter(task)
+        self.finished: deque[list[float]] = deque(maxlen=EPISODES_KEPT)
+        self.returns = np.zeros(envs)
+        self.succeeded = np.zeros(envs, bool)
+        self.milestones = np.zeros((envs, len(task.milestones)), bool)
+        self.episodes = 0
+
+    def add(
+        self, rows: np.ndarray, reward: np.ndarray, success: np.ndarray, objects: np.ndarray
+    ) -> None:
+        """Count one step of the environments `rows`.
+
+        Args:
+            rows: Their indices, (R,).
+            reward: (R,).
+            success: Whether it holds, (R,).
+            objects: True positions of the objects of interest, (R, N, 2 or 3).
+        """
+        self.returns[rows] += reward
+        self.succeeded[rows] |= success
+        for index, holds in enumerate(self.task.milestones.values()):
+            self.milestones[rows, index] |= holds(objects)
+        self.coverage.add(objects)
+
+    def end(
+        self, row: int, success: bool, criteria: Sequence[float], more: Sequence[float] = ()
+    ) -> None:
+        """Count an episode as finished, and begin the environment's next one.
+
+        Args:
+            row: Of the environment.
+            success: Of the last step.
+            criteria: Of success, judged in each of the task's ways.
+            more: As named in the constructor.
+        """
+        ended = [self.returns[row], success, self.succeeded[row], *more, *criteria]
+        self.finished.append([*map(float, ended), *map(float, self.milestones[row])])
+        self.episodes += 1
+        self.forget([row])
+
+    def forget(self, rows: Sequence[int]) -> None:
+        """Begin to count anew what an episode of these environments is judged by."""
+        self.returns[rows], self.succeeded[rows], self.milestones[rows] = 0.0, False, False
+
+    def metrics(self) -> dict[str, float]:
+        """Return coverages, and means over the last finished episodes; NaN where there is none."""
+        criteria = [f"success_{name}" for name in self.task.criteria]
+        milestones = [f"milestone_{name}" for name in self.task.milestones]
+        names = ["return", "success", "success_any", *self.more, *criteria, *milestones]
+        recent = np.array(self.finished or [[np.nan] * len(names)]).mean(0)
+        return {
+            "coverage": self.coverage.value,
+            "joint_coverage": self.coverage.joint,
+            "visit_entropy": self.coverage.entropy,
+            **dict(zip(names, recent.tolist(), strict=True)),
+            "episodes": self.episodes,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it, for a checkpoint."""
+        counted = {"coverage": self.coverage.state(), "finished": list(self.finished)}
+        return counted | {name: copy.copy(getattr(self, name)) for name in KEPT}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        self.coverage.load(state["coverage"])
+        self.finished.extend(state["finished"])
+        for name in KEPT:
+            setattr(self, name, copy.copy(state[name]))
