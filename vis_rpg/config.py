@@ -60,7 +60,7 @@ class StateConfig:
     """perception=state: the state, with the objects that the task names."""
 
     name: Literal["state"]
-    frequencies: int | None
+    frequencies: Annotated[int, Bounds(0)] | None
     """Frequencies of the positional encoding of object coordinates, 2^0 and up; 0: none; null: the
     task's own."""
     state_scale: Positive | None
@@ -74,7 +74,7 @@ class SlotsConfig:
     name: Literal["slots"]
     checkpoint: str
     """File of the slot model, in the working directory or among those that ship."""
-    frequencies: int | None
+    frequencies: Annotated[int, Bounds(0)] | None
     """Frequencies of the positional encoding of centroids; null: as many as the slot model allows,
     whose objects at rest are only so still."""
 

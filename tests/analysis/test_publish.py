@@ -273,6 +273,20 @@ def test_an_agent_older_than_a_setting_gets_the_value_that_it_was_trained_with(c
     assert config.exploration.window == 0
 
 
+def test_every_setting_younger_than_the_format_may_be_missing(copy: Path) -> None:
+    def without(card: dict[str, Any]) -> None:
+        for key in published.ADDED:
+            *path, last = key.split(".")
+            section = card["config"]
+            for name in path:
+                section = section[name]
+            del section[last]
+
+    wanted = published.read(copy).config
+    edited(without)(copy)
+    assert published.read(copy).config == wanted
+
+
 @pytest.fixture
 def zoo(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A zoo with the one agent `tiny`, and an empty working directory."""

@@ -9,7 +9,7 @@ import torch
 
 from vis_rpg.config import PathwiseAgentConfig
 from vis_rpg.envs.tasks.differentiable import Peaks
-from vis_rpg.pathwise.agent import PathwiseLearner, outcome
+from vis_rpg.pathwise.agent import PathwiseAgent, PathwiseLearner, losses, outcome
 
 
 def settings(**changes: Any) -> PathwiseAgentConfig:
@@ -45,13 +45,47 @@ def test_seeds_side_by_side_equal_each_alone(changes: dict[str, Any]) -> None:
 
 def test_each_network_follows_its_own_loss_alone() -> None:
     learner = PathwiseLearner(Peaks(), settings(), [0])
-    before = {name: value.detach().clone() for name, value in learner.state.items()}
-    found = learner.gradients()
-    assert {part: len(own) for part, own in found.items()} == {"pi": 6, "pi_z": 6, "p_phi": 6}
-    for _ in range(2):  # the last layer of π(z|s₁) begins with zeros
-        learner.update()
-    moved = {name for name, value in learner.state.items() if not torch.equal(value, before[name])}
-    assert moved == set(before)
+    with torch.no_grad():  # as after some training: nothing is zero by symmetry
+        learner.state["pi_z.net.layers.2.weight"].normal_(0, 0.5)
+    own = PathwiseAgent(Peaks(), learner.config)
+    own.load_state_dict({name: value[0] for name, value in learner.state.items()})
+    found = learner.gradients([torch.Generator().manual_seed(1)])
+    draws = own.draw(learner.config.batch_size, torch.Generator().manual_seed(1))
+    alone = losses(own, 1.0, draws)
+    for part, gradients in found.items():
+        wanted = torch.autograd.grad(
+            alone[part], list(getattr(own, part).parameters()), retain_graph=True
+        )
+        for g, expected in zip(gradients, wanted, strict=True):
+            torch.testing.assert_close(g[0], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_pi_z_prefers_what_returns_more_and_p_phi_learns_to_tell_z() -> None:
+    """Two z: one goes to the wide peak, the other away from both; nothing else learns."""
+    torch.manual_seed(0)
+    agent = PathwiseAgent(Peaks(), settings(categories=2, entropy_z=0.0, consistency=0.0))
+    with torch.no_grad():
+        last = agent.pi.net.layers[2]
+        last.weight.zero_()
+        last.bias[2:] = -4.0
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam([*agent.pi_z.parameters(), *agent.p_phi.parameters()], lr=0.03)
+    told, to_the_right = [], agent.pi.distribution
+
+    def by_z(s: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, std = to_the_right(s, z)
+        return mean + 2 * torch.stack([z[..., 0] - z[..., 1], 0 * z[..., 0]], -1), std
+
+    agent.pi.distribution = by_z  # type: ignore[method-assign]
+    for _ in range(60):
+        found = losses(agent, 1.0, agent.draw(64, generator))
+        told.append(float(found["p_phi"]))
+        optimizer.zero_grad()
+        (found["pi_z"] + found["p_phi"]).backward()
+        optimizer.step()
+    outputs = agent.pi_z.outputs(torch.zeros(1, 3))
+    assert outputs is not None and float(outputs.softmax(-1)[0, 0]) > 0.9
+    assert told[-1] < 0.3 < told[0]
 
 
 @pytest.mark.parametrize("pathwise", [True, False])
@@ -65,6 +99,17 @@ def test_it_learns(pathwise: bool) -> None:
     after, success, _ = learner.apply(200, outcome)
     assert (after.mean(1) > before.mean(1) + 2).all()
     assert success.shape == (2, 200)
+
+
+def test_looking_changes_nothing() -> None:
+    one, other = (PathwiseLearner(Peaks(), settings(), [0]) for _ in range(2))
+    for learner in (one, other):
+        for _ in range(2):
+            learner.update()
+            if learner is one:
+                learner.apply(10, outcome)
+                learner.noise_to_signal(2)
+    assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
 
 
 def test_the_pathwise_gradient_is_steadier_than_the_score_function() -> None:

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from vis_rpg.bandit.rpg import Modes
+from vis_rpg.bandit.rpg import Modes, leave_one_out
 from vis_rpg.config import ReinforceConfig, SoftmaxConfig
 from vis_rpg.envs.tasks.bandit import REACH, bandit_reward
 
@@ -37,7 +37,7 @@ class GaussianReinforce(nn.Module):
             noise: (B,) standard normal; the actions are tanh(mean + std * noise).
         """
         u = (self.mean + self.log_std.exp() * noise).detach()
-        advantage = _advantage(u)
+        advantage = leave_one_out(bandit_reward(REACH * u.tanh()))
         log_pi = -0.5 * ((u - self.mean) / self.log_std.exp()) ** 2 - self.log_std
         return -(advantage * log_pi).mean()
 
@@ -75,16 +75,11 @@ class SoftmaxReinforce(nn.Module):
         chosen = torch.multinomial(probability, batch, replacement=True, generator=generator)
         u = self.mean[chosen] + self.std[chosen] * torch.randn(batch, generator=generator)
         self.optimizer.zero_grad()
-        (-(_advantage(u) * self.logits.log_softmax(0)[chosen]).mean()).backward()
+        advantage = leave_one_out(bandit_reward(REACH * u.tanh()))
+        (-(advantage * self.logits.log_softmax(0)[chosen]).mean()).backward()
         self.optimizer.step()
 
     @torch.no_grad()
     def modes(self) -> Modes:
         """Return the bins."""
         return Modes(self.logits.softmax(0), self.mean, self.std)
-
-
-def _advantage(u: Tensor) -> Tensor:
-    """Rewards of actions tanh(u) beyond the baseline of each, the mean reward of the others."""
-    reward = bandit_reward(REACH * u.tanh())
-    return reward - (reward.sum() - reward) / (len(reward) - 1)

@@ -85,9 +85,7 @@ class BanditRPG(nn.Module):
 
         outputs = self.pi_z.outputs(s[:1])
         assert outputs is not None
-        fixed = value.detach()
-        # The baseline of each draw is the mean value of the others.
-        advantage = fixed - (fixed.sum() - fixed) / (len(fixed) - 1)
+        advantage = leave_one_out(value.detach())
         entropy = self.weight * self.config.entropy_z * self.space.entropy(outputs)
         latent_loss = -(advantage * self.space.log_prior(z, outputs)).mean() - entropy.mean()
         return -value.mean(), latent_loss, -log_p_z.mean()
@@ -136,6 +134,11 @@ class BanditRPG(nn.Module):
         log_z = self.p_phi.log_prob(z, torch.ones_like(rows), rows).double()
         inner = weighted + log_z - probability.double().clamp(min=1e-40).log()[:, None] - log_u
         return float((probability.double() @ (log_u.exp() * inner).sum(-1)) * du)
+
+
+def leave_one_out(value: Tensor) -> Tensor:
+    """Return values (..., B) minus the mean of the others: a baseline that leaves no bias."""
+    return value - (value.sum(-1, keepdim=True) - value) / (value.shape[-1] - 1)
 
 
 def quadrature(weight: float) -> tuple[Tensor, float, Tensor]:

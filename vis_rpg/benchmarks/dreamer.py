@@ -21,6 +21,7 @@ import gymnasium
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from vis_rpg.checks import device as checked_device
 from vis_rpg.envs.make import make_env, object_positions, task_of
 from vis_rpg.errors import UserError, require
 from vis_rpg.training.logger import without_nan
@@ -30,12 +31,13 @@ START = "import perception.encoders.torchvision_compat; from sheeprl.cli import 
 """What the process of SheepRL runs; torchvision may not load alone beside a CPU-only torch."""
 
 
-def words(config: DictConfig, out: Path) -> list[str]:
+def words(config: DictConfig, out: Path, accelerator: str) -> list[str]:
     """Return what SheepRL's command line is given.
 
     Args:
         config: A `DreamerConfig`.
         out: The run's folder, absolute.
+        accelerator: cpu | cuda.
     """
     pixels = config.obs.kind == "pixels"
     return [
@@ -61,7 +63,7 @@ def words(config: DictConfig, out: Path) -> list[str]:
         "buffer.checkpoint=false",
         f"checkpoint.every={config.steps}",
         "metric.log_level=0",
-        f"fabric.accelerator={'gpu' if config.device.startswith('cuda') else 'cpu'}",
+        f"fabric.accelerator={accelerator}",
         f"seed={config.seed}",
         f"log_root={out}",
         "root_dir=sheeprl",
@@ -76,7 +78,7 @@ class Recorder:
 
     Args:
         config: Of the run.
-        task: An environment of it.
+        env: Says which task it is.
     """
 
     def __init__(self, config: DictConfig, env: gymnasium.Env[Any, Any]) -> None:
@@ -94,7 +96,7 @@ class Recorder:
         if ended:
             criteria = [info[f"success_{name}"] for name in self.progress.task.criteria]
             self.progress.end(row, bool(success[0]), criteria)
-        if self.step % self.config.logger.log_every == 0:
+        if self.step % self.config.logger.log_every == 0 or self.step == self.config.steps:
             line = {"step": self.step, "wall_s": round(time.perf_counter() - self.began, 3)}
             with self.path.open("a") as file:
                 file.write(json.dumps(without_nan(line | self.progress.metrics())) + "\n")
@@ -104,7 +106,11 @@ class Recorder:
 def recorder(folder: str) -> Recorder:
     """The recorder of the run in a folder, one for all of its environments."""
     config = DictConfig(OmegaConf.load(Path(folder) / "config.yaml"))
-    return Recorder(config, make_env(config.task, config.obs.kind))
+    env = make_env(config.task, "state")
+    try:
+        return Recorder(config, env)
+    finally:
+        env.close()
 
 
 class Recorded(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -157,6 +163,12 @@ def main(config: DictConfig) -> None:
         importlib.util.find_spec("sheeprl") is not None,
         "vis-rpg dreamer needs SheepRL: pip install 'vis-rpg[baselines]'",
     )
+    require(
+        config.seeds == 1 and not config.resume,
+        "vis-rpg dreamer trains one seed, from the start: -m seed=0,1,2 out='runs/x-${seed}' for "
+        "several",
+    )
+    device = checked_device(config.device)
     out = Path(config.out).absolute()
     require(
         not (out / "metrics.jsonl").exists(),
@@ -165,15 +177,20 @@ def main(config: DictConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     saved = config.copy()
     saved.out = str(out)
+    # By which curves are named.
+    saved.agent.name = saved.exploration.name = config.dreamer.experiment
+    saved.perception = {"name": "state"}
     OmegaConf.save(saved, out / "config.yaml")
-    command = [sys.executable, "-c", START, *words(config, out)]
+    command = [sys.executable, "-c", START, *words(config, out, device.type)]
+    chosen = {} if device.index is None else {"CUDA_VISIBLE_DEVICES": str(device.index)}
     with (out / "sheeprl.log").open("w") as log:
-        done = subprocess.run(command, stdout=log, stderr=log, env=os.environ, check=False)
+        done = subprocess.run(command, stdout=log, stderr=log, env=os.environ | chosen, check=False)
     if done.returncode != 0:
         last = (out / "sheeprl.log").read_text().strip().splitlines()[-1:]
         raise UserError(f"SheepRL stopped: {''.join(last)} (all of it: {out}/sheeprl.log)")
-    lines = (out / "metrics.jsonl").read_text().splitlines()
-    summary = json.loads(lines[-1])
+    path = out / "metrics.jsonl"
+    require(path.exists(), f"SheepRL ended without a step (all of it: {out}/sheeprl.log)")
+    summary = json.loads(path.read_text().splitlines()[-1])
     summary |= {"steps": summary.pop("step"), "task": config.task.name, "obs": config.obs.kind}
     summary |= {"agent": config.dreamer.experiment, "seed": config.seed}
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")

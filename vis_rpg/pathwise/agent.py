@@ -120,6 +120,8 @@ class PathwiseLearner:
             torch.manual_seed(seed)
             self.agents.append(PathwiseAgent(dynamics, config))
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.looking = [torch.Generator().manual_seed(seed + 1_000_000) for seed in seeds]
+        """What is only looked at draws from others, so that looking changes nothing."""
         self.agent = self.agents[0]
         state, _ = stack_module_state(self.agents)
         self.state: dict[str, Tensor] = state
@@ -128,15 +130,24 @@ class PathwiseLearner:
 
     def apply(self, count: int, function: Callable[..., Any], *inputs: Any) -> Any:
         """Call function(agent, *inputs, draws) of every seed on `count` fresh episodes."""
-        drawn = [self.agent.draw(count, generator) for generator in self.generators]
+        return self._apply(self.looking, count, function, *inputs)
+
+    def _apply(
+        self,
+        generators: Sequence[torch.Generator],
+        count: int,
+        function: Callable[..., Any],
+        *inputs: Any,
+    ) -> Any:
+        drawn = [self.agent.draw(count, generator) for generator in generators]
         draws = Draws(*(torch.stack(parts) for parts in zip(*drawn, strict=True)))
         return torch.vmap(
             lambda state, own: functional_call(self.agent, state, (function, *inputs, own))
         )(self.state, draws)
 
-    def gradients(self) -> dict[str, list[Tensor]]:
+    def gradients(self, generators: Sequence[torch.Generator]) -> dict[str, list[Tensor]]:
         """Return the gradient of each network, its parameters with a leading axis of seeds."""
-        found = self.apply(self.config.batch_size, losses, self.weight)
+        found = self._apply(generators, self.config.batch_size, losses, self.weight)
         gradients = {}
         for part, loss in found.items():
             own = [p for name, p in self.state.items() if name.startswith(f"{part}.")]
@@ -145,7 +156,7 @@ class PathwiseLearner:
 
     def update(self) -> None:
         """Take one Adam step of each network on fresh episodes."""
-        for part, found in self.gradients().items():
+        for part, found in self.gradients(self.generators).items():
             squares = [g.flatten(1).square().sum(1) for g in found]
             norm = torch.stack(squares).sum(0).sqrt()
             factor = (CLIP / (norm + 1e-6)).clamp(max=1.0)
@@ -164,9 +175,10 @@ class PathwiseLearner:
         Returns:
             One number a seed.
         """
-        found = [
-            torch.cat([g.flatten(1) for g in self.gradients()["pi"]], 1) for _ in range(batches)
-        ]
+        found = []
+        for _ in range(batches):
+            own = self.gradients(self.looking)["pi"]
+            found.append(torch.cat([g.flatten(1) for g in own], 1))
         each = torch.stack(found)
         variance = each.var(0).sum(1)
         # The square of the mean of so many batches has a part of their variance in it.

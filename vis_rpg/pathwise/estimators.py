@@ -24,6 +24,7 @@ from torch import Tensor
 
 from vis_rpg.agent.latent import Posterior
 from vis_rpg.agent.policy import ActionPolicy
+from vis_rpg.bandit.rpg import leave_one_out
 from vis_rpg.envs.tasks.differentiable import Dynamics
 
 
@@ -65,11 +66,6 @@ def rollout(
         states.append(s)
         steps.append((a, reward, log_pi))
     return Rollout(torch.stack(states), *map(torch.stack, zip(*steps, strict=True)))
-
-
-def leave_one_out(value: Tensor) -> Tensor:
-    """Return values (..., B) minus the mean of the others: a baseline that leaves no bias."""
-    return value - (value.sum(-1, keepdim=True) - value) / (value.shape[-1] - 1)
 
 
 @dataclass

@@ -6,9 +6,7 @@ each task a picture of both and of where the first seed's episodes go, coloured 
 
 from __future__ import annotations
 
-import csv
 import time
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from vis_rpg.bandit.figure import write
 from vis_rpg.config import PathwiseConfig
 from vis_rpg.envs.tasks.differentiable import DYNAMICS, Dynamics
 from vis_rpg.errors import require
@@ -32,7 +31,7 @@ DRAWN = 64
 """Episodes in a picture."""
 GRADIENTS = 8
 """That the noise of one is estimated from, at the start."""
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#666666"]
 HEADER = ("task", "agent", "seed", "update", "return", "success")
 
 
@@ -55,8 +54,8 @@ def main(config: PathwiseConfig) -> None:
             last = record(learner, config, [task, name], curves)
             seconds = (time.process_time() - began) / len(config.seeds)
             for row, seed in enumerate(config.seeds):
-                own = [row[4:] for row in curves if row[:3] == [task, name, seed]]
-                found = [*own[-1], updates_to(own, config.log_every), round(float(noise[row]), 4)]
+                own = [row[3:] for row in curves if row[:3] == [task, name, seed]]
+                found = [*own[-1][1:], updates_to(own), round(float(noise[row]), 4)]
                 runs.append([task, name, seed, *found, round(seconds, 1)])
             paths[name] = last
             wins = sum(float(row[4]) >= 0.5 for row in runs if row[:2] == [task, name])
@@ -90,17 +89,16 @@ def episodes(agent: PathwiseAgent, draws: Draws) -> tuple[Tensor, Tensor]:
     return outcome(agent, draws)[2], agent.pi_z(draws.s1, draws.z)
 
 
-def updates_to(rows: list[list[Any]], every: int, share: float = 0.9) -> int:
-    """Return after how many updates a run's return was first at a share of its last rise."""
-    values = [float(value) for value, _ in rows]
+def updates_to(rows: list[list[Any]], share: float = 0.9) -> int:
+    """Return after how many updates a run's return had first made a share of its whole rise.
+
+    Args:
+        rows: Update, return and success, over training.
+        share: Of the way from the first return to the highest.
+    """
+    values = [float(row[1]) for row in rows]
     level = values[0] + share * (max(values) - values[0])
-    return every * next(index for index, value in enumerate(values) if value >= level)
-
-
-def write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A CSV file."""
-    with path.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    return next(int(row[0]) for row in rows if float(row[1]) >= level)
 
 
 def draw(

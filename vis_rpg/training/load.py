@@ -63,6 +63,10 @@ def load_whole_config(run: Path) -> DictConfig:
         UserError: It is missing or cannot be read, or a key is missing or of another kind.
     """
     config = load_config(run)
+    require(
+        "dreamer" not in config,
+        f"{run}: a run of SheepRL: only its curves can be read (vis-rpg plot-curves)",
+    )
     try:
         checked(config, TrainConfig)
     except UserError as error:

@@ -33,7 +33,16 @@ AGENTS = ASSETS / "agents"
 CARD, WEIGHTS, SLOTS, VIDEO = "card.json", "agent.safetensors", "slots.safetensors", "rollouts.mp4"
 FILES = (CARD, WEIGHTS, SLOTS, VIDEO, "README.md")
 """All that a published agent can hold; nothing else is uploaded or fetched."""
-ADDED: dict[str, Any] = {"agent.latent.relabel": 0.0, "agent.critic": "q", "exploration.window": 0}
+ADDED: dict[str, Any] = {
+    "agent.latent.relabel": 0.0,
+    "agent.critic": "q",
+    "agent.policy": {"kind": "gaussian"},
+    "agent.planner": None,
+    "agent.replay_recent": 0,
+    "agent.reward_ramp": 0,
+    "exploration.window": 0,
+    "perception.frequencies": None,
+}
 """Settings younger than format 1, with the values under which older agents were trained."""
 
 
@@ -140,7 +149,8 @@ def read(folder: Path) -> Published:
         files, config = card["files"], OmegaConf.create(card["config"])
         changed = [name for name in {WEIGHTS, *files} if digest(folder / name) != files[name]]
         for key, value in ADDED.items():
-            if OmegaConf.select(config, key) is None:
+            foreign = key.startswith("perception.") and config.perception.name == "cnn"
+            if not foreign and OmegaConf.select(config, key) is None:
                 OmegaConf.update(config, key, value)
         checked(config, TrainConfig)
         weights = load_file(folder / WEIGHTS)

@@ -59,7 +59,7 @@ def test_the_mass_keeps_its_energy_but_for_damping_and_cannot_be_pushed_straight
     for _ in range(80):
         s, _ = well.step(s, torch.zeros(1).double())
         energies.append(0.5 * s[1] ** 2 + well.HEIGHT * (s[0] ** 2 - 1) ** 2)
-    assert 0.2 * energies[0] < energies[-1] < energies[0]
+    assert 0.5 * energies[0] < energies[-1] < 0.9 * energies[0]
 
 
 def test_a_block_is_pushed_stops_slides_off_the_obstacle_and_is_never_passed_through() -> None:

@@ -37,7 +37,8 @@ class Dynamics:
         task: The declaration of its environment; an episode has `task.episode_length` steps.
         state_dim: S.
         action_dim: A.
-        reach: The largest absolute value of each number of the state.
+        reach: About the largest absolute value of each number of the state where it is of use; the
+            first is half the side of pictures.
     """
 
     task: Task
