@@ -604,6 +604,9 @@ class PathwiseAgentConfig:
     """Weight of -log pi(z|s1) at the start."""
     decay: float
     """Factor on the three weights above at each update."""
+    posterior: Literal["state_action", "places"]
+    """What p_phi reads z from: states and actions, as in Eq. 2, or only the place of the thing that
+    the reward is about."""
 
 
 @dataclass

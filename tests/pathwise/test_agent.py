@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vis_rpg.config import PathwiseAgentConfig
-from vis_rpg.envs.tasks.differentiable import Peaks
+from vis_rpg.envs.tasks.differentiable import Peaks, PushAround
 from vis_rpg.pathwise.agent import PathwiseAgent, PathwiseLearner, losses, outcome
 
 
@@ -25,11 +25,14 @@ def settings(**changes: Any) -> PathwiseAgentConfig:
         "entropy_a": 0.01,
         "entropy_z": 0.1,
         "decay": 0.9,
+        "posterior": "state_action",
     }
     return PathwiseAgentConfig(**own | changes)
 
 
-@pytest.mark.parametrize("changes", [{}, {"categories": 0}, {"pathwise": False}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"categories": 0}, {"pathwise": False}, {"posterior": "places"}]
+)
 def test_seeds_side_by_side_equal_each_alone(changes: dict[str, Any]) -> None:
     together = PathwiseLearner(Peaks(), settings(**changes), [3, 5])
     alone = PathwiseLearner(Peaks(), settings(**changes), [5])
@@ -99,6 +102,17 @@ def test_it_learns(pathwise: bool) -> None:
     after, success, _ = learner.apply(200, outcome)
     assert (after.mean(1) > before.mean(1) + 2).all()
     assert success.shape == (2, 200)
+
+
+def test_p_phi_of_places_sees_nothing_else() -> None:
+    agent = PathwiseAgent(PushAround(), settings(posterior="places"))
+    z = torch.eye(3)[[0, 1, 2, 0]]
+    s, a = torch.randn(4, 5), torch.randn(4, 2)
+    other = torch.randn(4, 5)
+    other[:, 2:4] = s[:, 2:4]
+    told = agent.p_phi.log_prob(z, s, a)
+    assert torch.equal(told, agent.p_phi.log_prob(z, other, -a))
+    assert not torch.equal(told, agent.p_phi.log_prob(z, s + 1, a))
 
 
 def test_looking_changes_nothing() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
-from vis_rpg.agent.latent import Posterior, make_latent
+from vis_rpg.agent.latent import LatentSpace, Posterior, make_latent
 from vis_rpg.agent.policy import GaussianPolicy, LatentPolicy
 from vis_rpg.config import PathwiseAgentConfig
 from vis_rpg.envs.tasks.differentiable import Dynamics
@@ -40,6 +40,24 @@ class Draws(NamedTuple):
     """Noise of actions, (..., T, B, A)."""
 
 
+class PlacesPosterior(Posterior):
+    """p_φ(z|s) that reads some numbers of the state alone.
+
+    Args:
+        space: The space of z.
+        places: Their indices.
+        hidden: Width of hidden layers.
+    """
+
+    def __init__(self, space: LatentSpace, places: Sequence[int], hidden: int) -> None:
+        super().__init__(space, len(places), 0, hidden)
+        self.places = list(places)
+
+    def log_prob(self, z: Tensor, s: Tensor, a: Tensor) -> Tensor:
+        """Return log p_φ(z|s), (B,)."""
+        return super().log_prob(z, s[..., self.places], a[..., :0])
+
+
 class PathwiseAgent(nn.Module):
     """The networks π(a|s,z), π(z|s₁) and p_φ(z|s,a).
 
@@ -56,7 +74,11 @@ class PathwiseAgent(nn.Module):
         sizes = dynamics.state_dim, dynamics.action_dim
         self.pi = GaussianPolicy(*sizes, self.space.dim, config.hidden_dim, config.std_scale)
         self.pi_z = LatentPolicy(self.space, sizes[0], config.hidden_dim, learned=True)
-        self.p_phi = Posterior(self.space, *sizes, config.hidden_dim)
+        self.p_phi: Posterior = (
+            Posterior(self.space, *sizes, config.hidden_dim)
+            if config.posterior == "state_action"
+            else PlacesPosterior(self.space, dynamics.places, config.hidden_dim)
+        )
 
     def forward(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """Return function(self, *inputs): what `functional_call` needs."""

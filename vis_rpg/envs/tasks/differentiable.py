@@ -37,6 +37,7 @@ class Dynamics:
         task: The declaration of its environment; an episode has `task.episode_length` steps.
         state_dim: S.
         action_dim: A.
+        places: Which numbers of the state say where the thing is that the reward is about.
         reach: About the largest absolute value of each number of the state where it is of use; the
             first is half the side of pictures.
     """
@@ -44,6 +45,7 @@ class Dynamics:
     task: Task
     state_dim: int
     action_dim: int
+    places: tuple[int, ...] = (0, 1)
     reach: tuple[float, ...]
 
     def start(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -242,7 +244,7 @@ class PushAround(Dynamics):
     gives either side per depth (1/s); the depth (m) over which it sets in."""
     SHAPING = 0.1
     """Weight of the distance between pusher and block."""
-    state_dim, action_dim, reach = 5, 2, (1.0, 1.0, 1.0, 1.0, 1.0)
+    state_dim, action_dim, places, reach = 5, 2, (2, 3), (1.0, 1.0, 1.0, 1.0, 1.0)
 
     @staticmethod
     def draw(axes: Axes) -> None:
