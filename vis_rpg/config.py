@@ -518,7 +518,7 @@ class BanditRPGConfig:
     categories: int
     """Of z."""
     batch_size: Annotated[int, Bounds(2)]
-    """Fresh actions per update; each action's baseline is the mean of the others."""
+    """Fresh actions, or episodes, per update; the baseline of each is the mean of the others."""
     hidden_dim: Count
     """Width of every hidden layer."""
     std_scale: float
@@ -579,31 +579,13 @@ class BanditConfig:
 
 
 @dataclass
-class PathwiseAgentConfig:
+class PathwiseAgentConfig(BanditRPGConfig):
     """An agent that learns through known dynamics."""
 
     categories: Annotated[int, Bounds(0)]
     """Of z; 0: no z."""
     pathwise: bool
     """Whether actions learn by the pathwise gradient, else by the score function."""
-    batch_size: Annotated[int, Bounds(2)]
-    """Fresh episodes per update."""
-    hidden_dim: Count
-    """Width of every hidden layer."""
-    std_scale: float
-    """Factor on the policy's std."""
-    lr: Positive
-    """Learning rate of Adam."""
-    reward_weight: float
-    """1 / temperature."""
-    consistency: float
-    """Weight of log p_phi(z|s,a) at the start."""
-    entropy_a: float
-    """Weight of -log pi(a|s,z) at the start."""
-    entropy_z: float
-    """Weight of -log pi(z|s1) at the start."""
-    decay: float
-    """Factor on the three weights above at each update."""
     posterior: Literal["state_action", "places"]
     """What p_phi reads z from: states and actions, as in Eq. 2, or only the place of the thing that
     the reward is about."""

@@ -158,7 +158,7 @@ class Run:
         self.replay.add(action, reward, terminated, z, next_obs, rows)
         self.step += len(self.envs)
         self._check_frames(result.obs)
-        kept = np.asarray(result.kept)
+        kept = result.kept
         self.progress.add(kept, result.reward[kept], result.success[kept], objects)
         self.visits.add(self.step, objects, z)
         for row in result.first_obs:
