@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -183,11 +184,16 @@ def main(config: DictConfig) -> None:
     OmegaConf.save(saved, out / "config.yaml")
     command = [sys.executable, "-c", START, *words(config, out, device.type)]
     chosen = {} if device.index is None else {"CUDA_VISIBLE_DEVICES": str(device.index)}
+    chosen["HYDRA_FULL_ERROR"] = (
+        "1"  # or the last line would be Hydra's hint at this, not the error
+    )
     with (out / "sheeprl.log").open("w") as log:
         done = subprocess.run(command, stdout=log, stderr=log, env=os.environ | chosen, check=False)
     if done.returncode != 0:
-        last = (out / "sheeprl.log").read_text().strip().splitlines()[-1:]
-        raise UserError(f"SheepRL stopped: {''.join(last)} (all of it: {out}/sheeprl.log)")
+        lines = (out / "sheeprl.log").read_text().strip().splitlines() or [""]
+        errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
+        why = (errors or lines)[-1]
+        raise UserError(f"SheepRL stopped: {why} (all of it: {out}/sheeprl.log)")
     path = out / "metrics.jsonl"
     require(path.exists(), f"SheepRL ended without a step (all of it: {out}/sheeprl.log)")
     summary = json.loads(path.read_text().splitlines()[-1])
