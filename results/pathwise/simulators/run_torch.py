@@ -107,7 +107,7 @@ def main() -> None:
         )
         rows = scene.Rows("torch", str(dtype).removeprefix("torch."))
         for name, (forward, gradient) in simulators.items():
-            scene.measure(rows, name, forward, gradient, fd_steps)
+            scene.measure(rows, name, forward, gradient, fd_steps, scene.BATCHES)
         rows.write()
 
 

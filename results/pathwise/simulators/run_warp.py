@@ -12,7 +12,7 @@ import numpy as np
 import scene
 import tape
 import warp as wp
-from scene import BLOCK_MASS, SUBSTEPS
+from scene import BATCHES, BLOCK_MASS, SUBSTEPS
 
 wp.config.quiet = True
 
@@ -125,7 +125,7 @@ def main() -> None:
             simulator.gradient(scene.actions()[None])
             if name == "touching":
                 rows.add("", "compile_s", time.perf_counter() - began)
-            scene.measure(rows, name, simulator.losses, simulator.gradient, fd_steps)
+            scene.measure(rows, name, simulator.losses, simulator.gradient, fd_steps, BATCHES)
         rows.write()
 
 

@@ -27,6 +27,8 @@ GAPS = {"touching": 0.0, "begins": 0.05}
 TARGET = (0.3, 0.1)
 INERTIA = BLOCK_MASS * 2 * (2 * HALF) ** 2 / 12
 
+BATCHES = 1, 64, 1280
+"""Environments at once; the last are the episodes of an update of `vis-rpg pathwise`."""
 Losses = Callable[[np.ndarray], np.ndarray]
 """From actions (N, 50, 2) to losses (N,)."""
 Gradient = Callable[[np.ndarray], np.ndarray]
@@ -80,7 +82,7 @@ def measure(
     fd_steps: Sequence[float],
     counts: Sequence[int] = (1, 64),
 ) -> None:
-    """Check the gradient and take the speed of 1 and of 64 environments."""
+    """Check the gradient and take the speed of so many environments at once."""
     check(rows, scene, losses, gradient, fd_steps)
     for envs in counts:
         speed(rows, scene, losses, gradient, envs)
