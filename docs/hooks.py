@@ -23,8 +23,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages, and results, pictures and top-level pages of the repository."""
     for pattern in OUTSIDE:
         for path in sorted(ROOT.glob(pattern)):
-            if path.is_file() and path.name != "README.md" or path.parent.parent.name == "results":
-                name = str(path.relative_to(ROOT))
+            name = str(path.relative_to(ROOT))
+            if path.is_file() and (path.name != "README.md" or name.startswith("results/")):
                 files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
     pages = {"reference/settings.md": settings(), **api()}
     for name, text in pages.items():
