@@ -52,7 +52,7 @@ class Perception(nn.Module, ABC):
     Nothing after perception knows the kind of observation.
 
     Attributes:
-        history: Stored observations that features of one step need, 1 or 2.
+        history: Stored observations that features of one step need: 1, 2, or more with a memory.
         feature_shape: Features of one step: (D,), or (2, K, D) slots of the last two frames.
         rnd_input_dim: M.
         rnd_objects: Objects that the RND's input lists, each in a part of equal width.
@@ -66,6 +66,11 @@ class Perception(nn.Module, ABC):
     rnd_objects: int = 1
     pretraining_frames: int = 0
     storage: dict[str, StorageSpec]
+
+    @property
+    def unwrapped(self) -> Perception:
+        """The perception of single observations, without a memory about it."""
+        return self
 
     @abstractmethod
     def to_storage(

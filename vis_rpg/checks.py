@@ -62,6 +62,10 @@ def check(config: DictConfig) -> None:
         f"perception={seeing.name} does not see obs={config.obs.kind}: use perception=state with "
         "obs=state, slots or cnn with obs=pixels",
     )
+    require(
+        config.obs.kind == "state" or not (config.obs.hide or config.obs.noise),
+        "obs.hide and obs.noise are of states: use obs=state",
+    )
     reads = bonus.get("rnd_input")
     require(
         seeing.name == "slots" or reads != "moving_slots",

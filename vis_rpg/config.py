@@ -53,6 +53,11 @@ class ObsConfig:
 
     kind: Literal["state", "pixels"]
     """The environment's state vector, or the last two 64 x 64 RGB frames."""
+    hide: list[str | int]
+    """obs=state: numbers of the state that are not seen: velocities, where the task says which they
+    are, or indices."""
+    noise: Annotated[float, Bounds(0)]
+    """obs=state: std of Gaussian noise on the state, in its own units."""
 
 
 @dataclass
@@ -153,6 +158,15 @@ class PlannerConfig:
 
 
 @dataclass
+class EncoderConfig:
+    """What the encoder f adds to perception."""
+
+    memory: Literal["none", "gru"]
+    """gru: a GRU, as wide as the hidden layers, that reads the episode so far; where one
+    observation does not show the state."""
+
+
+@dataclass
 class AgentConfig:
     """Reparameterized policy learning; the defaults are Table 1 unless said otherwise."""
 
@@ -198,6 +212,7 @@ class AgentConfig:
     runs)."""
     q_reduce: Literal["sum", "mean"]
     """Over the errors of the two critics, where Eq. 4 has one Q."""
+    encoder: EncoderConfig
     policy: PolicyConfig
     latent: LatentConfig
     planner: PlannerConfig | None

@@ -3,8 +3,8 @@
 A field of such a class names the kind, the choices and the bounds of a value, and the docstring
 that follows it the meaning and unit. A kind is bool, int, float or str, with `Bounds` where
 `Annotated`; a Literal of choices; list[...]; dict; another dataclass, for a section; a union of
-sections, which their `name` tells apart; or one of these or None. A class with `OPEN = True` takes
-other keys too.
+sections, which their `name` tells apart, or of plain kinds; or one of these or None. A class with
+`OPEN = True` takes other keys too.
 """
 
 from __future__ import annotations
@@ -135,6 +135,7 @@ def _check_value(key: str, kind: Any, value: Any) -> None:
     if get_origin(kind) is Literal:
         _check_choice(key, get_args(kind), value)
         return
+    kind = next((each for each in others if isinstance(value, each)), kind)
     kind, bounds = get_args(kind) if get_origin(kind) is Annotated else (kind, None)
     plain = dict if is_dataclass(kind) else get_origin(kind) or kind
     number = isinstance(value, int | float) and not isinstance(value, bool)

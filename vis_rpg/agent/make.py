@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from perception.base import Perception
 from perception.encoders.cnn import CnnPerception
+from perception.encoders.memory import MemoryPerception
 from perception.encoders.state import StatePerception
 from perception.slots.perception import SlotPerception
 from vis_rpg.envs.make import task_of
@@ -27,22 +28,10 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
     Raises:
         UserError: A checkpoint, backbone or weights file cannot be used.
     """
-    section = config.perception
-    if section.name == "state":
-        task = task_of(env)
-        scale = task.state_scale if section.state_scale is None else section.state_scale
-        frequencies = task.frequencies if section.frequencies is None else section.frequencies
-        size = gymnasium.spaces.flatdim(env.observation_space)
-        return StatePerception(size, task.object_coordinates, scale, frequencies)
-    try:
-        if section.name == "cnn":
-            return CnnPerception(
-                backbone=section.backbone, weights=section.weights, seed=config.seed
-            )
-        moving = config.exploration.get("rnd_input") == "moving_slots"
-        return SlotPerception(slot_model_path(config), moving, section.frequencies)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    seen = _make_perception(config, env)
+    if config.agent.encoder.memory == "gru":
+        return MemoryPerception(seen, config.agent.hidden_dim)
+    return seen
 
 
 def slot_model_path(config: DictConfig) -> Path:
@@ -66,3 +55,22 @@ def _task_words(task: DictConfig) -> str:
     if task.get("family"):
         return f"task={task.family} task.name={task.name}"
     return f"task={task.name}" + (f" task.id={task.id}" if task.get("id") else "")
+
+
+def _make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Perception:
+    section = config.perception
+    if section.name == "state":
+        task = task_of(env)
+        scale = task.state_scale if section.state_scale is None else section.state_scale
+        frequencies = task.frequencies if section.frequencies is None else section.frequencies
+        size = gymnasium.spaces.flatdim(env.observation_space)
+        return StatePerception(size, task.object_coordinates, scale, frequencies)
+    try:
+        if section.name == "cnn":
+            return CnnPerception(
+                backbone=section.backbone, weights=section.weights, seed=config.seed
+            )
+        moving = config.exploration.get("rnd_input") == "moving_slots"
+        return SlotPerception(slot_model_path(config), moving, section.frequencies)
+    except ValueError as error:
+        raise UserError(str(error)) from None

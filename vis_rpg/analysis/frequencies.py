@@ -39,7 +39,7 @@ def visited_coordinates(run: Path, agent: Agent) -> Tensor:
     Raises:
         UserError: The run has no replay, no bonus, or no objects in states.
     """
-    perception = agent.model.perception
+    perception = agent.model.perception.unwrapped
     if (
         not isinstance(perception, StatePerception)
         or perception.rnd_objects < 2

@@ -57,7 +57,7 @@ class Episode:
 def episode_of_run(run: str, seed: int) -> Episode:
     """An episode of a run's agent, seen by its slot model."""
     actor, env = load(run, seed=seed)
-    perception = actor.agent.model.perception
+    perception = actor.agent.model.perception.unwrapped
     if not isinstance(perception, SlotPerception):
         raise UserError(f"run={run} sees without slots: give a run with perception=slots")
     truth = env.get_wrapper_attr("segmentation") if env.has_wrapper_attr("segmentation") else None

@@ -99,7 +99,7 @@ def rollout_rows(
 def _tiles(
     actor: Actor, env: gymnasium.Env, steps: Iterable[EpisodeStep], title: str
 ) -> list[np.ndarray]:
-    perception = actor.agent.model.perception
+    perception = actor.agent.model.perception.unwrapped
     masks = SlotOverlay(perception.model) if isinstance(perception, SlotPerception) else None
     every = math.ceil(task_of(env).episode_length / MOST_FRAMES)
     tiles = []

@@ -23,7 +23,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from vis_rpg.checks import device as checked_device
-from vis_rpg.envs.make import make_env, object_positions, task_of
+from vis_rpg.envs.make import make_env, object_positions, observed_task, task_of
 from vis_rpg.errors import UserError, require
 from vis_rpg.training.logger import without_nan
 from vis_rpg.training.progress import Progress
@@ -148,7 +148,7 @@ def recorded_env(folder: str, seed: int, rank: int) -> gymnasium.Env[Any, Any]:
     """
     counts = recorder(folder)
     config = counts.config
-    return Recorded(make_env(config.task, config.obs.kind, seed), rank, counts)
+    return Recorded(make_env(observed_task(config), config.obs.kind, seed), rank, counts)
 
 
 def main(config: DictConfig) -> None:

@@ -9,13 +9,14 @@ import gymnasium
 import numpy as np
 
 from vis_rpg.envs import IDS
+from vis_rpg.envs.partial import PartialState
 from vis_rpg.envs.tasks.base import check_choice
 from vis_rpg.envs.tasks.gym_task import make_gym
 from vis_rpg.envs.tasks.task import Declared, Task
 from vis_rpg.errors import UserError, require
 
 TASKS = (*IDS, "gym")
-NOT_GIVEN = ("name", "family", "terminates", "kwargs")
+NOT_GIVEN = ("name", "family", "terminates", "kwargs", "hide", "noise")
 """Keys of a task's configuration that its environment's constructor does not take."""
 
 
@@ -28,6 +29,7 @@ def make_env(
         task: `name` (one of TASKS) and what the constructor of its environment takes besides `obs`:
             for block_push `blocks`, for gym `id` and, in `kwargs`, what `gymnasium.make` takes.
             Where there is a `family` (one of TASKS), that is made, and `name` says which of it.
+            `hide` and `noise`, where given, are those of PartialState.
         obs: state | pixels.
         seed: Of its action space and of a first reset, so that later unseeded ones follow from it.
 
@@ -53,10 +55,18 @@ def make_env(
             env = gymnasium.make(IDS[name], disable_env_checker=True, obs=obs, **kwargs)
         except TypeError as error:
             raise UserError(f"task={name}: {' '.join(str(error).split())}") from error
+    hide, noise = task.get("hide", ()), task.get("noise", 0.0)
+    if hide or noise > 0:
+        env = PartialState(env, hide, noise)
     if seed is not None:
         env.action_space.seed(seed)
         env.reset(seed=seed)
     return env
+
+
+def observed_task(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `make_env` is given as the task of a whole config: with what `obs` hides of it."""
+    return {**config["task"], "hide": config["obs"]["hide"], "noise": config["obs"]["noise"]}
 
 
 def task_of(env: gymnasium.Env[Any, Any] | Declared) -> Task:

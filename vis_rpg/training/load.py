@@ -18,7 +18,7 @@ from vis_rpg.baselines.make import make_agent
 from vis_rpg.checks import check
 from vis_rpg.compose import checked
 from vis_rpg.config import TrainConfig
-from vis_rpg.envs.make import make_env
+from vis_rpg.envs.make import make_env, observed_task
 from vis_rpg.envs.rendering.frames import render_on
 from vis_rpg.errors import UserError, one_line, require
 from vis_rpg.training import checkpoint, published
@@ -144,7 +144,7 @@ def load(run: str | Path, device: str = "cpu", seed: int = 0) -> tuple[Actor, gy
     state = {} if found else checkpoint.load(checkpoint.latest(run))
     render_on(torch.device(device))
     try:
-        env = make_env(config.task, config.obs.kind)
+        env = make_env(observed_task(config), config.obs.kind)
         agent = make_agent(config, env)
     except (
         OmegaConfBaseException,

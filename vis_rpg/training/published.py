@@ -36,11 +36,14 @@ FILES = (CARD, WEIGHTS, SLOTS, VIDEO, "README.md")
 ADDED: dict[str, Any] = {
     "agent.latent.relabel": 0.0,
     "agent.critic": "q",
+    "agent.encoder": {"memory": "none"},
     "agent.policy": {"kind": "gaussian"},
     "agent.planner": None,
     "agent.replay_recent": 0,
     "agent.reward_ramp": 0,
     "exploration.window": 0,
+    "obs.hide": [],
+    "obs.noise": 0.0,
     "perception.frequencies": None,
 }
 """Settings younger than format 1, with the values under which older agents were trained."""
@@ -110,7 +113,7 @@ def write(folder: Path, agent: Agent, card: Mapping[str, Any]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / WEIGHTS, agent.state_dict())
-    perception = agent.model.perception
+    perception = agent.model.perception.unwrapped
     if isinstance(perception, SlotPerception):
         perception.model.save(folder / SLOTS, perception.card)
     paths = [folder / name for name in (WEIGHTS, SLOTS) if (folder / name).exists()]

@@ -139,8 +139,8 @@ class ReplayBuffer:
         self.firsts: deque[int] = deque()
         self.newest_first = 0
         # Retire a start this many rows before it is overwritten, so that its previous row outlives
-        # it.
-        self.margin = 4 * envs + 4
+        # it, and all of its history.
+        self.margin = max(4, history + 2) * envs + 4
         require(
             capacity >= 2 * self.margin,
             f"agent.replay_capacity={capacity}: too small for agent.envs={envs}; give at "

@@ -24,6 +24,7 @@ from vis_rpg.agent.rnd import ObjectRND
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.baselines.make import make_agent
 from vis_rpg.checks import check, device, lacks_compiler
+from vis_rpg.envs.make import observed_task
 from vis_rpg.envs.rendering.frames import render_on
 from vis_rpg.envs.vector.make import make_vector_envs
 from vis_rpg.envs.vector.sync import StepResult, step_vector_envs
@@ -106,7 +107,7 @@ class Trainer:
         config, settings = self.config, self.config.agent
         seeds = [own.seed for own in configs]
         vector_envs = make_vector_envs(
-            config.task, config.obs.kind, settings.envs, seeds, config.render.backend
+            observed_task(config), config.obs.kind, settings.envs, seeds, config.render.backend
         )
         pairs = zip(configs, vector_envs, strict=True)
         agents = [make_agent(own, envs).to(self.device) for own, envs in pairs]

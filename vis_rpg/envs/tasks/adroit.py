@@ -72,6 +72,7 @@ def make_task(
     plane: tuple[int, int],
     state_scale: float = 1.0,
     milestones: Mapping[str, Milestone] | None = None,
+    velocities: tuple[tuple[int, int], ...] = (),
 ) -> Task:
     """Declare one of the two tasks."""
     coverage = Coverage(covered, (-REACH, -REACH), (REACH, REACH), (24, 24))
@@ -82,6 +83,7 @@ def make_task(
         episode_length=length,
         sparse=True,
         state_scale=state_scale,
+        velocities=velocities,
         plane=plane,
         coverage=coverage,
         draw=draw,
@@ -287,6 +289,7 @@ class AdroitHammer(Adroit):
             ("hammer",),
             (0, 2),
             milestones={"hammer_lifted": hammer_lifted, "nail_moved": nail_moved},
+            velocities=((27, 33),),
         )
         bodies = {"palm": "palm", "hammer": "Object", "nail": "nail"}
         parts = {name: geoms_under(env.model, body) for name, body in bodies.items()}

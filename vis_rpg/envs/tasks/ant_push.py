@@ -113,6 +113,7 @@ TASK = Task(
     object_coordinates=object_coordinates,
     frequencies=0,
     episode_length=400,
+    velocities=((ANT_QPOS, ANT_QPOS + ANT_QVEL),),
     coverage=Coverage(("ant", "block"), LOW, HIGH, (24, 24)),
     draw=draw,
     milestones={"block_aside": block_aside, "ant_in_upper_row": in_upper_row},

@@ -5,6 +5,7 @@ For a sparse reward with a fixed base, for a dense one with a moving base.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -181,9 +182,10 @@ class Cabinet(BaseTask):
     ) -> None:
         """held: joints of the base that do not move."""
         self._names = tuple(name for name in (*BASE, *ARM, *FINGERS) if name not in held)
-        super().__init__(
-            task, len(self._names), np.full(7 + 2 * len(self._names), np.inf), obs, render_mode
-        )
+        end = 7 + len(self._names)
+        declared = replace(task, velocities=((5, 7), (end, end + len(self._names))))
+        limits = np.full(end + len(self._names), np.inf)
+        super().__init__(declared, len(self._names), limits, obs, render_mode)
         self._id, self._held, self._sapien = id, held, sapien_for(id)
         self._links = ROBOT[len(held) :]
         """Links of the robot that move: a base whose joints are held does not."""

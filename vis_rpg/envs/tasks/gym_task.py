@@ -267,6 +267,16 @@ def _render_fast(env: gymnasium.Env[Any, Any]) -> None:
         model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
 
 
+def _velocities(env: gymnasium.Env[Any, Any]) -> tuple[tuple[int, int], ...]:
+    """Which numbers of the state are velocities, where the environment tells, as MuJoCo's v5 do."""
+    spans, end = [], 0
+    for name, size in getattr(env.unwrapped, "observation_structure", {}).items():
+        begin, end = end, end + size * (not name.startswith("skipped"))
+        if name in ("qvel", "cvel", "ten_velocity"):
+            spans.append((begin, end))
+    return tuple(spans)
+
+
 def make_gym(id: str, obs: str, processes: bool = False, **kwargs: Any) -> GymTask:
     """Make a registered environment as a task.
 
@@ -294,7 +304,10 @@ def make_gym(id: str, obs: str, processes: bool = False, **kwargs: Any) -> GymTa
     length = (
         env.spec.max_episode_steps if env.spec and env.spec.max_episode_steps else DEFAULT_LENGTH
     )
-    task = GymTask(env, Task("gym", (), episode_length=length, processes=processes), obs)
+    declared = Task(
+        "gym", (), episode_length=length, velocities=_velocities(env), processes=processes
+    )
+    task = GymTask(env, declared, obs)
     if obs == "pixels":
         if hasattr(env.unwrapped, "mujoco_renderer"):
             check_gl()

@@ -117,7 +117,7 @@ class HalfCheetah(Cheetah):
         UserError: For an unknown `obs`, and where pictures cannot be rendered.
     """
 
-    TASK = Task("half_cheetah", ("cheetah",), plane=(0, 2))
+    TASK = Task("half_cheetah", ("cheetah",), velocities=((8, 17),), plane=(0, 2))
 
     def __init__(self, obs: str = "state", render_mode: str | None = None) -> None:
         super().__init__(self.TASK, make_inner("HalfCheetah-v5"), obs, render_mode)
@@ -156,6 +156,7 @@ class CheetahBack(Cheetah):
         state_scale=0.1,
         episode_length=200,
         sparse=True,
+        velocities=((9, 18),),
         plane=(0, 2),
         coverage=Coverage(("cheetah",), (-HALF_WIDTH, 0.0), (HALF_WIDTH, HEIGHT), (40, 1)),
         draw=draw,
@@ -219,7 +220,7 @@ class Humanoid(Locomotion):
         UserError: For an unknown `obs`, and where pictures cannot be rendered.
     """
 
-    TASK = Task("humanoid", ("humanoid",), state_scale=0.1)
+    TASK = Task("humanoid", ("humanoid",), state_scale=0.1, velocities=((22, 45), (175, 253)))
 
     def __init__(self, obs: str = "state", render_mode: str | None = None) -> None:
         super().__init__(self.TASK, make_inner("Humanoid-v5"), obs, render_mode)

@@ -174,6 +174,7 @@ def make_task(name: str, objects: int) -> Task:
         object_coordinates,
         episode_length=LENGTH,
         sparse=True,
+        velocities=((18, 36),),  # what the first 18 numbers were a step ago
         coverage=coverage,
         draw=draw,
         processes=True,

@@ -79,6 +79,9 @@ class Task:
     episode_length: int = 1000
     sparse: bool = False
     """Reward is 1 in each step in which success holds, else 0."""
+    velocities: tuple[tuple[int, int], ...] = ()
+    """Which numbers of the state are velocities, or what only they could tell, such as positions a
+    step ago: first index and the one after the last, for `obs.hide=[velocities]`."""
     plane: tuple[int, int] = (0, 1)
     """Which two coordinates of the objects' true positions drawings and coverage use."""
     coverage: Coverage | None = None
