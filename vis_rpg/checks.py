@@ -42,6 +42,12 @@ def check(config: DictConfig) -> None:
         latent.kind != "sphere" or latent.prior == "fixed",
         "agent.latent.kind=sphere has no learned prior: agent.latent.prior=fixed",
     )
+    require(
+        not latent.every
+        or (latent.kind != "none" and config.agent.critic == "q" and not config.agent.planner),
+        f"agent.latent.every={latent.every}: draws z anew, which needs a z, agent.critic=q and "
+        "agent.planner=null",
+    )
     decay = latent.entropy_decay
     require(
         len(decay) == 2 and 0 <= decay[0] < decay[1],

@@ -118,6 +118,8 @@ class LatentConfig:
     """Width of z, or number of categories."""
     posterior_std: Positive
     """Std of p_phi; of a sphere about its width, of categories without effect."""
+    every: Annotated[int, Bounds(0)]
+    """Steps after which z is drawn anew by π(z|s, z before); 0: once an episode (Table 1)."""
     relabel: Share
     """Share of a batch in which segments get z drawn anew where their episode was paid from there
     on (not in Table 1); for the fixed prior, without effect for a learned one."""

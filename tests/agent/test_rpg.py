@@ -50,7 +50,8 @@ def slow_log_posterior(of: Agent, z: Tensor, s: Tensor, a: Tensor) -> Tensor:
 def slow_value(
     of: Agent, model: WorldModel, s0: Tensor, z: Tensor, noise: Tensor, entropy: bool = True
 ) -> Tensor:
-    """Eq. 3 for each critic, (2, B), term by term."""
+    """Eq. 3 for each critic, (2, B), term by term; z (B, Z), or (H + 1, B, Z) by step."""
+    zs = z if z.dim() == 3 else z.expand(len(noise), -1, -1)
     gamma, alpha, beta, H = (
         of.config.gamma,
         of.log_alpha.exp().detach(),
@@ -59,17 +60,17 @@ def slow_value(
     )
     s, h, r, extra, q, alive = s0, model.initial(s0), [], [], [], [torch.ones_like(s0[:, 0])]
     for k in range(H + 1):
-        mean, std = of.pi.distribution(s, z)
+        mean, std = of.pi.distribution(s, zs[k])
         a = torch.tanh(mean + std * noise[k])
         log_pi = Independent(
             TransformedDistribution(Normal(mean, std), [TanhTransform()]), 1
         ).log_prob(a)
-        log_p = slow_log_posterior(of, z, s, a) if of.space.dim else 0.0
+        log_p = slow_log_posterior(of, zs[k], s, a) if of.space.dim else 0.0
         extra.append(beta * log_p - (alpha * log_pi if entropy else 0.0))
         if of.config.critic == "q":
-            q.append(model.Q(torch.cat([s, a, z], -1)) + extra[-1])
+            q.append(model.Q(torch.cat([s, a, zs[k]], -1)) + extra[-1])
         else:
-            q.append(model.Q(torch.cat([s, z], -1)))
+            q.append(model.Q(torch.cat([s, zs[k]], -1)))
         if k < H:
             embedding = model.embed(a)
             h = model.cell(model.cell.input(embedding), h)
@@ -538,7 +539,7 @@ def learn_prior(
     start."""
 
     def imagine(
-        of: Agent, model: WorldModel, s: Tensor, z: Tensor, noise: Tensor, critics: int
+        of: Agent, model: WorldModel, s: Tensor, z: Tensor, noise: Tensor, critics: int, left: None
     ) -> Rollout:
         nothing = torch.zeros(0)
         return Rollout(nothing, nothing, nothing, nothing, value_of_z(z).expand(critics, -1))

@@ -157,7 +157,7 @@ def same(first: Batch, second: Batch) -> bool:
         parts: list[Tensor] = []
         for value in vars(batch).values():
             parts += list(value.values()) if isinstance(value, dict) else [value]
-        return parts
+        return [part for part in parts if part is not None]
 
     return all(torch.equal(a, b) for a, b in zip(flat(first), flat(second), strict=True))
 

@@ -37,6 +37,8 @@ class Actor:
         self.previous_action = torch.zeros(envs, agent.action_dim, device=self.device)
         self.is_first = torch.ones(envs, dtype=torch.bool, device=self.device)
         self.given_z: Tensor | None = None
+        self.left = torch.zeros(envs, dtype=torch.int64, device=self.device)
+        """Steps for which z acts, (envs,), the newest action's among them; `agent.latent.every`."""
         self.log_prior = torch.zeros(envs, device=self.device)
         """log π(z|s₁), (envs,)."""
         self.information = torch.zeros(2, envs, device=self.device)
@@ -108,11 +110,15 @@ class Actor:
             explore: Whether to sample π(a|s,z) instead of taking its mean.
             instead: Actions (envs, A) that are taken in place of the policy's.
         """
-        agent, z = self.agent, self.given_z
+        agent, z, due, before = self.agent, self.given_z, self.is_first, None
         s = agent.model.f(self.features)
+        if agent.redraws:
+            due = due | (self.left == 1)
+            self.left = torch.where(due, agent.config.latent.every, self.left - 1)
+            before = self.z * ~self.is_first[:, None]
         if z is None:
-            z = agent.pi_z(s, agent.space.noise((self.envs,), self.generator))
-        self.z = torch.where(self.is_first[:, None], z, self.z)
+            z = agent.pi_z(s, agent.space.noise((self.envs,), self.generator), before)
+        self.z = torch.where(due[:, None], z, self.z)
         if agent.config.planner:
             mean = self.planned * ~self.is_first[:, None]
             action, self.planned = plan(agent, s, self.z, mean, self.generator, explore)
@@ -124,8 +130,8 @@ class Actor:
             action = agent.pi.mean_action(s, self.z)
         action = action if instead is None else instead
         if self.measure_z:
-            log_prior = agent.pi_z.log_prob(self.z, s)
-            self.log_prior = torch.where(self.is_first, log_prior, self.log_prior)
+            log_prior = agent.pi_z.log_prob(self.z, s, before)
+            self.log_prior = torch.where(due, log_prior, self.log_prior)
             told = agent.p_phi.log_prob(self.z, s, action) - self.log_prior
             steps = torch.ones_like(told)
             self.information = self.information * ~self.is_first + torch.stack([told, steps])
@@ -159,6 +165,7 @@ class Actor:
             "z": self.z,
             "previous_action": self.previous_action,
             "is_first": self.is_first,
+            "left": self.left,
             "planned": self.planned,
             "log_prior": self.log_prior,
             "information": self.information,
@@ -171,7 +178,7 @@ class Actor:
             {k: v.to(self.device) for k, v in state[p].items()} for p in ("hidden", "previous")
         )
         self.state = RecurrentState(*parts)
-        names = "features", "z", "previous_action", "is_first", "planned"
+        names = "features", "z", "previous_action", "is_first", "left", "planned"
         for name in (*names, "log_prior", "information"):
             setattr(self, name, state[name].to(self.device))
         restore_generator(self.generator, state["generator"])

@@ -29,8 +29,12 @@ class Batch:
         z: (B, Z): the latent variable that was acting.
         paid: (B,) bool: whether a positive reward came in the segment or later in its episode.
         rnd_obs: Stored observations (history, B', ...) from the whole replay, to train the RND.
-        first: Stored observations (history, B'', ...) of episode starts; None where π(z|s₁) is
-            fixed.
+        first: Stored observations (history, B'', ...) of where z is drawn, episode starts among
+            them; None where π(z|s₁) is fixed.
+        later_z: (H, B, Z), the z of each step, the first one's too; None where z is drawn once an
+            episode, like the following.
+        left: (B,) steps for which z acts, from the first one on.
+        first_z: (B'', Z), the z before the one that is drawn at `first`, 0 at an episode's start.
     """
 
     obs_sequence: ObsSequence
@@ -42,11 +46,16 @@ class Batch:
     paid: Tensor
     rnd_obs: ObsSequence
     first: ObsSequence | None = None
+    later_z: Tensor | None = None
+    left: Tensor | None = None
+    first_z: Tensor | None = None
 
 
 @dataclass
 class Noise:
     """Noise for one update: standard normal, but `z_first` and `z` as the latent space draws them.
+
+    Where z is drawn anew within episodes, E counts that noise too, the last Z numbers.
 
     Attributes:
         target: (H + 1, H, B, E).
@@ -78,7 +87,13 @@ def relabelled(batch: Batch, noise: Noise) -> Batch:
     if noise.z is None:
         return batch
     fresh = F.pad(noise.z, (0, 0, 0, batch.z.shape[-2] - noise.z.shape[-2]))
-    return replace(batch, z=torch.where(is_relabelled(batch, noise).unsqueeze(-1), fresh, batch.z))
+    chosen = is_relabelled(batch, noise).unsqueeze(-1)
+    batch = replace(batch, z=torch.where(chosen, fresh, batch.z))
+    if batch.later_z is not None and batch.left is not None:
+        steps = torch.arange(len(batch.later_z), device=batch.z.device)
+        acts = (steps[:, None] < batch.left).unsqueeze(-1)
+        batch.later_z = torch.where(chosen & acts, fresh, batch.later_z)
+    return batch
 
 
 for _type in (Batch, Noise):  # so that vmap looks into them

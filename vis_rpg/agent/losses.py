@@ -108,7 +108,8 @@ def model_loss(agent: Agent, batch: Batch, noise: Noise) -> LossOutput:
     s0 = model.encode(first)[0]
     s, r = model.unroll(s0, batch.action)
     if model.critic == "q":
-        q = model.q(torch.cat([s0[None], s[:-1]]), batch.action, batch.z)
+        z = batch.z if batch.later_z is None else batch.later_z
+        q = model.q(torch.cat([s0[None], s[:-1]]), batch.action, z)
     else:
         q = model.q(s, batch.action, batch.z)
     q_error = (q - q_target) ** 2
@@ -166,19 +167,31 @@ def model_targets(
     """
     next_states = agent.target.encode(next_obs(batch.obs_sequence))
     H, B = reward.shape
+    z, left = batch.z.repeat(H, 1), None
+    if batch.later_z is not None:
+        z, left = batch.later_z.flatten(0, 1), steps_left(agent, batch).flatten()
     rollout = imagine(
         agent,
         agent.target,
         next_states.flatten(0, 1),
-        batch.z.repeat(H, 1),
+        z,
         noise.flatten(1, 2),
         agent.config.entropy_in_target,
+        left=left,
     )
     value = rollout.value.min(0).values.view(H, B)
     value = (1 - batch.terminated) * value
     if agent.model.critic == "v":
         return next_states, value
     return next_states, reward + agent.config.gamma * value
+
+
+def steps_left(agent: Agent, batch: Batch) -> Tensor:
+    """Return how many steps each step's z acts for after it, (H, B)."""
+    assert batch.left is not None
+    every = agent.config.latent.every
+    since = torch.arange(len(batch.action), device=batch.left.device)[:, None] - batch.left
+    return torch.where(since < 0, -since, every - since % every) - 1
 
 
 # Equation 3: V_est --------------------------------------------------------------------------------
@@ -192,6 +205,7 @@ def imagine(
     noise: Tensor,
     entropy: bool = True,
     critics: int = 2,
+    left: Tensor | None = None,
 ) -> Rollout:
     """Run π(a|s,z) in the model for H steps and estimate the value of s by Eq. 3.
 
@@ -206,10 +220,17 @@ def imagine(
         noise: (H + 1, B, A).
         entropy: Whether r' includes -alpha log π.
         critics: 1 for the first critic alone, 2 for both.
+        left: Steps (B,) until z is drawn anew by π(z|s, z before), and then every K steps; None
+            where it stays. Values of critics are those of any number of steps left.
     """
     h = model.initial(s)
-    states, actions, log_pis, embeddings = [s], [], [], []
-    for step in noise:
+    states, actions, log_pis, embeddings, latents = [s], [], [], [], []
+    for k, step in enumerate(noise):
+        if left is not None:
+            step, drawn = step.split([agent.pi.noise_dim, z.shape[-1]], -1)
+            due = (left <= k) & ((k - left) % agent.config.latent.every == 0)
+            z = torch.where(due.unsqueeze(-1), agent.pi_z(states[-1], drawn, z), z)
+            latents.append(z)
         a, log_pi = agent.pi(states[-1], z, step)
         actions.append(a)
         log_pis.append(log_pi)
@@ -218,10 +239,11 @@ def imagine(
             states.append(s)
             embeddings.append(embedding)
     s, a, log_pi = torch.stack(states), torch.stack(actions), torch.stack(log_pis)
-    log_p_z = agent.p_phi.log_prob(z.expand(*s.shape[:-1], -1), s, a)
+    z = z.expand(*s.shape[:-1], -1) if left is None else torch.stack(latents)
+    log_p_z = agent.p_phi.log_prob(z, s, a)
     extra = policy_reward(agent, log_pi, log_p_z, entropy)  # r'_0 .. r'_H
     r = model.reward(s[1:], torch.stack(embeddings))  # r_0 .. r_{H-1}
-    value = model.q(s[1:], a[1:], z, critics)  # of s_1 .. s_H
+    value = model.q(s[1:], a[1:], z[1:], critics)  # of s_1 .. s_H
     if model.critic == "q":
         value = value + extra[1:]
     discount = discounts(agent, model, s)
@@ -267,7 +289,7 @@ def policy_loss(agent: Agent, s: Tensor, batch: Batch, noise: Noise) -> LossOutp
         batch: From replay, for its z.
         noise: Of the update.
     """
-    rollout = imagine(agent, agent.model, s, batch.z, noise.policy, critics=1)
+    rollout = imagine(agent, agent.model, s, batch.z, noise.policy, critics=1, left=batch.left)
     alpha = agent.log_alpha.exp()
     losses = {"policy": -rollout.value[0].mean()}
     if agent.space.dim:
@@ -281,7 +303,7 @@ def policy_loss(agent: Agent, s: Tensor, batch: Batch, noise: Noise) -> LossOutp
 
 
 def latent_policy_loss(agent: Agent, batch: Batch, noise: Noise) -> LossOutput:
-    """Compute the loss of π(z|s₁) at episode starts, on fresh z.
+    """Compute the loss of π(z|s₁) where z is drawn, on fresh z.
 
     It is the policy gradient of V_est(s₁, z) plus alpha_z KL(π(z|s₁) ‖ fixed prior).
 
@@ -290,14 +312,19 @@ def latent_policy_loss(agent: Agent, batch: Batch, noise: Noise) -> LossOutput:
     known, or it drives π(z|s₁) far beyond the z that the other networks were trained with.
     """
     assert batch.first is not None and noise.first is not None and noise.z_first is not None
-    M = agent.Z_DRAWS
+    M, before, left = agent.Z_DRAWS, None, None
     with torch.no_grad():
         s = agent.model.encode(batch.first)[0].repeat(M, 1)
-    outputs = agent.pi_z.outputs(s)
+    if batch.first_z is not None:
+        before, left = (
+            batch.first_z.repeat(M, 1),
+            torch.full_like(s[:, 0], agent.config.latent.every),
+        )
+    outputs = agent.pi_z.outputs(s, before)
     assert outputs is not None
     z = agent.space.sample(noise.z_first.flatten(0, 1), outputs).detach()
     with torch.no_grad():
-        rollout = imagine(agent, agent.model, s, z, noise.first.flatten(1, 2), critics=1)
+        rollout = imagine(agent, agent.model, s, z, noise.first.flatten(1, 2), critics=1, left=left)
         value = rollout.value[0].view(M, -1)
         # Leave-one-out baseline.
         advantage = (value - (value.sum(0) - value) / (M - 1)).flatten()

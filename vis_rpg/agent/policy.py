@@ -267,7 +267,7 @@ POLICIES: dict[str, type[GaussianPolicy] | type[MixturePolicy] | type[FlowPolicy
 
 
 class LatentPolicy(nn.Module):
-    """The latent policy π(z|s₁).
+    """The latent policy π(z|s₁), or π(z|s, z before) where z is drawn anew within episodes.
 
     It is the space's fixed prior (sparse tasks), or learned by policy gradient (dense tasks).
 
@@ -276,28 +276,44 @@ class LatentPolicy(nn.Module):
         state_dim: S.
         hidden: Width of hidden layers.
         learned: Whether π(z|s₁) is learned.
+        follows: Whether it sees the z before, of zeros at an episode's start.
     """
 
-    def __init__(self, space: LatentSpace, state_dim: int, hidden: int, learned: bool) -> None:
+    def __init__(
+        self,
+        space: LatentSpace,
+        state_dim: int,
+        hidden: int,
+        learned: bool,
+        follows: bool = False,
+    ) -> None:
         super().__init__()
         self.space = space
-        self.net = mlp(state_dim, space.prior_outputs, hidden) if learned and space.dim else None
+        inputs = state_dim + follows * space.dim
+        self.net = mlp(inputs, space.prior_outputs, hidden) if learned and space.dim else None
         if self.net is not None:
             # Starts as the fixed prior: N(0, I), or uniform.
             nn.init.zeros_(self.net.get_parameter("layers.2.weight"))
 
-    def outputs(self, s1: Tensor) -> Tensor | None:
-        """Return the outputs that parameterise π(z|s₁) at s1 (B, S); None for a fixed prior."""
-        return None if self.net is None else self.net(s1)
+    def outputs(self, s1: Tensor, before: Tensor | None = None) -> Tensor | None:
+        """Return the outputs that parameterise π(z|s₁); None for a fixed prior.
 
-    def log_prob(self, z: Tensor, s1: Tensor) -> Tensor:
-        """Return log π(z|s₁), (B,), for z (B, Z) and first states s1 (B, S)."""
-        outputs = self.outputs(s1)
+        Args:
+            s1: States where z is drawn, (B, S).
+            before: The z before, (B, Z), where π sees it.
+        """
+        if self.net is None:
+            return None
+        return self.net(s1) if before is None else self.net(s1, before)
+
+    def log_prob(self, z: Tensor, s1: Tensor, before: Tensor | None = None) -> Tensor:
+        """Return log π(z|s₁), (B,), for z (B, Z); the rest as of `outputs`."""
+        outputs = self.outputs(s1, before)
         if outputs is None:
             outputs = z.new_zeros(*z.shape[:-1], self.space.prior_outputs)
         return self.space.log_prior(z, outputs)
 
-    def forward(self, s1: Tensor, noise: Tensor) -> Tensor:
-        """Draw z (B, Z) at the first states of episodes s1 (B, S), without gradient."""
+    def forward(self, s1: Tensor, noise: Tensor, before: Tensor | None = None) -> Tensor:
+        """Draw z (B, Z) by noise (B, Z), without gradient; the rest as of `outputs`."""
         with torch.no_grad():
-            return self.space.sample(noise, self.outputs(s1))
+            return self.space.sample(noise, self.outputs(s1, before))

@@ -61,7 +61,10 @@ class Agent(nn.Module):
         self.pi = POLICIES[config.policy.kind](
             state_dim, action_dim, self.space.dim, hidden, config.std_scale
         )
-        self.pi_z = LatentPolicy(self.space, state_dim, hidden, config.latent.prior == "learned")
+        self.redraws = config.latent.every > 0 and self.space.dim > 0
+        """Whether z is drawn anew within episodes."""
+        learned = config.latent.prior == "learned"
+        self.pi_z = LatentPolicy(self.space, state_dim, hidden, learned, self.redraws)
         self.p_phi = Posterior(self.space, state_dim, action_dim, hidden)
         self.log_alpha = nn.Parameter(torch.tensor(math.log(config.alpha)))
         self.rnd_input = rnd_input
@@ -191,6 +194,8 @@ class Agent(nn.Module):
         H, E = self.config.horizon, self.pi.noise_dim
         rows = [H * batch_size, batch_size, self.Z_DRAWS * first]
         drawn = torch.randn(H + 1, sum(rows), E, generator=generator, device=generator.device)
+        if self.redraws:
+            drawn = torch.cat([drawn, self.space.noise((H + 1, sum(rows)), generator)], -1)
         target, policy, start = drawn.split(rows, 1)
         noise = Noise(target.unflatten(1, (H, batch_size)), policy)
         fresh = round(self.config.latent.relabel * batch_size)

@@ -123,7 +123,7 @@ def record_episode(actor: Actor, env: gymnasium.Env, seed: int) -> Episode:
             rnd_input = read[-len(a) :, 0]
     z_rows = z.expand(len(a), -1)
     log_pi, log_p_z = agent.pi.log_prob(s[:-1], z_rows, a), agent.p_phi.log_prob(z_rows, s[:-1], a)
-    shape = config.horizon + 1, V_DRAWS, agent.action_dim
+    shape = config.horizon + 1, V_DRAWS, agent.pi.noise_dim
     noise = torch.randn(shape, generator=actor.generator, device=actor.device)
     last = s[-1].expand(V_DRAWS, -1), z.expand(V_DRAWS, -1)
     value = imagine(agent, agent.model, *last, noise, entropy=config.entropy_in_target).value
@@ -336,6 +336,7 @@ def diagnose(actor: Actor, env: gymnasium.Env, count: int, seed: int) -> Diagnos
     require(count >= 2, f"episodes={count}: at least 2 are needed")
     name = actor.agent.config.name
     require(name != "sac", f"agent={name}: there is no world model to diagnose")
+    require(not actor.agent.redraws, "agent.latent.every: figures are those of one z an episode")
     agent = actor.agent
     actor.generator.manual_seed(seed)
     episodes = [

@@ -33,6 +33,7 @@ class BatchSpec:
         horizon: Their steps, H.
         rnd_obs: Observations for the RND, B'.
         first: Episode starts for a learned π(z|s₁), B''.
+        redraws: Whether z is drawn anew within episodes.
         recent: Half of the segments and of the RND's observations are of the newest this many
             transitions; 0: all are of any.
     """
@@ -42,6 +43,7 @@ class BatchSpec:
     rnd_obs: int
     first: int = 0
     recent: int = 0
+    redraws: bool = False
 
 
 @dataclass
@@ -56,13 +58,14 @@ class Storage:
         reward: (capacity,), as the environment gave it.
         terminated: (capacity,).
         z: (capacity, Z).
+        left: (capacity,): steps for which z acts, this one among them; 0 where it stays.
         has_action: (capacity,) bool: whether the row has an action yet.
         paid: (capacity,) bool: whether a positive reward came at this action or later in the
             episode.
         prev: The row before in the episode; itself at an episode's first.
         next: The row after; itself where there is no action.
         starts: Ring of rows at which segments can start.
-        firsts: Ring of rows at which episodes start.
+        firsts: Ring of rows at which z is drawn: where episodes start, and within them.
         bounds: (4,): oldest and newest entry of `starts`, then of `firsts`.
     """
 
@@ -71,6 +74,7 @@ class Storage:
     reward: Tensor
     terminated: Tensor
     z: Tensor
+    left: Tensor
     has_action: Tensor
     paid: Tensor
     prev: Tensor
@@ -166,10 +170,7 @@ class ReplayBuffer:
         self.cursor[envs] = rows
         for env in envs.tolist():
             self.unpaid[env] = []
-        places = torch.arange(self.newest_first, self.newest_first + len(rows)) % self.capacity
-        self.storage.firsts[places.to(self.device)] = at
-        self.firsts.extend(rows.tolist())
-        self.newest_first += len(rows)
+        self._add_firsts(rows)
         self._update_bounds()
 
     def add(
@@ -180,6 +181,7 @@ class ReplayBuffer:
         z: Tensor,
         next_obs: StoredObs,
         envs: Tensor | None = None,
+        left: Tensor | None = None,
     ) -> None:
         """Store one step of environments and their next observations.
 
@@ -192,7 +194,9 @@ class ReplayBuffer:
             z: (N, Z).
             next_obs: Each (N, ...).
             envs: The environments (N,); None for all.
+            left: Steps for which z acts, (N,), this one among them; None where it stays.
         """
+        left = torch.zeros(len(action)) if left is None else left
         which = slice(None) if envs is None else envs
         done = self.cursor[which].clone()
         self.has_action[done % self.capacity] = True
@@ -202,6 +206,7 @@ class ReplayBuffer:
             (storage.reward, reward),
             (storage.terminated, terminated),
             (storage.z, z),
+            (storage.left, left),
         ):
             column[at] = value.to(self.device, column.dtype)
         storage.has_action[at] = True
@@ -216,7 +221,16 @@ class ReplayBuffer:
         starts = (done.sort().values % self.capacity).to(self.device)
         storage.starts[places % self.capacity] = starts
         self.newest += len(done)
+        self._add_firsts(following[left.cpu() == 1])
         self._update_bounds()
+
+    def _add_firsts(self, rows: Tensor) -> None:
+        """Note rows at which z is drawn."""
+        places = torch.arange(self.newest_first, self.newest_first + len(rows)) % self.capacity
+        at = (rows % self.capacity).to(self.device)
+        self.storage.firsts[places.to(self.device)] = at
+        self.firsts.extend(rows.tolist())
+        self.newest_first += len(rows)
 
     def _pay(self, rows: Iterable[int], rewards: Iterable[float], envs: Iterable[int]) -> None:
         """Mark the rows that lead to a positive reward."""
@@ -297,10 +311,15 @@ class ReplayBuffer:
         segment = sequence[:-1]
         mask = storage.has_action[segment].float()
         later = storage.next[self._transition_index(*starts, rnd_obs)]
-        first_obs = None
+        first_obs = first_z = later_z = left = None
         if spec.first:
-            episodes = self._transition_index(storage.firsts, storage.bounds[2:], first)
-            first_obs = self._with_history(storage, episodes[None])
+            drawn_at = self._transition_index(storage.firsts, storage.bounds[2:], first)
+            first_obs = self._with_history(storage, drawn_at[None])
+        if spec.redraws:
+            later_z, left = storage.z[segment], storage.left[row]
+        if spec.redraws and spec.first:
+            before = storage.prev[drawn_at]
+            first_z = storage.z[before] * (before != drawn_at)[:, None]
         # A row without an action repeats itself, with whatever an earlier lap left there.
         return Batch(
             obs_sequence=self._with_history(storage, sequence),
@@ -312,6 +331,9 @@ class ReplayBuffer:
             paid=storage.paid[row],
             rnd_obs=self._with_history(storage, later[None]),
             first=first_obs,
+            later_z=later_z,
+            left=left,
+            first_z=first_z,
         )
 
     def _transition_index(self, ring: Tensor, bounds: Tensor, uniform: Tensor) -> Tensor:
@@ -487,5 +509,6 @@ def _columns(action_dim: int, z_dim: int) -> dict[str, tuple[tuple[int, ...], to
     """Return shape and type of each column except the observation's."""
     shapes = {"action": (action_dim,), "reward": (), "terminated": (), "z": (z_dim,)}
     columns = {name: (shape, torch.float32) for name, shape in shapes.items()}
+    columns["left"] = ((), torch.int64)
     columns |= dict.fromkeys(("has_action", "paid"), ((), torch.bool))
     return columns | {name: ((), torch.int64) for name in ("prev", "next", "starts", "firsts")}

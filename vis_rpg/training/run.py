@@ -150,12 +150,13 @@ class Run:
         """
         reward, terminated = torch.from_numpy(result.reward), torch.from_numpy(result.terminated)
         objects, z, next_obs, rows = result.objects, self.actor.z, encoded[0], None
+        left = self.actor.left if self.agent.redraws else None
         if result.dropped:
             rows = torch.from_numpy(result.kept)
             action, reward, terminated, z = action[rows], reward[rows], terminated[rows], z[rows]
-            objects = objects[result.kept]
+            objects, left = objects[result.kept], None if left is None else left[rows]
             next_obs = {name: value[rows] for name, value in next_obs.items()}
-        self.replay.add(action, reward, terminated, z, next_obs, rows)
+        self.replay.add(action, reward, terminated, z, next_obs, rows, left)
         self.step += len(self.envs)
         self._check_frames(result.obs)
         kept = result.kept

@@ -125,6 +125,7 @@ class Trainer:
             config.exploration.batch_size if isinstance(agents[0].rnd, ObjectRND) else 1,
             settings.batch_size if learned_prior else 0,
             settings.replay_recent,
+            agents[0].redraws,
         )
         generators = [run.batch_generator for run in runs]
         return runs, BatchSampler(buffers, storage, spec, generators, self.device)
