@@ -16,7 +16,7 @@ done
 
 # Rewards of success count five times, as in the paper's runs, and ten environments explore side by side, which costs little beside an update.
 "$python" scripts/train.py task=block_push task.blocks=1 obs=pixels preset=cpu exploration.rnd_input=moving_slots \
-    agent.reward_scale=5 agent.envs=10 steps=40000 out="$out" "$@"
+    agent.envs=10 steps=40000 out="$out" "$@"
 "$python" scripts/evaluate.py run="$out"
 "$python" scripts/visualise_slots.py run="$out"
 "$python" scripts/visualise_states.py run="$out"
