@@ -72,6 +72,10 @@ class Perception(nn.Module, ABC):
         """The perception of single observations, without a memory about it."""
         return self
 
+    def acting(self) -> Perception:
+        """Return what acting needs of it: all but what only the bonus reads."""
+        return self
+
     @abstractmethod
     def to_storage(
         self, obs: Tensor, previous_action: Tensor, is_first: Tensor, hidden: dict[str, Tensor]

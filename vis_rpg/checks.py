@@ -74,9 +74,9 @@ def check(config: DictConfig) -> None:
     )
     reads = bonus.get("rnd_input")
     require(
-        seeing.name == "slots" or reads != "moving_slots",
+        seeing.name == "slots" or seeing.get("bonus_slots") or reads != "moving_slots",
         f"exploration.rnd_input=moving_slots reads slots, which perception={seeing.name} does not "
-        "see: use obs=pixels with perception=slots, or exploration.rnd_input=slots",
+        "see: use obs=pixels with perception=slots or cnn_slots, or exploration.rnd_input=slots",
     )
     require(
         bonus.name in ("none", "object_rnd") or reads != "frames",

@@ -93,6 +93,9 @@ class CnnConfig:
     """conv4, or timm:<name of a timm model>."""
     weights: str | None
     """Weights of a timm backbone: a safetensors file, hub (timm fetches them), null (random)."""
+    bonus_slots: str | None
+    """File of a slot model whose objects the bonus reads, to compare with perception=slots; null:
+    it reads frames by a frozen, random CNN."""
 
 
 @dataclass

@@ -42,6 +42,11 @@ class MemoryPerception(Perception):
         """The perception of single observations."""
         return self.inner
 
+    def acting(self) -> Perception:
+        """Keep of the other perception what acting needs."""
+        self.inner = self.inner.acting()
+        return self
+
     def to_storage(
         self, obs: Tensor, previous_action: Tensor, is_first: Tensor, hidden: dict[str, Tensor]
     ) -> tuple[StoredObs, dict[str, Tensor]]:

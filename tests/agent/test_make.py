@@ -17,6 +17,7 @@ from perception.encoders.state import StatePerception
 from tests.small import changed, config, weights
 from vis_rpg.agent.make import make_perception
 from vis_rpg.baselines.make import make_agent
+from vis_rpg.checks import check
 from vis_rpg.envs.make import make_env
 from vis_rpg.errors import UserError
 from vis_rpg.training.load import load, load_config
@@ -52,6 +53,37 @@ def test_perception_is_the_one_that_the_config_names() -> None:
         torch.from_numpy(obs)[None], torch.zeros(1, 2), first, RecurrentState()
     )
     assert features.shape == (1, *seen.feature_shape)
+
+
+def test_a_cnn_can_see_beside_a_bonus_on_slots() -> None:
+    words = "task=block_push", "obs=pixels", "exploration.rnd_input=moving_slots"
+    both, slots, cnn = (
+        config(*words[: 2 + (seen != "cnn")], f"perception={seen}")
+        for seen in ("cnn_slots", "slots", "cnn")
+    )
+    check(both)
+    env = make_env(both.task, "pixels")
+    made = [make_perception(each, env) for each in (both, slots, cnn)]
+    made[2].encoder.load_state_dict(made[0].seen.encoder.state_dict())
+    frames = [env.reset(seed=0)[0], *(env.step(np.ones(2))[0] for _ in range(6))]
+    columns, states, features = [], [RecurrentState()] * 3, []
+    for step, frame in enumerate(frames):
+        given = torch.from_numpy(frame)[None], torch.zeros(1, 2), torch.tensor([step == 0])
+        seen = [each.encode(*given, state) for each, state in zip(made, states, strict=True)]
+        features, columns = [s[0] for s in seen], [*columns, [s[1] for s in seen]]
+        states = [s[2] for s in seen]
+    assert torch.equal(features[0], features[2])
+    sequences = [
+        {name: torch.stack([row[i][name] for row in columns]) for name in columns[0][i]}
+        for i in range(3)
+    ]
+    assert set(sequences[0]) == set(sequences[1]) | set(sequences[2])
+    read = [each.rnd_input(own) for each, own in zip(made[:2], sequences[:2], strict=True)]
+    assert torch.equal(*read)
+    assert read[0].any()
+    assert made[0].pretraining_frames == made[1].pretraining_frames == 4000
+    assert all(p.requires_grad for p in made[0].seen.encoder.parameters())
+    assert not any(p.requires_grad for p in made[0].bonus.parameters())
 
 
 def test_ant_pushs_state_is_read_raw_as_the_encoded_one_is_not_learned_from() -> None:

@@ -11,6 +11,7 @@ from perception.base import Perception
 from perception.encoders.cnn import CnnPerception
 from perception.encoders.memory import MemoryPerception
 from perception.encoders.state import StatePerception
+from perception.separate_bonus import SeparateBonus
 from perception.slots.perception import SlotPerception
 from vis_rpg.envs.make import task_of
 from vis_rpg.envs.tasks.task import Declared
@@ -34,17 +35,21 @@ def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Percep
     return seen
 
 
-def slot_model_path(config: DictConfig) -> Path:
+def slot_model_path(config: DictConfig, key: str = "checkpoint") -> Path:
     """Find the slot model that a config names, in the working directory or among those that ship.
+
+    Args:
+        config: The whole config.
+        key: Which setting of `perception` names it.
 
     Raises:
         UserError: There is none.
     """
-    path = Path(config.perception.checkpoint)
+    path = Path(config.perception[key])
     path = path if path.is_absolute() or path.exists() else ROOT / path
     require(
         path.exists(),
-        f"perception.checkpoint={config.perception.checkpoint}: no slot model there; train one "
+        f"perception.{key}={config.perception[key]}: no slot model there; train one "
         f"with vis-rpg discover-objects {_task_words(config.task)}, or use perception=cnn",
     )
     return path
@@ -65,12 +70,13 @@ def _make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Perce
         frequencies = task.frequencies if section.frequencies is None else section.frequencies
         size = gymnasium.spaces.flatdim(env.observation_space)
         return StatePerception(size, task.object_coordinates, scale, frequencies)
+    moving = config.exploration.get("rnd_input") == "moving_slots"
     try:
-        if section.name == "cnn":
-            return CnnPerception(
-                backbone=section.backbone, weights=section.weights, seed=config.seed
-            )
-        moving = config.exploration.get("rnd_input") == "moving_slots"
-        return SlotPerception(slot_model_path(config), moving, section.frequencies)
+        if section.name == "slots":
+            return SlotPerception(slot_model_path(config), moving, section.frequencies)
+        cnn = CnnPerception(backbone=section.backbone, weights=section.weights, seed=config.seed)
+        if section.bonus_slots is None:
+            return cnn
+        return SeparateBonus(cnn, SlotPerception(slot_model_path(config, "bonus_slots"), moving))
     except ValueError as error:
         raise UserError(str(error)) from None

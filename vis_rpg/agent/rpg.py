@@ -180,6 +180,7 @@ class Agent(nn.Module):
                 delattr(self.model, name)
         for name in ("target", "p_phi", "rnd"):
             delattr(self, name)
+        self.model.perception = self.model.perception.acting()
         self.rnd_input = None
         return self
 

@@ -45,6 +45,7 @@ ADDED: dict[str, Any] = {
     "exploration.window": 0,
     "obs.hide": [],
     "obs.noise": 0.0,
+    "perception.bonus_slots": None,
     "perception.frequencies": None,
 }
 """Settings younger than format 1, with the values under which older agents were trained."""
@@ -153,8 +154,9 @@ def read(folder: Path) -> Published:
         files, config = card["files"], OmegaConf.create(card["config"])
         changed = [name for name in {WEIGHTS, *files} if digest(folder / name) != files[name]]
         for key, value in ADDED.items():
-            foreign = key.startswith("perception.") and config.perception.name == "cnn"
-            if not foreign and OmegaConf.select(config, key) is None:
+            cnn = config.perception.name == "cnn"
+            foreign = {"perception.frequencies": cnn, "perception.bonus_slots": not cnn}
+            if not foreign.get(key) and OmegaConf.select(config, key) is None:
                 OmegaConf.update(config, key, value)
         checked(config, TrainConfig)
         weights = load_file(folder / WEIGHTS)
@@ -171,6 +173,7 @@ def read(folder: Path) -> Published:
         config.perception.checkpoint = str((folder / SLOTS).absolute())
     elif config.perception.name == "cnn":
         config.perception.weights = None  # the agent's follow
+        config.perception.bonus_slots = None
     return Published(card, config, weights)
 
 
