@@ -633,9 +633,9 @@ class PathwiseConfig:
 class BenchmarkConfig:
     """vis-rpg benchmark."""
 
-    what: Literal["suite", "envs", "loop", "counts"]
-    """Updates of every kind; environments alone; where the time of a training step goes; or counts
-    that no machine changes."""
+    what: Literal["suite", "envs", "loop", "counts", "peers"]
+    """Updates of every kind; environments alone; where the time of a training step goes; counts
+    that no machine changes; or other libraries beside ours, for `minutes` each."""
     quick: bool
     """Whether to measure for shorter, and less exactly; the suite then takes a minute."""
     json: str | None
@@ -646,6 +646,10 @@ class BenchmarkConfig:
     """envs: this task only."""
     backend: Literal["auto", "egl", "warp"]
     """envs: the renderer, as render.backend."""
+    minutes: Positive
+    """peers: of wall-clock for each, its start counted."""
+    out: str
+    """peers: folder of their runs, a new one; `vis-rpg plot-curves x=minutes` reads them."""
     check: bool
     """counts: whether to fail where one is more than 5% above results/speed/counts.json."""
 

@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from perception.base import Perception
 from perception.encoders.cnn import CnnPerception
 from perception.encoders.memory import MemoryPerception
+from perception.encoders.separate_bonus import SeparateBonus
 from perception.encoders.state import StatePerception
-from perception.separate_bonus import SeparateBonus
 from perception.slots.perception import SlotPerception
 from vis_rpg.envs.make import task_of
 from vis_rpg.envs.tasks.task import Declared

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vis_rpg.benchmarks import envs, updates
+from vis_rpg.benchmarks import envs, peers, updates
 from vis_rpg.checks import device, lacks_compiler
 from vis_rpg.config import BenchmarkConfig
 from vis_rpg.errors import require
@@ -18,8 +18,8 @@ STORED = Path("results/speed/counts.json")
 
 def main(config: BenchmarkConfig) -> None:
     """Measure, print and write what the config asks for; raises `UserError` where a count grew."""
-    measure = {"suite": suite, "envs": step, "loop": profile, "counts": count}[config.what]
-    found = measure(config)
+    kinds = {"suite": suite, "envs": step, "loop": profile, "counts": count, "peers": beside_others}
+    found = kinds[config.what](config)
     if config.json:
         Path(config.json).write_text(json.dumps(found, indent=2) + "\n")
 
@@ -57,6 +57,14 @@ def profile(config: BenchmarkConfig) -> dict[str, object]:
         for name, words in updates.LOOPS.items()
     )
     return {"machine": updates.machine(device(config.device)), "measured": lines}
+
+
+def beside_others(config: BenchmarkConfig) -> dict[str, object]:
+    """Train other libraries beside ours, from state and from pixels."""
+    out = Path(config.out).absolute()
+    require(not out.exists(), f"out={config.out} is there already: give a new folder")
+    found = (line for obs in ("state", "pixels") for line in peers.peers(out, config.minutes, obs))
+    return {"machine": updates.machine(torch.device("cpu")), "measured": told(found)}
 
 
 def count(config: BenchmarkConfig) -> dict[str, object]:
