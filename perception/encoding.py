@@ -32,6 +32,16 @@ def encoded_width(coordinates: int, frequencies: int) -> int:
     return coordinates * (1 + 2 * frequencies)
 
 
+MOVED = 0.02
+"""Displacement in one step that counts as full motion, in units of half a picture (0.6 of 64
+pixels), or of coordinates scaled to [-1, 1]."""
+
+
+def motion(now: Tensor, before: Tensor) -> Tensor:
+    """Return how much objects move, up to 1: coordinates (..., N, C) -> (..., N, 1)."""
+    return ((now - before).norm(dim=-1, keepdim=True) / MOVED).clamp(max=1.0)
+
+
 def frequencies_for(jitter: float, limit: float = 0.3) -> int:
     """Choose the most frequencies (1 to 6) that stay steady for an object at rest.
 

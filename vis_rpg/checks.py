@@ -74,9 +74,9 @@ def check(config: DictConfig) -> None:
     )
     reads = bonus.get("rnd_input")
     require(
-        seeing.name == "slots" or seeing.get("bonus_slots") or reads != "moving_slots",
-        f"exploration.rnd_input=moving_slots reads slots, which perception={seeing.name} does not "
-        "see: use obs=pixels with perception=slots or cnn_slots, or exploration.rnd_input=slots",
+        seeing.name != "cnn" or seeing.bonus_slots is not None or reads != "moving_slots",
+        "exploration.rnd_input=moving_slots reads objects, which perception=cnn does not see: use "
+        "perception=slots or cnn_slots",
     )
     require(
         bonus.name in ("none", "object_rnd") or reads != "frames",

@@ -254,7 +254,7 @@ class ObjectRNDConfig:
     """object_rnd; to compare with: the disagreement of an ensemble that predicts what the RND would
     read next, or the intrinsic curiosity module on it."""
     rnd_input: Literal["slots", "moving_slots", "frame_embedding", "frames", "oracle_positions"]
-    """What the bonus reads: objects as perception encodes them, slots only while they move, frames
+    """What the bonus reads: objects as perception encodes them, or only while they move, frames
     by a frozen random CNN, frames by convolutional networks (the paper's bonus from pixels; replay
     then holds frames), or true positions (for comparison only)."""
     scale: float

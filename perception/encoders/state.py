@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
-from perception.encoding import MAX_FREQUENCIES, encoded_width, positional_encoding
+from perception.encoding import MAX_FREQUENCIES, encoded_width, motion, positional_encoding
 
 
 class StatePerception(Perception):
@@ -23,6 +23,10 @@ class StatePerception(Perception):
             N may be 0.
         state_scale: Factor on the raw state.
         frequencies: Frequencies of the positional encoding.
+        moving: Whether the RND reads an object only while it moves.
+
+    Raises:
+        ValueError: Objects that move are asked for where the task names none.
     """
 
     def __init__(
@@ -31,13 +35,20 @@ class StatePerception(Perception):
         object_coordinates: Callable[[Tensor], Tensor],
         state_scale: float = 1.0,
         frequencies: int = MAX_FREQUENCIES,
+        moving: bool = False,
     ) -> None:
         super().__init__()
+        self.moving = moving
+        self.history = 2 if moving else 1
         self.object_coordinates = object_coordinates
         self.state_scale = state_scale
         self.frequencies = frequencies
         count, coordinates = object_coordinates(torch.zeros(1, state_dim)).shape[-2:]
         encoded = count * encoded_width(coordinates, frequencies)
+        if moving and not count:
+            raise ValueError(
+                "exploration.rnd_input=moving_slots: this task names no objects in its state"
+            )
         self.storage = {"state": StorageSpec((state_dim,), torch.float32)}
         self.feature_shape = (state_dim + encoded,)
         self.rnd_input_dim = encoded or state_dim
@@ -51,14 +62,22 @@ class StatePerception(Perception):
 
     def features(self, obs_sequence: ObsSequence) -> Tensor:
         """Return the scaled state and the encoded coordinates, (T, B, S + M)."""
-        state = obs_sequence["state"]
+        state = obs_sequence["state"][self.history - 1 :]
         return torch.cat([state * self.state_scale, self._encoded(state)], dim=-1)
 
     @torch.no_grad()
     def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
-        """Return the encoded coordinates (T, B, M), or the scaled state if there are none."""
-        encoded = self._encoded(obs_sequence["state"])
-        return encoded if encoded.shape[-1] else obs_sequence["state"] * self.state_scale
+        """Return the encoded coordinates (T, B, M), or the scaled state if there are none.
+
+        With `moving`, each object's are scaled by `motion`.
+        """
+        state = obs_sequence["state"]
+        if self.moving:
+            at = self.object_coordinates(state)
+            encoded = positional_encoding(at[1:], self.frequencies) * motion(at[1:], at[:-1])
+            return encoded.flatten(-2)
+        encoded = self._encoded(state)
+        return encoded if encoded.shape[-1] else state * self.state_scale
 
     def _encoded(self, state: Tensor) -> Tensor:
         return positional_encoding(self.object_coordinates(state), self.frequencies).flatten(-2)

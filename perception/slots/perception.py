@@ -8,12 +8,8 @@ import torch
 from torch import Tensor
 
 from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
-from perception.encoding import encoded_width, positional_encoding
+from perception.encoding import encoded_width, motion, positional_encoding
 from perception.slots.model import SlotModel
-
-MOVED = 0.02
-"""Centroid displacement between two frames that counts as full motion, in units of half a picture:
-0.6 of 64 pixels."""
 
 
 class SlotPerception(Perception):
@@ -84,14 +80,12 @@ class SlotPerception(Perception):
     def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
         """Compute encoded centroids and areas, (T, B, M), zero where a slot is empty.
 
-        So only present objects can be new. With `moving`, they are also scaled by displacement up
-        to MOVED.
+        So only present objects can be new. With `moving`, they are also scaled by `motion`.
         """
         before, coordinates = obs_sequence["coordinates"].unfold(0, 2, 1).unbind(-1)
         centroid, area, presence = coordinates.split([2, 1, 1], dim=-1)
         if self.moving:
-            displacement = (centroid - before[..., :2]).norm(dim=-1, keepdim=True)
-            presence = presence * (displacement / MOVED).clamp(max=1.0)
+            presence = presence * motion(centroid, before[..., :2])
         return torch.cat([self._encoded(centroid, presence), area * presence], dim=-1).flatten(-2)
 
     def _encoded(self, centroid: Tensor, presence: Tensor) -> Tensor:

@@ -138,10 +138,6 @@ def test_runs_that_compare_novelties_differ_in_the_bonus_alone(tmp_path: Path) -
         ),
         (("exploration.rnd_input=frames",), "exploration.rnd_input=frames reads frames"),
         (
-            ("exploration.rnd_input=moving_slots",),
-            "exploration.rnd_input=moving_slots reads slots, which perception=state does not see",
-        ),
-        (
             ("obs=pixels", "perception=cnn", "exploration.rnd_input=moving_slots"),
             "which perception=cnn does not see",
         ),

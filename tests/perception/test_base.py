@@ -12,8 +12,9 @@ from torch import Tensor
 from perception.base import ObsSequence, Perception, RecurrentState
 from perception.encoders.cnn import CnnPerception
 from perception.encoders.state import StatePerception
+from perception.encoding import MOVED
 from perception.slots.model import SlotConfig, SlotModel
-from perception.slots.perception import MOVED, SlotPerception
+from perception.slots.perception import SlotPerception
 
 BATCH, STEPS = 3, 4
 Make = Callable[[], Perception]
@@ -191,6 +192,24 @@ def test_what_rests_is_not_new_where_only_what_moves_is(slot_file: Path) -> None
     )
     torch.testing.assert_close(moving, always * torch.tensor([[0.0], [0.5], [1.0], [1.0]]))
     assert (always[:3].abs().sum(-1) > 0).all()
+
+
+def test_from_state_too_only_what_moves_is_new_and_the_agent_sees_all() -> None:
+    def coordinates(state: torch.Tensor) -> torch.Tensor:
+        return state.unflatten(-1, (3, 2))
+
+    before = torch.tensor([0.5, -0.5, 0.5, -0.5, 0.5, -0.5])
+    after = before + MOVED * torch.tensor([0.0, 0.0, 0.3, 0.4, 1.2, -1.6])
+    sequence = {"state": torch.stack([before, after])[:, None]}
+    moving, always = (StatePerception(6, coordinates, moving=kind) for kind in (True, False))
+    newest = {"state": sequence["state"][1:]}
+    read = moving.rnd_input(sequence)[0, 0].unflatten(0, (3, -1))
+    expected = always.rnd_input(newest)[0, 0].unflatten(0, (3, -1))
+    torch.testing.assert_close(read, expected * torch.tensor([[0.0], [0.5], [1.0]]))
+    assert torch.equal(moving.features(sequence), always.features(newest))
+    assert moving.rnd_input_dim == always.rnd_input_dim
+    with pytest.raises(ValueError, match="names no objects"):
+        StatePerception(6, no_objects, moving=True)
 
 
 @pytest.mark.parametrize("backbone", ["conv5", "timm:no_such_model"])

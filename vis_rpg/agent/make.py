@@ -64,14 +64,14 @@ def _task_words(task: DictConfig) -> str:
 
 def _make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Perception:
     section = config.perception
-    if section.name == "state":
-        task = task_of(env)
-        scale = task.state_scale if section.state_scale is None else section.state_scale
-        frequencies = task.frequencies if section.frequencies is None else section.frequencies
-        size = gymnasium.spaces.flatdim(env.observation_space)
-        return StatePerception(size, task.object_coordinates, scale, frequencies)
     moving = config.exploration.get("rnd_input") == "moving_slots"
     try:
+        if section.name == "state":
+            task = task_of(env)
+            scale = task.state_scale if section.state_scale is None else section.state_scale
+            frequencies = task.frequencies if section.frequencies is None else section.frequencies
+            size = gymnasium.spaces.flatdim(env.observation_space)
+            return StatePerception(size, task.object_coordinates, scale, frequencies, moving)
         if section.name == "slots":
             return SlotPerception(slot_model_path(config), moving, section.frequencies)
         cnn = CnnPerception(backbone=section.backbone, weights=section.weights, seed=config.seed)

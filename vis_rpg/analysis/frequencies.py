@@ -42,11 +42,12 @@ def visited_coordinates(run: Path, agent: Agent) -> Tensor:
     perception = agent.model.perception.unwrapped
     if (
         not isinstance(perception, StatePerception)
+        or perception.moving
         or perception.rnd_objects < 2
         or not isinstance(agent.rnd, ObjectRND)
     ):
         raise UserError(
-            "frequencies=...: only for runs from state, with a bonus, of a task that names "
+            "frequencies=...: only for runs from state, with a bonus on all, of a task that names "
             "coordinates of two objects or more"
         )
     chunks = Chunks(run / "replay", "replay")
