@@ -66,7 +66,7 @@ def check(config: DictConfig) -> None:
     require(
         (config.obs.kind == "state") == (seeing.name == "state"),
         f"perception={seeing.name} does not see obs={config.obs.kind}: use perception=state with "
-        "obs=state, slots or cnn with obs=pixels",
+        "obs=state, slots, cnn or cnn_slots with obs=pixels",
     )
     require(
         config.obs.kind == "state" or not (config.obs.hide or config.obs.noise),
@@ -77,6 +77,11 @@ def check(config: DictConfig) -> None:
         seeing.name != "cnn" or seeing.bonus_slots is not None or reads != "moving_slots",
         "exploration.rnd_input=moving_slots reads objects, which perception=cnn does not see: use "
         "perception=slots or cnn_slots",
+    )
+    require(
+        not seeing.get("bonus_slots") or reads in ("slots", "moving_slots"),
+        "perception=cnn_slots is for a bonus on slots: use it with exploration=object_rnd and "
+        "exploration.rnd_input=slots or moving_slots, else perception=cnn",
     )
     require(
         bonus.name in ("none", "object_rnd") or reads != "frames",

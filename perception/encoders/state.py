@@ -26,7 +26,7 @@ class StatePerception(Perception):
         moving: Whether the RND reads an object only while it moves.
 
     Raises:
-        ValueError: Objects that move are asked for where the task names none.
+        ValueError: Objects that move are asked for where the task names none, or only numbers.
     """
 
     def __init__(
@@ -45,9 +45,10 @@ class StatePerception(Perception):
         self.frequencies = frequencies
         count, coordinates = object_coordinates(torch.zeros(1, state_dim)).shape[-2:]
         encoded = count * encoded_width(coordinates, frequencies)
-        if moving and not count:
+        if moving and (not count or (count > 1 and coordinates == 1)):
             raise ValueError(
-                "exploration.rnd_input=moving_slots: this task names no objects in its state"
+                "exploration.rnd_input=moving_slots: this task's state names no objects with "
+                "places of their own; use exploration.rnd_input=slots"
             )
         self.storage = {"state": StorageSpec((state_dim,), torch.float32)}
         self.feature_shape = (state_dim + encoded,)

@@ -18,6 +18,7 @@ from vis_rpg.agent.losses import imagine, model_loss, steps_left
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.checks import check
 from vis_rpg.errors import UserError
+from vis_rpg.training.sampler import stack
 from vis_rpg.training.trainer import Trainer
 
 EVERY = 3
@@ -144,6 +145,17 @@ def test_a_fresh_z_replaces_the_old_one_until_the_next_is_drawn() -> None:
             assert torch.equal(new.later_z[k, b], expected)
 
 
+def test_agents_side_by_side_get_the_fresh_z_that_each_gets_alone() -> None:
+    of = made("agent.latent.relabel=1.0")
+    batches = [with_redraws(of, [1, 2, 3, 3]) for _ in range(3)]  # as many as steps
+    noises = [noise_of(of, data, seed)() for seed, data in enumerate(batches)]
+    alone = [relabelled(data, noise) for data, noise in zip(batches, noises, strict=True)]
+    together = relabelled(stack(batches), stack(noises))
+    for seed, data in enumerate(alone):
+        assert torch.equal(together.later_z[seed], data.later_z)
+        assert torch.equal(together.z[seed], data.z)
+
+
 def test_an_update_moves_every_part_with_a_learned_prior() -> None:
     of = made(*LEARNED)
     data = with_redraws(of, [1, 2, 3, 1, 2, 3])
@@ -164,6 +176,14 @@ def test_a_run_resumes_to_the_last_bit_and_replay_tells_what_acted(
     whole = trained(*words)
     assert differences(comparable(tmp_path), comparable(whole)) == []
     assert "posterior_loss" in lines(whole)[-1]
+    replay = trainer.runs[0].replay
+    firsts = torch.tensor(replay.firsts)
+    before = replay.storage.prev[firsts]
+    acted = (before != firsts) & replay.has_action[firsts]
+    begun = before == firsts
+    assert bool((acted | begun).all())
+    assert int(acted.sum()) > int(begun.sum())
+    assert set(replay.storage.left[firsts[acted]].tolist()) == {EVERY}
     drawn = trainer.learner.sampler.draw()
     for b, left in enumerate(drawn.left.tolist()):
         z = drawn.later_z[:, b]

@@ -87,7 +87,13 @@ def acts(run: str | Path, steps: int = 8) -> np.ndarray:
     return np.stack(rows)
 
 
-BOTH = (*CNN[:-2], "perception=cnn_slots", "agent.encoder.memory=gru", "steps=150")
+BOTH = (
+    *CNN[:-2],
+    "perception=cnn_slots",
+    "exploration.rnd_input=moving_slots",
+    "agent.encoder.memory=gru",
+    "steps=150",
+)
 
 
 @pytest.mark.parametrize(

@@ -208,8 +208,9 @@ def test_from_state_too_only_what_moves_is_new_and_the_agent_sees_all() -> None:
     torch.testing.assert_close(read, expected * torch.tensor([[0.0], [0.5], [1.0]]))
     assert torch.equal(moving.features(sequence), always.features(newest))
     assert moving.rnd_input_dim == always.rnd_input_dim
-    with pytest.raises(ValueError, match="names no objects"):
-        StatePerception(6, no_objects, moving=True)
+    for numbers in (no_objects, lambda state: state.unsqueeze(-1)):
+        with pytest.raises(ValueError, match="names no objects"):
+            StatePerception(6, numbers, moving=True)
 
 
 @pytest.mark.parametrize("backbone", ["conv5", "timm:no_such_model"])

@@ -90,9 +90,10 @@ def relabelled(batch: Batch, noise: Noise) -> Batch:
     chosen = is_relabelled(batch, noise).unsqueeze(-1)
     batch = replace(batch, z=torch.where(chosen, fresh, batch.z))
     if batch.later_z is not None and batch.left is not None:
-        steps = torch.arange(len(batch.later_z), device=batch.z.device)
-        acts = (steps[:, None] < batch.left).unsqueeze(-1)
-        batch.later_z = torch.where(chosen & acts, fresh, batch.later_z)
+        steps = torch.arange(batch.later_z.shape[-3], device=batch.z.device)  # M agents may lead
+        acts = (steps[:, None] < batch.left.unsqueeze(-2)).unsqueeze(-1)
+        change = chosen.unsqueeze(-3) & acts
+        batch.later_z = torch.where(change, fresh.unsqueeze(-3), batch.later_z)
     return batch
 
 

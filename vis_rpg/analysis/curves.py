@@ -106,7 +106,8 @@ def label(config: DictConfig) -> str:
     """Name a run's curve by its agent, its perception, and its bonus if not the default."""
     name, bonus = str(config.agent.name), config.exploration
     if config.perception.name != "state":
-        name += f" from {config.perception.name}"
+        slots = config.perception.get("bonus_slots") is not None
+        name += f" from {config.perception.name}{'_slots' * slots}"
     if bonus.name == "none":
         return f"{name} without bonus"
     kind = bonus.get("rnd_input", "slots")

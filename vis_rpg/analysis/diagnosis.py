@@ -336,7 +336,7 @@ def diagnose(actor: Actor, env: gymnasium.Env, count: int, seed: int) -> Diagnos
     require(count >= 2, f"episodes={count}: at least 2 are needed")
     name = actor.agent.config.name
     require(name != "sac", f"agent={name}: there is no world model to diagnose")
-    require(not actor.agent.redraws, "agent.latent.every: figures are those of one z an episode")
+    require(not actor.agent.redraws, "agent.latent.every: only agents that keep z are diagnosed")
     agent = actor.agent
     actor.generator.manual_seed(seed)
     episodes = [

@@ -145,7 +145,7 @@ def portable(config: DictConfig) -> Any:
     kept = OmegaConf.to_container(config)
     assert isinstance(kept, dict)
     kept["out"] = f"runs/{Path(config.out).name}"
-    for key in ("checkpoint", "weights"):
+    for key in ("checkpoint", "weights", "bonus_slots"):
         if Path(str(config.perception.get(key))).is_absolute():
             kept["perception"][key] = Path(config.perception[key]).name
     return kept
@@ -221,7 +221,7 @@ def model_card(card: dict[str, Any]) -> str:
 - Evaluation, {found["episodes"]} episodes by mean actions: success {found["eval_success"]:.2f}
   (95% interval {low:.2f} to {high:.2f}), return {found["eval_return"]:.2f}.
 - Published: {card["chosen"]}.
-- The same settings: `{card["command"]}`.
+- The same settings, with the code of the commit below: `{card["command"]}`.
 - Commit {card["commit"]}; {card["processor"]}.
 
 | seed | success of the last 100 training episodes | coverage | return | minutes |

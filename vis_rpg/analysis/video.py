@@ -90,7 +90,7 @@ def rollout_rows(
                 steps = play(actor, env, episode_seed(seed, column), z, explore=column > 0)
                 title = f"z{row + 1} {'sampled' if column else 'mean'}"
                 line.append(_tiles(actor, env, steps, title))
-                z = actor.z[0].clone()
+                z = None if actor.agent.redraws else actor.z[0].clone()
                 bar.update()
             tiles.append(line)
     return tiles

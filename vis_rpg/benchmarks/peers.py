@@ -1,31 +1,34 @@
 """Ours beside other libraries on one-block BlockPush: `vis-rpg benchmark what=peers`.
 
-Each trains for the same minutes, one after the other, in a process of its own, with one thread, as
-the two cores of a small machine would have it: batches of 512 observations (128 segments of 4,
-SAC's 128 transitions, Dreamer's 8 sequences of 64), layers 128 wide where the library has the
-setting.
+Each trains for the same minutes, one after the other, in a process of its own, on one core:
+batches of 512 observations (128 segments of 4, SAC's 128 transitions, Dreamer's 8 sequences of 64),
+layers 128 wide where the library has the setting.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
 from omegaconf import OmegaConf
 
 from vis_rpg.benchmarks.dreamer import Recorded, recorder
 from vis_rpg.compose import compose
 from vis_rpg.envs.make import make_env
 
-BLOCK = ("task=block_push", "task.blocks=1", "preset=cpu", "logger.log_every=100")
+BLOCK = ("task=block_push", "task.blocks=1", "preset=cpu", "logger.log_every=100", "device=cpu")
 FOREVER = "steps=10000000"
 DREAMER = (
     "algo.per_rank_batch_size=8",
@@ -40,8 +43,6 @@ DREAMER = (
     "algo.per_rank_pretrain_steps=0",
     "algo.replay_ratio=1",
 )
-SECONDS = 5.0
-"""How often a run's progress is looked at."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,14 @@ class Peer:
                 stderr=log,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
                 start_new_session=True,  # with the processes that it starts it is ended
+                preexec_fn=one_core,
             )
+
+
+def one_core() -> None:
+    """Keep a new process on one core, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 def dreamer(name: str, experiment: str) -> Peer:
@@ -113,8 +121,15 @@ def train_sb3() -> None:
     torch.set_num_threads(1)
     config = compose(sys.argv[1:])
     out = Path(config.out)
-    OmegaConf.save(config, out / "config.yaml")
-    env = Recorded(make_env(config.task, config.obs.kind, config.seed), 0, recorder(str(out)))
+    saved = config.copy()
+    saved.agent.name, saved.exploration.name = "sb3_sac", "none"  # by which curves are named
+    OmegaConf.save(saved, out / "config.yaml")
+    env = make_env(config.task, config.obs.kind, config.seed)
+    if config.obs.kind == "pixels":  # both frames, as channels
+        space = gymnasium.spaces.Box(0, 255, (64, 64, 6), np.uint8)
+        stacked = partial(np.concatenate, axis=-1)
+        env = gymnasium.wrappers.TransformObservation(env, stacked, space)
+    env = Recorded(env, 0, recorder(str(out)))
     model = SAC(
         "CnnPolicy" if config.obs.kind == "pixels" else "MlpPolicy",
         env,
@@ -169,12 +184,13 @@ def peers(out: Path, minutes: float, obs: str) -> Iterator[dict[str, Any]]:
             continue
         folder = out / f"{peer.name.replace(' ', '-').lower()}-{obs}"
         process = peer.start(obs, folder)
-        ends = time.monotonic() + 60 * minutes
-        while process.poll() is None and time.monotonic() < ends:
-            time.sleep(min(SECONDS, max(0.0, ends - time.monotonic())))
-        stopped = process.poll()
-        if stopped is None:
-            os.killpg(process.pid, 9)
+        try:
+            stopped: int | None = process.wait(60 * minutes)
+        except subprocess.TimeoutExpired:
+            stopped = None
+        finally:  # after Ctrl-C too
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         lines = progress(folder)
         if stopped is not None:

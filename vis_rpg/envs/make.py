@@ -57,6 +57,7 @@ def make_env(
             raise UserError(f"task={name}: {' '.join(str(error).split())}") from error
     hide, noise = task.get("hide", ()), task.get("noise", 0.0)
     if hide or noise > 0:
+        require(obs == "state", "obs.hide and obs.noise are of states: use obs=state")
         env = PartialState(env, hide, noise)
     if seed is not None:
         env.action_space.seed(seed)

@@ -173,7 +173,8 @@ def read(folder: Path) -> Published:
         config.perception.checkpoint = str((folder / SLOTS).absolute())
     elif config.perception.name == "cnn":
         config.perception.weights = None  # the agent's follow
-        config.perception.bonus_slots = None
+        if config.perception.bonus_slots is not None:  # acting needs no bonus
+            config.perception.bonus_slots, config.exploration.rnd_input = None, "slots"
     return Published(card, config, weights)
 
 

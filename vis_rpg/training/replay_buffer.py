@@ -196,6 +196,7 @@ class ReplayBuffer:
             envs: The environments (N,); None for all.
             left: Steps for which z acts, (N,), this one among them; None where it stays.
         """
+        redraws = left is not None
         left = torch.zeros(len(action)) if left is None else left
         which = slice(None) if envs is None else envs
         done = self.cursor[which].clone()
@@ -221,7 +222,10 @@ class ReplayBuffer:
         starts = (done.sort().values % self.capacity).to(self.device)
         storage.starts[places % self.capacity] = starts
         self.newest += len(done)
-        self._add_firsts(following[left.cpu() == 1])
+        if redraws:  # waits for the device
+            before = storage.prev[at]
+            drawn = (storage.left[before] == 1) & (before != at)
+            self._add_firsts(done[drawn.cpu()])
         self._update_bounds()
 
     def _add_firsts(self, rows: Tensor) -> None:

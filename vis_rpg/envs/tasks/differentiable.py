@@ -189,6 +189,7 @@ class DoubleWell(Dynamics):
             ("mass",),
             object_coordinates=lambda state: state[..., None, :2] / 2,
             state_scale=0.5,
+            velocities=((1, 2),),
             episode_length=80,
             coverage=Coverage(("mass",), (-2.0, -2.0), (2.0, 2.0), (10, 10)),
             draw=self.draw,
