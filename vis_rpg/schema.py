@@ -135,15 +135,18 @@ def _check_value(key: str, kind: Any, value: Any) -> None:
     if get_origin(kind) is Literal:
         _check_choice(key, get_args(kind), value)
         return
-    kind = next((each for each in others if isinstance(value, each)), kind)
+    kind = next((each for each in others if type(value) is each), kind)
     kind, bounds = get_args(kind) if get_origin(kind) is Annotated else (kind, None)
     plain = dict if is_dataclass(kind) else get_origin(kind) or kind
     number = isinstance(value, int | float) and not isinstance(value, bool)
     good = number if plain is float else isinstance(value, plain) and number is (plain is int)
-    hint = f"; write '{key}=\"{shown(value)}\"' if it is meant as one" if plain is str else ""
+    hint = ""
+    if plain is str and not key.endswith("]"):
+        hint = f"; write '{key}=\"{shown(value)}\"' if it is meant as one"
     if plain is int and isinstance(value, float) and value.is_integer():
         hint = f"; write {key}={int(value)}"
-    require(good, f"{key}={shown(value)}: expected {WORDS[plain]}{hint}")
+    words = " or ".join(WORDS[each] for each in (plain, *others) if each in WORDS)
+    require(good, f"{key}={shown(value)}: expected {words}{hint}")
     if bounds:
         above = value > bounds.low if bounds.above else value >= bounds.low
         require(above and value <= bounds.high, f"{key}={value}: must {bounds}")
