@@ -85,7 +85,13 @@ def one_core() -> None:
 def dreamer(name: str, experiment: str) -> Peer:
     """SheepRL's agent of this experiment."""
     words = ",".join(f'"{word}"' for word in DREAMER)
-    own = (FOREVER, "agent.envs=1", f"dreamer.experiment={experiment}", f"dreamer.words=[{words}]")
+    own = (
+        FOREVER,
+        "logger.log_every=10",
+        "agent.envs=1",
+        f"dreamer.experiment={experiment}",
+        f"dreamer.words=[{words}]",
+    )
     return Peer(f"SheepRL {name}", "sheeprl", RUN.format("dreamer"), own, 1.0)
 
 
@@ -107,7 +113,7 @@ PEERS = (
         (FOREVER, "agent=sac", "agent.envs=1", "exploration=none"),
         1.0,
     ),
-    Peer("Stable-Baselines3 SAC", "stable_baselines3", SB3, (), 1.0),
+    Peer("Stable-Baselines3 SAC", "stable_baselines3", SB3, ("logger.log_every=10",), 1.0),
     dreamer("DreamerV3", "dreamer_v3"),
     dreamer("DreamerV2 with Plan2Explore", "p2e_dv2_exploration"),
 )
