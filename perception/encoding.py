@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -37,9 +38,37 @@ MOVED = 0.02
 pixels), or of coordinates scaled to [-1, 1]."""
 
 
-def motion(now: Tensor, before: Tensor) -> Tensor:
-    """Return how much objects move, up to 1: coordinates (..., N, C) -> (..., N, 1)."""
-    return ((now - before).norm(dim=-1, keepdim=True) / MOVED).clamp(max=1.0)
+Gate = Literal["none", "own", "scene"]
+"""When the RND reads an object: always, while it moves itself, or while anything moves that mostly
+rests."""
+
+
+def motion(
+    gate: Gate, now: Tensor, before: Tensor, presence: Tensor | float = 1.0
+) -> Tensor | float:
+    """Return the factor on each object's part of the RND's input.
+
+    An object's motion is its displacement in a step over MOVED, up to 1. That of the scene is the
+    greatest over objects of motion times the share of the batch in which the object rests: what
+    always moves, such as the robot, hardly counts, and an arrangement of objects is new only while
+    one of them is brought there.
+
+    Args:
+        gate: Which motion.
+        now: Coordinates (T, B, N, C).
+        before: Those of a step earlier.
+        presence: Of the objects, (T, B, N, 1); one that is absent does not move the scene.
+
+    Returns:
+        (T, B, N, 1); of the scene (T, B, 1, 1); 1 for no gate.
+    """
+    if gate == "none":
+        return 1.0
+    moved = ((now - before).norm(dim=-1, keepdim=True) / MOVED).clamp(max=1.0)
+    if gate == "own":
+        return moved
+    moved = moved * presence
+    return (moved * (1 - moved.mean((0, 1), keepdim=True))).amax(-2, keepdim=True)
 
 
 def frequencies_for(jitter: float, limit: float = 0.3) -> int:

@@ -25,6 +25,8 @@ FREE_ON_RESUME = (
     "agent.replay_device",
     "task.processes",
 )
+GATED = ("moving_slots", "moving_scene")
+"""Values of exploration.rnd_input that read objects while something moves."""
 
 
 def check(config: DictConfig) -> None:
@@ -74,14 +76,14 @@ def check(config: DictConfig) -> None:
     )
     reads = bonus.get("rnd_input")
     require(
-        seeing.name != "cnn" or seeing.bonus_slots is not None or reads != "moving_slots",
-        "exploration.rnd_input=moving_slots reads objects, which perception=cnn does not see: use "
+        seeing.name != "cnn" or seeing.bonus_slots is not None or reads not in GATED,
+        f"exploration.rnd_input={reads} reads objects, which perception=cnn does not see: use "
         "perception=slots or cnn_slots",
     )
     require(
-        not seeing.get("bonus_slots") or reads in ("slots", "moving_slots"),
+        not seeing.get("bonus_slots") or reads in ("slots", *GATED),
         "perception=cnn_slots is for a bonus on slots: use it with exploration=object_rnd and "
-        "exploration.rnd_input=slots or moving_slots, else perception=cnn",
+        "exploration.rnd_input=slots, moving_slots or moving_scene, else perception=cnn",
     )
     require(
         bonus.name in ("none", "object_rnd") or reads != "frames",

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
-from perception.encoding import MAX_FREQUENCIES, encoded_width, motion, positional_encoding
+from perception.encoding import (
+    MAX_FREQUENCIES,
+    Gate,
+    encoded_width,
+    motion,
+    positional_encoding,
+)
 
 
 class StatePerception(Perception):
@@ -23,7 +29,7 @@ class StatePerception(Perception):
             N may be 0.
         state_scale: Factor on the raw state.
         frequencies: Frequencies of the positional encoding.
-        moving: Whether the RND reads an object only while it moves.
+        gate: When the RND reads an object.
 
     Raises:
         ValueError: Objects that move are asked for where the task names none, or only numbers.
@@ -35,20 +41,20 @@ class StatePerception(Perception):
         object_coordinates: Callable[[Tensor], Tensor],
         state_scale: float = 1.0,
         frequencies: int = MAX_FREQUENCIES,
-        moving: bool = False,
+        gate: Gate = "none",
     ) -> None:
         super().__init__()
-        self.moving = moving
-        self.history = 2 if moving else 1
+        self.gate = gate
+        self.history = 1 if gate == "none" else 2
         self.object_coordinates = object_coordinates
         self.state_scale = state_scale
         self.frequencies = frequencies
         count, coordinates = object_coordinates(torch.zeros(1, state_dim)).shape[-2:]
         encoded = count * encoded_width(coordinates, frequencies)
-        if moving and (not count or (count > 1 and coordinates == 1)):
+        if gate != "none" and (not count or (count > 1 and coordinates == 1)):
             raise ValueError(
-                "exploration.rnd_input=moving_slots: this task's state names no objects with "
-                "places of their own; use exploration.rnd_input=slots"
+                "exploration.rnd_input=moving_slots and moving_scene: this task's state names no "
+                "objects with places of their own; use exploration.rnd_input=slots"
             )
         self.storage = {"state": StorageSpec((state_dim,), torch.float32)}
         self.feature_shape = (state_dim + encoded,)
@@ -70,13 +76,13 @@ class StatePerception(Perception):
     def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
         """Return the encoded coordinates (T, B, M), or the scaled state if there are none.
 
-        With `moving`, each object's are scaled by `motion`.
+        Unless the gate is none, each object's are scaled by `motion`.
         """
         state = obs_sequence["state"]
-        if self.moving:
+        if self.gate != "none":
             at = self.object_coordinates(state)
-            encoded = positional_encoding(at[1:], self.frequencies) * motion(at[1:], at[:-1])
-            return encoded.flatten(-2)
+            encoded = positional_encoding(at[1:], self.frequencies)
+            return (encoded * motion(self.gate, at[1:], at[:-1])).flatten(-2)
         encoded = self._encoded(state)
         return encoded if encoded.shape[-1] else state * self.state_scale
 

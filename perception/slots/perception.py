@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
-from perception.encoding import encoded_width, motion, positional_encoding
+from perception.encoding import Gate, encoded_width, motion, positional_encoding
 from perception.slots.model import SlotModel
 
 
@@ -21,7 +21,7 @@ class SlotPerception(Perception):
 
     Args:
         checkpoint: File of a slot model.
-        moving: Whether the RND reads an object only while it moves.
+        gate: When the RND reads an object.
         frequencies: Of the positional encoding of centroids, at most the slot model's; None: those.
         frame_size: (H, W).
 
@@ -35,12 +35,12 @@ class SlotPerception(Perception):
     def __init__(
         self,
         checkpoint: str | Path,
-        moving: bool = False,
+        gate: Gate = "none",
         frequencies: int | None = None,
         frame_size: tuple[int, int] = (64, 64),
     ) -> None:
         super().__init__()
-        self.moving = moving
+        self.gate = gate
         self.model, self.card = SlotModel.load(Path(checkpoint), frame_size)
         self.model.requires_grad_(False)
         config = self.model.config
@@ -80,12 +80,11 @@ class SlotPerception(Perception):
     def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
         """Compute encoded centroids and areas, (T, B, M), zero where a slot is empty.
 
-        So only present objects can be new. With `moving`, they are also scaled by `motion`.
+        So only present objects can be new. They are also scaled by `motion`.
         """
         before, coordinates = obs_sequence["coordinates"].unfold(0, 2, 1).unbind(-1)
         centroid, area, presence = coordinates.split([2, 1, 1], dim=-1)
-        if self.moving:
-            presence = presence * motion(centroid, before[..., :2])
+        presence = presence * motion(self.gate, centroid, before[..., :2], presence)
         return torch.cat([self._encoded(centroid, presence), area * presence], dim=-1).flatten(-2)
 
     def _encoded(self, centroid: Tensor, presence: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from perception.base import ObsSequence, Perception, RecurrentState
 from perception.encoders.cnn import CnnPerception
 from perception.encoders.state import StatePerception
-from perception.encoding import MOVED
+from perception.encoding import MOVED, positional_encoding
 from perception.slots.model import SlotConfig, SlotModel
 from perception.slots.perception import SlotPerception
 
@@ -43,6 +43,7 @@ def slot_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "cnn",
         "slots",
         "moving slots",
+        "moving scene",
         "coarse slots",
     ]
 )
@@ -52,7 +53,8 @@ def perception(request: pytest.FixtureRequest, slot_file: Path) -> Perception:
         "bare state": lambda: StatePerception(6, no_objects, 0.1),
         "cnn": CnnPerception,
         "slots": lambda: SlotPerception(slot_file),
-        "moving slots": lambda: SlotPerception(slot_file, moving=True),
+        "moving slots": lambda: SlotPerception(slot_file, gate="own"),
+        "moving scene": lambda: SlotPerception(slot_file, gate="scene"),
         "coarse slots": lambda: SlotPerception(slot_file, frequencies=1),
     }
     return makers[request.param]()
@@ -187,8 +189,8 @@ def test_what_rests_is_not_new_where_only_what_moves_is(slot_file: Path) -> None
         "coordinates": torch.stack([before, after])[:, None],
     }
     moving, always = (
-        SlotPerception(slot_file, moving=kind).rnd_input(sequence)[0, 0].unflatten(0, (4, -1))
-        for kind in (True, False)
+        SlotPerception(slot_file, gate=kind).rnd_input(sequence)[0, 0].unflatten(0, (4, -1))
+        for kind in ("own", "none")
     )
     torch.testing.assert_close(moving, always * torch.tensor([[0.0], [0.5], [1.0], [1.0]]))
     assert (always[:3].abs().sum(-1) > 0).all()
@@ -201,7 +203,7 @@ def test_from_state_too_only_what_moves_is_new_and_the_agent_sees_all() -> None:
     before = torch.tensor([0.5, -0.5, 0.5, -0.5, 0.5, -0.5])
     after = before + MOVED * torch.tensor([0.0, 0.0, 0.3, 0.4, 1.2, -1.6])
     sequence = {"state": torch.stack([before, after])[:, None]}
-    moving, always = (StatePerception(6, coordinates, moving=kind) for kind in (True, False))
+    moving, always = (StatePerception(6, coordinates, gate=kind) for kind in ("own", "none"))
     newest = {"state": sequence["state"][1:]}
     read = moving.rnd_input(sequence)[0, 0].unflatten(0, (3, -1))
     expected = always.rnd_input(newest)[0, 0].unflatten(0, (3, -1))
@@ -210,7 +212,28 @@ def test_from_state_too_only_what_moves_is_new_and_the_agent_sees_all() -> None:
     assert moving.rnd_input_dim == always.rnd_input_dim
     for numbers in (no_objects, lambda state: state.unsqueeze(-1)):
         with pytest.raises(ValueError, match="names no objects"):
-            StatePerception(6, numbers, moving=True)
+            StatePerception(6, numbers, gate="own")
+
+
+def test_a_scene_is_new_while_something_moves_that_mostly_rests(slot_file: Path) -> None:
+    """A robot that always moves; a block that moves in one of four steps; a thing that appears."""
+    T, B = 4, 1
+    robot = torch.arange(T + 1.0)[:, None, None] * MOVED * torch.tensor([1.0, 0.0])
+    block = torch.zeros(T + 1, B, 2)
+    block[3:] = torch.tensor([0.0, 2 * MOVED])
+    places = torch.stack([robot.expand(-1, B, -1), block], 2)  # (T + 1, B, 2, 2)
+    sequence = {"state": places.flatten(2)}
+    of = StatePerception(4, lambda state: state.unflatten(-1, (2, 2)), gate="scene")
+    read = of.rnd_input(sequence).unflatten(-1, (2, -1))
+    always = positional_encoding(places[1:], 6)
+    gate = torch.tensor([0.0, 0.0, 0.75, 0.0])[:, None, None, None]
+    torch.testing.assert_close(read, always * gate)
+
+    absent = torch.zeros(T + 1, B, 2, 4)
+    absent[..., :2], absent[:, :, 0, 3] = places, 1.0  # the block is not there
+    absent[..., 2] = 1.0
+    slots = {"slots": torch.zeros(T + 1, B, 2, 8), "coordinates": absent}
+    assert not SlotPerception(slot_file, gate="scene").rnd_input(slots).any()
 
 
 @pytest.mark.parametrize("backbone", ["conv5", "timm:no_such_model"])
