@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from perception.encoding import Gate
 from vis_rpg.errors import UserError, require
 from vis_rpg.schema import flatten
 
@@ -25,8 +26,8 @@ FREE_ON_RESUME = (
     "agent.replay_device",
     "task.processes",
 )
-GATED = ("moving_slots", "moving_scene")
-"""Values of exploration.rnd_input that read objects while something moves."""
+GATES: dict[str, Gate] = {"moving_slots": "own", "moving_scene": "scene"}
+"""Values of exploration.rnd_input that read objects while something moves, and which motion."""
 
 
 def check(config: DictConfig) -> None:
@@ -76,12 +77,12 @@ def check(config: DictConfig) -> None:
     )
     reads = bonus.get("rnd_input")
     require(
-        seeing.name != "cnn" or seeing.bonus_slots is not None or reads not in GATED,
+        seeing.name != "cnn" or seeing.bonus_slots is not None or reads not in GATES,
         f"exploration.rnd_input={reads} reads objects, which perception=cnn does not see: use "
         "perception=slots or cnn_slots",
     )
     require(
-        not seeing.get("bonus_slots") or reads in ("slots", *GATED),
+        not seeing.get("bonus_slots") or reads in ("slots", *GATES),
         "perception=cnn_slots is for a bonus on slots: use it with exploration=object_rnd and "
         "exploration.rnd_input=slots, moving_slots or moving_scene, else perception=cnn",
     )

@@ -36,11 +36,9 @@ class SeparateBonus(Perception):
         self, obs: Tensor, previous_action: Tensor, is_first: Tensor, hidden: dict[str, Tensor]
     ) -> tuple[StoredObs, dict[str, Tensor]]:
         """Store and carry what both do."""
-        parts = [
-            part.to_storage(obs, previous_action, is_first, hidden)
-            for part in (self.seen, self.bonus)
-        ]
-        (seen, seen_hidden), (bonus, bonus_hidden) = parts
+        given = obs, previous_action, is_first, hidden
+        seen, seen_hidden = self.seen.to_storage(*given)
+        bonus, bonus_hidden = self.bonus.to_storage(*given)
         return seen | bonus, seen_hidden | bonus_hidden
 
     def features(self, obs_sequence: ObsSequence) -> Tensor:

@@ -316,10 +316,8 @@ def latent_policy_loss(agent: Agent, batch: Batch, noise: Noise) -> LossOutput:
     with torch.no_grad():
         s = agent.model.encode(batch.first)[0].repeat(M, 1)
     if batch.first_z is not None:
-        before, left = (
-            batch.first_z.repeat(M, 1),
-            torch.full_like(s[:, 0], agent.config.latent.every),
-        )
+        before = batch.first_z.repeat(M, 1)
+        left = torch.full_like(s[:, 0], agent.config.latent.every)
     outputs = agent.pi_z.outputs(s, before)
     assert outputs is not None
     z = agent.space.sample(noise.z_first.flatten(0, 1), outputs).detach()

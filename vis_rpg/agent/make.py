@@ -12,15 +12,12 @@ from perception.encoders.cnn import CnnPerception
 from perception.encoders.memory import MemoryPerception
 from perception.encoders.separate_bonus import SeparateBonus
 from perception.encoders.state import StatePerception
-from perception.encoding import Gate
 from perception.slots.perception import SlotPerception
+from vis_rpg.checks import GATES
 from vis_rpg.envs.make import task_of
 from vis_rpg.envs.tasks.task import Declared
 from vis_rpg.errors import UserError, require
 from vis_rpg.resources import ROOT
-
-GATES: dict[str, Gate] = {"moving_slots": "own", "moving_scene": "scene"}
-"""By `exploration.rnd_input`."""
 
 
 def make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Perception:

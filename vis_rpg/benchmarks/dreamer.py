@@ -184,9 +184,8 @@ def main(config: DictConfig) -> None:
     OmegaConf.save(saved, out / "config.yaml")
     command = [sys.executable, "-c", START, *words(config, out, device.type)]
     chosen = {} if device.index is None else {"CUDA_VISIBLE_DEVICES": str(device.index)}
-    chosen["HYDRA_FULL_ERROR"] = (
-        "1"  # or the last line would be Hydra's hint at this, not the error
-    )
+    # Without it the last line would be Hydra's hint at this, not the error.
+    chosen["HYDRA_FULL_ERROR"] = "1"
     with (out / "sheeprl.log").open("w") as log:
         done = subprocess.run(command, stdout=log, stderr=log, env=os.environ | chosen, check=False)
     if done.returncode != 0:

@@ -28,8 +28,14 @@ from vis_rpg.benchmarks.dreamer import Recorded, recorder
 from vis_rpg.compose import compose
 from vis_rpg.envs.make import make_env
 
-BLOCK = ("task=block_push", "task.blocks=1", "preset=cpu", "logger.log_every=100", "device=cpu")
-FOREVER = "steps=10000000"
+BLOCK = (
+    "task=block_push",
+    "task.blocks=1",
+    "preset=cpu",
+    "device=cpu",
+    "logger.log_every=100",
+    "steps=10000000",  # until it is ended
+)
 DREAMER = (
     "algo.per_rank_batch_size=8",
     "algo.per_rank_sequence_length=64",
@@ -86,7 +92,6 @@ def dreamer(name: str, experiment: str) -> Peer:
     """SheepRL's agent of this experiment."""
     words = ",".join(f'"{word}"' for word in DREAMER)
     own = (
-        FOREVER,
         "logger.log_every=10",
         "agent.envs=1",
         f"dreamer.experiment={experiment}",
@@ -102,7 +107,7 @@ PEERS = (
         "vis-rpg RPG",
         None,
         RUN.format("train"),
-        (FOREVER,),
+        (),
         0.2,
         ("exploration.rnd_input=moving_slots",),
     ),
@@ -110,7 +115,7 @@ PEERS = (
         "vis-rpg SAC",
         None,
         RUN.format("train"),
-        (FOREVER, "agent=sac", "agent.envs=1", "exploration=none"),
+        ("agent=sac", "agent.envs=1", "exploration=none"),
         1.0,
     ),
     Peer("Stable-Baselines3 SAC", "stable_baselines3", SB3, ("logger.log_every=10",), 1.0),
@@ -147,7 +152,7 @@ def train_sb3() -> None:
         seed=config.seed,
         device="cpu",
     )
-    model.learn(10_000_000)
+    model.learn(config.steps)
 
 
 def progress(out: Path) -> list[dict[str, Any]]:

@@ -153,10 +153,10 @@ def read(folder: Path) -> Published:
         int(card["interactions"])
         files, config = card["files"], OmegaConf.create(card["config"])
         changed = [name for name in {WEIGHTS, *files} if digest(folder / name) != files[name]]
+        cnn = config.perception.name == "cnn"
+        foreign = "perception.frequencies" if cnn else "perception.bonus_slots"
         for key, value in ADDED.items():
-            cnn = config.perception.name == "cnn"
-            foreign = {"perception.frequencies": cnn, "perception.bonus_slots": not cnn}
-            if not foreign.get(key) and OmegaConf.select(config, key) is None:
+            if key != foreign and OmegaConf.select(config, key) is None:
                 OmegaConf.update(config, key, value)
         checked(config, TrainConfig)
         weights = load_file(folder / WEIGHTS)
