@@ -66,7 +66,10 @@ TWO_BLOCKS = Row(
         "mbsac": ((350_000, 0.05), (600_000, 0.17), (2_000_000, 0.33)),
     },
     goals={"state": 1.0, "pixels": 0.9},
-    by_obs={"state": ("perception.frequencies=3",)},  # results/block_push/LOG.md
+    by_obs={
+        "state": ("perception.frequencies=3",),  # results/block_push/LOG.md
+        "pixels": ("perception.frequencies=3", "exploration.rnd_input=moving_scene"),
+    },
     cpu=("agent.envs=10",),
 )
 DOOR = Row(
