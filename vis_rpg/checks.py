@@ -75,6 +75,10 @@ def check(config: DictConfig) -> None:
         config.obs.kind == "state" or not (config.obs.hide or config.obs.noise),
         "obs.hide and obs.noise are of states: use obs=state",
     )
+    require(
+        config.obs.kind == "pixels" or not config.obs.get("corrupt"),
+        "obs.corrupt is of frames: use obs=pixels",
+    )
     reads = bonus.get("rnd_input")
     require(
         seeing.name != "cnn" or seeing.bonus_slots is not None or reads not in GATES,

@@ -76,6 +76,11 @@ COMMANDS = {
         "vis_rpg.analysis.discovery_ablation",
         "leave out each ingredient of object discovery in turn",
     ),
+    "test-conditions": (
+        "conditions",
+        "vis_rpg.analysis.discovery_conditions",
+        "test object discovery under noise, light, shaking and other conditions",
+    ),
     "bandit": ("bandit", "vis_rpg.bandit.figure", "train and draw Fig. 4, on the one-step bandit"),
     "pathwise": (
         "pathwise",

@@ -39,8 +39,9 @@ class TaskConfig:
     """task=gym: environments in worker processes, one a core; pays where a step takes long."""
     blocks: int = 2
     """task=block_push: number of blocks, 1 or 2."""
-    looks: int = 0
-    """task=block_push: seed of other colours and sizes of the blocks; 0 for the usual ones."""
+    looks: int | str = 0
+    """task=block_push: seed of other colours and sizes of the blocks; 0 for the usual ones; twins:
+    of one colour; striped."""
     success: str = "library"
     """Adroit: the criterion of success that counts, library or paper; both are logged."""
     kwargs: dict = field(default_factory=dict)
@@ -58,6 +59,9 @@ class ObsConfig:
     are, or indices."""
     noise: Annotated[float, Bounds(0)]
     """obs=state: std of Gaussian noise on the state, in its own units."""
+    corrupt: list[str] = field(default_factory=list)
+    """obs=pixels: what a real camera does to frames: noise:5, jpeg:90, light:0.05, shake:1,
+    texture:0.15, shadow:0.4, strip:8, grey:1."""
 
 
 @dataclass
@@ -508,6 +512,8 @@ class DiscoverConfig(OfATask):
     scored on the same held-out ones."""
     held_out: Annotated[int, Bounds(100)]
     """Fresh frames to score the models on; a model with a known failure there is rejected."""
+    corrupt: list[str]
+    """What a real camera does to all frames, as of obs.corrupt."""
     out: str
     """The file of the model; several get -seed-N, and their scores -seeds.json."""
     model: SlotConfig
@@ -532,6 +538,17 @@ class AblateConfig(DiscoverConfig):
     kind: Literal["proposals", "slots", "all"]
     """Segment proposals by themselves (half a minute an ingredient), trained models (four), or
     both."""
+
+
+@dataclass(kw_only=True)
+class ConditionsConfig(DiscoverConfig):
+    """vis-rpg test-conditions."""
+
+    conditions: list[str]
+    """As of obs.corrupt, joined by + where they come together, and clean; of block_push also twins
+    and striped; none: each of them."""
+    protocols: list[Literal["clean", "L"]]
+    """Models that learned from clean frames, and those that learned under the condition."""
 
 
 @dataclass
@@ -670,6 +687,7 @@ SCHEMAS: dict[str, type] = {
     "visualise_tasks": VisualiseTasksConfig,
     "discover": DiscoverConfig,
     "ablate": AblateConfig,
+    "conditions": ConditionsConfig,
     "bandit": BanditConfig,
     "pathwise": PathwiseConfig,
     "benchmark": BenchmarkConfig,

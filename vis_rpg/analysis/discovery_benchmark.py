@@ -87,7 +87,7 @@ def scenes_of(config: DictConfig) -> dict[str, gymnasium.Env[Any, Any]]:
     """The environments that the task's slot model serves, by name."""
     return {
         " ".join(f"{key}={value}" for key, value in variant.items()) or "all": make_env(
-            {**config.task, **variant}, "pixels"
+            {**config.task, **variant, "corrupt": config.corrupt}, "pixels"
         )
         for variant in VARIANTS.get(config.task.name, [{}])
     }

@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 
 from vis_rpg.envs import IDS
+from vis_rpg.envs.corruption import CorruptedFrames
 from vis_rpg.envs.partial import PartialState
 from vis_rpg.envs.tasks.base import check_choice
 from vis_rpg.envs.tasks.gym_task import make_gym
@@ -16,7 +17,7 @@ from vis_rpg.envs.tasks.task import Declared, Task
 from vis_rpg.errors import UserError, require
 
 TASKS = (*IDS, "gym")
-NOT_GIVEN = ("name", "family", "terminates", "kwargs", "hide", "noise")
+NOT_GIVEN = ("name", "family", "terminates", "kwargs", "hide", "noise", "corrupt")
 """Keys of a task's configuration that its environment's constructor does not take."""
 
 
@@ -29,7 +30,8 @@ def make_env(
         task: `name` (one of TASKS) and what the constructor of its environment takes besides `obs`:
             for block_push `blocks`, for gym `id` and, in `kwargs`, what `gymnasium.make` takes.
             Where there is a `family` (one of TASKS), that is made, and `name` says which of it.
-            `hide` and `noise`, where given, are those of PartialState.
+            `hide` and `noise`, where given, are those of PartialState, `corrupt` the conditions of
+            CorruptedFrames.
         obs: state | pixels.
         seed: Of its action space and of a first reset, so that later unseeded ones follow from it.
 
@@ -59,6 +61,8 @@ def make_env(
     if hide or noise > 0:
         require(obs == "state", "obs.hide and obs.noise are of states: use obs=state")
         env = PartialState(env, hide, noise)
+    if obs == "pixels" and (corrupt := task.get("corrupt")):
+        env = CorruptedFrames(env, corrupt)
     if seed is not None:
         env.action_space.seed(seed)
         env.reset(seed=seed)
@@ -66,8 +70,9 @@ def make_env(
 
 
 def observed_task(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What `make_env` is given as the task of a whole config: with what `obs` hides of it."""
-    return {**config["task"], "hide": config["obs"]["hide"], "noise": config["obs"]["noise"]}
+    """What `make_env` is given as the task of a whole config: with what `obs` makes of it."""
+    seen = {key: config["obs"][key] for key in ("hide", "noise", "corrupt") if key in config["obs"]}
+    return {**config["task"], **seen}
 
 
 def task_of(env: gymnasium.Env[Any, Any] | Declared) -> Task:

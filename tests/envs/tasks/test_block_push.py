@@ -107,7 +107,7 @@ def test_blocks_of_other_sizes_are_scattered_apart() -> None:
 
 
 def test_negative_looks_are_refused() -> None:
-    with pytest.raises(UserError, match="^looks=-1 .*from 1$"):
+    with pytest.raises(UserError, match="^looks=-1 .*from 1, or twins"):
         BlockPush(looks=-1)
 
 

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from perception.discovery.train import DiscoveryConfig
 from perception.slots.model import SlotModel
 from perception.slots.segments import SegmentConfig
 from tests.runs import run_script
-from vis_rpg.analysis import discovery_ablation, discovery_benchmark
+from vis_rpg.analysis import discovery_ablation, discovery_benchmark, discovery_conditions
 from vis_rpg.compose import checked, compose
 from vis_rpg.config import AblateConfig
 
@@ -248,3 +249,32 @@ def test_an_ablation_from_end_to_end(
         "nobody need learn to see them"
     )
     assert "most common colour as background" in capsys.readouterr().out
+
+
+def test_conditions_are_tested_once_and_a_repeated_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*words: str) -> dict[str, dict[str, dict[str, Any]]]:
+        out = f"out={tmp_path / 'conditions.json'}"
+        assert run_script(monkeypatch, "test_conditions", *SMALL, out, *words) == 0
+        return json.loads((tmp_path / "conditions.json").read_text())["results"]
+
+    learned = discovery_conditions.learn
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(
+        discovery_conditions,
+        "learn",
+        lambda config, seed, frames: seen.append(frames[0]) or learned(config, seed, frames),
+    )
+    found = run("conditions=[clean,noise:40]")
+    assert {name: list(protocols) for name, protocols in found.items()} == {
+        "clean": ["clean"],
+        "noise:40": ["clean", "L"],
+    }
+    clean, noisy = seen  # one model for all conditions, and one of its own
+    assert (noisy.astype(float) - clean).std() == pytest.approx(40, rel=0.3)
+    ari = {name: found[name]["clean"]["0"]["all"]["ari"] for name in found}
+    assert ari["clean"] > ari["noise:40"]
+    assert run("conditions=[noise:40]") == found
+    assert len(seen) == 2
+    assert run_script(monkeypatch, "test_conditions", *SMALL, "conditions=[fog]") == 2

@@ -5,9 +5,10 @@ The reward is 1 only while all of them are there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -36,19 +37,29 @@ SIDES, UNLIKE = (0.3, 0.6), 0.35
 least from any other in the RGB cube."""
 
 
+Looks = int | Literal["twins", "striped"]
+LOOKS = ("twins", "striped")
+
+
 @cache
-def load_model(blocks: int, looks: int = 0) -> mujoco.MjModel:
+def load_model(blocks: int, looks: Looks = 0) -> mujoco.MjModel:
     """The compiled MJCF; with one block, the blue block and its goal are left out.
 
     Stepping leaves it as it is: environments share it.
 
-    looks: 0 for green and blue blocks, otherwise the seed of colours and sizes of other blocks.
+    looks: 0 for green and blue blocks, or the seed of colours and sizes of other blocks, or twins
+    for two green ones, or striped for a pattern of dark stripes on both.
     """
     spec = mujoco.MjSpec.from_file(str(ASSETS / "block_push.xml"))
     for name in NAMES[1 + blocks :]:
         spec.delete(spec.body(name))
         spec.delete(spec.body(f"{name}_goal"))
-    if looks:
+    if looks == "twins":
+        for name in NAMES[1 : 1 + blocks]:
+            spec.geom(name).rgba = spec.geom(NAMES[1]).rgba
+    elif looks == "striped":
+        _add_stripes(spec, NAMES[1 : 1 + blocks])
+    elif looks:
         rng, taken = np.random.default_rng(looks), [geom.rgba[:3].copy() for geom in spec.geoms]
         for name in NAMES[1 : 1 + blocks]:
             geom, colour = spec.geom(name), rng.uniform(0, 1, 3)
@@ -57,6 +68,20 @@ def load_model(blocks: int, looks: int = 0) -> mujoco.MjModel:
             taken.append(colour)
             geom.rgba[:3], geom.size[:2] = colour, rng.uniform(*SIDES) / 2
     return spec.compile()
+
+
+def _add_stripes(spec: mujoco.MjSpec, names: Sequence[str]) -> None:
+    """Give geoms stripes across x, a quarter of a side wide, each other one half as bright."""
+    stripes = np.full((4, 4, 3), 255, np.uint8)
+    stripes[:, 1::2] //= 2
+    texture = spec.add_texture(
+        name="stripes", type=mujoco.mjtTexture.mjTEXTURE_2D, width=4, height=4, nchannel=3
+    )
+    texture.data = stripes.tobytes()
+    material = spec.add_material(name="striped", texuniform=False)
+    material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "stripes"
+    for name in names:
+        spec.geom(name).material = "striped"
 
 
 def object_coordinates(state: Tensor) -> Tensor:
@@ -101,24 +126,24 @@ class BlockPush(MujocoTask):
 
     State: x and y of pusher, green block (, blue block). Every step starts from rest, so positions
     are the whole state. looks: 0, or the seed of other colours and sizes of the blocks, to test
-    perception on what it was not trained on.
+    perception on what it was not trained on, or twins or striped.
 
     Raises:
-        UserError: For an unknown `obs`, for `blocks` other than 1 or 2, for a negative `looks`, and
+        UserError: For an unknown `obs`, for `blocks` other than 1 or 2, for other `looks`, and
             where pictures cannot be rendered.
     """
 
     def __init__(
-        self, obs: str = "state", blocks: int = 2, render_mode: str | None = None, looks: int = 0
+        self, obs: str = "state", blocks: int = 2, render_mode: str | None = None, looks: Looks = 0
     ) -> None:
         require(
             blocks in (1, 2),
             f"blocks={blocks} for vis_rpg/BlockPush-v0: it is played with 1 or 2 blocks",
         )
         require(
-            looks >= 0,
-            f"looks={looks} for vis_rpg/BlockPush-v0: 0 for green and blue, or the seed of "
-            "other looks, from 1",
+            looks in LOOKS or (isinstance(looks, int) and looks >= 0),
+            f"looks={looks} for vis_rpg/BlockPush-v0: 0 for green and blue, the seed of other "
+            f"looks, from 1, or {' or '.join(LOOKS)}",
         )
         self._blocks = blocks
         task, model = make_task(blocks), load_model(blocks, looks)

@@ -14,6 +14,7 @@ from vis_rpg.envs.make import make_env, task_of
 from vis_rpg.envs.rendering.batch import choose_renderer
 from vis_rpg.envs.vector.subprocess import SubprocVectorEnv
 from vis_rpg.envs.vector.sync import SyncVectorEnv, VectorEnv, cores
+from vis_rpg.errors import require
 
 
 def make_vector_envs(
@@ -37,8 +38,15 @@ def make_vector_envs(
     own = task.get("family", task["name"]) in IDS
     example = make_env(task, "state" if own else obs)
     renderer, frames_by = None, None
-    if obs == "pixels":
+    if obs == "pixels" and task.get("corrupt"):
+        require(
+            backend != "warp",
+            "obs.corrupt changes frames where they are drawn: use render.backend=egl",
+        )
+        frames_by = "each environment's own, for obs.corrupt"
+    elif obs == "pixels":
         renderer, frames_by = choose_renderer(example, count * len(seeds), backend)
+    if frames_by:
         tqdm.write(f"frames: render.backend={frames_by}", file=sys.stderr)
     # On a CPU a worker ray-casts what it has just moved: a core that waits for its turn meanwhile
     # is slow to wake, and its caches are cold.
