@@ -14,15 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from perception.discovery.camera import changed, measure_camera, measure_spread, steadied
 from perception.discovery.common_fate import ProposalConfig, propose_segments
 from perception.discovery.losses import Batch, LossConfig, SlotLoss
 from perception.images import as_images
-from perception.slots.background import (
-    BackgroundConfig,
-    estimate_background,
-    foreground_alpha,
-    nearest_background,
-)
+from perception.slots.alignment import Alignment
+from perception.slots.background import BackgroundConfig, estimate_background, view
 from perception.slots.model import SlotConfig, SlotModel
 
 
@@ -174,29 +171,32 @@ def initial_model(
     Raises:
         ValueError: If nothing differs from the background.
     """
-    backgrounds = [torch.from_numpy(estimate_background(c, config.background)) for c in scenes]
-    chosen, moved = [], []
-    for clips in scenes:
+    cameras = [measure_camera(clips) for clips in scenes]
+    backgrounds, chosen, moved = [], [], []
+    for clips, camera in zip(scenes, cameras, strict=True):
+        steady = clips if camera.exact else steadied(clips)
+        backgrounds.append(
+            torch.from_numpy(estimate_background(steady, config.background, camera.noise))
+        )
         shape = len(clips), clips.shape[1] - 1  # frames with one before them
         drawn = rng.permutation(np.prod(shape))[: config.proposals.frames // len(scenes)]
         clip, time = np.unravel_index(np.sort(drawn), shape)
         chosen.append(clips[clip, time + 1])
-        moved.append((clips[clip, time + 1] != clips[clip, time]).any(axis=-1))
-    images, empty = (
-        as_images(torch.from_numpy(np.concatenate(chosen))),
-        as_images(torch.stack(backgrounds)),
+        moved.append(changed(steady[clip, time + 1], steady[clip, time], camera.noise))
+    slot_config = replace(
+        slot_config, adapt=slot_config.adapt or not all(camera.exact for camera in cameras)
     )
-    alpha = torch.cat(
-        [
-            foreground_alpha(
-                some,
-                nearest_background(some, empty),
-                slot_config.threshold,
-                slot_config.softness,
-            )
-            for some in images.split(100)
-        ]
-    )
+    empty = as_images(torch.stack(backgrounds))
+    alignment = None
+    if slot_config.adapt:
+        alignment = Alignment(empty)
+        spreads = [measure_spread(clips, empty, alignment) for clips in scenes]
+        alignment.spread.copy_(torch.stack(spreads).amax(0))
+    views = [
+        view(some, empty, slot_config.threshold, slot_config.softness, alignment)
+        for some in as_images(torch.from_numpy(np.concatenate(chosen))).split(100)
+    ]
+    images, alpha = (torch.cat([getattr(of, name) for of in views]) for name in ("images", "alpha"))
     proposals = propose_segments(
         images,
         alpha > 0.5,
@@ -214,17 +214,18 @@ def initial_model(
         clusters=len(proposals.codebook),
         splits=len(proposals.splits),
     )
-    return SlotModel(found, torch.stack(backgrounds), proposals)
+    model = SlotModel(found, torch.stack(backgrounds), proposals)
+    if alignment is not None:
+        model.alignment = alignment
+    return model
 
 
 @torch.no_grad()
 def _shares(model: SlotModel, clips: NDArray[np.uint8]) -> NDArray[np.float16]:
     """Each segment's share (E, T, N, H, W) of clips (E, T, H, W, 3), which are read many times."""
     frames = torch.from_numpy(clips.reshape(-1, *clips.shape[2:]))
-    shares = [
-        model.proposals(images, model.foreground(images)[0]).half().numpy()
-        for images in map(as_images, frames.split(100))
-    ]
+    views = map(model.view, map(as_images, frames.split(100)))
+    shares = [model.proposals(seen.images, seen.alpha).half().numpy() for seen in views]
     return np.concatenate(shares).reshape(*clips.shape[:2], *shares[0].shape[1:])
 
 

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
+
+from perception.slots.alignment import Alignment, shifted
+
+ALONE, NEAR, AROUND = 5.5, 3.5, 2.9
+"""In standard deviations of the noise of each channel: the distance from the background at which a
+pixel is foreground by itself, and its own and the root mean square of the 3 x 3 pixels around it at
+which it is with its neighbours. Of noise alone, in three channels, 1 pixel in 10^6 is beyond the
+first and 5 beyond both others."""
+NORMAL = 1.4826
+"""Standard deviation of normal noise over its median absolute value."""
+MIXED = 0.25
+"""Share of its difference from the background by which a pixel that is mixed from that and a
+neighbour may be of another colour."""
+NEIGHBOURS = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
+CENTRED = 6.0
+"""Width of the bins in which a noisy pixel's colours are counted, in standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +57,7 @@ class BackgroundConfig:
 
 
 def estimate_background(
-    clips: NDArray[np.uint8], config: BackgroundConfig = BackgroundConfig()
+    clips: NDArray[np.uint8], config: BackgroundConfig = BackgroundConfig(), noise: float = 0.0
 ) -> NDArray[np.uint8]:
     """Estimate for each pixel the colour of the scene behind all that moves.
 
@@ -53,14 +71,19 @@ def estimate_background(
         clips: (E, T, H, W, 3), from randomized resets: what rests in one place in all of them
             is background.
         config: Thresholds.
+        noise: Standard deviation of each channel's noise, of a range of 1.
 
     Returns:
         (H, W, 3).
     """
     height, width = clips.shape[2:4]
     frames = clips.reshape(-1, height, width, 3)
-    levels = frames.astype(np.uint32) >> 2  # rendering noise is below one of 64 levels
-    colours = (levels[..., 0] << 12) | (levels[..., 1] << 6) | levels[..., 2]
+    if noise:  # bins as wide as the noise, the middle one about each pixel's median
+        apart = frames - np.median(frames, axis=0).astype(np.int16)
+        levels = np.rint(apart / max(4.0, CENTRED * noise * 255)).astype(np.int32) + 64
+    else:
+        levels = frames.astype(np.uint32) >> 2  # rendering noise is below one of 64 levels
+    colours = (levels[..., 0] << 14) | (levels[..., 1] << 7) | levels[..., 2]
     background, known = np.zeros((height, width, 3)), np.zeros((height, width), dtype=bool)
     doubtful: dict[tuple[int, int], tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
     for y, x in np.ndindex(height, width):
@@ -102,6 +125,11 @@ def estimate_background(
                 latest[other] = best(other)
                 heapq.heappush(heap, latest[other])
     estimate = background.astype(np.uint8)
+    far, alike = (
+        max(own, deviations * noise)
+        for own, deviations in ((config.changed_distance, ALONE), (config.same_distance, 2 * NEAR))
+    )
+    config = replace(config, changed_distance=far, same_distance=alike)
     mask = never_uncovered(frames, estimate, config).astype(np.uint8)
     return np.asarray(cv2.inpaint(estimate, mask, 2, cv2.INPAINT_NS), np.uint8)
 
@@ -144,14 +172,14 @@ def never_uncovered(
     return never & (sizes[regions, cv2.CC_STAT_AREA] >= config.inpaint_area)
 
 
-def nearest_background(frames: Tensor, backgrounds: Tensor) -> Tensor:
+def nearest_background(frames: Tensor, backgrounds: Iterable[Tensor]) -> Tensor:
     """Choose for each pixel the background colour nearest to the frame's.
 
     A task's variants (one block or two, each with its goal) share a camera but not a floor.
 
     Args:
         frames: (B, 3, H, W).
-        backgrounds: (V, 3, H, W), the empty scenes.
+        backgrounds: The empty scenes, each (3, H, W), or (B, 3, H, W) as each frame sees it.
 
     Returns:
         (B, 3, H, W).
@@ -166,7 +194,11 @@ def nearest_background(frames: Tensor, backgrounds: Tensor) -> Tensor:
 
 
 def foreground_alpha(
-    frames: Tensor, background: Tensor, threshold: float, softness: float
+    frames: Tensor,
+    background: Tensor,
+    threshold: float,
+    softness: float,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """Soft foreground mask by distance from the background.
 
@@ -175,9 +207,117 @@ def foreground_alpha(
         background: (B, 3, H, W) in [0, 1].
         threshold: Colour distance, in the RGB cube of side 1, at which alpha is one half.
         softness: Width of the transition, in the same unit.
+        noise: (B, H, W) standard deviation of each channel's noise, of a range of 1: thresholds
+            rise with it (ALONE, NEAR, AROUND); None, or 0, changes nothing.
 
     Returns:
         (B, H, W) in [0, 1].
     """
-    distance = (frames - background).square().sum(dim=1).add(1e-8).sqrt()
-    return torch.sigmoid((distance - threshold) / softness)
+    squared = (frames - background).square().sum(dim=1).add(1e-8)
+    beyond = distance = squared.sqrt()
+    if noise is not None:
+        alone, near, around = ((k * noise).clamp(min=threshold) for k in (ALONE, NEAR, AROUND))
+        rim = F.pad(squared.unsqueeze(1), (1, 1, 1, 1), mode="replicate")
+        pooled = F.avg_pool2d(rim, 3, stride=1).squeeze(1).sqrt()
+        beyond = torch.maximum(distance - alone, torch.minimum(distance - near, pooled - around))
+        beyond = torch.where(noise > 0, beyond + threshold, distance)
+    return torch.sigmoid((beyond - threshold) / softness)
+
+
+@dataclass
+class View:
+    """Frames before their background."""
+
+    images: Tensor
+    """(B, 3, H, W) about [0, 1], as bright as the background."""
+    background: Tensor
+    """(B, 3, H, W), where the camera sees it."""
+    alpha: Tensor
+    """(B, H, W) foreground."""
+    shift: Tensor
+    """(B, 2) pixels by which the camera shook, to the right and down."""
+
+
+def view(
+    images: Tensor,
+    backgrounds: Tensor,
+    threshold: float,
+    softness: float,
+    alignment: Alignment | None = None,
+) -> View:
+    """Tell frames from the background.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        backgrounds: (V, 3, H, W) in [0, 1].
+        threshold: As of `foreground_alpha`.
+        softness: Likewise.
+        alignment: With the backgrounds, for a camera that is not exact: each frame's brightness,
+            shift and noise are measured. On a frame that equals its background nearly everywhere
+            they change nothing.
+
+    Returns:
+        The view.
+    """
+    shift = images.new_zeros(len(images), 2)
+    if alignment is None:
+        background = nearest_background(images, backgrounds)
+        alpha = foreground_alpha(images, background, threshold, softness)
+        return View(images, background, alpha, shift)
+    images, background, shift = aligned(images, backgrounds, alignment)
+    rest = images - background
+    noise = (rest.abs().flatten(1).median(dim=1).values * NORMAL).view(-1, 1, 1)
+    spread = shifted(alignment.spread.expand(len(images), 1, -1, -1), shift).squeeze(1)
+    noise = torch.maximum(noise, spread)
+    alpha = foreground_alpha(images, background, threshold, softness, noise)
+    return View(images, background, alpha * ~mixed(rest, noise), shift)
+
+
+def aligned(
+    images: Tensor, backgrounds: Tensor, alignment: Alignment
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Bring frames and backgrounds in line.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        backgrounds: (V, 3, H, W) in [0, 1].
+        alignment: With the backgrounds.
+
+    Returns:
+        The frames, as bright as the backgrounds; the nearest backgrounds where the camera sees
+        them, both (B, 3, H, W); and shifts (B, 2).
+    """
+    gain, shift = alignment(images)
+    images = (images / gain.view(-1, 1, 1, 1)).clamp(0, 1)
+    still = (shift == 0).all(1).view(-1, 1, 1, 1)
+    seen = [
+        torch.where(still, empty, shifted(empty.expand_as(images), shift)) for empty in backgrounds
+    ]
+    return images, nearest_background(images, seen), shift
+
+
+def mixed(rest: Tensor, noise: Tensor) -> Tensor:
+    """Find pixels that are more than half background and the rest of a neighbour's colour.
+
+    So the rim of an object looks to a camera that is a fraction of a pixel aside.
+
+    Args:
+        rest: (B, 3, H, W) differences from the background.
+        noise: (B, H, W) standard deviation of each channel's noise.
+
+    Returns:
+        (B, H, W) bool.
+    """
+    height, width = rest.shape[-2:]
+    around = F.pad(rest, (1, 1, 1, 1), mode="replicate")
+    own = rest.square().sum(1)
+    found = torch.zeros_like(own, dtype=torch.bool)
+    for y, x in NEIGHBOURS:
+        other = around[..., y : y + height, x : x + width]
+        square = other.square().sum(1)
+        product = (rest * other).sum(1)
+        # |rest - a other|² with a = product / square
+        unlike = (own - product.square() / square.clamp(min=1e-8)).clamp(min=0)
+        like = unlike < torch.maximum(MIXED**2 * own, (NEAR * noise).square())
+        found |= (product > 0) & (product < square / 2) & like
+    return found & (noise > 0)

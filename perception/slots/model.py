@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perception.images import as_images
+from perception.slots.alignment import Alignment
 from perception.slots.attention import SlotAttention
-from perception.slots.background import foreground_alpha, nearest_background
+from perception.slots.background import View, view
 from perception.slots.decoder import Decoded, MaskDecoder
 from perception.slots.segments import SegmentConfig, SegmentProposals
 
@@ -53,6 +54,9 @@ class SlotConfig:
     """Distance from the background, in the RGB cube of side 1, at which alpha is one half."""
     softness: float = 0.0025
     """Width of the transition from background to foreground, in the same unit."""
+    adapt: bool = False
+    """Whether the camera is not exact, so that each frame's brightness, shift and noise are
+    measured (`perception.slots.background.view`)."""
     frequencies: int = 6
     """Of the positional encoding of centroids, the most that the measured jitter of a resting
     object allows."""
@@ -149,6 +153,7 @@ class SlotModel(nn.Module):
         if backgrounds is None:
             backgrounds = torch.zeros(config.backgrounds, height, width, 3, dtype=torch.uint8)
         self.backgrounds = nn.Buffer(backgrounds)
+        self.alignment = Alignment(as_images(backgrounds)) if config.adapt else None
         self.places = nn.Buffer(pixel_places(config.frame_size), persistent=False)
         self.sizes = nn.Buffer(torch.full((config.slots,), 40.0))
         """(K,) typical pixels of each slot, the unit of its area; measured on training frames."""
@@ -159,19 +164,16 @@ class SlotModel(nn.Module):
             config.splits,
             config.segments,
         )
+        self.register_load_state_dict_post_hook(lambda model, _: model._choose_points())
 
-    def foreground(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Separate images from the background.
+    def _choose_points(self) -> None:
+        if self.alignment is not None:
+            self.alignment.choose(as_images(self.backgrounds))
 
-        Args:
-            images: (B, 3, H, W) in [0, 1].
-
-        Returns:
-            Foreground alpha (B, H, W) and the background (B, 3, H, W).
-        """
-        background = nearest_background(images, as_images(self.backgrounds))
-        alpha = foreground_alpha(images, background, self.config.threshold, self.config.softness)
-        return alpha, background
+    def view(self, images: Tensor) -> View:
+        """Tell images (B, 3, H, W) in [0, 1] from the background."""
+        config, empty = self.config, as_images(self.backgrounds)
+        return view(images, empty, config.threshold, config.softness, self.alignment)
 
     def forward(
         self,
@@ -191,8 +193,8 @@ class SlotModel(nn.Module):
         Returns:
             Slots, their coordinates and masks.
         """
-        images = as_images(frames)
-        alpha, background = self.foreground(images)
+        seen = self.view(as_images(frames))
+        images, alpha, background = seen.images, seen.alpha, seen.background
         inputs = torch.cat([images - 0.5, images - background], dim=1)
         known, unseen = alpha, None
         if assign_unseen:
@@ -209,7 +211,12 @@ class SlotModel(nn.Module):
             unseen,
         )
         decoded = self.decoder(slots, logits.unflatten(2, self.grid), alpha, background, inputs)
-        return SlotOutput(slots, self.locate(decoded.masks), decoded, alpha)
+        coordinates = self.locate(decoded.masks)
+        if self.config.adapt:  # where objects are in the scene, however the camera shakes
+            size = seen.shift.new_tensor(self.config.frame_size[::-1])
+            steady = coordinates[..., :2] - (seen.shift * 2 / size).unsqueeze(1)
+            coordinates = torch.cat([steady, coordinates[..., 2:]], dim=-1)
+        return SlotOutput(slots, coordinates, decoded, alpha)
 
     def _pooled(self, pixels: Tensor) -> Tensor:
         """Means over tokens' cells: (B, H, W) or (B, C, H, W) -> (B, h, w) or (B, C, h, w)."""

@@ -83,6 +83,7 @@ class ProposalsOnly(SlotModel):
 
     def __init__(self, model: SlotModel) -> None:
         super().__init__(model.config, model.backgrounds, model.proposals)
+        self.alignment = model.alignment
 
     def forward(
         self,
@@ -92,8 +93,8 @@ class ProposalsOnly(SlotModel):
         assign_unseen: bool = True,
     ) -> SlotOutput:
         """Return the segment proposals of frames (B, H, W, 3) uint8 as masks of empty slots."""
-        images = as_images(frames)
-        alpha = self.foreground(images)[0]
+        seen = self.view(as_images(frames))
+        images, alpha = seen.images, seen.alpha
         masks = self.proposals(images, alpha)
         nothing = images.new_zeros(*masks.shape[:2], self.config.width)
         decoded = Decoded(masks, nothing[..., :3], images)
