@@ -174,7 +174,8 @@ def command(config: DictConfig) -> str:
             for key, value in wanted.items()
             if key not in found or found[key] != value
         ]
-        return changed + [f"~{key}" for key in found if key not in wanted]
+        # An empty list does nothing: the run is from before there was the setting.
+        return changed + [f"~{key}" for key in found if key not in wanted and found[key] != []]
 
     with config_files(CONFIG_DIR):
         options = groups_of("train")
