@@ -486,6 +486,8 @@ class VisualiseSlotsConfig(OfATask):
     """Or a slot model: a random policy acts in `task`."""
     columns: Annotated[int, Bounds(2)] = 10
     """Steps of the episode that the sheet shows."""
+    corrupt: list[str] = field(default_factory=list)
+    """With `model`: what a real camera does to frames, as of obs.corrupt."""
     seed: Seed = 0
     """Of the episode."""
     video: bool = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from perception.images import as_images
 from perception.slots.alignment import Alignment, shifted
-from perception.slots.background import ALONE, NORMAL, aligned
+from perception.slots.background import ALONE, LUMA, NORMAL, aligned, luma_chroma
 
 SHAKES, FLICKERS = 0.05, 0.002
 """Median shift in pixels, and median change of brightness, from which a camera is not exact."""
@@ -23,6 +24,11 @@ PROBED = 200
 QUANTILE, CHI = 0.3, 1.193
 """Of the distance of a pixel from its background, and that quantile of the length of a vector of
 three normal numbers."""
+COARSE, COLOURED = 1.25, 5e-4
+"""Second over first differences of a colour channel below which it is coarse, and its mean first
+difference from which that can be told."""
+ROUNDED = 4.0
+"""Difference, of 255, that is more than rounding leaves."""
 TEMPLATE, ROUNDS = 400, 3
 """About how many frames the template of a scene is the median of, and how often it is made anew."""
 
@@ -37,11 +43,14 @@ class Camera:
     """Median shift, in pixels, between two frames."""
     flicker: float
     """Median change of brightness between two frames."""
+    compressed: bool
+    """Whether colours are coarser than brightness, as JPEG and video leave them."""
 
     @property
     def exact(self) -> bool:
         """Whether what rests looks the same in every frame."""
-        return not self.noise and self.shift < SHAKES and self.flicker < FLICKERS
+        moves = self.noise or self.shift >= SHAKES or self.flicker >= FLICKERS
+        return not (moves or self.compressed)
 
 
 @torch.no_grad()
@@ -52,14 +61,30 @@ def measure_camera(clips: NDArray[np.uint8]) -> Camera:
     """
     pairs = [(clip[t], clip[t + 1]) for clip in clips for t in range(len(clip) - 1)]
     noise, shifts, gains = [], [], []
-    for before, after in pairs[:: max(1, len(pairs) // PROBED)]:
+    step = max(1, len(pairs) // PROBED)
+    for before, after in pairs[::step]:
         reference, image = (as_images(torch.from_numpy(frame)[None]) for frame in (before, after))
         gain, shift = Alignment(reference)(image)
         apart = image / gain - (shifted(reference, shift) if shift.any() else reference)
         noise.append(float(apart.abs().median()) * NORMAL / 2**0.5)
         shifts.append(float(shift.norm()))
         gains.append(abs(float(gain) - 1))
-    return Camera(*(float(np.median(of)) for of in (noise, shifts, gains)))
+    compressed = has_coarse_chroma(np.stack([before for before, _ in pairs[::step]]))
+    level, shift, flicker = (float(np.median(of)) for of in (noise, shifts, gains))
+    return Camera(max(level, LUMA / ALONE) if compressed else level, shift, flicker, compressed)
+
+
+def has_coarse_chroma(frames: NDArray[np.uint8]) -> bool:
+    """Whether colours of frames (B, H, W, 3) have been halved in size and enlarged again.
+
+    Their gradient then changes little from pixel to pixel: the sum of second differences over that
+    of first ones is 2 for lone steps, 1.4 to 2 in frames of renderers and under noise and shaking,
+    and 0.6 to 1.1 after JPEG.
+    """
+    chroma = luma_chroma(as_images(torch.from_numpy(frames)))[:, 1:]
+    first, second = (chroma.diff(n=n, dim=3).abs().sum((0, 2, 3)) for n in (1, 2))
+    coloured = first > COLOURED * frames[..., 0].size
+    return bool((coloured & (second < COARSE * first)).any())
 
 
 @torch.no_grad()
@@ -111,8 +136,20 @@ def measure_spread(clips: NDArray[np.uint8], backgrounds: Tensor, alignment: Ali
 
 
 def changed(
-    frames: NDArray[np.uint8], before: NDArray[np.uint8], noise: float
+    frames: NDArray[np.uint8], before: NDArray[np.uint8], camera: Camera
 ) -> NDArray[np.bool_]:
-    """Where frames (B, H, W, 3) differ from those before by more than noise: (B, H, W)."""
-    apart = np.linalg.norm(frames.astype(np.float32) - before, axis=-1)
-    return apart > ALONE * 2**0.5 * noise * 255
+    """Where frames (B, H, W, 3) differ from those before by more than the camera does: (B, H, W).
+
+    Steadied frames of a camera that is not exact are compared with the range of the 3 x 3 pixels
+    around, since an edge lies a fraction of a pixel aside.
+    """
+    if camera.exact:
+        return (frames != before).any(axis=-1)
+    kernel = np.ones((3, 3), np.uint8)
+    lowest, highest = (
+        np.stack([grow(frame, kernel) for frame in before]).astype(np.float32)
+        for grow in (cv2.erode, cv2.dilate)
+    )
+    outside = np.maximum(frames - highest, lowest - frames).clip(0)
+    least = max(ALONE * 2**0.5 * camera.noise * 255, ROUNDED)
+    return np.asarray(np.linalg.norm(outside, axis=-1) > least)

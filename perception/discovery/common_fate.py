@@ -29,6 +29,10 @@ from perception.slots.segments import (
 )
 
 
+class NothingToDiscover(ValueError):
+    """Nothing in the frames differs from the background."""
+
+
 @dataclass(frozen=True)
 class ProposalConfig:
     """How colour clusters are made and merged.
@@ -109,7 +113,7 @@ def propose_segments(
         The fitted proposals.
 
     Raises:
-        ValueError: If nothing differs from the background.
+        NothingToDiscover: If nothing differs from the background.
     """
     pixels = colours_of(images).permute(0, 2, 3, 1)[foreground].numpy()
     found: list[tuple[_Clusters, list[list[int]]]] = []
@@ -141,7 +145,7 @@ def _codebook(
 ) -> NDArray[np.float32]:
     """(P, 3) colours of clusters, from foreground pixels (L, 3)."""
     if len(pixels) == 0:
-        raise ValueError(
+        raise NothingToDiscover(
             "nothing differs from the background: there is nothing to discover; try more "
             "frames, or a lower threshold"
         )

@@ -18,7 +18,7 @@ from perception.discovery.camera import changed, measure_camera, measure_spread,
 from perception.discovery.common_fate import ProposalConfig, propose_segments
 from perception.discovery.losses import Batch, LossConfig, SlotLoss
 from perception.images import as_images
-from perception.slots.alignment import Alignment
+from perception.slots.alignment import CELL, Alignment
 from perception.slots.background import BackgroundConfig, estimate_background, view
 from perception.slots.model import SlotConfig, SlotModel
 
@@ -123,7 +123,8 @@ def discover(
         The model, on the CPU.
 
     Raises:
-        ValueError: If nothing differs from the background.
+        NothingToDiscover: If nothing differs from the background.
+        ValueError: For clips that are too short or too small.
     """
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
@@ -169,8 +170,11 @@ def initial_model(
         The model.
 
     Raises:
-        ValueError: If nothing differs from the background.
+        NothingToDiscover: If nothing differs from the background.
+        ValueError: For clips that are too short or too small.
     """
+    if min(scenes[0].shape[2:4]) < CELL or any(clips.shape[1] < 2 for clips in scenes):
+        raise ValueError(f"clips need at least 2 frames of {CELL} x {CELL} pixels")
     cameras = [measure_camera(clips) for clips in scenes]
     backgrounds, chosen, moved = [], [], []
     for clips, camera in zip(scenes, cameras, strict=True):
@@ -182,9 +186,11 @@ def initial_model(
         drawn = rng.permutation(np.prod(shape))[: config.proposals.frames // len(scenes)]
         clip, time = np.unravel_index(np.sort(drawn), shape)
         chosen.append(clips[clip, time + 1])
-        moved.append(changed(steady[clip, time + 1], steady[clip, time], camera.noise))
+        moved.append(changed(steady[clip, time + 1], steady[clip, time], camera))
     slot_config = replace(
-        slot_config, adapt=slot_config.adapt or not all(camera.exact for camera in cameras)
+        slot_config,
+        adapt=slot_config.adapt or not all(camera.exact for camera in cameras),
+        compressed=any(camera.compressed for camera in cameras),
     )
     empty = as_images(torch.stack(backgrounds))
     alignment = None
@@ -193,7 +199,14 @@ def initial_model(
         spreads = [measure_spread(clips, empty, alignment) for clips in scenes]
         alignment.spread.copy_(torch.stack(spreads).amax(0))
     views = [
-        view(some, empty, slot_config.threshold, slot_config.softness, alignment)
+        view(
+            some,
+            empty,
+            slot_config.threshold,
+            slot_config.softness,
+            alignment,
+            slot_config.compressed,
+        )
         for some in as_images(torch.from_numpy(np.concatenate(chosen))).split(100)
     ]
     images, alpha = (torch.cat([getattr(of, name) for of in views]) for name in ("images", "alpha"))

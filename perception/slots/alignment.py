@@ -14,10 +14,12 @@ CELL, EACH = 8, 8
 All over the picture, since where edges are strongest there may be a robot."""
 RIM = 2
 """Pixels at the rim that are no points."""
-EDGE = 0.01
-"""Change of a colour over a pixel, in all backgrounds, from which a point lies on an edge."""
-REACH = 3.0
-"""Greatest shift in pixels."""
+EDGE = 0.02
+"""Range of a colour in 3 x 3 pixels, in all backgrounds, from which a point lies on an edge."""
+REACH, GAIN = 3.0, 5.0
+"""Greatest shift in pixels, and greatest change of brightness."""
+UNMOVED = 0.05
+"""Share of the points on edges that are unchanged in the frames of a camera at rest."""
 BRIGHT = 0.02
 """Colour from which a background's brightness tells the gain of a frame at first."""
 ROUNDS = 5
@@ -29,8 +31,8 @@ class Alignment(nn.Module):
 
     By iteratively reweighted least squares (Lucas and Kanade 1981, with weights of Geman and
     McClure 1985: objects before the background are outliers) and a prior of one pixel on shifts.
-    Where a frame is equal to a background at most points, also of those on edges, the gain is
-    exactly 1 and the shift 0.
+    Where a frame is equal to a background at most points and at some edges, the gain is exactly 1
+    and the shift 0.
 
     Args:
         backgrounds: (V, C, H, W) in [0, 1], H and W at least CELL; each point is compared with
@@ -55,7 +57,10 @@ class Alignment(nn.Module):
         along_x = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
         along_y = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
         strengths = (along_x.square() + along_y.square()).sum(1)  # (V, H, W)
-        strength, shared = strengths.amax(0), strengths.amin(0)
+        strength = strengths.amax(0)
+        rim = F.pad(backgrounds, (1, 1, 1, 1), mode="replicate")
+        around = F.max_pool2d(rim, 3, stride=1) + F.max_pool2d(-rim, 3, stride=1)
+        steep = around.amax(1).amin(0)  # (H, W)
         inside = torch.zeros_like(strength)
         inside[RIM:-RIM, RIM:-RIM] = 1.0
         cells = (inside * (strength + 1e-9)).unfold(0, CELL, CELL).unfold(1, CELL, CELL)
@@ -67,7 +72,7 @@ class Alignment(nn.Module):
         self.places = torch.stack([x, y], dim=1).to(smooth.dtype)
         self.values = smooth[..., y, x]
         self.slopes = torch.stack([along_x[..., y, x], along_y[..., y, x]], dim=1)
-        self.edges = (shared[y, x] > EDGE**2).nonzero().squeeze(1)
+        self.edges = (steep[y, x] > EDGE).nonzero().squeeze(1)
         self.bright = (self.values[0].flatten() > BRIGHT).nonzero().squeeze(1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,9 +99,8 @@ class Alignment(nn.Module):
         start, gain = sampled(shift), images.new_ones(batch)
         if len(self.bright):
             ratios = start.flatten(1)[:, self.bright] / self.values[0].flatten()[self.bright]
-            gain = ratios.median(dim=1).values
-        apart = (start.unsqueeze(1) - self.values).abs().amax(2).amin(1)
-        exact = self._median(apart) == 0
+            gain = ratios.median(dim=1).values.clamp(1 / GAIN, GAIN)
+        exact = self._exact((start.unsqueeze(1) - self.values).abs().amax(2).amin(1))
         for step in range(ROUNDS):
             scale = gain.view(-1, 1, 1, 1)
             errors = sampled(shift).unsqueeze(1) - scale * self.values
@@ -112,8 +116,20 @@ class Alignment(nn.Module):
             normal = weighted @ jacobian.flatten(2).transpose(1, 2) + torch.diag_embed(prior + 1e-3)
             right = (weighted @ error.flatten(1).unsqueeze(2)).squeeze(2)
             change = torch.linalg.solve(normal, right - prior * F.pad(shift, (1, 0)))
-            gain, shift = gain + change[:, 0], (shift + change[:, 1:]).clamp(-REACH, REACH)
+            gain = (gain + change[:, 0]).clamp(1 / GAIN, GAIN)
+            shift = (shift + change[:, 1:]).clamp(-REACH, REACH)
         return torch.where(exact, 1.0, gain), torch.where(exact.unsqueeze(1), 0.0, shift)
+
+    def _exact(self, apart: Tensor) -> Tensor:
+        """Whether frames (B,) are equal to a background at most points and at some edges.
+
+        When a camera moves, no edge stays where it was; a pattern that moves before one that rests
+        leaves the others alone.
+        """
+        exact = apart.median(dim=1).values == 0
+        if not len(self.edges):
+            return exact
+        return exact & (apart[:, self.edges].quantile(UNMOVED, dim=1) == 0)
 
     def _median(self, values: Tensor) -> Tensor:
         """The larger of the medians of values (B, N) at all points and at those on edges: (B,)."""

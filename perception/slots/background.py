@@ -22,6 +22,10 @@ which it is with its neighbours. Of noise alone, in three channels, 1 pixel in 1
 first and 5 beyond both others."""
 NORMAL = 1.4826
 """Standard deviation of normal noise over its median absolute value."""
+LUMA, CHROMA, REACH = 0.06, 0.5, 8
+"""Of compressed frames: the difference of brightness, or of colour, from which a pixel may be
+foreground, and by which share of the greatest difference of colour within so many pixels it must
+differ in colour: that of an object runs over into its surroundings."""
 MIXED = 0.25
 """Share of its difference from the background by which a pixel that is mixed from that and a
 neighbour may be of another colour."""
@@ -224,6 +228,32 @@ def foreground_alpha(
     return torch.sigmoid((beyond - threshold) / softness)
 
 
+def luma_chroma(pictures: Tensor) -> Tensor:
+    """Brightness and two differences of colour (B, 3, H, W) of pictures, as JPEG has them."""
+    red, green, blue = pictures.unbind(dim=1)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    return torch.stack([luma, 0.564 * (blue - luma), 0.713 * (red - luma)], dim=1)
+
+
+def compressed_alpha(rest: Tensor, noise: Tensor, softness: float) -> Tensor:
+    """Soft foreground mask of compressed frames, by brightness or by colour.
+
+    Args:
+        rest: (B, 3, H, W) differences from the background.
+        noise: (B, H, W) standard deviation of each channel's noise, of a range of 1.
+        softness: Width of the transition, of the same range.
+
+    Returns:
+        (B, H, W) in [0, 1].
+    """
+    luma, *chroma = luma_chroma(rest).unbind(dim=1)
+    colour = torch.stack(chroma).square().sum(dim=0).sqrt()
+    most = F.max_pool2d(colour.unsqueeze(1), 2 * REACH + 1, stride=1, padding=REACH).squeeze(1)
+    least = (ALONE * noise).clamp(min=LUMA)
+    beyond = torch.minimum(colour - least, colour - CHROMA * most)
+    return torch.sigmoid(torch.maximum(luma.abs() - least, beyond) / softness)
+
+
 @dataclass
 class View:
     """Frames before their background."""
@@ -244,6 +274,7 @@ def view(
     threshold: float,
     softness: float,
     alignment: Alignment | None = None,
+    compressed: bool = False,
 ) -> View:
     """Tell frames from the background.
 
@@ -254,13 +285,14 @@ def view(
         softness: Likewise.
         alignment: With the backgrounds, for a camera that is not exact: each frame's brightness,
             shift and noise are measured. On a frame that equals its background nearly everywhere
-            they change nothing.
+            they change nothing, unless the alignment has a spread.
+        compressed: With an alignment, whether frames have been compressed.
 
     Returns:
         The view.
     """
     shift = images.new_zeros(len(images), 2)
-    if alignment is None:
+    if alignment is None or threshold < 0:  # below 0 all is foreground
         background = nearest_background(images, backgrounds)
         alpha = foreground_alpha(images, background, threshold, softness)
         return View(images, background, alpha, shift)
@@ -269,6 +301,8 @@ def view(
     noise = (rest.abs().flatten(1).median(dim=1).values * NORMAL).view(-1, 1, 1)
     spread = shifted(alignment.spread.expand(len(images), 1, -1, -1), shift).squeeze(1)
     noise = torch.maximum(noise, spread)
+    if compressed:
+        return View(images, background, compressed_alpha(rest, noise, softness), shift)
     alpha = foreground_alpha(images, background, threshold, softness, noise)
     return View(images, background, alpha * ~mixed(rest, noise), shift)
 

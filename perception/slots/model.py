@@ -57,6 +57,9 @@ class SlotConfig:
     adapt: bool = False
     """Whether the camera is not exact, so that each frame's brightness, shift and noise are
     measured (`perception.slots.background.view`)."""
+    compressed: bool = False
+    """Whether frames have been compressed, which leaves colours coarser than brightness; it needs
+    `adapt`."""
     frequencies: int = 6
     """Of the positional encoding of centroids, the most that the measured jitter of a resting
     object allows."""
@@ -116,6 +119,12 @@ def pixel_places(size: tuple[int, int]) -> Tensor:
     return torch.stack([x, y], dim=-1)
 
 
+def _choose_points(model: SlotModel, _: object) -> None:
+    """Do what follows from the backgrounds that have been loaded."""
+    if model.alignment is not None:
+        model.alignment.choose(as_images(model.backgrounds))
+
+
 class SlotModel(nn.Module):
     """Sees the objects of a frame as slots.
 
@@ -164,16 +173,14 @@ class SlotModel(nn.Module):
             config.splits,
             config.segments,
         )
-        self.register_load_state_dict_post_hook(lambda model, _: model._choose_points())
-
-    def _choose_points(self) -> None:
-        if self.alignment is not None:
-            self.alignment.choose(as_images(self.backgrounds))
+        self.register_load_state_dict_post_hook(_choose_points)
 
     def view(self, images: Tensor) -> View:
         """Tell images (B, 3, H, W) in [0, 1] from the background."""
         config, empty = self.config, as_images(self.backgrounds)
-        return view(images, empty, config.threshold, config.softness, self.alignment)
+        return view(
+            images, empty, config.threshold, config.softness, self.alignment, config.compressed
+        )
 
     def forward(
         self,
@@ -211,27 +218,26 @@ class SlotModel(nn.Module):
             unseen,
         )
         decoded = self.decoder(slots, logits.unflatten(2, self.grid), alpha, background, inputs)
-        coordinates = self.locate(decoded.masks)
-        if self.config.adapt:  # where objects are in the scene, however the camera shakes
-            size = seen.shift.new_tensor(self.config.frame_size[::-1])
-            steady = coordinates[..., :2] - (seen.shift * 2 / size).unsqueeze(1)
-            coordinates = torch.cat([steady, coordinates[..., 2:]], dim=-1)
-        return SlotOutput(slots, coordinates, decoded, alpha)
+        return SlotOutput(slots, self.locate(decoded.masks, seen.shift), decoded, alpha)
 
     def _pooled(self, pixels: Tensor) -> Tensor:
         """Means over tokens' cells: (B, H, W) or (B, C, H, W) -> (B, h, w) or (B, C, h, w)."""
         return F.avg_pool2d(pixels, self.config.stride)
 
-    def locate(self, masks: Tensor) -> Tensor:
+    def locate(self, masks: Tensor, shift: Tensor | None = None) -> Tensor:
         """Centroid, area and presence (B, K, 4) of masks (B, K, H, W).
 
-        An empty mask lies at the centre.
+        An empty mask lies at the centre. With the shifts (B, 2), in pixels, of an adaptive model
+        objects are where they are in the scene, however the camera shakes.
         """
         pixels = masks.sum(dim=(2, 3))
         sums = torch.einsum("bkhw,hwc->bkc", masks, self.places)
         area = pixels / self.sizes
         presence = torch.sigmoid((area - 0.3) / 0.05)
         centroid = sums / pixels.clamp(min=1.0).unsqueeze(-1)
+        if shift is not None and self.config.adapt:
+            moved = shift * 2 / shift.new_tensor(self.config.frame_size[::-1])
+            centroid = centroid - moved.unsqueeze(1) * pixels.clamp(max=1.0).unsqueeze(-1)
         return torch.cat([centroid, area.unsqueeze(-1), presence.unsqueeze(-1)], dim=-1)
 
     def encode_video(self, frames: Tensor) -> list[SlotOutput]:

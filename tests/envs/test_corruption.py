@@ -111,32 +111,36 @@ def test_twins_are_of_one_colour_and_stripes_are_on_the_blocks() -> None:
 def test_what_cannot_be_is_told() -> None:
     for word, told in {
         "fog": "choose from texture:0.15, shadow:0.4, ",
-        "noise:loud": "above 0 and at most 255, as in noise:5",
-        "noise:0": "above 0",
-        "jpeg:101": "at most 100",
+        "noise:loud": "between 0 and 255, as in noise:5",
+        "strip:0.4": "between 1 and 64",
+        "jpeg:101": "between 1 and 100",
     }.items():
-        with pytest.raises(UserError, match=rf"^obs.corrupt=\[{word}\]: .*{told}"):
+        with pytest.raises(UserError, match=f"^condition {word}: .*{told}"):
             film(word)
+    with pytest.raises(UserError, match="each condition once"):
+        film("noise", "noise:20")
     gym = {"name": "gym", "id": "Reacher-v5"}
     assert make_env({**gym, "corrupt": ["noise"]}, "pixels").reset(seed=0)[0].std() > 0
     with pytest.raises(UserError, match="does not tell what its pixels show"):
         make_env({**gym, "corrupt": ["shadow"]}, "pixels")
     with pytest.raises(UserError, match="use obs=pixels"):
         check(config("obs=state", "obs.corrupt=[noise:5]"))
-    with pytest.raises(UserError, match=r"use render\.backend=egl"):
-        make_vector_envs({"name": "maze", "corrupt": ["noise"]}, "pixels", 1, [0], "warp")
+    for own in ({"corrupt": ["noise"]}, {"looks": "striped"}):
+        with pytest.raises(UserError, match=r"use render\.backend=egl"):
+            make_vector_envs({"name": "block_push", **own}, "pixels", 1, [0], "warp")
 
 
 def test_environments_in_workers_see_the_same() -> None:
-    task = observed_task(config("task=adroit_door", "obs=pixels", "obs.corrupt=[grey]"))
+    task = observed_task(config("task=adroit_door", "obs=pixels", "obs.corrupt=[shake,noise]"))
     [envs] = make_vector_envs(task, "pixels", 2, [0])
     try:
-        envs.reset()
-        obs = envs.step(np.ones((2, 28), np.float32)).obs
+        first, then = envs.reset(), envs.step(np.ones((2, 28), np.float32)).obs
     finally:
         envs.close()
-    assert (obs == obs[..., :1]).all()
-    assert obs.std() > 0
+    for index in range(2):
+        env = make_env(task, "pixels")
+        assert np.array_equal(env.reset(seed=index)[0], first[index])
+        assert np.array_equal(env.step(np.ones(28, np.float32))[0], then[index])
 
 
 def test_a_run_with_conditions_resumes_to_the_last_bit(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from rich.table import Table
 from torch import Tensor
 
 from perception.discovery.collect import Trajectories
+from perception.discovery.common_fate import NothingToDiscover
 from perception.discovery.train import initial_model
 from perception.evaluation.evaluate import evaluate
 from perception.evaluation.summary import WORDS
@@ -98,7 +99,7 @@ class ProposalsOnly(SlotModel):
         masks = self.proposals(images, alpha)
         nothing = images.new_zeros(*masks.shape[:2], self.config.width)
         decoded = Decoded(masks, nothing[..., :3], images)
-        return SlotOutput(nothing, self.locate(masks), decoded, alpha)
+        return SlotOutput(nothing, self.locate(masks, seen.shift), decoded, alpha)
 
 
 def figures(
@@ -116,7 +117,7 @@ def figures(
             model: SlotModel = ProposalsOnly(initial_model(frames, slots, training, rng))
         else:
             model = learn(config, seed, frames)
-    except ValueError:
+    except NothingToDiscover:
         return dict.fromkeys(held_out)
     scores = {}
     for name, held in held_out.items():

@@ -65,6 +65,7 @@ DERIVED = {
     "frame_size",
     "backgrounds",
     "clusters",
+    "compressed",
     "frequencies",
     "segments",
     "seed",
@@ -322,11 +323,12 @@ def described(config: DictConfig, randomized: bool) -> str:
     """How the frames were collected, in words; randomized: whether resets truly were."""
     scenes = len(VARIANTS.get(config.task.name, [{}]))
     shared = f"; as many frames of each of the task's {scenes} scenes" if scenes > 1 else ""
+    seen = f"; frames under {', '.join(config.corrupt)}" if config.corrupt else ""
     return (
         f"trajectories of {config.trajectory_length} frames from "
         f"{'randomized' if randomized else 'plain'} resets, random actions repeated for 1 to "
         f"{ACTION_REPEAT} steps and no reset at the time limit, so that objects get far from "
-        f"their start{shared}; no labels"
+        f"their start{shared}; no labels{seen}"
     )
 
 

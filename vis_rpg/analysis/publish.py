@@ -174,8 +174,10 @@ def command(config: DictConfig) -> str:
             for key, value in wanted.items()
             if key not in found or found[key] != value
         ]
-        # An empty list does nothing: the run is from before there was the setting.
-        return changed + [f"~{key}" for key in found if key not in wanted and found[key] != []]
+        gone = [key for key in found if key not in wanted]
+        # A run from before a setting was trained with the value that it is given since.
+        since = published.ADDED
+        return changed + [f"~{key}" for key in gone if found[key] != since.get(key, key)]
 
     with config_files(CONFIG_DIR):
         options = groups_of("train")

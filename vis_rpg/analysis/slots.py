@@ -133,7 +133,7 @@ def main(config: DictConfig) -> None:
     if config.run is not None:
         episode = episode_of_run(config.run, config.seed)
     else:
-        env = make_env(config.task, "pixels", config.seed)
+        env = make_env({**config.task, "corrupt": config.corrupt}, "pixels", config.seed)
         episode = episode_of_task(Path(config.model), config.task.name, env, config.seed)
     model, frames = episode.model, episode.frames
     folder = output_folder(config.run or "runs/slots", config.out)

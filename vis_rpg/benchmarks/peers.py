@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 
 from vis_rpg.benchmarks.dreamer import Recorded, recorder
 from vis_rpg.compose import compose
-from vis_rpg.envs.make import make_env
+from vis_rpg.envs.make import make_env, observed_task
 
 BLOCK = (
     "task=block_push",
@@ -135,7 +135,7 @@ def train_sb3() -> None:
     saved = config.copy()
     saved.agent.name, saved.exploration.name = "sb3_sac", "none"  # by which curves are named
     OmegaConf.save(saved, out / "config.yaml")
-    env = make_env(config.task, config.obs.kind, config.seed)
+    env = make_env(observed_task(config), config.obs.kind, config.seed)
     if config.obs.kind == "pixels":  # both frames, as channels
         space = gymnasium.spaces.Box(0, 255, (64, 64, 6), np.uint8)
         stacked = partial(np.concatenate, axis=-1)

@@ -8,7 +8,7 @@ generator, which no environment could save.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import gymnasium
@@ -46,13 +46,14 @@ class CorruptedFrames(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.n
     ) -> None:
         super().__init__(env)
         given = dict(map(parse, conditions))
+        require(len(given) == len(conditions), f"corrupt={list(conditions)}: each condition once")
         self.conditions = {name: given[name] for name in CONDITIONS if name in given}
         self.masked = bool(given.keys() & {"texture", "shadow", "strip"})
         if env.has_wrapper_attr("segmentation"):
             self.segmentation = self._segmentation
         require(
             hasattr(self, "segmentation") or not self.masked,
-            "obs.corrupt: texture, shadow and strip lie on the background, and this task does not "
+            "conditions texture, shadow and strip lie on the background, and this task does not "
             "tell what its pixels show",
         )
         if env.has_wrapper_attr("get_state"):
@@ -85,7 +86,7 @@ class CorruptedFrames(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.n
         if self.masked:
             self.background = self.env.get_wrapper_attr("segmentation")(whole=True) == 0
         for name, strength in self.conditions.items():
-            seen = CONDITIONS[name][2](self, seen, strength)
+            seen = CONDITIONS[name].apply(self, seen, strength)
         return (seen * 255).round().clip(0, 255).astype(np.uint8)
 
     def _segmentation(self, whole: bool = False) -> NDArray[np.int64]:
@@ -110,17 +111,17 @@ class CorruptedFrames(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.n
 def parse(condition: str) -> tuple[str, float]:
     """Return the name and the strength of "noise:5", or of "noise" with its usual strength."""
     name, _, text = condition.partition(":")
-    known = ", ".join(f"{each}:{usual:g}" for each, (usual, _, _) in CONDITIONS.items())
-    require(name in CONDITIONS, f"obs.corrupt=[{condition}]: choose from {known}")
-    usual, most, _ = CONDITIONS[name]
+    known = ", ".join(f"{each}:{kind.usual:g}" for each, kind in CONDITIONS.items())
+    require(name in CONDITIONS, f"condition {condition}: choose from {known}")
+    kind = CONDITIONS[name]
     try:
-        strength = float(text) if text else usual
+        strength = float(text) if text else kind.usual
     except ValueError:
         strength = -1.0
-    if not 0 < strength <= most:
+    if not kind.least <= strength <= kind.most:
         raise UserError(
-            f"obs.corrupt=[{condition}]: the strength must be above 0 and at most {most:g}, "
-            f"as in {name}:{usual:g}"
+            f"condition {condition}: the strength must lie between {kind.least:g} and "
+            f"{kind.most:g}, as in {name}:{kind.usual:g}"
         )
     return name, strength
 
@@ -183,17 +184,27 @@ def _jpeg(env: CorruptedFrames, frame: Frame, strength: float) -> Frame:
     return np.divide(decoded[..., ::-1], 255, dtype=np.float32)
 
 
-CONDITIONS: dict[str, tuple[float, float, Callable[[CorruptedFrames, Frame, float], Frame]]] = {
-    "texture": (0.15, 1.0, _texture),
-    "shadow": (0.4, 1.0, _shadow),
-    "strip": (8.0, 64.0, _strip),
-    "light": (0.05, 1.0, _light),
-    "shake": (1.0, 8.0, _shake),
-    "noise": (5.0, 255.0, _noise),
-    "grey": (1.0, 1.0, _grey),
-    "jpeg": (90.0, 100.0, _jpeg),
+class Condition(NamedTuple):
+    """What can be put on frames."""
+
+    usual: float
+    """The usual strength."""
+    least: float
+    most: float
+    apply: Callable[[CorruptedFrames, Frame, float], Frame]
+
+
+CONDITIONS = {
+    "texture": Condition(0.15, 0.0, 1.0, _texture),
+    "shadow": Condition(0.4, 0.0, 1.0, _shadow),
+    "strip": Condition(8.0, 1.0, 64.0, _strip),
+    "light": Condition(0.05, 0.0, 1.0, _light),
+    "shake": Condition(1.0, 0.0, 8.0, _shake),
+    "noise": Condition(5.0, 0.0, 255.0, _noise),
+    "grey": Condition(1.0, 0.0, 1.0, _grey),
+    "jpeg": Condition(90.0, 1.0, 100.0, _jpeg),
 }
-"""By name, in the order in which they come: the usual strength, the greatest, and what is done.
+"""By name, in the order in which they come; strengths mean:
 
 texture: a chequerboard on the background, brighter and darker by this share, which stays;
 shadow: a soft copy beside everything that moves, darker by this share;

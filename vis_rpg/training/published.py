@@ -43,6 +43,7 @@ ADDED: dict[str, Any] = {
     "agent.replay_recent": 0,
     "agent.reward_ramp": 0,
     "exploration.window": 0,
+    "obs.corrupt": [],
     "obs.hide": [],
     "obs.noise": 0.0,
     "perception.bonus_slots": None,

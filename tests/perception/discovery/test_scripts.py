@@ -278,3 +278,10 @@ def test_conditions_are_tested_once_and_a_repeated_command_goes_on(
     assert run("conditions=[noise:40]") == found
     assert len(seen) == 2
     assert run_script(monkeypatch, "test_conditions", *SMALL, "conditions=[fog]") == 2
+    out = f"out={tmp_path / 'conditions.json'}"
+    for words in (
+        [out, "training.steps=3"],
+        ["corrupt=[noise]"],
+        ["task=gym", "task.id=Reacher-v5"],
+    ):
+        assert run_script(monkeypatch, "test_conditions", *SMALL, *words) == 2

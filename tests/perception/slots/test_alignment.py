@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from perception.discovery.camera import changed, measure_camera, steadied
+from perception.discovery.camera import (
+    Camera,
+    changed,
+    has_coarse_chroma,
+    measure_camera,
+    steadied,
+)
 from perception.discovery.common_fate import ProposalConfig
 from perception.discovery.train import DiscoveryConfig, discover
 from perception.images import as_images
@@ -158,9 +165,16 @@ def test_steadied_clips_rest_where_nothing_moves() -> None:
 def test_changes_are_more_than_noise() -> None:
     film = clips("noise")[0]
     still = np.random.default_rng(1).normal(90, 5, (2, 32, 32, 3)).astype(np.uint8)
-    assert changed(still[:1], still[1:], 5 / 255).mean() < 0.001
-    assert changed(film[1:], film[:-1], 5 / 255).any((1, 2)).all()
-    assert np.array_equal(changed(film[1:], film[:-1], 0), (film[1:] != film[:-1]).any(-1))
+    noisy, exact = Camera(5 / 255, 0.0, 0.0, False), Camera(0.0, 0.0, 0.0, False)
+    assert changed(still[:1], still[1:], noisy).mean() < 0.001
+    assert changed(film[1:], film[:-1], noisy).any((1, 2)).mean() > 0.8
+    assert np.array_equal(changed(film[1:], film[:-1], exact), (film[1:] != film[:-1]).any(-1))
+    for kind in ("light", "shake"):
+        steady, camera = steadied(clips(kind)), measure_camera(clips(kind))
+        after, before = (part.reshape(-1, 32, 32, 3) for part in (steady[:, 1:], steady[:, :-1]))
+        moved, raw = changed(after, before, camera), clips("exact")
+        truly = (raw[:, 1:] != raw[:, :-1]).any(-1).reshape(-1, 32, 32)
+        assert moved[truly].mean() > 5 * moved[~truly].mean()
 
 
 @pytest.mark.parametrize("kind", ["exact", "noise", "shake"])
@@ -193,3 +207,39 @@ def test_objects_rest_for_a_camera_that_shakes(backgrounds: Tensor) -> None:
     np.testing.assert_allclose(found, found[:1].expand(3, 2), atol=0.25)
     picture = model.locate(output.decoded.masks)[:, 0, :2] * 32
     np.testing.assert_allclose(picture - picture[:1], moves, atol=0.3)
+
+
+def test_a_pattern_that_moves_before_a_camera_at_rest_is_no_shaking() -> None:
+    films = clips("exact")
+    wave = np.sin((np.arange(32) + np.arange(20)[:, None]) * 2 * np.pi / 8)
+    films[:, :, :6] = (128 + 64 * wave).astype(np.uint8)[None, :, None, :, None]
+    assert measure_camera(films).exact
+
+
+def test_a_black_or_white_frame_shows_nothing_that_cannot_be(backgrounds: Tensor) -> None:
+    model = SlotModel(
+        SlotConfig(slots=2, adapt=True), (backgrounds * 255).byte().permute(0, 2, 3, 1)
+    )
+    for level in (0, 255):
+        with torch.no_grad():
+            output = model(torch.full((1, 64, 64, 3), level, dtype=torch.uint8))
+        assert output.coordinates.isfinite().all()
+
+
+def test_compression_is_seen_by_its_coarse_colours(backgrounds: Tensor) -> None:
+    frames, masks = frames_of(backgrounds)
+    pictures = (frames * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    coded = [cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 90])[1] for frame in pictures]
+    decoded = np.stack([cv2.imdecode(code, cv2.IMREAD_COLOR) for code in coded])
+    assert has_coarse_chroma(decoded)
+    rng = np.random.default_rng(0)
+    noisy = (pictures + rng.normal(0, 5, pictures.shape)).round().clip(0, 255).astype(np.uint8)
+    for others in (pictures, noisy):
+        assert not has_coarse_chroma(others)
+    grey = decoded.mean(-1, keepdims=True).repeat(3, -1).astype(np.uint8)
+    assert not has_coarse_chroma(grey)
+    images, alignment = as_images(torch.from_numpy(decoded)), Alignment(backgrounds)
+    found = view(images, backgrounds, THRESHOLD, SOFTNESS, alignment, compressed=True).alpha > 0.5
+    plain = view(images, backgrounds, THRESHOLD, SOFTNESS).alpha > 0.5
+    overlaps = [((of & masks).sum() / (of | masks).sum()).item() for of in (found, plain)]
+    assert overlaps[0] > 0.9 > 0.6 > overlaps[1]

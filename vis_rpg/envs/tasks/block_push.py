@@ -38,7 +38,7 @@ least from any other in the RGB cube."""
 
 
 Looks = int | Literal["twins", "striped"]
-LOOKS = ("twins", "striped")
+NAMED_LOOKS = ("twins", "striped")
 
 
 @cache
@@ -141,9 +141,9 @@ class BlockPush(MujocoTask):
             f"blocks={blocks} for vis_rpg/BlockPush-v0: it is played with 1 or 2 blocks",
         )
         require(
-            looks in LOOKS or (isinstance(looks, int) and looks >= 0),
+            looks in NAMED_LOOKS or (isinstance(looks, int) and looks >= 0),
             f"looks={looks} for vis_rpg/BlockPush-v0: 0 for green and blue, the seed of other "
-            f"looks, from 1, or {' or '.join(LOOKS)}",
+            f"looks, from 1, or {' or '.join(NAMED_LOOKS)}",
         )
         self._blocks = blocks
         task, model = make_task(blocks), load_model(blocks, looks)

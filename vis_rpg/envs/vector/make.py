@@ -38,12 +38,13 @@ def make_vector_envs(
     own = task.get("family", task["name"]) in IDS
     example = make_env(task, "state" if own else obs)
     renderer, frames_by = None, None
-    if obs == "pixels" and task.get("corrupt"):
+    if obs == "pixels" and (task.get("corrupt") or task.get("looks") == "striped"):
         require(
             backend != "warp",
-            "obs.corrupt changes frames where they are drawn: use render.backend=egl",
+            "obs.corrupt and task.looks=striped need frames that each environment draws: use "
+            "render.backend=egl",
         )
-        frames_by = "each environment's own, for obs.corrupt"
+        frames_by = "egl (obs.corrupt or task.looks=striped)" if own else "auto"
     elif obs == "pixels":
         renderer, frames_by = choose_renderer(example, count * len(seeds), backend)
     if frames_by:
