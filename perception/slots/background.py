@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from perception.slots.alignment import Alignment, shifted
+from perception.slots.alignment import Alignment, blurred, shifted
 
 ALONE, NEAR, AROUND = 5.5, 3.5, 2.9
 """In standard deviations of the noise of each channel: the distance from the background at which a
@@ -87,7 +87,7 @@ def estimate_background(
         levels = np.rint(apart / max(4.0, CENTRED * noise * 255)).astype(np.int32) + 64
     else:
         levels = frames.astype(np.uint32) >> 2  # rendering noise is below one of 64 levels
-    colours = (levels[..., 0] << 14) | (levels[..., 1] << 7) | levels[..., 2]
+    colours = (levels[..., 0] << 16) | (levels[..., 1] << 8) | levels[..., 2]  # 0 to 128 each
     background, known = np.zeros((height, width, 3)), np.zeros((height, width), dtype=bool)
     doubtful: dict[tuple[int, int], tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
     for y, x in np.ndindex(height, width):
@@ -221,8 +221,7 @@ def foreground_alpha(
     beyond = distance = squared.sqrt()
     if noise is not None:
         alone, near, around = ((k * noise).clamp(min=threshold) for k in (ALONE, NEAR, AROUND))
-        rim = F.pad(squared.unsqueeze(1), (1, 1, 1, 1), mode="replicate")
-        pooled = F.avg_pool2d(rim, 3, stride=1).squeeze(1).sqrt()
+        pooled = blurred(squared.unsqueeze(1)).squeeze(1).sqrt()
         beyond = torch.maximum(distance - alone, torch.minimum(distance - near, pooled - around))
         beyond = torch.where(noise > 0, beyond + threshold, distance)
     return torch.sigmoid((beyond - threshold) / softness)

@@ -95,11 +95,8 @@ def main(config: DictConfig) -> None:
     torch.set_num_threads(1)
     out = Path(config.out).with_suffix(".json")
     out.parent.mkdir(parents=True, exist_ok=True)
-    settings = {
-        key: value
-        for key, value in cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)).items()
-        if key not in OF_THE_TABLE
-    }
+    whole = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    settings = {key: value for key, value in whole.items() if key not in OF_THE_TABLE}
     facts: dict[str, Any] = {"hardware": hardware(), "settings": settings, "results": {}}
     if out.exists():
         facts = json.loads(out.read_text())
