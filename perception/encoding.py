@@ -38,13 +38,13 @@ MOVED = 0.02
 pixels), or of coordinates scaled to [-1, 1]."""
 
 
-Gate = Literal["none", "own", "scene"]
-"""When the RND reads an object: always, while it moves itself, or while anything moves that mostly
-rests."""
+Reading = Literal["all", "moving", "scene", "relative"]
+"""How the RND reads objects: always, each while it moves itself, all while anything moves that
+mostly rests, or as seen from each other."""
 
 
 def motion(
-    gate: Gate, now: Tensor, before: Tensor, presence: Tensor | float = 1.0
+    reading: Reading, now: Tensor, before: Tensor, presence: Tensor | float = 1.0
 ) -> Tensor | float:
     """Return the factor on each object's part of the RND's input.
 
@@ -54,21 +54,37 @@ def motion(
     one of them is brought there.
 
     Args:
-        gate: Which motion.
+        reading: Which motion.
         now: Coordinates (T, B, N, C).
         before: Those of a step earlier.
         presence: Of the objects, (T, B, N, 1); one that is absent does not move the scene.
 
     Returns:
-        (T, B, N, 1); of the scene (T, B, 1, 1); 1 for no gate.
+        (T, B, N, 1); of the scene (T, B, 1, 1); 1 where motion does not
+        count.
     """
-    if gate == "none":
+    if reading in ("all", "relative"):
         return 1.0
     moved = ((now - before).norm(dim=-1, keepdim=True) / MOVED).clamp(max=1.0)
-    if gate == "own":
+    if reading == "moving":
         return moved
     moved = moved * presence
     return (moved * (1 - moved.mean((0, 1), keepdim=True))).amax(-2, keepdim=True)
+
+
+def as_seen_from_each_other(places: Tensor) -> Tensor:
+    """Subtract the places (..., N, C) of each two objects: (..., N * (N - 1) / 2, C).
+
+    What moves with everything else, such as a scene that stands elsewhere in every episode, does
+    not count among them.
+    """
+    first, second = pairs(places.shape[-2], places.device)
+    return places[..., second, :] - places[..., first, :]
+
+
+def pairs(count: int, device: torch.device | None = None) -> Tensor:
+    """Index each two of `count` objects: (2, count * (count - 1) / 2)."""
+    return torch.triu_indices(count, count, offset=1, device=device)
 
 
 def frequencies_for(jitter: float, limit: float = 0.3) -> int:

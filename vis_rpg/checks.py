@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from perception.encoding import Gate
+from perception.encoding import Reading
 from vis_rpg.errors import UserError, require
 from vis_rpg.schema import flatten
 
@@ -26,8 +26,12 @@ FREE_ON_RESUME = (
     "agent.replay_device",
     "task.processes",
 )
-GATES: dict[str, Gate] = {"moving_slots": "own", "moving_scene": "scene"}
-"""Values of exploration.rnd_input that read objects while something moves, and which motion."""
+READINGS: dict[str, Reading] = {
+    "moving_slots": "moving",
+    "moving_scene": "scene",
+    "relative_slots": "relative",
+}
+"""Values of exploration.rnd_input that read objects otherwise than always and one by one."""
 
 
 def check(config: DictConfig) -> None:
@@ -81,14 +85,15 @@ def check(config: DictConfig) -> None:
     )
     reads = bonus.get("rnd_input")
     require(
-        seeing.name != "cnn" or seeing.bonus_slots is not None or reads not in GATES,
+        seeing.name != "cnn" or seeing.bonus_slots is not None or reads not in READINGS,
         f"exploration.rnd_input={reads} reads objects, which perception=cnn does not see: use "
         "perception=slots or cnn_slots",
     )
     require(
-        not seeing.get("bonus_slots") or reads in ("slots", *GATES),
+        not seeing.get("bonus_slots") or reads in ("slots", *READINGS),
         "perception=cnn_slots is for a bonus on slots: use it with exploration=object_rnd and "
-        "exploration.rnd_input=slots, moving_slots or moving_scene, else perception=cnn",
+        "exploration.rnd_input=slots, moving_slots, moving_scene or relative_slots, else "
+        "perception=cnn",
     )
     require(
         bonus.name in ("none", "object_rnd") or reads != "frames",

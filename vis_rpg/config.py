@@ -258,12 +258,18 @@ class ObjectRNDConfig:
     """object_rnd; to compare with: the disagreement of an ensemble that predicts what the RND would
     read next, or the intrinsic curiosity module on it."""
     rnd_input: Literal[
-        "slots", "moving_slots", "moving_scene", "frame_embedding", "frames", "oracle_positions"
+        "slots",
+        "moving_slots",
+        "moving_scene",
+        "relative_slots",
+        "frame_embedding",
+        "frames",
+        "oracle_positions",
     ]
-    """What the bonus reads: objects as perception encodes them, each only while it moves, or all
-    while anything moves that mostly rests; frames by a frozen random CNN; frames by convolutional
-    networks (the paper's bonus from pixels; replay then holds frames); or true positions (for
-    comparison only)."""
+    """What the bonus reads: objects as perception encodes them, each only while it moves, all while
+    anything moves that mostly rests, or their places as seen from each other; frames by a frozen
+    random CNN; frames by convolutional networks (the paper's bonus from pixels; replay then holds
+    frames); or true positions (for comparison only)."""
     scale: float
     """Factor on the normalised bonus."""
     width: Count

@@ -10,9 +10,11 @@ from torch import Tensor
 from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
 from perception.encoding import (
     MAX_FREQUENCIES,
-    Gate,
+    Reading,
+    as_seen_from_each_other,
     encoded_width,
     motion,
+    pairs,
     positional_encoding,
 )
 
@@ -29,10 +31,11 @@ class StatePerception(Perception):
             N may be 0.
         state_scale: Factor on the raw state.
         frequencies: Frequencies of the positional encoding.
-        gate: When the RND reads an object.
+        reading: How the RND reads objects.
 
     Raises:
-        ValueError: Objects that move are asked for where the task names none, or only numbers.
+        ValueError: Objects with places of their own are asked for where the task names none, or
+            only numbers.
     """
 
     def __init__(
@@ -41,25 +44,29 @@ class StatePerception(Perception):
         object_coordinates: Callable[[Tensor], Tensor],
         state_scale: float = 1.0,
         frequencies: int = MAX_FREQUENCIES,
-        gate: Gate = "none",
+        reading: Reading = "all",
     ) -> None:
         super().__init__()
-        self.gate = gate
-        self.history = 1 if gate == "none" else 2
+        self.reading = reading
+        self.history = 2 if reading in ("moving", "scene") else 1
         self.object_coordinates = object_coordinates
         self.state_scale = state_scale
         self.frequencies = frequencies
         count, coordinates = object_coordinates(torch.zeros(1, state_dim)).shape[-2:]
         encoded = count * encoded_width(coordinates, frequencies)
-        if gate != "none" and (not count or (count > 1 and coordinates == 1)):
+        numbers = count > 1 and coordinates == 1
+        if reading != "all" and (not count or numbers or (reading == "relative" and count == 1)):
             raise ValueError(
-                "exploration.rnd_input=moving_slots and moving_scene: this task's state names no "
-                "objects with places of their own; use exploration.rnd_input=slots"
+                "exploration.rnd_input=moving_slots, moving_scene and relative_slots: this task's "
+                "state names no objects with places of their own; use exploration.rnd_input=slots"
             )
         self.storage = {"state": StorageSpec((state_dim,), torch.float32)}
         self.feature_shape = (state_dim + encoded,)
-        self.rnd_input_dim = encoded or state_dim
         self.rnd_objects = count if encoded else 1
+        self.rnd_input_dim = encoded or state_dim
+        if reading == "relative":
+            self.rnd_objects = pairs(count).shape[1]
+            self.rnd_input_dim = self.rnd_objects * encoded_width(coordinates, frequencies)
 
     def to_storage(
         self, obs: Tensor, previous_action: Tensor, is_first: Tensor, hidden: dict[str, Tensor]
@@ -76,13 +83,17 @@ class StatePerception(Perception):
     def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
         """Return the encoded coordinates (T, B, M), or the scaled state if there are none.
 
-        Unless the gate is none, each object's are scaled by `motion`.
+        Where only motion counts, each object's are scaled by `motion`; where they are seen from
+        each other, M is of `as_seen_from_each_other`.
         """
         state = obs_sequence["state"]
-        if self.gate != "none":
+        if self.reading == "relative":
+            between = as_seen_from_each_other(self.object_coordinates(state))
+            return positional_encoding(between, self.frequencies).flatten(-2)
+        if self.reading != "all":
             at = self.object_coordinates(state)
             encoded = positional_encoding(at[1:], self.frequencies)
-            return (encoded * motion(self.gate, at[1:], at[:-1])).flatten(-2)
+            return (encoded * motion(self.reading, at[1:], at[:-1])).flatten(-2)
         encoded = self._encoded(state)
         return encoded if encoded.shape[-1] else state * self.state_scale
 

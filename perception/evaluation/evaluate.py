@@ -9,13 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from perception.encoding import MOVED
 from perception.evaluation import metrics
 from perception.slots.model import SlotModel, SlotOutput
+from perception.slots.occlusion import remember_hidden
 
 Score = float | None | list[float | None] | list[int]
 
 MIN_GAP = 5
 """Frames within which cases of one object look alike."""
+AT_REST = 1e-4
+"""Displacement in a step below which an object rests, in units of the world."""
 NOISE_MEDIAN = 1.26
 """Median of the largest of three channels' changes, in their standard deviation, if normal."""
 NOISE_LIMIT = 5.0
@@ -36,7 +40,11 @@ def argmax_masks(output: SlotOutput) -> NDArray[np.int64]:
 
 
 def evaluate(
-    model: SlotModel, frames: NDArray[np.uint8], segmentation: NDArray[np.int64], objects: int
+    model: SlotModel,
+    frames: NDArray[np.uint8],
+    segmentation: NDArray[np.int64],
+    objects: int,
+    positions: NDArray[np.float64] | None = None,
 ) -> dict[str, Score]:
     """Score a slot model on episodes.
 
@@ -49,6 +57,9 @@ def evaluate(
         segmentation: (E, T, H, W), 0 for the static background, 1 .. `objects` for the objects of
             interest, objects + 1 for the rest of the robot, more for what else moves.
         objects: Number of objects of interest.
+        positions: (E, T, objects, 2 or 3), with which `moves_at_rest` is measured: the share of
+            steps in which the slot of an object at rest moves by MOVED or more, as seen and as
+            remembered (`perception.slots.occlusion`).
 
     Returns:
         Scores by name. None where there is nothing to measure: an object never in sight, one that
@@ -84,6 +95,10 @@ def evaluate(
         "video_fg_ari": _mean(metrics.adjusted_rand_index(episodes)) if several else np.nan,
         "switch_rate": metrics.switch_rate(found.slots.reshape(*segmentation.shape[:2], -1)),
     }
+    if positions is not None:
+        places = {"moves_at_rest_seen": coordinates, "moves_at_rest": remembered(model, outputs)}
+        for name, place in places.items():
+            figures[name] = moves_at_rest(positions, place, owners[:objects])
     spare = np.setdiff1d(np.arange(slots), owners)
     return {name: _number(value) for name, value in figures.items()} | {
         "iou": [_number(value) for value in iou[:objects]],
@@ -92,6 +107,41 @@ def evaluate(
         "presence": presence[owners[owners >= 0]].tolist(),
         "spare_presence": presence[spare].tolist(),
     }
+
+
+def remembered(model: SlotModel, outputs: list[SlotOutput]) -> NDArray[np.float64]:
+    """Coordinates (E, T, K, 4) with what other objects hide, from an episode's T outputs."""
+    bodies, places = model.proposals.bodies(), []
+    whole = before = outputs[0].decoded.masks
+    for output in outputs:
+        whole, before = (
+            remember_hidden(output.decoded.masks, before, whole, bodies),
+            output.decoded.masks,
+        )
+        places.append(model.locate(whole, output.shift).double().cpu().numpy())
+    return np.stack(places, axis=1)
+
+
+def moves_at_rest(
+    positions: NDArray[np.float64], coordinates: NDArray[np.float64], owners: NDArray[np.int64]
+) -> float:
+    """Share of steps at rest, over all objects, in which an object's slot moves by MOVED or more.
+
+    Args:
+        positions: True ones (E, T, N, 2 or 3).
+        coordinates: Of slots (E, T, K, 4).
+        owners: (N,) the slot of each object, -1 for none.
+
+    Returns:
+        The share; NaN where nothing that has a slot rests in sight.
+    """
+    positions = positions[:, :, owners >= 0]
+    seen = coordinates[:, :, owners[owners >= 0]]
+    rests = np.abs(np.diff(positions, axis=1)).max(axis=-1, initial=0.0) < AT_REST
+    there = seen[..., 3] > 0.5
+    rests &= there[:, 1:] & there[:, :-1]
+    moves = np.linalg.norm(np.diff(seen[..., :2], axis=1), axis=-1) >= MOVED
+    return float(moves[rests].mean()) if rests.any() else np.nan
 
 
 @dataclass

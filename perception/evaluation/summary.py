@@ -19,9 +19,11 @@ WORDS = {
     "robot_iou": "IoU of the robot",
     "video_fg_ari": "video FG-ARI",
     "switch_rate": "identity switches",
+    "moves_at_rest": "slots of things at rest that move",
+    "moves_at_rest_seen": "the same without memory of what is hidden",
 }
 """Words for those scores of `evaluate` that are one number."""
-LOWER_IS_BETTER = ("switch_rate",)
+LOWER_IS_BETTER = ("switch_rate", "moves_at_rest", "moves_at_rest_seen")
 MIN_SEED_SHARE = 0.8
 """Share of the seeds that have to meet a bar, as well as their mean."""
 

@@ -79,6 +79,8 @@ class SlotOutput:
     decoded: Decoded
     alpha: Tensor
     """(B, H, W) foreground share of each pixel."""
+    shift: Tensor
+    """(B, 2) of the frame against the background, in pixels, which coordinates are freed of."""
 
 
 class FrameEncoder(nn.Module):
@@ -218,7 +220,8 @@ class SlotModel(nn.Module):
             unseen,
         )
         decoded = self.decoder(slots, logits.unflatten(2, self.grid), alpha, background, inputs)
-        return SlotOutput(slots, self.locate(decoded.masks, seen.shift), decoded, alpha)
+        coordinates = self.locate(decoded.masks, seen.shift)
+        return SlotOutput(slots, coordinates, decoded, alpha, seen.shift)
 
     def _pooled(self, pixels: Tensor) -> Tensor:
         """Means over tokens' cells: (B, H, W) or (B, C, H, W) -> (B, h, w) or (B, C, h, w)."""

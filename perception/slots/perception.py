@@ -8,20 +8,29 @@ import torch
 from torch import Tensor
 
 from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
-from perception.encoding import Gate, encoded_width, motion, positional_encoding
+from perception.encoding import (
+    Reading,
+    as_seen_from_each_other,
+    encoded_width,
+    motion,
+    pairs,
+    positional_encoding,
+)
 from perception.slots.model import SlotModel
+from perception.slots.occlusion import remember_hidden
 
 
 class SlotPerception(Perception):
     """Slots of frame pairs (t - 1, t), each with its encoded centroid, area and presence.
 
     The slot model is frozen: it runs once on each observation, and replay stores its slots. Slots
-    keep the model's order, so a slot is the same object in every episode. Observations are (B, 2,
-    H, W, 3) uint8 stacks.
+    keep the model's order, so a slot is the same object in every episode. An object that another
+    one hides is where it was, until what is seen of it tells otherwise (`remember_hidden`).
+    Observations are (B, 2, H, W, 3) uint8 stacks.
 
     Args:
         checkpoint: File of a slot model.
-        gate: When the RND reads an object.
+        reading: How the RND reads objects.
         frequencies: Of the positional encoding of centroids, at most the slot model's; None: those.
         frame_size: (H, W).
 
@@ -35,12 +44,12 @@ class SlotPerception(Perception):
     def __init__(
         self,
         checkpoint: str | Path,
-        gate: Gate = "none",
+        reading: Reading = "all",
         frequencies: int | None = None,
         frame_size: tuple[int, int] = (64, 64),
     ) -> None:
         super().__init__()
-        self.gate = gate
+        self.reading = reading
         self.model, self.card = SlotModel.load(Path(checkpoint), frame_size)
         self.model.requires_grad_(False)
         config = self.model.config
@@ -53,8 +62,11 @@ class SlotPerception(Perception):
             )
         encoded = encoded_width(2, self.frequencies)
         self.feature_shape = (2, config.slots, config.width + encoded + 2)
-        self.rnd_input_dim = config.slots * (encoded + 1)
         self.rnd_objects = config.slots
+        self.rnd_input_dim = config.slots * (encoded + 1)
+        if reading == "relative":
+            self.rnd_objects = pairs(config.slots).shape[1]
+            self.rnd_input_dim = self.rnd_objects * encoded
         self.storage = {
             "slots": StorageSpec((config.slots, config.width), torch.float16),
             "coordinates": StorageSpec((config.slots, 4), torch.float32),
@@ -64,10 +76,16 @@ class SlotPerception(Perception):
     def to_storage(
         self, obs: Tensor, previous_action: Tensor, is_first: Tensor, hidden: dict[str, Tensor]
     ) -> tuple[StoredObs, dict[str, Tensor]]:
-        """Store the slots of the newest frame and their coordinates; carry the slots."""
+        """Store the slots of the newest frame and their coordinates; carry slots and masks."""
         output = self.model(obs[:, -1], hidden.get("slots"), is_first)
-        stored = {"slots": output.slots.half(), "coordinates": output.coordinates}
-        return stored, {"slots": output.slots}
+        seen = whole = output.decoded.masks
+        if hidden:
+            first = is_first.view(-1, 1, 1, 1)
+            before, kept = (torch.where(first, seen, hidden[k].float()) for k in ("seen", "whole"))
+            whole = remember_hidden(seen, before, kept, self.model.proposals.bodies())
+        coordinates = self.model.locate(whole, output.shift)
+        stored = {"slots": output.slots.half(), "coordinates": coordinates}
+        return stored, {"slots": output.slots, "seen": seen.half(), "whole": whole.half()}
 
     def features(self, obs_sequence: ObsSequence) -> Tensor:
         """Pair the slots of the frames at t - 1 and t: (T, B, 2, K, D)."""
@@ -80,11 +98,17 @@ class SlotPerception(Perception):
     def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
         """Compute encoded centroids and areas, (T, B, M), zero where a slot is empty.
 
-        So only present objects can be new. They are also scaled by `motion`.
+        So only present objects can be new. They are also scaled by `motion`. Where objects are seen
+        from each other: encoded displacements of each two, zero where one is absent.
         """
+        if self.reading == "relative":
+            centroid, _, presence = obs_sequence["coordinates"][1:].split([2, 1, 1], dim=-1)
+            first, second = pairs(presence.shape[-2], presence.device)
+            both = presence[..., first, :] * presence[..., second, :]
+            return self._encoded(as_seen_from_each_other(centroid), both).flatten(-2)
         before, coordinates = obs_sequence["coordinates"].unfold(0, 2, 1).unbind(-1)
         centroid, area, presence = coordinates.split([2, 1, 1], dim=-1)
-        presence = presence * motion(self.gate, centroid, before[..., :2], presence)
+        presence = presence * motion(self.reading, centroid, before[..., :2], presence)
         return torch.cat([self._encoded(centroid, presence), area * presence], dim=-1).flatten(-2)
 
     def _encoded(self, centroid: Tensor, presence: Tensor) -> Tensor:

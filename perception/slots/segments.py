@@ -153,6 +153,11 @@ class SegmentProposals(nn.Module):
             shares = torch.cat([shares, halves[:, 1:]], dim=1)
         return shares
 
+    def bodies(self) -> Tensor:
+        """The body (N + splits,) of each segment: the halves of a split are one."""
+        split = [split.segment.view(1) for split in self._splits()]
+        return torch.cat([torch.arange(self.segments, device=self.owner.device), *split])
+
     def _splits(self) -> list[ArticulatedSplit]:
         return [cast(ArticulatedSplit, split) for split in self.splits]
 

@@ -37,7 +37,11 @@ class Painted(SlotModel):
             torch.zeros(len(labels), 3, *labels.shape[1:]),
         )
         return SlotOutput(
-            torch.zeros(len(labels), slots, 4), self.locate(masks), decoded, masks.sum(dim=1)
+            torch.zeros(len(labels), slots, 4),
+            self.locate(masks),
+            decoded,
+            masks.sum(dim=1),
+            torch.zeros(len(labels), 2),
         )
 
 

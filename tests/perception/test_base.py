@@ -13,7 +13,8 @@ from perception.base import ObsSequence, Perception, RecurrentState
 from perception.encoders.cnn import CnnPerception
 from perception.encoders.state import StatePerception
 from perception.encoding import MOVED, positional_encoding
-from perception.slots.model import SlotConfig, SlotModel
+from perception.slots.decoder import Decoded
+from perception.slots.model import SlotConfig, SlotModel, SlotOutput
 from perception.slots.perception import SlotPerception
 
 BATCH, STEPS = 3, 4
@@ -44,6 +45,8 @@ def slot_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "slots",
         "moving slots",
         "moving scene",
+        "relative slots",
+        "relative state",
         "coarse slots",
     ]
 )
@@ -53,8 +56,10 @@ def perception(request: pytest.FixtureRequest, slot_file: Path) -> Perception:
         "bare state": lambda: StatePerception(6, no_objects, 0.1),
         "cnn": CnnPerception,
         "slots": lambda: SlotPerception(slot_file),
-        "moving slots": lambda: SlotPerception(slot_file, gate="own"),
-        "moving scene": lambda: SlotPerception(slot_file, gate="scene"),
+        "moving slots": lambda: SlotPerception(slot_file, reading="moving"),
+        "moving scene": lambda: SlotPerception(slot_file, reading="scene"),
+        "relative slots": lambda: SlotPerception(slot_file, reading="relative"),
+        "relative state": lambda: StatePerception(6, pairs, reading="relative"),
         "coarse slots": lambda: SlotPerception(slot_file, frequencies=1),
     }
     return makers[request.param]()
@@ -189,8 +194,8 @@ def test_what_rests_is_not_new_where_only_what_moves_is(slot_file: Path) -> None
         "coordinates": torch.stack([before, after])[:, None],
     }
     moving, always = (
-        SlotPerception(slot_file, gate=kind).rnd_input(sequence)[0, 0].unflatten(0, (4, -1))
-        for kind in ("own", "none")
+        SlotPerception(slot_file, reading=kind).rnd_input(sequence)[0, 0].unflatten(0, (4, -1))
+        for kind in ("moving", "all")
     )
     torch.testing.assert_close(moving, always * torch.tensor([[0.0], [0.5], [1.0], [1.0]]))
     assert (always[:3].abs().sum(-1) > 0).all()
@@ -203,7 +208,7 @@ def test_from_state_too_only_what_moves_is_new_and_the_agent_sees_all() -> None:
     before = torch.tensor([0.5, -0.5, 0.5, -0.5, 0.5, -0.5])
     after = before + MOVED * torch.tensor([0.0, 0.0, 0.3, 0.4, 1.2, -1.6])
     sequence = {"state": torch.stack([before, after])[:, None]}
-    moving, always = (StatePerception(6, coordinates, gate=kind) for kind in ("own", "none"))
+    moving, always = (StatePerception(6, coordinates, reading=kind) for kind in ("moving", "all"))
     newest = {"state": sequence["state"][1:]}
     read = moving.rnd_input(sequence)[0, 0].unflatten(0, (3, -1))
     expected = always.rnd_input(newest)[0, 0].unflatten(0, (3, -1))
@@ -212,7 +217,7 @@ def test_from_state_too_only_what_moves_is_new_and_the_agent_sees_all() -> None:
     assert moving.rnd_input_dim == always.rnd_input_dim
     for numbers in (no_objects, lambda state: state.unsqueeze(-1)):
         with pytest.raises(ValueError, match="names no objects"):
-            StatePerception(6, numbers, gate="own")
+            StatePerception(6, numbers, reading="moving")
 
 
 def test_a_scene_is_new_while_something_moves_that_mostly_rests(slot_file: Path) -> None:
@@ -223,7 +228,7 @@ def test_a_scene_is_new_while_something_moves_that_mostly_rests(slot_file: Path)
     block[3:] = torch.tensor([0.0, 2 * MOVED])
     places = torch.stack([robot.expand(-1, B, -1), block], 2)  # (T + 1, B, 2, 2)
     sequence = {"state": places.flatten(2)}
-    of = StatePerception(4, lambda state: state.unflatten(-1, (2, 2)), gate="scene")
+    of = StatePerception(4, lambda state: state.unflatten(-1, (2, 2)), reading="scene")
     read = of.rnd_input(sequence).unflatten(-1, (2, -1))
     always = positional_encoding(places[1:], 6)
     gate = torch.tensor([0.0, 0.0, 0.75, 0.0])[:, None, None, None]
@@ -233,7 +238,59 @@ def test_a_scene_is_new_while_something_moves_that_mostly_rests(slot_file: Path)
     absent[..., :2], absent[:, :, 0, 3] = places, 1.0  # the block is not there
     absent[..., 2] = 1.0
     slots = {"slots": torch.zeros(T + 1, B, 2, 8), "coordinates": absent}
-    assert not SlotPerception(slot_file, gate="scene").rnd_input(slots).any()
+    assert not SlotPerception(slot_file, reading="scene").rnd_input(slots).any()
+
+
+def test_seen_from_each_other_a_scene_that_stands_elsewhere_is_the_same(slot_file: Path) -> None:
+    """Three objects, then all shifted, then one alone, then the last absent."""
+    places = torch.tensor([[0.5, -0.5], [0.1, 0.2], [-0.3, 0.0]])
+    alone = places.clone()
+    alone[2] += 0.1
+    coordinates = torch.ones(5, 1, 3, 4)
+    coordinates[1:, 0, :, :2] = torch.stack([places, places + 0.25, alone, places])
+    coordinates[4, 0, 2, 3] = 0.0
+    slots = {"slots": torch.zeros(5, 1, 3, 8), "coordinates": coordinates}
+    state = {"state": coordinates[1:4, ..., :2].flatten(-2)}
+    from_slots = SlotPerception(slot_file, reading="relative").rnd_input(slots)
+    from_state = StatePerception(6, lambda s: s.unflatten(-1, (3, 2)), reading="relative")
+    for read in (from_slots, from_state.rnd_input(state)):
+        first, shifted, moved = read[:3].unflatten(-1, (3, -1))[:, 0]  # pairs 01, 02, 12
+        torch.testing.assert_close(first, shifted)
+        torch.testing.assert_close(first[0], moved[0])
+        assert ((first - moved)[1:].abs().amax(-1) > 0.05).all()
+    absent = from_slots[3, 0].unflatten(-1, (3, -1))
+    assert absent[0].any() and not absent[1:].any()
+
+
+def test_objects_of_their_own_place_are_asked_for_to_be_seen_from_each_other() -> None:
+    one = [no_objects, lambda state: state.unsqueeze(-1), lambda state: state[..., None, :2]]
+    for numbers in one:
+        with pytest.raises(ValueError, match="names no objects"):
+            StatePerception(6, numbers, reading="relative")
+
+
+def test_slots_of_what_a_hand_hides_stay_where_they_were(slot_file: Path) -> None:
+    """The first slot's mask loses its right half to the second slot's, then both are gone."""
+    perception = SlotPerception(slot_file)
+    thing, hand = torch.zeros(64, 64), torch.zeros(64, 64)
+    thing[20:30, 20:30] = hand[10:40, 25:45] = 1.0
+    films = [[thing, 0 * hand], [thing * (1 - hand), hand], [0 * thing, 0 * hand]]
+    masks = iter([torch.stack([*pair, 0 * hand])[None] for pair in films])
+
+    def seen(*_: object) -> SlotOutput:
+        now = next(masks)
+        decoded = Decoded(now, torch.zeros(1, 3, 3), torch.zeros(1, 3, 64, 64))
+        none, shift = torch.zeros(1, 3, 8), torch.zeros(1, 2)
+        return SlotOutput(none, perception.model.locate(now), decoded, now.sum(1), shift)
+
+    perception.model.forward = seen  # type: ignore[method-assign]
+    state, found = RecurrentState(), []
+    for t in range(3):
+        obs = torch.zeros(1, 2, 64, 64, 3, dtype=torch.uint8)
+        _, stored, state = perception.encode(obs, torch.zeros(1, 2), torch.tensor([t == 0]), state)
+        found.append(stored["coordinates"][0, 0])
+    torch.testing.assert_close(found[0], found[1])
+    assert found[2][3] < 0.01
 
 
 @pytest.mark.parametrize("backbone", ["conv5", "timm:no_such_model"])

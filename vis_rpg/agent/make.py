@@ -13,7 +13,7 @@ from perception.encoders.memory import MemoryPerception
 from perception.encoders.separate_bonus import SeparateBonus
 from perception.encoders.state import StatePerception
 from perception.slots.perception import SlotPerception
-from vis_rpg.checks import GATES
+from vis_rpg.checks import READINGS
 from vis_rpg.envs.make import task_of
 from vis_rpg.envs.tasks.task import Declared
 from vis_rpg.errors import UserError, require
@@ -65,19 +65,19 @@ def _task_words(task: DictConfig) -> str:
 
 def _make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Perception:
     section = config.perception
-    gate = GATES.get(config.exploration.get("rnd_input"), "none")
+    reading = READINGS.get(config.exploration.get("rnd_input"), "all")
     try:
         if section.name == "state":
             task = task_of(env)
             scale = task.state_scale if section.state_scale is None else section.state_scale
             frequencies = task.frequencies if section.frequencies is None else section.frequencies
             size = gymnasium.spaces.flatdim(env.observation_space)
-            return StatePerception(size, task.object_coordinates, scale, frequencies, gate)
+            return StatePerception(size, task.object_coordinates, scale, frequencies, reading)
         if section.name == "slots":
-            return SlotPerception(slot_model_path(config), gate, section.frequencies)
+            return SlotPerception(slot_model_path(config), reading, section.frequencies)
         cnn = CnnPerception(backbone=section.backbone, weights=section.weights, seed=config.seed)
         if section.bonus_slots is None:
             return cnn
-        return SeparateBonus(cnn, SlotPerception(slot_model_path(config, "bonus_slots"), gate))
+        return SeparateBonus(cnn, SlotPerception(slot_model_path(config, "bonus_slots"), reading))
     except ValueError as error:
         raise UserError(str(error)) from None

@@ -99,7 +99,7 @@ class ProposalsOnly(SlotModel):
         masks = self.proposals(images, alpha)
         nothing = images.new_zeros(*masks.shape[:2], self.config.width)
         decoded = Decoded(masks, nothing[..., :3], images)
-        return SlotOutput(nothing, self.locate(masks, seen.shift), decoded, alpha)
+        return SlotOutput(nothing, self.locate(masks, seen.shift), decoded, alpha, seen.shift)
 
 
 def figures(
@@ -122,7 +122,7 @@ def figures(
     scores = {}
     for name, held in held_out.items():
         assert held.segmentation is not None
-        scored = evaluate(model, held.frames, held.segmentation, held.objects)
+        scored = evaluate(model, held.frames, held.segmentation, held.objects, held.positions)
         scores[name] = {key: scored[key] for key in FIGURES}
     return scores
 

@@ -201,7 +201,7 @@ def train(
     if failures:
         path = path.with_suffix(f".rejected{path.suffix}")
     scores = {
-        name: evaluate(model, held.frames, held.segmentation, held.objects)
+        name: evaluate(model, held.frames, held.segmentation, held.objects, held.positions)
         | (dict.fromkeys(POSITIONS) if name.endswith(OTHERWISE) else {})
         for name, held in held_out.items()
         if held.segmentation is not None

@@ -42,7 +42,7 @@ def visited_coordinates(run: Path, agent: Agent) -> Tensor:
     perception = agent.model.perception.unwrapped
     if (
         not isinstance(perception, StatePerception)
-        or perception.gate != "none"
+        or perception.reading != "all"
         or perception.rnd_objects < 2
         or not isinstance(agent.rnd, ObjectRND)
     ):

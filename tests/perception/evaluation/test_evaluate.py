@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from perception.encoding import frequencies_for
-from perception.evaluation.evaluate import encode_episodes, evaluate, resting_jitter, worst_frames
+from perception.evaluation.evaluate import (
+    encode_episodes,
+    evaluate,
+    moves_at_rest,
+    resting_jitter,
+    worst_frames,
+)
 from perception.slots.decoder import Decoded
 from perception.slots.model import SlotOutput
 from tests.perception.painted import Painted, frames_for
@@ -135,7 +141,11 @@ class Bright(Painted):
             masks, torch.zeros(len(frame), 1, 3), torch.zeros(len(frame), 3, SIZE, SIZE)
         )
         return SlotOutput(
-            torch.zeros(len(frame), 1, 4), self.locate(masks), decoded, masks.sum(dim=1)
+            torch.zeros(len(frame), 1, 4),
+            self.locate(masks),
+            decoded,
+            masks.sum(dim=1),
+            torch.zeros(len(frame), 2),
         )
 
 
@@ -166,3 +176,18 @@ def test_the_jitter_of_a_thing_is_measured_under_noise_and_where_nothing_rests(
     measured = resting_jitter(model, frames)
     assert frequencies_for(measured) <= frequencies_for(true)
     assert 0.7 * true - 1e-3 <= measured <= (5 if pace else 1.3) * true + 1e-3
+
+
+def test_slots_that_move_while_their_objects_rest_are_counted_with_and_without_memory() -> None:
+    """A square rests and another passes before it, which hides up to all of it."""
+    truth = np.zeros((1, 9, SIZE, SIZE), np.int64)
+    truth[:, :, 20:26, 20:26] = 1
+    positions = np.zeros((1, 9, 2, 2))
+    for t in range(9):
+        truth[0, t, 18:28, 8 + 3 * t : 18 + 3 * t] = 2
+        positions[0, t, 1] = t
+    scores = evaluate(Painted(truth, 3), frames_for(truth), truth, 2, positions)
+    assert scores["moves_at_rest"] == 0.0
+    assert 0.3 < scores["moves_at_rest_seen"] < 0.9
+    nobody = moves_at_rest(positions, np.zeros((1, 9, 3, 4)), np.array([-1, -1]))
+    assert np.isnan(nobody)

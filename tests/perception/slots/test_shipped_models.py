@@ -139,3 +139,17 @@ def test_random_actions_move_what_can_be_moved_and_repeat_by_seed(
     again = collect_random_trajectories(env, count=1, steps=20, seed=7_000 + blocks)
     assert again.segmentation is None
     assert (again.frames[0] == trajectories.frames[0, :20]).all()
+
+
+def test_things_behind_a_hand_stay_where_they_are() -> None:
+    try:
+        env = make_env({"name": "adroit_door"}, "pixels")
+    except UserError as error:
+        pytest.skip(str(error))
+    model, _ = SlotModel.load(FILE.with_name("adroit_door.safetensors"), (64, 64))
+    held = collect_random_trajectories(env, count=6, steps=100, seed=3, truth=True)
+    assert held.segmentation is not None
+    scores = evaluate(model, held.frames, held.segmentation, held.objects, held.positions)
+    seen, remembered = scores["moves_at_rest_seen"], scores["moves_at_rest"]
+    assert isinstance(seen, float) and isinstance(remembered, float)
+    assert seen > 0.02 and remembered < 0.6 * seen

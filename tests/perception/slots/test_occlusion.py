@@ -1,0 +1,83 @@
+"""Objects that others hide keep their masks while they rest, and only then."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from perception.slots.occlusion import remember_hidden
+
+APART = torch.arange(2)
+
+
+def frame(thing: tuple[int, int] | None, hand: tuple[int, int] | None) -> Tensor:
+    """Masks (1, 2, 16, 16) of a thing, 6 x 6, and of the hand of 6 x 12 before it, whose corners
+    these are."""
+    thing_mask, hand_mask = torch.zeros(16, 16), torch.zeros(16, 16)
+    if thing:
+        thing_mask[thing[0] : thing[0] + 6, thing[1] : thing[1] + 6] = 1.0
+    if hand:
+        hand_mask[hand[0] : hand[0] + 12, hand[1] : hand[1] + 6] = 1.0
+    return torch.stack([thing_mask * (1 - hand_mask), hand_mask])[None]
+
+
+def film(*frames: Tensor, parts: Tensor = APART) -> list[Tensor]:
+    """What is remembered of each frame."""
+    before = kept = frames[0]
+    found = [kept]
+    for masks in frames[1:]:
+        kept, before = remember_hidden(masks, before, kept, parts), masks
+        found.append(kept)
+    return found
+
+
+def test_a_thing_at_rest_keeps_its_mask_behind_a_hand_that_passes() -> None:
+    hands = [None, (2, 0), (2, 2), (2, 4), (2, 6), (2, 9)]
+    for kept in film(*[frame((4, 4), hand) for hand in hands]):
+        assert torch.equal(kept[:, 0], frame((4, 4), None)[:, 0])
+
+
+def test_a_thing_hidden_from_the_start_is_completed_as_it_is_uncovered() -> None:
+    found = film(*[frame((4, 4), (2, column)) for column in (2, 4, 6, 8, 10)])
+    assert found[0][0, 0].sum() == 12
+    assert torch.equal(found[-1][:, 0], frame((4, 4), None)[:, 0])
+
+
+def test_a_thing_that_moves_behind_a_hand_is_where_it_is_seen() -> None:
+    """The hand covers its left half and pushes it down by a pixel."""
+    after = frame((5, 4), (2, 1))
+    assert torch.equal(film(frame((4, 4), (2, 1)), after)[-1], after)
+
+
+def test_a_thing_that_a_hand_pushes_before_it_is_where_it_is_seen() -> None:
+    """What it leaves is covered, what it gains is not."""
+    frames = [frame((4, 6 + t), (2, t)) for t in range(4)]
+    for seen, kept in zip(frames, film(*frames), strict=True):
+        assert torch.equal(seen, kept)
+
+
+def test_the_parts_of_one_body_do_not_hide_each_other() -> None:
+    frames = [frame((4, 4), None), frame((4, 4), (2, 2))]
+    assert torch.equal(film(*frames, parts=torch.zeros(2, dtype=torch.long))[-1], frames[-1])
+    assert not torch.equal(film(*frames)[-1], frames[-1])
+
+
+def test_rows_do_not_meet() -> None:
+    one, other = [frame((4, 4), (2, c)) for c in (0, 2)], [frame((4 + d, 4), None) for d in (0, 2)]
+    together = film(*[torch.cat(pair) for pair in zip(one, other, strict=True)])[-1]
+    assert torch.equal(together, torch.cat([film(*one)[-1], film(*other)[-1]]))
+
+
+def test_a_hand_that_moves_before_a_thing_is_not_hidden_by_it() -> None:
+    """A hand of 4 x 4 that crosses a door of 12 x 12, which has been seen whole."""
+    frames = []
+    for column in (0, 4, 6, 8, 10, 12):
+        door, hand = torch.zeros(16, 20), torch.zeros(16, 20)
+        door[2:14, 5:17] = 1.0
+        hand[6:10, column : column + 4] = 1.0
+        frames.append(torch.stack([door * (1 - hand), hand])[None])
+    whole = frames[0].clone()
+    whole[0, 0, 2:14, 5:17] = 1.0
+    for seen, kept in zip(frames, film(*frames), strict=True):
+        assert torch.equal(kept[:, 1], seen[:, 1])
+        assert torch.equal(kept[:, 0], whole[:, 0])
