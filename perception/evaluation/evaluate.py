@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from perception.encoding import MOVED
 from perception.evaluation import metrics
 from perception.slots.model import SlotModel, SlotOutput
-from perception.slots.occlusion import remember_hidden
+from perception.slots.occlusion import bodies_seen, remember_hidden
 
 Score = float | None | list[float | None] | list[int]
 
@@ -112,12 +112,12 @@ def evaluate(
 def remembered(model: SlotModel, outputs: list[SlotOutput]) -> NDArray[np.float64]:
     """Coordinates (E, T, K, 4) with what other objects hide, from an episode's T outputs."""
     bodies, places = model.proposals.bodies(), []
-    whole = before = outputs[0].decoded.masks
+    whole = outputs[0].decoded.masks
+    before = bodies_seen(whole, bodies)
     for output in outputs:
-        whole, before = (
-            remember_hidden(output.decoded.masks, before, whole, bodies),
-            output.decoded.masks,
-        )
+        masks = output.decoded.masks
+        seen = bodies_seen(masks, bodies)
+        whole, before = remember_hidden(masks, seen, before, whole, bodies), seen
         places.append(model.locate(whole, output.shift).double().cpu().numpy())
     return np.stack(places, axis=1)
 

@@ -50,12 +50,12 @@ class SlotAttention(nn.Module):
         previous: Tensor | None = None,
         is_first: Tensor | None = None,
         unseen: tuple[Tensor, Tensor] | None = None,
+        skip: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Attend to the tokens of one frame.
 
         A first frame takes all iterations from the queries, a later one a single iteration from
-        `previous`. Mixed rows all take all iterations, with static shapes: they cost little next to
-        the encoder, and nothing waits for the value of `is_first`.
+        `previous`. Mixed rows all take all iterations, with static shapes.
 
         Args:
             tokens: (B, L, D).
@@ -64,6 +64,8 @@ class SlotAttention(nn.Module):
             is_first: (B,) bool, rows that start anew although `previous` is given.
             unseen: (B, L) share of each token with unseen colours, which `weight` leaves out, and
                 (B, L, 3) these colours in [0, 1]; unused slots take them.
+            skip: Whether to look at values, and leave out what no row needs: not within compiled
+                code, and a GPU would be waited for.
 
         Returns:
             Slots (B, K, D) and attention logits (B, K, L).
@@ -71,6 +73,8 @@ class SlotAttention(nn.Module):
         tokens = self.norm_tokens(tokens)
         keys, values = self.to_key(tokens), self.to_value(tokens)
         start = queries = self.queries.expand(tokens.shape[0], -1, -1)
+        if skip and previous is not None and is_first is not None and not is_first.any():
+            is_first = None
         if previous is None or is_first is not None:
             with torch.no_grad():
                 for _ in range(self.iterations - 1):
@@ -81,6 +85,8 @@ class SlotAttention(nn.Module):
         elif previous is not None:
             start = previous
         slots, logits = self._iterate(start + queries - queries.detach(), keys, values, weight)
+        if skip and unseen and not (unseen[0].sum(dim=1) >= self.config.unseen_tokens).any():
+            unseen = None
         if unseen is None:
             return slots, logits
         return self._assign_unseen(slots, logits, start, values, weight, *unseen)

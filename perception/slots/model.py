@@ -190,6 +190,7 @@ class SlotModel(nn.Module):
         previous: Tensor | None = None,
         is_first: Tensor | None = None,
         assign_unseen: bool = True,
+        skip: bool = False,
     ) -> SlotOutput:
         """Encode one frame of each row.
 
@@ -198,6 +199,7 @@ class SlotModel(nn.Module):
             previous: (B, K, D) slots of the frame before.
             is_first: (B,) bool, rows that start anew although `previous` is given.
             assign_unseen: Whether unused slots take objects of unseen colours.
+            skip: As of `SlotAttention.forward`.
 
         Returns:
             Slots, their coordinates and masks.
@@ -218,6 +220,7 @@ class SlotModel(nn.Module):
             None if previous is None else previous.detach(),
             is_first,
             unseen,
+            skip,
         )
         decoded = self.decoder(slots, logits.unflatten(2, self.grid), alpha, background, inputs)
         coordinates = self.locate(decoded.masks, seen.shift)

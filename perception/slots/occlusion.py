@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 MIN_EXPLAINED = 1.0
 """Pixels that others must have covered or uncovered before an object is taken to be at rest."""
@@ -15,39 +14,80 @@ MAX_UNEXPLAINED = 0.25
 """Other changes of its mask that an object at rest may show, as a share of the explained ones."""
 
 
-def remember_hidden(masks: Tensor, before: Tensor, kept: Tensor, parts: Tensor) -> Tensor:
+def bodies_seen(masks: Tensor, bodies: Tensor) -> Tensor:
+    """Tell which body is seen in each pixel, -1 for background.
+
+    Args:
+        masks: (B, K, H, W) in [0, 1].
+        bodies: (K,) the body of each object, equal for the parts of one.
+
+    Returns:
+        (B, H, W) int8.
+    """
+    own = bodies.to(torch.int8).view(1, -1, 1, 1)
+    most = masks == masks.amax(dim=1, keepdim=True)  # argmax over few is a hundred times as slow
+    body = torch.where(most, own, -1).amax(dim=1)
+    return body.masked_fill_(masks.sum(dim=1) <= 0.5, -1)
+
+
+def remember_hidden(
+    masks: Tensor, seen: Tensor, before: Tensor, kept: Tensor, bodies: Tensor
+) -> Tensor:
     """Complete the masks of objects that others hide, from what was seen of them before.
 
-    A pixel that an object loses where another is now, or gains where another was a step earlier,
-    is explained by that other one. An object whose mask changes almost nowhere else is at rest: it
-    keeps its mask, and gains what was uncovered. Any other object has moved: its mask is what is
+    A pixel that an object loses where another body is seen now, or gains where one was seen a step
+    earlier, is explained by that body. An object whose mask changes almost nowhere else is at rest:
+    it keeps its mask, and gains what was uncovered. Any other object has moved: its mask is what is
     seen of it now. What reappears where it was hidden explains nothing that is lost there: it lies
     behind, so that a hand which moves before a door is not taken to be hidden by it.
 
     Args:
         masks: (B, K, H, W) in [0, 1], as seen.
-        before: Those of the step before, as seen.
+        seen: `bodies_seen` of them.
+        before: That of the step before.
         kept: What this function returned a step before; at an episode's first step `masks`.
-        parts: (K,) long, equal for the parts of one body, which do not hide each other.
+        bodies: (K,) as of `bodies_seen`; the parts of one body do not hide each other.
 
     Returns:
         (B, K, H, W), the masks whole.
     """
-    same = (parts.unsqueeze(0) == parts.unsqueeze(1)).to(masks)
+    own = bodies.to(torch.int8).view(1, -1, 1, 1)
+    now, uncovered = seen.unsqueeze(1), _others(before, own)
+    reappeared = ((now == own) & uncovered & (kept > 0.5)).any(dim=1, keepdim=True)
+    # A rim is mixed of both, so that neighbours of another body's pixels count as well.
+    hides = _others_around(seen, own) & ~(reappeared & _others(seen, own))
+    change = masks - kept
+    gains, amount = change > 0, change.abs()
+    explains = torch.where(gains, _others_around(before, own), hides)
+    explained = torch.where(explains, amount, 0.0).sum(dim=(2, 3))
+    amount = amount.sum(dim=(2, 3))
+    at_rest = (explained > MIN_EXPLAINED) & (amount < (1 + MAX_UNEXPLAINED) * explained)
+    return torch.where(at_rest[..., None, None] & ~(uncovered & gains), kept, masks)
 
-    def others(of: Tensor) -> Tensor:
-        """Which pixels of (B, K, H, W) belong to other bodies."""
-        return of.sum(dim=1, keepdim=True) - torch.einsum("kj,bjhw->bkhw", same, of) > 0.5
 
-    def around(pixels: Tensor) -> Tensor:
-        return F.max_pool2d(pixels.to(masks), 3, stride=1, padding=1) > 0
+def _others(seen: Tensor, own: Tensor) -> Tensor:
+    """Where (B, K, H, W) another body than an object's own is seen (B, H, W)."""
+    seen = seen.unsqueeze(1)
+    return (seen >= 0) & (seen != own)
 
-    uncovered = others(before)
-    gained, lost = (masks - kept).clamp(min=0), (kept - masks).clamp(min=0)
-    reappeared = others((kept - before > 0.5).to(masks) * masks)
-    explained = gained * around(uncovered) + lost * (around(others(masks)) & ~reappeared)
-    amount = explained.sum(dim=(2, 3))
-    other = (gained + lost - explained).sum(dim=(2, 3))
-    at_rest = (amount > MIN_EXPLAINED) & (other < MAX_UNEXPLAINED * amount)
-    whole = torch.where(uncovered, torch.maximum(kept, masks), kept)
-    return torch.where(at_rest[..., None, None], whole, masks)
+
+def _others_around(seen: Tensor, own: Tensor) -> Tensor:
+    """Where another body is seen in a pixel or next to it: where not all there is one's own.
+
+    Two maps of the frame, the greatest and the least body around, tell that of all objects.
+    """
+    greatest = _greatest_around(seen).unsqueeze(1)
+    least = -_greatest_around(torch.where(seen < 0, -127, -seen)).unsqueeze(1)
+    return (greatest >= 0) & ((greatest != own) | (least != own))
+
+
+def _greatest_around(values: Tensor) -> Tensor:
+    """Greatest of each pixel (B, H, W) and its eight neighbours."""
+    for axis in (1, 2):
+        around = values.clone()
+        length = values.shape[axis] - 1
+        ahead, behind = around.narrow(axis, 0, length), around.narrow(axis, 1, length)
+        torch.maximum(ahead, values.narrow(axis, 1, length), out=ahead)
+        torch.maximum(behind, values.narrow(axis, 0, length), out=behind)
+        values = around
+    return values

@@ -17,7 +17,7 @@ from perception.encoding import (
     positional_encoding,
 )
 from perception.slots.model import SlotModel
-from perception.slots.occlusion import remember_hidden
+from perception.slots.occlusion import bodies_seen, remember_hidden
 
 
 class SlotPerception(Perception):
@@ -77,15 +77,16 @@ class SlotPerception(Perception):
         self, obs: Tensor, previous_action: Tensor, is_first: Tensor, hidden: dict[str, Tensor]
     ) -> tuple[StoredObs, dict[str, Tensor]]:
         """Store the slots of the newest frame and their coordinates; carry slots and masks."""
-        output = self.model(obs[:, -1], hidden.get("slots"), is_first)
-        seen = whole = output.decoded.masks
+        output = self.model(obs[:, -1], hidden.get("slots"), is_first, skip=not obs.is_cuda)
+        masks, bodies = output.decoded.masks, self.model.proposals.bodies()
+        whole, seen = masks, bodies_seen(masks, bodies)
         if hidden:
-            first = is_first.view(-1, 1, 1, 1)
-            before, kept = (torch.where(first, seen, hidden[k].float()) for k in ("seen", "whole"))
-            whole = remember_hidden(seen, before, kept, self.model.proposals.bodies())
+            kept = torch.where(is_first.view(-1, 1, 1, 1), masks, hidden["whole"].float())
+            before = torch.where(is_first.view(-1, 1, 1), seen, hidden["seen"])
+            whole = remember_hidden(masks, seen, before, kept, bodies)
         coordinates = self.model.locate(whole, output.shift)
         stored = {"slots": output.slots.half(), "coordinates": coordinates}
-        return stored, {"slots": output.slots, "seen": seen.half(), "whole": whole.half()}
+        return stored, {"slots": output.slots, "seen": seen, "whole": whole.half()}
 
     def features(self, obs_sequence: ObsSequence) -> Tensor:
         """Pair the slots of the frames at t - 1 and t: (T, B, 2, K, D)."""

@@ -277,7 +277,7 @@ def test_slots_of_what_a_hand_hides_stay_where_they_were(slot_file: Path) -> Non
     films = [[thing, 0 * hand], [thing * (1 - hand), hand], [0 * thing, 0 * hand]]
     masks = iter([torch.stack([*pair, 0 * hand])[None] for pair in films])
 
-    def seen(*_: object) -> SlotOutput:
+    def seen(*_: object, **__: object) -> SlotOutput:
         now = next(masks)
         decoded = Decoded(now, torch.zeros(1, 3, 3), torch.zeros(1, 3, 64, 64))
         none, shift = torch.zeros(1, 3, 8), torch.zeros(1, 2)

@@ -92,6 +92,7 @@ class ProposalsOnly(SlotModel):
         previous: Tensor | None = None,
         is_first: Tensor | None = None,
         assign_unseen: bool = True,
+        skip: bool = False,
     ) -> SlotOutput:
         """Return the segment proposals of frames (B, H, W, 3) uint8 as masks of empty slots."""
         seen = self.view(as_images(frames))

@@ -275,3 +275,17 @@ def test_only_pixel_channels_tell_the_pixels_of_a_cell_apart(channels: int) -> N
         optimizer.step()
     own = (model(frames, assign_unseen=False).decoded.masks * shares).sum() / shares.sum()
     assert own > 0.95 if channels else own < 0.6
+
+
+def test_what_no_row_needs_can_be_left_out_to_the_last_bit() -> None:
+    torch.manual_seed(0)
+    model = SlotModel(SlotConfig(slots=3, width=8, channels=8))
+    frames = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    before = model(frames).slots
+    none, one = torch.tensor([False, False]), torch.tensor([True, False])
+    for unseen in (False, True):
+        model.proposals.unseen.fill_(unseen)
+        for first in (none, one):
+            whole, less = (model(frames, before, first, skip=skip) for skip in (False, True))
+            assert torch.equal(whole.slots, less.slots)
+            assert torch.equal(whole.decoded.masks, less.decoded.masks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from perception.slots.occlusion import remember_hidden
+from perception.slots.occlusion import bodies_seen, remember_hidden
 
 APART = torch.arange(2)
 
@@ -23,10 +23,11 @@ def frame(thing: tuple[int, int] | None, hand: tuple[int, int] | None) -> Tensor
 
 def film(*frames: Tensor, parts: Tensor = APART) -> list[Tensor]:
     """What is remembered of each frame."""
-    before = kept = frames[0]
+    kept, before = frames[0], bodies_seen(frames[0], parts)
     found = [kept]
     for masks in frames[1:]:
-        kept, before = remember_hidden(masks, before, kept, parts), masks
+        seen = bodies_seen(masks, parts)
+        kept, before = remember_hidden(masks, seen, before, kept, parts), seen
         found.append(kept)
     return found
 
