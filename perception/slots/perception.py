@@ -20,6 +20,10 @@ from perception.slots.model import SlotModel
 from perception.slots.occlusion import bodies_seen, remember_hidden
 
 
+MIN_AREA = 0.1
+"""Least area, in units of a slot's typical one, that tells how far an object is."""
+
+
 class SlotPerception(Perception):
     """Slots of frame pairs (t - 1, t), each with its encoded centroid, area and presence.
 
@@ -66,7 +70,7 @@ class SlotPerception(Perception):
         self.rnd_input_dim = config.slots * (encoded + 1)
         if reading == "relative":
             self.rnd_objects = pairs(config.slots).shape[1]
-            self.rnd_input_dim = self.rnd_objects * encoded
+            self.rnd_input_dim = self.rnd_objects * encoded_width(3, self.frequencies)
         self.storage = {
             "slots": StorageSpec((config.slots, config.width), torch.float16),
             "coordinates": StorageSpec((config.slots, 4), torch.float32),
@@ -100,13 +104,15 @@ class SlotPerception(Perception):
         """Compute encoded centroids and areas, (T, B, M), zero where a slot is empty.
 
         So only present objects can be new. They are also scaled by `motion`. Where objects are seen
-        from each other: encoded displacements of each two, zero where one is absent.
+        from each other: encoded displacements of each two and the logarithm of the ratio of their
+        sides, which tells depth; zero where one is absent.
         """
         if self.reading == "relative":
-            centroid, _, presence = obs_sequence["coordinates"][1:].split([2, 1, 1], dim=-1)
+            centroid, area, presence = obs_sequence["coordinates"][1:].split([2, 1, 1], dim=-1)
+            places = torch.cat([centroid, area.clamp(min=MIN_AREA).log() / 2], dim=-1)
             first, second = pairs(presence.shape[-2], presence.device)
             both = presence[..., first, :] * presence[..., second, :]
-            return self._encoded(as_seen_from_each_other(centroid), both).flatten(-2)
+            return self._encoded(as_seen_from_each_other(places), both).flatten(-2)
         before, coordinates = obs_sequence["coordinates"].unfold(0, 2, 1).unbind(-1)
         centroid, area, presence = coordinates.split([2, 1, 1], dim=-1)
         presence = presence * motion(self.reading, centroid, before[..., :2], presence)

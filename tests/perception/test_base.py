@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -260,6 +261,12 @@ def test_seen_from_each_other_a_scene_that_stands_elsewhere_is_the_same(slot_fil
         assert ((first - moved)[1:].abs().amax(-1) > 0.05).all()
     absent = from_slots[3, 0].unflatten(-1, (3, -1))
     assert absent[0].any() and not absent[1:].any()
+    nearer = {name: stored.clone() for name, stored in slots.items()}
+    nearer["coordinates"][:, 0, 0, 2] = 4.0  # the first is seen at twice its usual side
+    change = SlotPerception(slot_file, reading="relative").rnd_input(nearer) - from_slots
+    first, _, third = change[0, 0].unflatten(-1, (3, -1))
+    torch.testing.assert_close(first[2], torch.tensor(-math.log(2.0)))
+    assert not first[:2].any() and not third.any()
 
 
 def test_objects_of_their_own_place_are_asked_for_to_be_seen_from_each_other() -> None:
