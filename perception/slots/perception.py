@@ -19,7 +19,6 @@ from perception.encoding import (
 from perception.slots.model import SlotModel
 from perception.slots.occlusion import bodies_seen, remember_hidden
 
-
 MIN_AREA = 0.1
 """Least area, in units of a slot's typical one, that tells how far an object is."""
 
