@@ -83,7 +83,7 @@ class SlotPerception(Perception):
         output = self.model(obs[:, -1], hidden.get("slots"), is_first, skip=not obs.is_cuda)
         masks, bodies = output.decoded.masks, self.model.proposals.bodies()
         whole, seen = masks, bodies_seen(masks, bodies)
-        if hidden:
+        if "whole" in hidden:
             kept = torch.where(is_first.view(-1, 1, 1, 1), masks, hidden["whole"].float())
             before = torch.where(is_first.view(-1, 1, 1), seen, hidden["seen"])
             whole = remember_hidden(masks, seen, before, kept, bodies)
