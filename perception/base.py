@@ -55,7 +55,8 @@ class Perception(nn.Module, ABC):
         history: Stored observations that features of one step need: 1, 2, or more with a memory.
         feature_shape: Features of one step: (D,), or (2, K, D) slots of the last two frames.
         rnd_input_dim: M.
-        rnd_objects: Objects that the RND's input lists, each in a part of equal width.
+        rnd_objects: Objects that the RND's input lists, each in a part of equal width; 1 where
+            it lists none.
         pretraining_frames: Frames that perception was trained on; they count as interactions.
         storage: Columns that replay stores of one observation.
     """

@@ -34,8 +34,8 @@ class StatePerception(Perception):
         reading: How the RND reads objects.
 
     Raises:
-        ValueError: Objects with places of their own are asked for where the task names none, or
-            only numbers.
+        ValueError: Objects with places of their own are asked for where the task names none,
+            only numbers, or one that is to be seen from others.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class StatePerception(Perception):
         self.rnd_objects = count if encoded else 1
         self.rnd_input_dim = encoded or state_dim
         if reading == "relative":
-            self.rnd_objects = pairs(count).shape[1]
-            self.rnd_input_dim = self.rnd_objects * encoded_width(coordinates, frequencies)
+            self.rnd_objects = 1
+            self.rnd_input_dim = pairs(count).shape[1] * encoded_width(coordinates, frequencies)
 
     def to_storage(
         self, obs: Tensor, previous_action: Tensor, is_first: Tensor, hidden: dict[str, Tensor]

@@ -96,7 +96,9 @@ def evaluate(
         "switch_rate": metrics.switch_rate(found.slots.reshape(*segmentation.shape[:2], -1)),
     }
     if positions is not None:
-        places = {"moves_at_rest_seen": coordinates, "moves_at_rest": remembered(model, outputs)}
+        whole = remembered(model, outputs)
+        whole[..., 3] = coordinates[..., 3]  # the same steps count: those in which a slot is seen
+        places = {"moves_at_rest_seen": coordinates, "moves_at_rest": whole}
         for name, place in places.items():
             figures[name] = moves_at_rest(positions, place, owners[:objects])
     spare = np.setdiff1d(np.arange(slots), owners)
@@ -111,6 +113,8 @@ def evaluate(
 
 def remembered(model: SlotModel, outputs: list[SlotOutput]) -> NDArray[np.float64]:
     """Coordinates (E, T, K, 4) with what other objects hide, from an episode's T outputs."""
+    if model.config.adapt:  # perception does without
+        return np.stack([output.coordinates.double().cpu().numpy() for output in outputs], axis=1)
     bodies, places = model.proposals.bodies(), []
     whole = outputs[0].decoded.masks
     before = bodies_seen(whole, bodies)

@@ -39,7 +39,9 @@ def remember_hidden(
     earlier, is explained by that body. An object whose mask changes almost nowhere else is at rest:
     it keeps its mask, and gains what was uncovered. Any other object has moved: its mask is what is
     seen of it now. What reappears where it was hidden explains nothing that is lost there: it lies
-    behind, so that a hand which moves before a door is not taken to be hidden by it.
+    behind, so that a hand which moves before a door that has been seen whole is not taken to be
+    hidden by it. The more of a thing is hidden, the further it may move before that is noticed: one
+    of 6 x 6 pixels, half hidden, by 1 pixel, two thirds hidden, by 3.
 
     Args:
         masks: (B, K, H, W) in [0, 1], as seen.

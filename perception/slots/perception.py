@@ -39,7 +39,7 @@ class SlotPerception(Perception):
 
     Raises:
         ValueError: The model cannot be loaded, or its objects at rest are not still enough for so
-            many frequencies.
+            many frequencies, or one slot is to be seen from others.
     """
 
     history = 2
@@ -68,8 +68,13 @@ class SlotPerception(Perception):
         self.rnd_objects = config.slots
         self.rnd_input_dim = config.slots * (encoded + 1)
         if reading == "relative":
-            self.rnd_objects = pairs(config.slots).shape[1]
-            self.rnd_input_dim = self.rnd_objects * encoded_width(3, self.frequencies)
+            if config.slots < 2:
+                raise ValueError(
+                    f"exploration.rnd_input=relative_slots: {checkpoint} has one slot, and nothing "
+                    "to see it from; use exploration.rnd_input=slots"
+                )
+            self.rnd_objects = 1
+            self.rnd_input_dim = pairs(config.slots).shape[1] * encoded_width(3, self.frequencies)
         self.storage = {
             "slots": StorageSpec((config.slots, config.width), torch.float16),
             "coordinates": StorageSpec((config.slots, 4), torch.float32),
@@ -83,7 +88,7 @@ class SlotPerception(Perception):
         output = self.model(obs[:, -1], hidden.get("slots"), is_first, skip=not obs.is_cuda)
         masks, bodies = output.decoded.masks, self.model.proposals.bodies()
         whole, seen = masks, bodies_seen(masks, bodies)
-        if "whole" in hidden:
+        if "whole" in hidden and not self.model.config.adapt:  # a shaking camera moves kept masks
             kept = torch.where(is_first.view(-1, 1, 1, 1), masks, hidden["whole"].float())
             before = torch.where(is_first.view(-1, 1, 1), seen, hidden["seen"])
             whole = remember_hidden(masks, seen, before, kept, bodies)

@@ -309,3 +309,10 @@ def test_an_unknown_backbone_is_named(backbone: str) -> None:
 def test_conv4_takes_no_weights() -> None:
     with pytest.raises(ValueError, match="x.safetensors"):
         CnnPerception(weights="x.safetensors")
+
+
+def test_a_slot_alone_cannot_be_seen_from_others(tmp_path: Path) -> None:
+    path = tmp_path / "alone.safetensors"
+    SlotModel(SlotConfig(slots=1, width=8, channels=8, frequencies=2)).save(path, {"task": "test"})
+    with pytest.raises(ValueError, match="has one slot"):
+        SlotPerception(path, reading="relative")

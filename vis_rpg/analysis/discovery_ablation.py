@@ -123,7 +123,7 @@ def figures(
     scores = {}
     for name, held in held_out.items():
         assert held.segmentation is not None
-        scored = evaluate(model, held.frames, held.segmentation, held.objects, held.positions)
+        scored = evaluate(model, held.frames, held.segmentation, held.objects)
         scores[name] = {key: scored[key] for key in FIGURES}
     return scores
 
