@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from perception.encoding import MOVED
 from perception.evaluation import metrics
 from perception.slots.model import SlotModel, SlotOutput
-from perception.slots.occlusion import bodies_seen, remember_hidden
 
 Score = float | None | list[float | None] | list[int]
 
@@ -113,16 +112,11 @@ def evaluate(
 
 def remembered(model: SlotModel, outputs: list[SlotOutput]) -> NDArray[np.float64]:
     """Coordinates (E, T, K, 4) with what other objects hide, from an episode's T outputs."""
-    if model.config.adapt:  # perception does without
-        return np.stack([output.coordinates.double().cpu().numpy() for output in outputs], axis=1)
-    bodies, places = model.proposals.bodies(), []
-    whole = outputs[0].decoded.masks
-    before = bodies_seen(whole, bodies)
+    places: list[NDArray[np.float64]] = []
+    carried: dict[str, torch.Tensor] = {}
     for output in outputs:
-        masks = output.decoded.masks
-        seen = bodies_seen(masks, bodies)
-        whole, before = remember_hidden(masks, seen, before, whole, bodies), seen
-        places.append(model.locate(whole, output.shift).double().cpu().numpy())
+        coordinates, carried = model.remember(output, carried)
+        places.append(coordinates.double().cpu().numpy())
     return np.stack(places, axis=1)
 
 

@@ -22,6 +22,7 @@ from perception.slots.alignment import Alignment
 from perception.slots.attention import SlotAttention
 from perception.slots.background import View, view
 from perception.slots.decoder import Decoded, MaskDecoder
+from perception.slots.occlusion import bodies_seen, remember_hidden
 from perception.slots.segments import SegmentConfig, SegmentProposals
 
 FORMAT = "perception slot model 1"
@@ -79,8 +80,6 @@ class SlotOutput:
     decoded: Decoded
     alpha: Tensor
     """(B, H, W) foreground share of each pixel."""
-    shift: Tensor
-    """(B, 2) of the frame against the background, in pixels, which coordinates are freed of."""
 
 
 class FrameEncoder(nn.Module):
@@ -224,7 +223,7 @@ class SlotModel(nn.Module):
         )
         decoded = self.decoder(slots, logits.unflatten(2, self.grid), alpha, background, inputs)
         coordinates = self.locate(decoded.masks, seen.shift)
-        return SlotOutput(slots, coordinates, decoded, alpha, seen.shift)
+        return SlotOutput(slots, coordinates, decoded, alpha)
 
     def _pooled(self, pixels: Tensor) -> Tensor:
         """Means over tokens' cells: (B, H, W) or (B, C, H, W) -> (B, h, w) or (B, C, h, w)."""
@@ -245,6 +244,33 @@ class SlotModel(nn.Module):
             moved = shift * 2 / shift.new_tensor(self.config.frame_size[::-1])
             centroid = centroid - moved.unsqueeze(1) * pixels.clamp(max=1.0).unsqueeze(-1)
         return torch.cat([centroid, area.unsqueeze(-1), presence.unsqueeze(-1)], dim=-1)
+
+    def remember(
+        self, output: SlotOutput, carried: Mapping[str, Tensor], is_first: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Locate objects with what others hide of them (`remember_hidden`).
+
+        A camera that is not exact does without: a mask that is kept would shake with the frame.
+
+        Args:
+            output: Of this step.
+            carried: Returned by the step before; whatever else it holds is left alone.
+            is_first: (B,) bool, rows that start anew.
+
+        Returns:
+            Coordinates (B, K, 4) as of `SlotOutput`, and what the next step needs.
+        """
+        if self.config.adapt:
+            return output.coordinates, {}
+        masks, bodies = output.decoded.masks, self.proposals.bodies()
+        whole, seen = masks, bodies_seen(masks, bodies)
+        if "whole" in carried:
+            before, kept = carried["seen"], carried["whole"].float()
+            if is_first is not None:
+                before = torch.where(is_first.view(-1, 1, 1), seen, before)
+                kept = torch.where(is_first.view(-1, 1, 1, 1), masks, kept)
+            whole = remember_hidden(masks, seen, before, kept, bodies)
+        return self.locate(whole), {"seen": seen, "whole": whole.half()}
 
     def encode_video(self, frames: Tensor) -> list[SlotOutput]:
         """Encode frames one after the other: all iterations on the first, one on each later frame.

@@ -17,7 +17,6 @@ from perception.encoding import (
     positional_encoding,
 )
 from perception.slots.model import SlotModel
-from perception.slots.occlusion import bodies_seen, remember_hidden
 
 MIN_AREA = 0.1
 """Least area, in units of a slot's typical one, that tells how far an object is."""
@@ -28,7 +27,7 @@ class SlotPerception(Perception):
 
     The slot model is frozen: it runs once on each observation, and replay stores its slots. Slots
     keep the model's order, so a slot is the same object in every episode. An object that another
-    one hides is where it was, until what is seen of it tells otherwise (`remember_hidden`).
+    one hides is where it was, until what is seen of it tells otherwise (`SlotModel.remember`).
     Observations are (B, 2, H, W, 3) uint8 stacks.
 
     Args:
@@ -86,15 +85,9 @@ class SlotPerception(Perception):
     ) -> tuple[StoredObs, dict[str, Tensor]]:
         """Store the slots of the newest frame and their coordinates; carry slots and masks."""
         output = self.model(obs[:, -1], hidden.get("slots"), is_first, skip=not obs.is_cuda)
-        masks, bodies = output.decoded.masks, self.model.proposals.bodies()
-        whole, seen = masks, bodies_seen(masks, bodies)
-        if "whole" in hidden and not self.model.config.adapt:  # a shaking camera moves kept masks
-            kept = torch.where(is_first.view(-1, 1, 1, 1), masks, hidden["whole"].float())
-            before = torch.where(is_first.view(-1, 1, 1), seen, hidden["seen"])
-            whole = remember_hidden(masks, seen, before, kept, bodies)
-        coordinates = self.model.locate(whole, output.shift)
+        coordinates, carried = self.model.remember(output, hidden, is_first)
         stored = {"slots": output.slots.half(), "coordinates": coordinates}
-        return stored, {"slots": output.slots, "seen": seen, "whole": whole.half()}
+        return stored, {"slots": output.slots, **carried}
 
     def features(self, obs_sequence: ObsSequence) -> Tensor:
         """Pair the slots of the frames at t - 1 and t: (T, B, 2, K, D)."""

@@ -41,7 +41,6 @@ class Painted(SlotModel):
             self.locate(masks),
             decoded,
             masks.sum(dim=1),
-            torch.zeros(len(labels), 2),
         )
 
 

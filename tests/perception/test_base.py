@@ -287,8 +287,8 @@ def test_slots_of_what_a_hand_hides_stay_where_they_were(slot_file: Path) -> Non
     def seen(*_: object, **__: object) -> SlotOutput:
         now = next(masks)
         decoded = Decoded(now, torch.zeros(1, 3, 3), torch.zeros(1, 3, 64, 64))
-        none, shift = torch.zeros(1, 3, 8), torch.zeros(1, 2)
-        return SlotOutput(none, perception.model.locate(now), decoded, now.sum(1), shift)
+        none = torch.zeros(1, 3, 8)
+        return SlotOutput(none, perception.model.locate(now), decoded, now.sum(1))
 
     perception.model.forward = seen  # type: ignore[method-assign]
     state, found = RecurrentState(), []

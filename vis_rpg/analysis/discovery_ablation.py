@@ -100,7 +100,7 @@ class ProposalsOnly(SlotModel):
         masks = self.proposals(images, alpha)
         nothing = images.new_zeros(*masks.shape[:2], self.config.width)
         decoded = Decoded(masks, nothing[..., :3], images)
-        return SlotOutput(nothing, self.locate(masks, seen.shift), decoded, alpha, seen.shift)
+        return SlotOutput(nothing, self.locate(masks, seen.shift), decoded, alpha)
 
 
 def figures(

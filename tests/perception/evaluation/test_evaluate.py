@@ -145,7 +145,6 @@ class Bright(Painted):
             self.locate(masks),
             decoded,
             masks.sum(dim=1),
-            torch.zeros(len(frame), 2),
         )
 
 
