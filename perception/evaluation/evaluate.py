@@ -56,9 +56,11 @@ def evaluate(
         segmentation: (E, T, H, W), 0 for the static background, 1 .. `objects` for the objects of
             interest, objects + 1 for the rest of the robot, more for what else moves.
         objects: Number of objects of interest.
-        positions: (E, T, objects, 2 or 3), with which `moves_at_rest` is measured: the share of
-            steps in which the slot of an object at rest moves by MOVED or more, as seen and as
-            remembered (`perception.slots.occlusion`).
+        positions: (E, T, objects, 2 or 3), with which is measured what remembering hidden objects
+            (`perception.slots.occlusion`) does: `moves_at_rest`, the share of steps in which the
+            slot of an object at rest moves by MOVED or more, as seen and as remembered, and
+            `misses_motion`, the share of steps with a motion that is seen, and true, in which the
+            remembered slot does not move so far.
 
     Returns:
         Scores by name. None where there is nothing to measure: an object never in sight, one that
@@ -97,9 +99,7 @@ def evaluate(
     if positions is not None:
         whole = remembered(model, outputs)
         whole[..., 3] = coordinates[..., 3]  # the same steps count: those in which a slot is seen
-        places = {"moves_at_rest_seen": coordinates, "moves_at_rest": whole}
-        for name, place in places.items():
-            figures[name] = moves_at_rest(positions, place, owners[:objects])
+        figures |= memory_errors(positions, coordinates, whole, owners[:objects])
     spare = np.setdiff1d(np.arange(slots), owners)
     return {name: _number(value) for name, value in figures.items()} | {
         "iou": [_number(value) for value in iou[:objects]],
@@ -120,26 +120,39 @@ def remembered(model: SlotModel, outputs: list[SlotOutput]) -> NDArray[np.float6
     return np.stack(places, axis=1)
 
 
-def moves_at_rest(
-    positions: NDArray[np.float64], coordinates: NDArray[np.float64], owners: NDArray[np.int64]
-) -> float:
-    """Share of steps at rest, over all objects, in which an object's slot moves by MOVED or more.
+def memory_errors(
+    positions: NDArray[np.float64],
+    seen: NDArray[np.float64],
+    whole: NDArray[np.float64],
+    owners: NDArray[np.int64],
+) -> dict[str, float]:
+    """Compare how slots move, as seen and as remembered, with how the objects move.
 
     Args:
         positions: True ones (E, T, N, 2 or 3).
-        coordinates: Of slots (E, T, K, 4).
+        seen: Coordinates of slots (E, T, K, 4), as seen.
+        whole: The same with what others hide.
         owners: (N,) the slot of each object, -1 for none.
 
     Returns:
-        The share; NaN where nothing that has a slot rests in sight.
+        `moves_at_rest_seen`, `moves_at_rest` and `misses_motion`, as of `evaluate`, each NaN where
+        no step counts.
     """
     positions = positions[:, :, owners >= 0]
-    seen = coordinates[:, :, owners[owners >= 0]]
+    slots = owners[owners >= 0]
     rests = np.abs(np.diff(positions, axis=1)).max(axis=-1, initial=0.0) < AT_REST
-    there = seen[..., 3] > 0.5
-    rests &= there[:, 1:] & there[:, :-1]
-    moves = np.linalg.norm(np.diff(seen[..., :2], axis=1), axis=-1) >= MOVED
-    return float(moves[rests].mean()) if rests.any() else np.nan
+    there = seen[:, :, slots, 3] > 0.5
+    followed = there[:, 1:] & there[:, :-1]
+    as_seen, remembered = (
+        np.linalg.norm(np.diff(places[:, :, slots, :2], axis=1), axis=-1) >= MOVED
+        for places in (seen, whole)
+    )
+    rests, moves = rests & followed, ~rests & followed & as_seen
+    return {
+        "moves_at_rest_seen": float(as_seen[rests].mean()) if rests.any() else np.nan,
+        "moves_at_rest": float(remembered[rests].mean()) if rests.any() else np.nan,
+        "misses_motion": float((~remembered)[moves].mean()) if moves.any() else np.nan,
+    }
 
 
 @dataclass

@@ -21,9 +21,10 @@ WORDS = {
     "switch_rate": "identity switches",
     "moves_at_rest": "slots of things at rest that move",
     "moves_at_rest_seen": "the same without memory of what is hidden",
+    "misses_motion": "motions seen that the memory misses",
 }
 """Words for those scores of `evaluate` that are one number."""
-LOWER_IS_BETTER = ("switch_rate", "moves_at_rest", "moves_at_rest_seen")
+LOWER_IS_BETTER = ("switch_rate", "moves_at_rest", "moves_at_rest_seen", "misses_motion")
 MIN_SEED_SHARE = 0.8
 """Share of the seeds that have to meet a bar, as well as their mean."""
 

@@ -22,7 +22,7 @@ from perception.slots.alignment import Alignment
 from perception.slots.attention import SlotAttention
 from perception.slots.background import View, view
 from perception.slots.decoder import Decoded, MaskDecoder
-from perception.slots.occlusion import bodies_seen, remember_hidden
+from perception.slots.occlusion import bodies_seen, fill_holes, remember_hidden
 from perception.slots.segments import SegmentConfig, SegmentProposals
 
 FORMAT = "perception slot model 1"
@@ -263,13 +263,15 @@ class SlotModel(nn.Module):
         if self.config.adapt:
             return output.coordinates, {}
         masks, bodies = output.decoded.masks, self.proposals.bodies()
-        whole, seen = masks, bodies_seen(masks, bodies)
-        if "whole" in carried:
+        seen = bodies_seen(masks, bodies)
+        if "whole" not in carried:
+            whole = fill_holes(masks, seen, bodies)
+        else:
             before, kept = carried["seen"], carried["whole"].float()
-            if is_first is not None:
-                before = torch.where(is_first.view(-1, 1, 1), seen, before)
-                kept = torch.where(is_first.view(-1, 1, 1, 1), masks, kept)
             whole = remember_hidden(masks, seen, before, kept, bodies)
+            if is_first is not None and is_first.any():
+                first = fill_holes(masks, seen, bodies)
+                whole = torch.where(is_first.view(-1, 1, 1, 1), first, whole)
         return self.locate(whole), {"seen": seen, "whole": whole.half()}
 
     def encode_video(self, frames: Tensor) -> list[SlotOutput]:

@@ -12,6 +12,12 @@ MIN_EXPLAINED = 1.0
 """Pixels that others must have covered or uncovered before an object is taken to be at rest."""
 MAX_UNEXPLAINED = 0.25
 """Other changes of its mask that an object at rest may show, as a share of the explained ones."""
+MAX_CHANGED = 0.15
+"""The same, as a share of what is seen of it and not beside others."""
+LEAST_CHANGE = 0.1
+"""Pixels that may change beyond that share: a thing that is hidden whole rests."""
+CLEAR = 0.9
+"""Share of a pixel that an object fills where it was uncovered beside another body."""
 
 
 def bodies_seen(masks: Tensor, bodies: Tensor) -> Tensor:
@@ -30,6 +36,27 @@ def bodies_seen(masks: Tensor, bodies: Tensor) -> Tensor:
     return body.masked_fill_(masks.sum(dim=1) <= 0.5, -1)
 
 
+def fill_holes(masks: Tensor, seen: Tensor, bodies: Tensor) -> Tensor:
+    """Complete masks where another body is seen amid an object: it is before the object.
+
+    For the first step of an episode, of which nothing is remembered yet.
+
+    Args:
+        masks: (B, K, H, W) in [0, 1].
+        seen: `bodies_seen` of them.
+        bodies: (K,) as of `bodies_seen`.
+
+    Returns:
+        (B, K, H, W): 1 where another body is seen and the object lies left, right, above and below.
+    """
+    own = bodies.to(torch.int8).view(1, -1, 1, 1)
+    amid = _others(seen, own)
+    there = seen.unsqueeze(1) == own
+    for axis in (2, 3):
+        amid = amid & (there.cumsum(axis) > 0) & (there.flip(axis).cumsum(axis) > 0).flip(axis)
+    return torch.where(amid, 1.0, masks)
+
+
 def remember_hidden(
     masks: Tensor, seen: Tensor, before: Tensor, kept: Tensor, bodies: Tensor
 ) -> Tensor:
@@ -37,17 +64,16 @@ def remember_hidden(
 
     A pixel that an object loses where another body is seen now, or gains where one was seen a step
     earlier, is explained by that body. An object whose mask changes almost nowhere else is at rest:
-    it keeps its mask, and gains what was uncovered. Any other object has moved: its mask is what is
-    seen of it now. What reappears where it was hidden explains nothing that is lost there: it lies
-    behind, so that a hand which moves before a door that has been seen whole is not taken to be
-    hidden by it. The more of a thing is hidden, the further it may move before that is noticed: one
-    of 6 x 6 pixels, half hidden, by 1 pixel, two thirds hidden, by 3.
+    beside others it keeps its mask, and gains what was uncovered and is its own for the most part;
+    elsewhere its mask is what is seen. Any other object has moved: its mask is what is seen of it
+    now. What reappears where it was hidden explains nothing that is lost there: it lies behind, so
+    that a hand which moves before a door that has been seen whole is not taken to be hidden by it.
 
     Args:
         masks: (B, K, H, W) in [0, 1], as seen.
         seen: `bodies_seen` of them.
         before: That of the step before.
-        kept: What this function returned a step before; at an episode's first step `masks`.
+        kept: What this function returned a step before; at an episode's first step `fill_holes`.
         bodies: (K,) as of `bodies_seen`; the parts of one body do not hide each other.
 
     Returns:
@@ -57,14 +83,19 @@ def remember_hidden(
     now, uncovered = seen.unsqueeze(1), _others(before, own)
     reappeared = ((now == own) & uncovered & (kept > 0.5)).any(dim=1, keepdim=True)
     # A rim is mixed of both, so that neighbours of another body's pixels count as well.
-    hides = _others_around(seen, own) & ~(reappeared & _others(seen, own))
+    beside = _others_around(seen, own)
     change = masks - kept
     gains, amount = change > 0, change.abs()
-    explains = torch.where(gains, _others_around(before, own), hides)
+    explains = torch.where(
+        gains, _others_around(before, own), beside & ~(reappeared & _others(seen, own))
+    )
     explained = torch.where(explains, amount, 0.0).sum(dim=(2, 3))
-    amount = amount.sum(dim=(2, 3))
-    at_rest = (explained > MIN_EXPLAINED) & (amount < (1 + MAX_UNEXPLAINED) * explained)
-    return torch.where(at_rest[..., None, None] & ~(uncovered & gains), kept, masks)
+    unexplained = torch.where(explains, 0.0, amount).sum(dim=(2, 3))
+    apart = torch.where(beside, 0.0, masks).sum(dim=(2, 3))
+    most = torch.minimum(MAX_UNEXPLAINED * explained, LEAST_CHANGE + MAX_CHANGED * apart)
+    at_rest = (explained > MIN_EXPLAINED) & (unexplained < most)
+    keeps = beside & ~(gains & uncovered & (masks > CLEAR))
+    return torch.where(at_rest[..., None, None] & keeps, kept, masks)
 
 
 def _others(seen: Tensor, own: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from perception.encoding import frequencies_for
 from perception.evaluation.evaluate import (
     encode_episodes,
     evaluate,
-    moves_at_rest,
+    memory_errors,
     resting_jitter,
     worst_frames,
 )
@@ -188,5 +188,18 @@ def test_slots_that_move_while_their_objects_rest_are_counted_with_and_without_m
     scores = evaluate(Painted(truth, 3), frames_for(truth), truth, 2, positions)
     assert scores["moves_at_rest"] == 0.0
     assert 0.3 < scores["moves_at_rest_seen"] < 0.9
-    nobody = moves_at_rest(positions, np.zeros((1, 9, 3, 4)), np.array([-1, -1]))
-    assert np.isnan(nobody)
+    assert scores["misses_motion"] == 0.0
+    nowhere = np.zeros((1, 9, 3, 4))
+    nobody = memory_errors(positions, nowhere, nowhere, np.array([-1, -1]))
+    assert len(nobody) == 3 and np.isnan(list(nobody.values())).all()
+
+
+def test_a_motion_that_the_memory_misses_is_counted() -> None:
+    """One object moves in four of eight steps, as seen, and in one of them as remembered."""
+    positions, seen = np.zeros((1, 9, 1, 2)), np.ones((1, 9, 1, 4))
+    positions[0, :5, 0, 0] = seen[0, :5, 0, 0] = 0.1 * np.arange(5)
+    positions[0, 5:, 0, 0] = seen[0, 5:, 0, 0] = 0.4
+    whole = seen.copy()
+    whole[0, 1:4, 0, 0], whole[0, 4:, 0, 0] = 0.0, 0.4
+    errors = memory_errors(positions, seen, whole, np.array([0]))
+    assert errors == {"moves_at_rest_seen": 0.0, "moves_at_rest": 0.0, "misses_motion": 0.75}

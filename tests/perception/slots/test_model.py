@@ -289,3 +289,23 @@ def test_what_no_row_needs_can_be_left_out_to_the_last_bit() -> None:
             whole, less = (model(frames, before, first, skip=skip) for skip in (False, True))
             assert torch.equal(whole.slots, less.slots)
             assert torch.equal(whole.decoded.masks, less.decoded.masks)
+
+
+def test_what_is_hidden_is_remembered_row_by_row_but_not_by_a_camera_that_is_not_exact(
+    model: SlotModel,
+) -> None:
+    """One thing is hidden from its sixth column on, in both rows; the second row starts anew."""
+    masks = torch.zeros(2, 3, 16, 24)
+    masks[:, 0, 4:10, 4:10] = 1.0
+    sight = model(noise(2))
+    outputs = [replace(sight, decoded=replace(sight.decoded, masks=masks))]
+    masks = masks.clone()
+    masks[:, 0, :, 6:], masks[:, 1, 2:12, 6:12] = 0.0, 1.0
+    hidden = replace(sight, decoded=replace(sight.decoded, masks=masks))
+    outputs.append(replace(hidden, coordinates=model.locate(masks)))
+    before, carried = model.remember(outputs[0], {})
+    after, _ = model.remember(outputs[1], carried, torch.tensor([False, True]))
+    assert torch.equal(after[0, 0], before[0, 0])
+    assert torch.equal(after[1], outputs[1].coordinates[1])
+    model.config = replace(model.config, adapt=True)
+    assert model.remember(outputs[1], carried) == (outputs[1].coordinates, {})

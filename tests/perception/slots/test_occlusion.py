@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
-from perception.slots.occlusion import bodies_seen, remember_hidden
+from perception.slots.occlusion import bodies_seen, fill_holes, remember_hidden
 
 APART = torch.arange(2)
 
@@ -23,7 +24,8 @@ def frame(thing: tuple[int, int] | None, hand: tuple[int, int] | None) -> Tensor
 
 def film(*frames: Tensor, parts: Tensor = APART) -> list[Tensor]:
     """What is remembered of each frame."""
-    kept, before = frames[0], bodies_seen(frames[0], parts)
+    before = bodies_seen(frames[0], parts)
+    kept = fill_holes(frames[0], before, parts)
     found = [kept]
     for masks in frames[1:]:
         seen = bodies_seen(masks, parts)
@@ -42,6 +44,31 @@ def test_a_thing_hidden_from_the_start_is_completed_as_it_is_uncovered() -> None
     found = film(*[frame((4, 4), (2, column)) for column in (2, 4, 6, 8, 10)])
     assert found[0][0, 0].sum() == 12
     assert torch.equal(found[-1][:, 0], frame((4, 4), None)[:, 0])
+
+
+@pytest.mark.parametrize("hidden", [1, 2, 3, 4])
+@pytest.mark.parametrize("way", [(1, 0), (-1, 0), (0, 1)], ids=["down", "up", "along"])
+def test_a_thing_that_a_hand_hides_and_moves_by_a_pixel_has_moved(
+    hidden: int, way: tuple[int, int]
+) -> None:
+    """Of its six columns the hand hides up to four, and goes with it."""
+    down, right = way
+    after = frame((4 + down, 4 + right), (2 + down, hidden - 2 + right))
+    frames = [frame((4, 4), None), frame((4, 4), (2, hidden - 2)), after]
+    assert torch.equal(film(*frames)[-1], after)
+
+
+def test_a_mixed_rim_that_a_hand_leaves_does_not_stay() -> None:
+    """The hand that leaves a thing looks like it, by half, along its rim."""
+    frames = [frame((4, 4), (2, column)) for column in (2, 4, 6, 8)]
+    for masks in frames:
+        rim = (masks[:, 1:].roll(-1, 3) > 0) & (masks[:, 1:] == 0) & (masks[:, :1] == 0)
+        masks[:, :1] += 0.5 * rim
+        masks[:, 1:] += 0.5 * rim
+    frames.append(frame((4, 4), None))
+    for kept in film(*frames):
+        assert kept[0, 0, :, 10:].sum() <= frames[0][0, 0, :, 10:].sum() + 3
+    assert torch.equal(film(*frames)[-1][:, 0], frame((4, 4), None)[:, 0])
 
 
 def test_a_thing_that_moves_behind_a_hand_is_where_it_is_seen() -> None:
@@ -69,10 +96,11 @@ def test_rows_do_not_meet() -> None:
     assert torch.equal(together, torch.cat([film(*one)[-1], film(*other)[-1]]))
 
 
-def test_a_hand_that_moves_before_a_thing_is_not_hidden_by_it() -> None:
-    """A hand of 4 x 4 that crosses a door of 12 x 12, which has been seen whole."""
+@pytest.mark.parametrize("start", [0, 7], ids=["beside", "before"])
+def test_a_hand_that_moves_before_a_thing_is_not_hidden_by_it(start: int) -> None:
+    """A hand of 4 x 4 that crosses a door of 12 x 12, or begins amid it."""
     frames = []
-    for column in (0, 4, 6, 8, 10, 12):
+    for column in (start, *range(8, 14, 2)):
         door, hand = torch.zeros(16, 20), torch.zeros(16, 20)
         door[2:14, 5:17] = 1.0
         hand[6:10, column : column + 4] = 1.0

@@ -152,4 +152,4 @@ def test_things_behind_a_hand_stay_where_they_are() -> None:
     scores = evaluate(model, held.frames, held.segmentation, held.objects, held.positions)
     seen, remembered = scores["moves_at_rest_seen"], scores["moves_at_rest"]
     assert isinstance(seen, float) and isinstance(remembered, float)
-    assert seen > 0.02 and remembered < 0.6 * seen
+    assert seen > 0.02 and remembered < 0.3 * seen
