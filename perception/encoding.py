@@ -38,9 +38,13 @@ MOVED = 0.02
 pixels), or of coordinates scaled to [-1, 1]."""
 
 
-Reading = Literal["all", "moving", "scene", "relative"]
+REACH = 0.5
+"""Displacement since an episode began that is encoded as 1, in the same units: a touch is told
+more finely than a place."""
+
+Reading = Literal["all", "moving", "scene", "displaced"]
 """How the RND reads objects: always, each while it moves itself, all while anything moves that
-mostly rests, or as seen from each other."""
+mostly rests, or as displaced since the episode began."""
 
 
 def motion(
@@ -51,40 +55,26 @@ def motion(
     An object's motion is its displacement in a step over MOVED, up to 1. That of the scene is the
     greatest over objects of motion times the share of the batch in which the object rests: what
     always moves, such as the robot, hardly counts, and an arrangement of objects is new only while
-    one of them is brought there.
+    one of them is brought there. What objects are displaced by counts by that share alone.
 
     Args:
         reading: Which motion.
         now: Coordinates (T, B, N, C).
         before: Those of a step earlier.
-        presence: Of the objects, (T, B, N, 1); one that is absent does not move the scene.
+        presence: Of the objects, (T, B, N, 1); one that is absent does not move.
 
     Returns:
-        (T, B, N, 1); of the scene (T, B, 1, 1); 1 where motion does not
-        count.
+        (T, B, N, 1); of the scene (T, B, 1, 1), of displaced objects (1, 1, N, 1); 1 where motion
+        does not count.
     """
-    if reading in ("all", "relative"):
+    if reading == "all":
         return 1.0
     moved = ((now - before).norm(dim=-1, keepdim=True) / MOVED).clamp(max=1.0)
     if reading == "moving":
         return moved
     moved = moved * presence
-    return (moved * (1 - moved.mean((0, 1), keepdim=True))).amax(-2, keepdim=True)
-
-
-def as_seen_from_each_other(places: Tensor) -> Tensor:
-    """Subtract the places (..., N, C) of each two objects: (..., N * (N - 1) / 2, C).
-
-    What moves with everything else, such as a scene that stands elsewhere in every episode, does
-    not count among them.
-    """
-    first, second = pairs(places.shape[-2], places.device)
-    return places[..., second, :] - places[..., first, :]
-
-
-def pairs(count: int, device: torch.device | None = None) -> Tensor:
-    """Index each two of `count` objects: (2, count * (count - 1) / 2)."""
-    return torch.triu_indices(count, count, offset=1, device=device)
+    rests = 1 - moved.mean((0, 1), keepdim=True)
+    return rests if reading == "displaced" else (moved * rests).amax(-2, keepdim=True)
 
 
 def frequencies_for(jitter: float, limit: float = 0.3) -> int:

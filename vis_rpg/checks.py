@@ -29,7 +29,7 @@ FREE_ON_RESUME = (
 READINGS: dict[str, Reading] = {
     "moving_slots": "moving",
     "moving_scene": "scene",
-    "relative_slots": "relative",
+    "displaced_slots": "displaced",
 }
 """Values of exploration.rnd_input that read objects otherwise than always and one by one."""
 
@@ -92,7 +92,7 @@ def check(config: DictConfig) -> None:
     require(
         not seeing.get("bonus_slots") or reads in ("slots", *READINGS),
         "perception=cnn_slots is for a bonus on slots: use it with exploration=object_rnd and "
-        "exploration.rnd_input=slots, moving_slots, moving_scene or relative_slots, else "
+        "exploration.rnd_input=slots, moving_slots, moving_scene or displaced_slots, else "
         "perception=cnn",
     )
     require(

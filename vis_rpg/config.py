@@ -261,15 +261,16 @@ class ObjectRNDConfig:
         "slots",
         "moving_slots",
         "moving_scene",
-        "relative_slots",
+        "displaced_slots",
         "frame_embedding",
         "frames",
         "oracle_positions",
     ]
     """What the bonus reads: objects as perception encodes them, each only while it moves, all while
-    anything moves that mostly rests, or their places as seen from each other; frames by a frozen
-    random CNN; frames by convolutional networks (the paper's bonus from pixels; replay then holds
-    frames); or true positions (for comparison only)."""
+    anything moves that mostly rests, or how far they are displaced since the episode began (which
+    the agent's features then hold too); frames by a frozen random CNN; frames by convolutional
+    networks (the paper's bonus from pixels; replay then holds frames); or true positions (for
+    comparison only)."""
     scale: float
     """Factor on the normalised bonus."""
     width: Count

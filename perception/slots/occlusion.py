@@ -80,7 +80,7 @@ def remember_hidden(
         (B, K, H, W), the masks whole.
     """
     own = bodies.to(torch.int8).view(1, -1, 1, 1)
-    now, uncovered = seen.unsqueeze(1), _others(before, own)
+    uncovered = _others(before, own)
     reappeared = ((masks > CLEAR) & uncovered & (kept > 0.5)).any(dim=1, keepdim=True)
     # A rim is mixed of both, so that neighbours of another body's pixels count as well.
     beside = _others_around(seen, own)

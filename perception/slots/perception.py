@@ -8,18 +8,11 @@ import torch
 from torch import Tensor
 
 from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
-from perception.encoding import (
-    Reading,
-    as_seen_from_each_other,
-    encoded_width,
-    motion,
-    pairs,
-    positional_encoding,
-)
+from perception.encoding import REACH, Reading, encoded_width, motion, positional_encoding
 from perception.slots.model import SlotModel
 
-MIN_AREA = 0.1
-"""Least area, in units of a slot's typical one, that tells how far an object is."""
+SEEN = 0.5
+"""Presence from which on an object is there."""
 
 
 class SlotPerception(Perception):
@@ -38,7 +31,7 @@ class SlotPerception(Perception):
 
     Raises:
         ValueError: The model cannot be loaded, or its objects at rest are not still enough for so
-            many frequencies, or one slot is to be seen from others.
+            many frequencies.
     """
 
     history = 2
@@ -66,18 +59,14 @@ class SlotPerception(Perception):
         self.feature_shape = (2, config.slots, config.width + encoded + 2)
         self.rnd_objects = config.slots
         self.rnd_input_dim = config.slots * (encoded + 1)
-        if reading == "relative":
-            if config.slots < 2:
-                raise ValueError(
-                    f"exploration.rnd_input=relative_slots: {checkpoint} has one slot, and nothing "
-                    "to see it from; use exploration.rnd_input=slots"
-                )
-            self.rnd_objects = 1
-            self.rnd_input_dim = pairs(config.slots).shape[1] * encoded_width(3, self.frequencies)
         self.storage = {
             "slots": StorageSpec((config.slots, config.width), torch.float16),
             "coordinates": StorageSpec((config.slots, 4), torch.float32),
         }
+        if reading == "displaced":
+            self.feature_shape = (2, config.slots, config.width + 2 * encoded + 2)
+            self.rnd_input_dim = config.slots * encoded
+            self.storage["displacement"] = StorageSpec((config.slots, 2), torch.float32)
 
     @torch.no_grad()
     def to_storage(
@@ -87,6 +76,15 @@ class SlotPerception(Perception):
         output = self.model(obs[:, -1], hidden.get("slots"), is_first, skip=not obs.is_cuda)
         coordinates, carried = self.model.remember(output, hidden, is_first)
         stored = {"slots": output.slots.half(), "coordinates": coordinates}
+        if self.reading == "displaced":
+            there = coordinates[..., 3:] > SEEN
+            start, known = coordinates[..., :2], there
+            if "start" in hidden:
+                known = hidden["known"] & ~is_first.view(-1, 1, 1)
+                start = torch.where(known, hidden["start"], start)
+                known = known | there
+            carried |= {"start": start, "known": known}
+            stored["displacement"] = (coordinates[..., :2] - start) / REACH * known
         return stored, {"slots": output.slots, **carried}
 
     def features(self, obs_sequence: ObsSequence) -> Tensor:
@@ -94,25 +92,23 @@ class SlotPerception(Perception):
         slots, coordinates = obs_sequence["slots"].float(), obs_sequence["coordinates"]
         centroid, area, presence = coordinates.split([2, 1, 1], dim=-1)
         each = torch.cat([slots, self._encoded(centroid, presence), area, presence], dim=-1)
+        if self.reading == "displaced":
+            displaced = self._encoded(obs_sequence["displacement"], presence)
+            each = torch.cat([each, displaced], dim=-1)
         return torch.stack([each[:-1], each[1:]], dim=2)
 
     @torch.no_grad()
     def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
         """Compute encoded centroids and areas, (T, B, M), zero where a slot is empty.
 
-        So only present objects can be new. They are also scaled by `motion`. Where objects are seen
-        from each other: encoded displacements of each two and the logarithm of the ratio of their
-        sides, which tells depth; zero where one is absent.
+        So only present objects can be new. They are also scaled by `motion`. Where displacement
+        counts it is encoded in their place: (T, B, K * encoded).
         """
-        if self.reading == "relative":
-            centroid, area, presence = obs_sequence["coordinates"][1:].split([2, 1, 1], dim=-1)
-            places = torch.cat([centroid, area.clamp(min=MIN_AREA).log() / 2], dim=-1)
-            first, second = pairs(presence.shape[-2], presence.device)
-            both = presence[..., first, :] * presence[..., second, :]
-            return self._encoded(as_seen_from_each_other(places), both).flatten(-2)
         before, coordinates = obs_sequence["coordinates"].unfold(0, 2, 1).unbind(-1)
         centroid, area, presence = coordinates.split([2, 1, 1], dim=-1)
         presence = presence * motion(self.reading, centroid, before[..., :2], presence)
+        if self.reading == "displaced":
+            return self._encoded(obs_sequence["displacement"][1:], presence).flatten(-2)
         return torch.cat([self._encoded(centroid, presence), area * presence], dim=-1).flatten(-2)
 
     def _encoded(self, centroid: Tensor, presence: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ def test_runs_that_compare_novelties_differ_in_the_bonus_alone(tmp_path: Path) -
         (
             ("exploration.rnd_input=objects",),
             "exploration.rnd_input=objects: choose one of slots, moving_slots, moving_scene, "
-            "relative_slots, "
+            "displaced_slots, "
             "frame_embedding, frames, oracle_positions",
         ),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from perception.base import ObsSequence, Perception, RecurrentState
 from perception.encoders.cnn import CnnPerception
 from perception.encoders.state import StatePerception
-from perception.encoding import MOVED, positional_encoding
+from perception.encoding import MOVED, REACH, positional_encoding
 from perception.slots.decoder import Decoded
 from perception.slots.model import SlotConfig, SlotModel, SlotOutput
 from perception.slots.perception import SlotPerception
@@ -46,8 +45,8 @@ def slot_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "slots",
         "moving slots",
         "moving scene",
-        "relative slots",
-        "relative state",
+        "displaced slots",
+        "displaced state",
         "coarse slots",
     ]
 )
@@ -59,8 +58,8 @@ def perception(request: pytest.FixtureRequest, slot_file: Path) -> Perception:
         "slots": lambda: SlotPerception(slot_file),
         "moving slots": lambda: SlotPerception(slot_file, reading="moving"),
         "moving scene": lambda: SlotPerception(slot_file, reading="scene"),
-        "relative slots": lambda: SlotPerception(slot_file, reading="relative"),
-        "relative state": lambda: StatePerception(6, pairs, reading="relative"),
+        "displaced slots": lambda: SlotPerception(slot_file, reading="displaced"),
+        "displaced state": lambda: StatePerception(6, pairs, reading="displaced"),
         "coarse slots": lambda: SlotPerception(slot_file, frequencies=1),
     }
     return makers[request.param]()
@@ -242,38 +241,56 @@ def test_a_scene_is_new_while_something_moves_that_mostly_rests(slot_file: Path)
     assert not SlotPerception(slot_file, reading="scene").rnd_input(slots).any()
 
 
-def test_seen_from_each_other_a_scene_that_stands_elsewhere_is_the_same(slot_file: Path) -> None:
-    """Three objects, then all shifted, then one alone, then the last absent."""
-    places = torch.tensor([[0.5, -0.5], [0.1, 0.2], [-0.3, 0.0]])
-    alone = places.clone()
-    alone[2] += 0.1
-    coordinates = torch.ones(5, 1, 3, 4)
-    coordinates[1:, 0, :, :2] = torch.stack([places, places + 0.25, alone, places])
-    coordinates[4, 0, 2, 3] = 0.0
-    slots = {"slots": torch.zeros(5, 1, 3, 8), "coordinates": coordinates}
-    state = {"state": coordinates[1:4, ..., :2].flatten(-2)}
-    from_slots = SlotPerception(slot_file, reading="relative").rnd_input(slots)
-    from_state = StatePerception(6, lambda s: s.unflatten(-1, (3, 2)), reading="relative")
-    for read in (from_slots, from_state.rnd_input(state)):
-        first, shifted, moved = read[:3].unflatten(-1, (3, -1))[:, 0]  # pairs 01, 02, 12
-        torch.testing.assert_close(first, shifted)
-        torch.testing.assert_close(first[0], moved[0])
-        assert ((first - moved)[1:].abs().amax(-1) > 0.05).all()
-    absent = from_slots[3, 0].unflatten(-1, (3, -1))
-    assert absent[0].any() and not absent[1:].any()
-    nearer = {name: stored.clone() for name, stored in slots.items()}
-    nearer["coordinates"][:, 0, 0, 2] = 4.0  # the first is seen at twice its usual side
-    change = SlotPerception(slot_file, reading="relative").rnd_input(nearer) - from_slots
-    first, _, third = change[0, 0].unflatten(-1, (3, -1))
-    torch.testing.assert_close(first[2], torch.tensor(-math.log(2.0)))
-    assert not first[:2].any() and not third.any()
+def test_displacement_counts_from_where_an_object_was_first_seen(slot_file: Path) -> None:
+    """Two episodes of three steps, in scenes that stand apart: a robot always moves, a thing is
+    pushed in the last step, another comes into sight in the second."""
+    perception = SlotPerception(slot_file, reading="displaced")
+    steps, scenes = torch.arange(3.0), torch.tensor([0.0, 0.25])
+    coordinates = torch.ones(2, 3, 3, 4)
+    coordinates[..., :2] = scenes[:, None, None, None]
+    coordinates[:, :, 0, 0] += MOVED * steps
+    coordinates[:, 2, 1, 1] += 0.1
+    coordinates[:, 0, 2, 2:] = 0.0
+    coordinates[:, 0, 2, :2] = -0.7  # where an absent slot is says nothing
+    found = iter(coordinates.flatten(0, 1)[:, None])
+    perception.model.remember = lambda *_: (next(found), {})  # type: ignore[method-assign]
+    state, stored = RecurrentState(), []
+    for t in range(6):
+        obs = torch.zeros(1, 2, 64, 64, 3, dtype=torch.uint8)
+        first = torch.tensor([t in (0, 3)])
+        _, columns, state = perception.encode(obs, torch.zeros(1, 2), first, state)
+        stored.append(columns["displacement"][0])
+    one, other = torch.stack(stored).unflatten(0, (2, 3))
+    torch.testing.assert_close(one, other)
+    expected = torch.zeros(3, 3, 2)
+    expected[:, 0, 0], expected[2, 1, 1] = MOVED * steps / REACH, 0.1 / REACH
+    torch.testing.assert_close(one, expected)
 
 
-def test_objects_of_their_own_place_are_asked_for_to_be_seen_from_each_other() -> None:
-    one = [no_objects, lambda state: state.unsqueeze(-1), lambda state: state[..., None, :2]]
-    for numbers in one:
-        with pytest.raises(ValueError, match="names no objects"):
-            StatePerception(6, numbers, reading="relative")
+def test_what_always_moves_is_no_news_by_its_displacement_and_the_agent_sees_it(
+    slot_file: Path,
+) -> None:
+    """A robot that always moves, a thing that moves in one of four steps; from slots and state."""
+    T = 4
+    places = torch.zeros(T + 1, 1, 2, 2)
+    places[:, 0, 0, 0] = 2 * MOVED * torch.arange(T + 1.0)
+    places[3:, 0, 1, 1] = 0.1
+    displacement = places / REACH
+    coordinates = torch.cat([places, torch.ones(T + 1, 1, 2, 2)], -1)
+    slots = {"slots": torch.zeros(T + 1, 1, 2, 8), "coordinates": coordinates}
+    of_slots = SlotPerception(slot_file, reading="displaced")
+    of_state = StatePerception(4, lambda s: s.unflatten(-1, (2, 2)), reading="displaced")
+    state = {"state": places.flatten(2)}
+    for perception, sequence in ((of_slots, slots), (of_state, state)):
+        sequence["displacement"] = displacement
+        encoded = positional_encoding(displacement, perception.frequencies)
+        robot, thing = perception.rnd_input(sequence).unflatten(-1, (2, -1)).unbind(-2)
+        assert not robot.any()
+        torch.testing.assert_close(thing, 0.75 * encoded[1:, :, 1])
+        features = perception.features(sequence).flatten(2)
+        del sequence["displacement"]
+        sequence["displacement"] = displacement + torch.tensor([0.0, 0.3])
+        assert (perception.features(sequence).flatten(2) != features).any(-1).all()
 
 
 def test_slots_of_what_a_hand_hides_stay_where_they_were(slot_file: Path) -> None:
@@ -309,10 +326,3 @@ def test_an_unknown_backbone_is_named(backbone: str) -> None:
 def test_conv4_takes_no_weights() -> None:
     with pytest.raises(ValueError, match="x.safetensors"):
         CnnPerception(weights="x.safetensors")
-
-
-def test_a_slot_alone_cannot_be_seen_from_others(tmp_path: Path) -> None:
-    path = tmp_path / "alone.safetensors"
-    SlotModel(SlotConfig(slots=1, width=8, channels=8, frequencies=2)).save(path, {"task": "test"})
-    with pytest.raises(ValueError, match="has one slot"):
-        SlotPerception(path, reading="relative")
