@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vis_rpg.envs.make import task_of
-from vis_rpg.envs.tasks.adroit import REACH, AdroitDoor, AdroitHammer
+from vis_rpg.envs.tasks.adroit import AdroitDoor, AdroitHammer
 from vis_rpg.errors import UserError
 
 
@@ -59,9 +59,8 @@ def test_the_bonus_sees_the_hammers_head_swing_about_its_handle() -> None:
 
     def located() -> tuple[np.ndarray, np.ndarray]:
         mujoco.mj_forward(env.model, env.data)
-        return env._objects()[1], task_of(env).object_coordinates(torch.as_tensor(env._state()))[
-            1
-        ].numpy() * REACH
+        seen = task_of(env).object_coordinates(torch.as_tensor(env._state()))
+        return env._objects()[1], seen[1:4, 0].numpy()
 
     before, handle = located(), env.data.body("Object").xpos.copy()
     env.data.joint("OBJRy").qpos[:] += 0.5
@@ -92,15 +91,19 @@ def test_a_decision_is_two_steps_of_the_library(make: type) -> None:
         assert np.array_equal(env._obs, library.step(action)[0])
 
 
-def test_coordinates_of_the_hammer_are_true_positions_scaled() -> None:
+def test_coordinates_of_the_hammer_are_the_nails_depth_and_places_seen_from_each_other() -> None:
     env = AdroitHammer()
-    env.reset(seed=0)
-    for action in np.random.default_rng(0).uniform(-1, 1, (40, *env.action_space.shape)):
-        state, _, _, _, info = env.step(action)
-        located = task_of(env).object_coordinates(torch.as_tensor(state)[None])
-        assert located.shape == (1, 3, 3)
-        assert np.allclose(located[0] * REACH, info["objects"], atol=1e-6)
-        assert located.abs().max() <= 1
+    for seed in range(3):  # the board hangs at another height in each
+        env.reset(seed=seed)
+        env.data.joint("nail_dir").qpos[:] = 0.03 * seed
+        for action in np.random.default_rng(0).uniform(-1, 1, (20, *env.action_space.shape)):
+            state, _, _, _, info = env.step(action)
+            located = task_of(env).object_coordinates(torch.as_tensor(state)[None])[0, :, 0]
+            palm, head, nail = info["objects"]
+            depth = env.data.joint("nail_dir").qpos
+            assert located[0] / 10 == pytest.approx(depth[0], rel=0.1, abs=0.001)  # nearly along x
+            assert np.allclose(located[1:], np.concatenate([head - nail, palm - head]), atol=1e-6)
+            assert located.abs().max() <= 1
 
 
 def test_coordinates_of_the_door_are_its_angle_the_handle_and_the_palm_seen_from_it() -> None:
