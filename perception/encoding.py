@@ -40,7 +40,7 @@ pixels), or of coordinates scaled to [-1, 1]."""
 
 REACH = 0.5
 """Displacement since an episode began that is encoded as 1, in the same units: a touch is told
-more finely than a place."""
+twice as finely as a place, and so is the jitter of what rests (`frequencies_for`)."""
 
 Reading = Literal["all", "moving", "scene", "displaced"]
 """How the RND reads objects: always, each while it moves itself, all while anything moves that

@@ -268,9 +268,9 @@ class ObjectRNDConfig:
     ]
     """What the bonus reads: objects as perception encodes them, each only while it moves, all while
     anything moves that mostly rests, or how far they are displaced since the episode began (which
-    the agent's features then hold too); frames by a frozen random CNN; frames by convolutional
-    networks (the paper's bonus from pixels; replay then holds frames); or true positions (for
-    comparison only)."""
+    features of slots and states then hold too); frames by a frozen random CNN; frames by
+    convolutional networks (the paper's bonus from pixels; replay then holds frames); or true
+    positions (for comparison only)."""
     scale: float
     """Factor on the normalised bonus."""
     width: Count

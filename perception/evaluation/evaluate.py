@@ -60,7 +60,7 @@ def evaluate(
             (`perception.slots.occlusion`) does: `moves_at_rest`, the share of steps in which the
             slot of an object at rest moves by MOVED or more, as seen and as remembered, and
             `misses_motion`, the share of steps with a motion that is seen, and true, in which the
-            remembered slot does not move so far.
+            remembered slot does not move so far: of all objects of interest, hidden or not.
 
     Returns:
         Scores by name. None where there is nothing to measure: an object never in sight, one that
@@ -98,7 +98,6 @@ def evaluate(
     }
     if positions is not None:
         whole = remembered(model, outputs)
-        whole[..., 3] = coordinates[..., 3]  # the same steps count: those in which a slot is seen
         figures |= memory_errors(positions, coordinates, whole, owners[:objects])
     spare = np.setdiff1d(np.arange(slots), owners)
     return {name: _number(value) for name, value in figures.items()} | {

@@ -269,7 +269,7 @@ class SlotModel(nn.Module):
         else:
             before, kept = carried["seen"], carried["whole"].float()
             whole = remember_hidden(masks, seen, before, kept, bodies)
-            if is_first is not None and is_first.any():
+            if is_first is not None and (masks.is_cuda or is_first.any()):  # no GPU is waited for
                 first = fill_holes(masks, seen, bodies)
                 whole = torch.where(is_first.view(-1, 1, 1, 1), first, whole)
         return self.locate(whole), {"seen": seen, "whole": whole.half()}

@@ -17,7 +17,7 @@ MAX_CHANGED = 0.15
 LEAST_CHANGE = 0.1
 """Pixels that may change beyond that share: a thing that is hidden whole rests."""
 CLEAR = 0.9
-"""Share of a pixel that an object fills where it was uncovered beside another body."""
+"""Share of a pixel from which on an object is taken to be seen there, and not a mixture."""
 
 
 def bodies_seen(masks: Tensor, bodies: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def fill_holes(masks: Tensor, seen: Tensor, bodies: Tensor) -> Tensor:
     """
     own = bodies.to(torch.int8).view(1, -1, 1, 1)
     amid = _others(seen, own)
-    there = seen.unsqueeze(1) == own
+    there = masks > 0.5
     for axis in (2, 3):
         amid = amid & (there.cumsum(axis) > 0) & (there.flip(axis).cumsum(axis) > 0).flip(axis)
     return torch.where(amid, 1.0, masks)
@@ -66,8 +66,9 @@ def remember_hidden(
     earlier, is explained by that body. An object whose mask changes almost nowhere else is at rest:
     beside others it keeps its mask, and gains what was uncovered and is its own for the most part;
     elsewhere its mask is what is seen. Any other object has moved: its mask is what is seen of it
-    now. What reappears where it was hidden explains nothing that is lost there: it lies behind, so
-    that a hand which moves before a door that has been seen whole is not taken to be hidden by it.
+    now. What reappears where it was hidden, and fills its pixel, explains nothing that is lost
+    there: it lies behind, so that a hand which moves before a door that has been seen whole is not
+    taken to be hidden by it.
 
     Args:
         masks: (B, K, H, W) in [0, 1], as seen.

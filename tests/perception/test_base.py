@@ -242,35 +242,49 @@ def test_a_scene_is_new_while_something_moves_that_mostly_rests(slot_file: Path)
 
 
 def test_displacement_counts_from_where_an_object_was_first_seen(slot_file: Path) -> None:
-    """Two episodes of three steps, in scenes that stand apart: a robot always moves, a thing is
-    pushed in the last step, another comes into sight in the second."""
+    """Episodes of three steps, in scenes that stand apart: a robot always moves, a thing is pushed
+    in the last step, another comes into sight in the second. The second row is a step behind."""
     perception = SlotPerception(slot_file, reading="displaced")
-    steps, scenes = torch.arange(3.0), torch.tensor([0.0, 0.25])
-    coordinates = torch.ones(2, 3, 3, 4)
-    coordinates[..., :2] = scenes[:, None, None, None]
-    coordinates[:, :, 0, 0] += MOVED * steps
-    coordinates[:, 2, 1, 1] += 0.1
-    coordinates[:, 0, 2, 2:] = 0.0
-    coordinates[:, 0, 2, :2] = -0.7  # where an absent slot is says nothing
-    found = iter(coordinates.flatten(0, 1)[:, None])
+    steps, scenes = torch.arange(3.0), torch.tensor([0.0, 0.25, 0.5])
+    episodes = torch.ones(3, 3, 3, 4)
+    episodes[..., :2] = scenes[:, None, None, None]
+    episodes[:, :, 0, 0] += MOVED * steps
+    episodes[:, 2, 1, 1] += 0.1
+    episodes[:, 0, 2, 3] = 0.45
+    episodes[:, 0, 2, :2] = -0.7  # where an absent slot is says nothing
+    film = episodes.flatten(0, 1)
+    found = iter(torch.stack([film[1:], film[:-1]], dim=1))  # (8, 2, 3, 4)
     perception.model.remember = lambda *_: (next(found), {})  # type: ignore[method-assign]
-    state, stored = RecurrentState(), []
-    for t in range(6):
-        obs = torch.zeros(1, 2, 64, 64, 3, dtype=torch.uint8)
-        first = torch.tensor([t in (0, 3)])
-        _, columns, state = perception.encode(obs, torch.zeros(1, 2), first, state)
-        stored.append(columns["displacement"][0])
-    one, other = torch.stack(stored).unflatten(0, (2, 3))
-    torch.testing.assert_close(one, other)
     expected = torch.zeros(3, 3, 2)
     expected[:, 0, 0], expected[2, 1, 1] = MOVED * steps / REACH, 0.1 / REACH
-    torch.testing.assert_close(one, expected)
+    state = RecurrentState()
+    for t in range(8):
+        obs = torch.zeros(2, 2, 64, 64, 3, dtype=torch.uint8)
+        first = torch.tensor([t % 3 == 2, t % 3 == 0])
+        _, stored, state = perception.encode(obs, torch.zeros(2, 2), first, state)
+        if t >= 2:  # the first row began in the middle of an episode
+            torch.testing.assert_close(stored["displacement"][0], expected[(t + 1) % 3])
+        torch.testing.assert_close(stored["displacement"][1], expected[t % 3])
+
+
+def test_from_state_displacement_counts_from_each_rows_own_start() -> None:
+    perception = StatePerception(4, lambda s: s.unflatten(-1, (2, 2)), reading="displaced")
+    hidden: dict[str, Tensor] = {}
+    starts = torch.zeros(2, 4)
+    for t in range(6):
+        now = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]) * t
+        first = torch.tensor([t in (0, 4), t in (0, 3)])
+        starts = torch.where(first[:, None], now, starts)
+        stored, hidden = perception.to_storage(now, torch.zeros(2, 1), first, hidden)
+        expected = ((now - starts) / REACH).unflatten(-1, (2, 2))
+        torch.testing.assert_close(stored["displacement"], expected)
 
 
 def test_what_always_moves_is_no_news_by_its_displacement_and_the_agent_sees_it(
     slot_file: Path,
 ) -> None:
-    """A robot that always moves, a thing that moves in one of four steps; from slots and state."""
+    """A robot that always moves, a thing that moves in one of four steps; from slots and state. A
+    slot that is absent while its place changes has not moved."""
     T = 4
     places = torch.zeros(T + 1, 1, 2, 2)
     places[:, 0, 0, 0] = 2 * MOVED * torch.arange(T + 1.0)
@@ -288,9 +302,14 @@ def test_what_always_moves_is_no_news_by_its_displacement_and_the_agent_sees_it(
         assert not robot.any()
         torch.testing.assert_close(thing, 0.75 * encoded[1:, :, 1])
         features = perception.features(sequence).flatten(2)
-        del sequence["displacement"]
         sequence["displacement"] = displacement + torch.tensor([0.0, 0.3])
         assert (perception.features(sequence).flatten(2) != features).any(-1).all()
+    slots["displacement"] = displacement
+    slots["coordinates"][1:T, :, 1, :2] = torch.rand(T - 1, 1, 2)
+    slots["coordinates"][1:T, :, 1, 3] = 0.0
+    read = of_slots.rnd_input(slots).unflatten(-1, (2, -1))[-1, 0, 1]
+    share = 0.75 * positional_encoding(displacement, of_slots.frequencies)[-1, 0, 1]
+    torch.testing.assert_close(read, share)  # it moves when it is back, in one of four steps
 
 
 def test_slots_of_what_a_hand_hides_stay_where_they_were(slot_file: Path) -> None:

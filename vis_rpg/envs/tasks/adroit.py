@@ -45,8 +45,8 @@ def hammer_coordinates(state: Tensor) -> Tensor:
     """State (..., 49) -> depth of the nail (dm), head - nail and palm - head (m): (..., 7, 1).
 
     How far in the nail is along x, where the hammer's head is as seen from it, and the palm as seen
-    from the head. The board hangs at another height in every episode, with which positions alone
-    would have to be compared (results/adroit_hammer).
+    from the head. The board hangs at another height in every episode, so that positions alone do
+    not tell how far apart things are (results/adroit_hammer).
     """
     palm, nail, head = state[..., 33:36], state[..., 42:45], state[..., 46:49]
     depth = 10 * (nail[..., :1] - NAIL_START)
