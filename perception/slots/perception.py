@@ -77,14 +77,11 @@ class SlotPerception(Perception):
         coordinates, carried = self.model.remember(output, hidden, is_first)
         stored = {"slots": output.slots.half(), "coordinates": coordinates}
         if self.reading == "displaced":
-            there = coordinates[..., 3:] > SEEN
-            start, known = coordinates[..., :2], there
-            if "start" in hidden:
-                known = hidden["known"] & ~is_first.view(-1, 1, 1)
-                start = torch.where(known, hidden["start"], start)
-                known = known | there
-            carried |= {"start": start, "known": known}
-            stored["displacement"] = (coordinates[..., :2] - start) / REACH * known
+            centroid, there = coordinates[..., :2], coordinates[..., 3:] > SEEN
+            known = hidden.get("known", torch.zeros_like(there)) & ~is_first.view(-1, 1, 1)
+            start = torch.where(known, hidden.get("start", centroid), centroid)
+            carried |= {"start": start, "known": known | there}
+            stored["displacement"] = (centroid - start) / REACH
         return stored, {"slots": output.slots, **carried}
 
     def features(self, obs_sequence: ObsSequence) -> Tensor:

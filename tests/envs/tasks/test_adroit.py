@@ -3,6 +3,9 @@ is saved."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import mujoco
 import numpy as np
 import pytest
@@ -91,33 +94,28 @@ def test_a_decision_is_two_steps_of_the_library(make: type) -> None:
         assert np.array_equal(env._obs, library.step(action)[0])
 
 
-def test_coordinates_of_the_hammer_are_the_nails_depth_and_places_seen_from_each_other() -> None:
-    env = AdroitHammer()
-    for seed in range(3):  # the board hangs at another height in each
+def visited(make: type, joint: str, further: float) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
+    """Coordinates (7,), true positions and the joint's, in scenes that stand apart."""
+    env = make()
+    for seed in range(3):
         env.reset(seed=seed)
-        env.data.joint("nail_dir").qpos[:] = 0.03 * seed
+        env.data.joint(joint).qpos[:] = further * seed
         for action in np.random.default_rng(0).uniform(-1, 1, (20, *env.action_space.shape)):
             state, _, _, _, info = env.step(action)
             located = task_of(env).object_coordinates(torch.as_tensor(state)[None])[0, :, 0]
-            palm, head, nail = info["objects"]
-            depth = env.data.joint("nail_dir").qpos
-            assert located[0] / 10 == pytest.approx(depth[0], rel=0.1, abs=0.001)  # nearly along x
-            assert np.allclose(located[1:], np.concatenate([head - nail, palm - head]), atol=1e-6)
             assert located.abs().max() <= 1
+            yield located.numpy(), info["objects"], env.data.joint(joint).qpos
+
+
+def test_coordinates_of_the_hammer_are_the_nails_depth_and_places_seen_from_each_other() -> None:
+    for located, (palm, head, nail), depth in visited(AdroitHammer, "nail_dir", 0.03):
+        assert located[0] / 10 == pytest.approx(depth[0], rel=0.1, abs=0.001)  # nearly along x
+        assert np.allclose(located[1:], np.concatenate([head - nail, palm - head]), atol=1e-6)
 
 
 def test_coordinates_of_the_door_are_its_angle_the_handle_and_the_palm_seen_from_it() -> None:
-    env = AdroitDoor()
-    for seed in range(3):  # the door stands elsewhere in each
-        env.reset(seed=seed)
-        env.data.joint("door_hinge").qpos[:] = 0.3 * seed
-        for action in np.random.default_rng(0).uniform(-1, 1, (20, *env.action_space.shape)):
-            state, _, _, _, info = env.step(action)
-            located = task_of(env).object_coordinates(torch.as_tensor(state)[None])[0, :, 0]
-            palm, handle, _ = info["objects"]
-            angle = env.data.joint("door_hinge").qpos
-            assert np.allclose(located, np.concatenate([angle, handle, palm - handle]), atol=1e-6)
-            assert located.abs().max() <= 1
+    for located, (palm, handle, _), angle in visited(AdroitDoor, "door_hinge", 0.3):
+        assert np.allclose(located, np.concatenate([angle, handle, palm - handle]), atol=1e-6)
 
 
 @pytest.mark.parametrize(
