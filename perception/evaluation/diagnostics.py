@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from perception.evaluation.evaluate import argmax_masks, encode_episodes
-from perception.slots.model import SlotModel
+from perception.slots.model import SEEN, SlotModel
 
 UNUSED_SHARE = 0.02
 """Share of the foreground below which a slot counts as unused, unless it is present in
@@ -70,7 +70,7 @@ def diagnose_failures(
     found = []
     slots, smallest = masks.shape[1], MIN_SIZE * float(model.sizes.median())
     shares = pixels.mean(dim=0) / pixels.mean(dim=0).sum()
-    used, present = shares > UNUSED_SHARE, coordinates[..., 3] > 0.5
+    used, present = shares > UNUSED_SHARE, coordinates[..., 3] > SEEN
     labels = np.concatenate([argmax_masks(output) for output in outputs])  # (T * E, H, W)
     several = several_parts(labels, slots, smallest)
     crowded = [k for k in range(slots) if used[k] and several[k] > 0.5]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from perception.encoding import MOVED
 from perception.evaluation import metrics
-from perception.slots.model import SlotModel, SlotOutput
+from perception.slots.model import SEEN, SlotModel, SlotOutput
 
 Score = float | None | list[float | None] | list[int]
 
@@ -140,7 +140,7 @@ def memory_errors(
     positions = positions[:, :, owners >= 0]
     slots = owners[owners >= 0]
     rests = np.abs(np.diff(positions, axis=1)).max(axis=-1, initial=0.0) < AT_REST
-    there = seen[:, :, slots, 3] > 0.5
+    there = seen[:, :, slots, 3] > SEEN
     followed = there[:, 1:] & there[:, :-1]
     as_seen, remembered = (
         np.linalg.norm(np.diff(places[:, :, slots, :2], axis=1), axis=-1) >= MOVED
@@ -263,7 +263,7 @@ def _add_moves(
     jitter: list[list[float]], before: SlotOutput, now: SlotOutput, chosen: torch.Tensor | bool
 ) -> None:
     """Add how far each slot's centroid moved where it is present and `chosen` (B, K)."""
-    there = (before.coordinates[..., 3] > 0.5) & (now.coordinates[..., 3] > 0.5) & chosen
+    there = (before.coordinates[..., 3] > SEEN) & (now.coordinates[..., 3] > SEEN) & chosen
     moves = (now.coordinates - before.coordinates)[..., :2].abs().amax(dim=-1)
     for own, distance, present in zip(jitter, moves.T, there.T, strict=True):
         own += distance[present].tolist()

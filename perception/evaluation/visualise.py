@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.slots.model import SlotOutput
+from perception.slots.model import SEEN, SlotOutput
 
 Image = NDArray[np.uint8]
 
@@ -118,7 +118,7 @@ def draw_paths(background: Image, coordinates: NDArray[np.floating], factor: int
     page = np.ascontiguousarray(enlarge((background * 0.5).astype(np.uint8), factor))
     size = np.array(page.shape[1::-1])
     for k in range(coordinates.shape[1]):
-        seen = coordinates[:, k, 3] > 0.5
+        seen = coordinates[:, k, 3] > SEEN
         points = ((coordinates[:, k, :2] + 1) / 2 * size).round().astype(int).tolist()
         colour = slot_colour(k).tolist()
         for t in np.flatnonzero(seen[1:] & seen[:-1]).tolist():

@@ -26,6 +26,8 @@ from perception.slots.occlusion import bodies_seen, fill_holes, remember_hidden
 from perception.slots.segments import SegmentConfig, SegmentProposals
 
 FORMAT = "perception slot model 1"
+SEEN = 0.5
+"""Presence above which an object is there."""
 
 
 @dataclass(frozen=True)

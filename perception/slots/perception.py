@@ -9,10 +9,7 @@ from torch import Tensor
 
 from perception.base import ObsSequence, Perception, StorageSpec, StoredObs
 from perception.encoding import REACH, Reading, encoded_width, motion, positional_encoding
-from perception.slots.model import SlotModel
-
-SEEN = 0.5
-"""Presence from which on an object is there."""
+from perception.slots.model import SEEN, SlotModel
 
 
 class SlotPerception(Perception):
