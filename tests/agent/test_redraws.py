@@ -177,7 +177,7 @@ def test_a_run_resumes_to_the_last_bit_and_replay_tells_what_acted(
     assert differences(comparable(tmp_path), comparable(whole)) == []
     assert "posterior_loss" in lines(whole)[-1]
     replay = trainer.runs[0].replay
-    firsts = torch.tensor(replay.firsts)
+    firsts = torch.tensor(replay.numbers["firsts"])
     before = replay.storage.prev[firsts]
     acted = (before != firsts) & replay.has_action[firsts]
     begun = before == firsts

@@ -53,10 +53,11 @@ class World:
         seed: int = 0,
         storage: Storage | None = None,
         lost: float = 0.0,
+        mean_reward: float = 0.0,
     ) -> None:
         """lost: chance that an environment is lost in a step: its episode is cut, and what it did
         there is never known."""
-        self.lost = lost
+        self.lost, self.mean_reward = lost, mean_reward
         self.rng = np.random.default_rng(seed)
         self.longest, self.envs = longest, envs
         self.replay = ReplayBuffer(capacity, ID, 1, 1, history, envs, CPU, storage)
@@ -83,6 +84,7 @@ class World:
     def step(self) -> None:
         ends = self.rng.random(self.envs) < 1 / self.longest
         action, reward, z = self.rng.normal(size=(3, self.envs)).astype(np.float32)
+        reward += self.mean_reward
         terminated = ends & (self.rng.random(self.envs) < 0.5)
         kept = np.flatnonzero(self.rng.random(self.envs) >= self.lost)
         for row in kept:
@@ -145,11 +147,15 @@ class World:
                 assert self.where[ids[-1]][1] == 0
         return starts
 
-    def draw(self, size: int = 256, horizon: int = 3, seed: int = 0) -> Batch:
-        first = 16 if self.replay.firsts else 0
-        return sample(
-            self.replay, BatchSpec(size, horizon, 16, first), torch.Generator().manual_seed(seed)
+    def draw(
+        self, size: int = 256, horizon: int = 3, seed: int = 0, rewarded: int | None = None
+    ) -> Batch:
+        """By default a quarter leads to reward."""
+        first = 16 if self.replay.numbers["firsts"] else 0
+        spec = BatchSpec(
+            size, horizon, 16, first, rewarded=size // 4 if rewarded is None else rewarded
         )
+        return sample(self.replay, spec, torch.Generator().manual_seed(seed))
 
 
 def same(first: Batch, second: Batch) -> bool:
@@ -205,7 +211,7 @@ def test_overwriting_leaves_valid_segments_alone(history: int, envs: int, seed: 
 
 def test_starts_are_drawn_uniformly() -> None:
     world = World(envs=3, capacity=150).run(120)
-    batch = world.draw(60_000, horizon=1)
+    batch = world.draw(60_000, horizon=1, rewarded=0)
     counts = torch.bincount(batch.obs_sequence["id"][0])
     counts = counts[counts > 0].double()
     assert len(counts) == len(world.replay)
@@ -227,6 +233,34 @@ def test_half_of_a_batch_is_of_the_newest_transitions_where_wanted() -> None:
     young = World(envs=1, longest=10**9).run(50)
     drawn = sample(young.replay, spec, torch.Generator().manual_seed(0)).obs_sequence["id"][0]
     assert set(drawn[:2000].tolist()) == set(range(50))
+
+
+@pytest.mark.parametrize("capacity", [100_000, 150])
+def test_a_share_of_a_batch_leads_to_reward_where_wanted(capacity: int) -> None:
+    """Each rewarded transition that is held is as likely as the others, none before the first."""
+    world = World(envs=3, capacity=capacity, mean_reward=-1.5).run(200)
+    batch = world.draw(40_000, horizon=1, rewarded=20_000)
+    last = batch.paid[20_000:].double().mean()
+    assert last == 1.0 if capacity > 1000 else last > 0.9  # for overwritten ones, any others
+    assert 0.1 < batch.paid[:20_000].double().mean() < 0.4
+    counts = torch.bincount(batch.obs_sequence["id"][0][20_000:][batch.paid[20_000:]])
+    counts = counts[counts > 0].double()
+    held = {name for name in world.order if world.where[name][1] < len(world.where[name][0].acts)}
+    paid = []
+    for name in held:
+        episode, t = world.where[name]
+        paid += [name] * any(act[1] > 0 for act in episode.acts[t:])
+    oldest = len(world.order) - capacity + world.replay.margin
+    assert len(counts) == sum(name >= oldest for name in paid)
+    chi_square = float(((counts - counts.mean()) ** 2 / counts.mean()).sum())
+    assert chi_square < len(counts) + 5 * (2 * len(counts)) ** 0.5
+    unpaid = ReplayBuffer(100, ID, 1, 1, 1, 1, CPU)
+    unpaid.begin({"id": torch.tensor([0])}, torch.tensor([0]))
+    for name in range(1, 10):
+        zero = torch.zeros(1)
+        unpaid.add(zero[:, None], zero, zero, zero[:, None], {"id": torch.tensor([name])})
+    starts = sample(unpaid, BatchSpec(400, 1, 1, rewarded=200), torch.Generator()).obs_sequence
+    assert set(starts["id"][0][200:].tolist()) == set(range(9))
 
 
 def test_the_final_observation_is_the_one_bootstrapped_from() -> None:
@@ -254,7 +288,8 @@ def test_a_saved_replay_draws_the_same_segments_and_goes_on_the_same(
         loaded.load(checkpoint.load(path)["replay"], Chunks(tmp_path / "chunks", "replay"))
         assert len(loaded) == len(world.replay)
         generator = torch.Generator().manual_seed(part)
-        assert same(sample(loaded, BatchSpec(64, 3, 16, 16), generator), world.draw(64, seed=part))
+        spec = BatchSpec(64, 3, 16, 16, rewarded=16)
+        assert same(sample(loaded, spec, generator), world.draw(64, seed=part))
         world.replay = loaded  # and on from what was loaded
         chunks = Chunks(tmp_path / "chunks", "replay")
         chunks.load_state(saved)
@@ -296,7 +331,7 @@ def test_an_episode_that_is_dropped_ends_masked_and_the_next_begins_clean(tmp_pa
     world.run(5)
     world.check(world.draw(300))
     world.replay.save(chunks)
-    assert list(world.replay.firsts) == [0, 1, 12, 13]
+    assert list(world.replay.numbers["firsts"]) == [0, 1, 12, 13]
 
 
 def test_z_stays_that_of_the_start_within_a_segment() -> None:
@@ -313,7 +348,7 @@ def test_the_memory_that_is_told_is_the_memory_that_is_taken() -> None:
     }
     replay = ReplayBuffer(500, stored, 2, 12, 2, 5, CPU)
     storage = replay.storage
-    others = storage.paid, storage.starts, storage.firsts, storage.bounds
+    others = storage.paid, storage.starts, storage.firsts, storage.rewarded, storage.bounds
     taken = sum(column.nbytes for column in (*storage.columns().values(), *others))
     assert bytes_needed(500, stored, 2, 12) == pytest.approx(taken, rel=0.01)
 
@@ -442,7 +477,7 @@ def test_replays_side_by_side_know_nothing_of_each_other() -> None:
     for index, world in enumerate(worlds):
         for name, column in world.replay.storage.columns().items():
             assert torch.equal(together.columns()[name][index], column), name
-        for name in ("starts", "firsts", "bounds"):
+        for name in ("starts", "firsts", "rewarded", "bounds"):
             own = getattr(world.replay.storage, name)
             assert torch.equal(getattr(together, name)[index], own), name
 

@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class BatchSpec:
         redraws: Whether z is drawn anew within episodes.
         recent: Half of the segments and of the RND's observations are of the newest this many
             transitions; 0: all are of any.
+        rewarded: Segments, the last of the batch, that start where a positive reward came in the
+            segment or later in its episode; of any start while there is none.
     """
 
     batch_size: int
@@ -44,6 +46,7 @@ class BatchSpec:
     first: int = 0
     recent: int = 0
     redraws: bool = False
+    rewarded: int = 0
 
 
 @dataclass
@@ -65,8 +68,10 @@ class Storage:
         prev: The row before in the episode; itself at an episode's first.
         next: The row after; itself where there is no action.
         starts: Ring of rows at which segments can start.
-        firsts: Ring of rows at which z is drawn: where episodes start, and within them.
-        bounds: (4,): oldest and newest entry of `starts`, then of `firsts`.
+        firsts: Ring of the numbers of rows at which z is drawn: where episodes start, and within.
+        rewarded: Ring of the numbers of rows that were paid.
+        bounds: (7,): oldest and newest entry of `starts`, of `firsts` and of `rewarded`; the oldest
+            number of a row that a segment may start at.
     """
 
     obs: dict[str, Tensor]
@@ -81,6 +86,7 @@ class Storage:
     next: Tensor
     starts: Tensor
     firsts: Tensor
+    rewarded: Tensor
     bounds: Tensor
 
     def row(self, index: int) -> Storage:
@@ -93,7 +99,8 @@ class Storage:
         return {f"obs.{name}": value for name, value in self.obs.items()} | own
 
 
-NO_COLUMNS = ("obs", "paid", "starts", "firsts", "bounds")
+NUMBERED: tuple[Literal["firsts", "rewarded"], ...] = ("firsts", "rewarded")
+NO_COLUMNS = ("obs", "paid", "starts", *NUMBERED, "bounds")
 pytree.register_dataclass(Storage)  # so that vmap looks into it
 
 
@@ -138,10 +145,10 @@ class ReplayBuffer:
         """Host copy of the column, so that writing waits for no device."""
         self.unpaid: list[list[int]] = [[] for _ in range(envs)]
         """For each environment the numbers of its episode's rows since the last paid one."""
-        # Ends of the rings `starts` and `firsts`, which `bounds` holds too.
+        # Ends of the rings `starts`, `firsts` and `rewarded`, which `bounds` holds too.
         self.oldest = self.newest = 0
-        self.firsts: deque[int] = deque()
-        self.newest_first = 0
+        self.numbers: dict[str, deque[int]] = {name: deque() for name in NUMBERED}
+        self.ends = dict.fromkeys(NUMBERED, 0)
         # Retire a start this many rows before it is overwritten, so that its previous row outlives
         # it, and all of its history.
         self.margin = max(4, history + 2) * envs + 4
@@ -170,7 +177,7 @@ class ReplayBuffer:
         self.cursor[envs] = rows
         for env in envs.tolist():
             self.unpaid[env] = []
-        self._add_firsts(rows)
+        self._note("firsts", rows)
         self._update_bounds()
 
     def add(
@@ -225,16 +232,16 @@ class ReplayBuffer:
         if redraws:  # waits for the device
             before = storage.prev[at]
             drawn = (storage.left[before] == 1) & (before != at)
-            self._add_firsts(done[drawn.cpu()])
+            self._note("firsts", done[drawn.cpu()])
         self._update_bounds()
 
-    def _add_firsts(self, rows: Tensor) -> None:
-        """Note rows at which z is drawn."""
-        places = torch.arange(self.newest_first, self.newest_first + len(rows)) % self.capacity
-        at = (rows % self.capacity).to(self.device)
-        self.storage.firsts[places.to(self.device)] = at
-        self.firsts.extend(rows.tolist())
-        self.newest_first += len(rows)
+    def _note(self, name: Literal["firsts", "rewarded"], rows: Tensor) -> None:
+        """Add numbers of rows to a ring."""
+        end = self.ends[name] + len(rows)
+        places = torch.arange(self.ends[name], end) % self.capacity
+        getattr(self.storage, name)[places.to(self.device)] = rows.to(self.device)
+        self.numbers[name].extend(rows.tolist())
+        self.ends[name] = end
 
     def _pay(self, rows: Iterable[int], rewards: Iterable[float], envs: Iterable[int]) -> None:
         """Mark the rows that lead to a positive reward."""
@@ -244,9 +251,10 @@ class ReplayBuffer:
             if reward > 0:
                 paid += self.unpaid[env]
                 self.unpaid[env] = []
-        held = [row % self.capacity for row in paid if row >= self.write_ptr - self.capacity]
-        if held:
-            self.storage.paid[torch.tensor(held, device=self.device)] = True
+        held = torch.tensor([row for row in paid if row >= self.write_ptr - self.capacity])
+        if len(held):
+            self.storage.paid[(held % self.capacity).to(self.device)] = True
+            self._note("rewarded", held)
 
     def _append(self, obs: StoredObs, count: int) -> Tensor:
         """Write new rows without actions; return their numbers (count,)."""
@@ -262,15 +270,21 @@ class ReplayBuffer:
         self.has_action[numbers % self.capacity] = False
         self.storage.next[at] = at
         self.write_ptr += count
-        horizon = self.write_ptr - self.capacity + self.margin
-        while self.firsts and self.firsts[0] < horizon:
-            self.firsts.popleft()
+        for held in self.numbers.values():
+            while held and held[0] < self._oldest_number:
+                held.popleft()
         return numbers
 
+    @property
+    def _oldest_number(self) -> int:
+        """The oldest number of a row that a segment may start at."""
+        return max(0, self.write_ptr - self.capacity + self.margin)
+
     def _update_bounds(self) -> None:
-        oldest_first = self.newest_first - len(self.firsts)
-        bounds = [self.oldest, self.newest, oldest_first, self.newest_first]
-        self.storage.bounds.copy_(torch.tensor(bounds))
+        bounds = [self.oldest, self.newest]
+        for name, held in self.numbers.items():
+            bounds += [self.ends[name] - len(held), self.ends[name]]
+        self.storage.bounds.copy_(torch.tensor([*bounds, self._oldest_number]))
 
     # Sampling -------------------------------------------------------------------------------------
 
@@ -280,7 +294,7 @@ class ReplayBuffer:
         Raises:
             UserError: Episode starts are wanted, and the buffer holds none.
         """
-        if spec.first and not self.firsts:
+        if spec.first and not self.numbers["firsts"]:
             raise UserError(
                 f"agent.replay_capacity={self.capacity}: holds no episode's beginning; "
                 "agent.latent.prior=learned needs some"
@@ -308,6 +322,14 @@ class ReplayBuffer:
         segments, rnd_obs, first = uniform.split([spec.batch_size, spec.rnd_obs, spec.first])
         starts = (storage.starts, storage.bounds[:2])
         row = self._transition_index(*starts, segments)
+        if spec.rewarded:
+            oldest, newest, held = storage.bounds[4:].unbind()
+            drawn = segments[-spec.rewarded :]
+            number = self._transition_index(storage.rewarded, storage.bounds[4:6], drawn)
+            # Rows are paid late, so one that is overwritten may stand behind one that is not.
+            usable = (newest > oldest) & (number >= held)
+            others, last = row.split([len(row) - spec.rewarded, spec.rewarded])
+            row = torch.cat([others, torch.where(usable, number % self.capacity, last)])
         rows = [row]
         for _ in range(spec.horizon):
             rows.append(storage.next[rows[-1]])
@@ -317,7 +339,8 @@ class ReplayBuffer:
         later = storage.next[self._transition_index(*starts, rnd_obs)]
         first_obs = first_z = later_z = left = None
         if spec.first:
-            drawn_at = self._transition_index(storage.firsts, storage.bounds[2:], first)
+            drawn_at = self._transition_index(storage.firsts, storage.bounds[2:4], first)
+            drawn_at = drawn_at % self.capacity
             first_obs = self._with_history(storage, drawn_at[None])
         if spec.redraws:
             later_z, left = storage.z[segment], storage.left[row]
@@ -341,7 +364,7 @@ class ReplayBuffer:
         )
 
     def _transition_index(self, ring: Tensor, bounds: Tensor, uniform: Tensor) -> Tensor:
-        """Choose rows uniformly from a ring's entries; the bounds are read on the device."""
+        """Choose uniformly from a ring's entries; the bounds are read on the device."""
         oldest, newest = bounds[0], bounds[1]
         return ring[(oldest + (uniform * (newest - oldest)).long()) % self.capacity]
 
@@ -372,7 +395,7 @@ class ReplayBuffer:
             "tail": self._numbered(tail_start, self.write_ptr),
             "write_ptr": self.write_ptr,
             "cursor": self.cursor,
-            "firsts": list(self.firsts),
+            "numbers": {name: torch.tensor(list(held)) for name, held in self.numbers.items()},
             "unpaid": self.unpaid,
             "paid": self.storage.paid[: self.write_ptr],
         }
@@ -380,21 +403,20 @@ class ReplayBuffer:
     def load(self, state: dict[str, Any], chunks: Chunks) -> None:
         """Continue from `save`; the same generator then draws the same segments."""
         self.write_ptr, self.cursor = state["write_ptr"], state["cursor"].clone()
-        self.firsts = deque(state["firsts"])
         self.unpaid = state["unpaid"]
         self.storage.paid[: len(state["paid"])] = state["paid"].to(self.device)
         chunks.load_state(state)
         for span in chunks.spans:
             self._place(chunks.read(span), span[0])
         self._place(state["tail"], state["tail_start"])
-        oldest = max(0, self.write_ptr - self.capacity + self.margin)
-        at = (torch.arange(oldest, self.write_ptr) % self.capacity).to(self.device)
+        at = torch.arange(self._oldest_number, self.write_ptr) % self.capacity
+        at = at.to(self.device)
         self.has_action.copy_(self.storage.has_action)
         starts = at[self.storage.has_action[at]]
         self.storage.starts[: len(starts)] = starts
-        self.oldest, self.newest, self.newest_first = 0, len(starts), len(self.firsts)
-        firsts = torch.tensor(self.firsts, dtype=torch.int64) % self.capacity
-        self.storage.firsts[: len(firsts)] = firsts.to(self.device)
+        self.oldest, self.newest = 0, len(starts)
+        for name in NUMBERED:
+            self._note(name, state["numbers"][name].long())
         self._update_bounds()
 
     def _numbered(self, start: int, end: int) -> dict[str, Tensor]:
@@ -450,7 +472,7 @@ def make_storage(
             name: zeros((capacity, *shape), dtype)
             for name, (shape, dtype) in _columns(action_dim, z_dim).items()
         },
-        bounds=zeros((4,), torch.int64),
+        bounds=zeros((7,), torch.int64),
     )
 
 
@@ -515,4 +537,4 @@ def _columns(action_dim: int, z_dim: int) -> dict[str, tuple[tuple[int, ...], to
     columns = {name: (shape, torch.float32) for name, shape in shapes.items()}
     columns["left"] = ((), torch.int64)
     columns |= dict.fromkeys(("has_action", "paid"), ((), torch.bool))
-    return columns | {name: ((), torch.int64) for name in ("prev", "next", "starts", "firsts")}
+    return columns | {name: ((), torch.int64) for name in ("prev", "next", "starts", *NUMBERED)}
