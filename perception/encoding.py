@@ -55,7 +55,7 @@ def motion(
     An object's motion is its displacement in a step over MOVED, up to 1. That of the scene is the
     greatest over objects of motion times the share of the batch in which the object rests: what
     always moves, such as the robot, hardly counts, and an arrangement of objects is new only while
-    one of them is brought there. What objects are displaced by counts by that share alone.
+    one of them is brought there.
 
     Args:
         reading: Which motion.
@@ -64,17 +64,16 @@ def motion(
         presence: Of the objects, (T, B, N, 1); one that is absent does not move.
 
     Returns:
-        (T, B, N, 1); of the scene (T, B, 1, 1), of displaced objects (1, 1, N, 1); 1 where motion
-        does not count.
+        (T, B, N, 1), of the scene (T, B, 1, 1); 1 where motion does not count.
     """
-    if reading == "all":
+    if reading in ("all", "displaced"):
         return 1.0
     moved = ((now - before).norm(dim=-1, keepdim=True) / MOVED).clamp(max=1.0)
     if reading == "moving":
         return moved
     moved = moved * presence
     rests = 1 - moved.mean((0, 1), keepdim=True)
-    return rests if reading == "displaced" else (moved * rests).amax(-2, keepdim=True)
+    return (moved * rests).amax(-2, keepdim=True)
 
 
 def frequencies_for(jitter: float, limit: float = 0.3) -> int:

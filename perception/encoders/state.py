@@ -48,7 +48,7 @@ class StatePerception(Perception):
     ) -> None:
         super().__init__()
         self.reading = reading
-        self.history = 1 if reading == "all" else 2
+        self.history = 2 if reading in ("moving", "scene") else 1
         self.object_coordinates = object_coordinates
         self.state_scale = state_scale
         self.frequencies = frequencies
@@ -84,25 +84,27 @@ class StatePerception(Perception):
         state = obs_sequence["state"][self.history - 1 :]
         parts = [state * self.state_scale, self._encoded(state)]
         if self.reading == "displaced":
-            displacement = obs_sequence["displacement"][1:]
-            parts.append(positional_encoding(displacement, self.frequencies).flatten(-2))
+            parts.append(self._displacement(obs_sequence))
         return torch.cat(parts, dim=-1)
 
     @torch.no_grad()
     def rnd_input(self, obs_sequence: ObsSequence) -> Tensor:
         """Return the encoded coordinates (T, B, M), or the scaled state if there are none.
 
-        Each object's are scaled by `motion`; where displacement counts it is encoded in their
-        place.
+        Each object's are scaled by `motion`; where displacement counts it alone is encoded.
         """
+        if self.reading == "displaced":
+            return self._displacement(obs_sequence)
         state = obs_sequence["state"]
         if self.reading != "all":
             at = self.object_coordinates(state)
-            read = obs_sequence["displacement"] if self.reading == "displaced" else at
-            encoded = positional_encoding(read[1:], self.frequencies)
+            encoded = positional_encoding(at[1:], self.frequencies)
             return (encoded * motion(self.reading, at[1:], at[:-1])).flatten(-2)
         encoded = self._encoded(state)
         return encoded if encoded.shape[-1] else state * self.state_scale
+
+    def _displacement(self, obs_sequence: ObsSequence) -> Tensor:
+        return positional_encoding(obs_sequence["displacement"], self.frequencies).flatten(-2)
 
     def _encoded(self, state: Tensor) -> Tensor:
         return positional_encoding(self.object_coordinates(state), self.frequencies).flatten(-2)

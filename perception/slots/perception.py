@@ -96,7 +96,7 @@ class SlotPerception(Perception):
         """Compute encoded centroids and areas, (T, B, M), zero where a slot is empty.
 
         So only present objects can be new. They are also scaled by `motion`. Where displacement
-        counts it is encoded in their place: (T, B, K * encoded).
+        counts it alone is encoded: (T, B, K * encoded).
         """
         before, coordinates = obs_sequence["coordinates"].unfold(0, 2, 1).unbind(-1)
         centroid, area, presence = coordinates.split([2, 1, 1], dim=-1)
