@@ -231,9 +231,9 @@ class AgentConfig:
     replay_recent: Annotated[int, Bounds(0)]
     """Half of each batch is of the newest this many transitions; 0: all of it is of any (Table 1).
     """
-    replay_rewarded: Annotated[float, Bounds(0.0, 0.5)]
-    """Share of each batch that leads to a positive reward within its episode, once there is any; 0:
-    no matter where it leads (Table 1)."""
+    replay_leading: Annotated[float, Bounds(0.0, 0.5)]
+    """Share of each batch from steps that led up to a positive reward, once there are some; 0: none
+    apart from those that chance draws (Table 1)."""
     replay_device: Literal["auto", "device", "host"]
     """Where replay lies; auto: on the device if it fits into four fifths of the free memory."""
     envs: Count

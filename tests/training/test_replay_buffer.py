@@ -148,12 +148,12 @@ class World:
         return starts
 
     def draw(
-        self, size: int = 256, horizon: int = 3, seed: int = 0, rewarded: int | None = None
+        self, size: int = 256, horizon: int = 3, seed: int = 0, leading: int | None = None
     ) -> Batch:
-        """By default a quarter leads to reward."""
+        """By default a quarter led up to reward."""
         first = 16 if self.replay.numbers["firsts"] else 0
         spec = BatchSpec(
-            size, horizon, 16, first, rewarded=size // 4 if rewarded is None else rewarded
+            size, horizon, 16, first, leading=size // 4 if leading is None else leading
         )
         return sample(self.replay, spec, torch.Generator().manual_seed(seed))
 
@@ -211,7 +211,7 @@ def test_overwriting_leaves_valid_segments_alone(history: int, envs: int, seed: 
 
 def test_starts_are_drawn_uniformly() -> None:
     world = World(envs=3, capacity=150).run(120)
-    batch = world.draw(60_000, horizon=1, rewarded=0)
+    batch = world.draw(60_000, horizon=1, leading=0)
     counts = torch.bincount(batch.obs_sequence["id"][0])
     counts = counts[counts > 0].double()
     assert len(counts) == len(world.replay)
@@ -236,22 +236,23 @@ def test_half_of_a_batch_is_of_the_newest_transitions_where_wanted() -> None:
 
 
 @pytest.mark.parametrize("capacity", [100_000, 150])
-def test_a_share_of_a_batch_leads_to_reward_where_wanted(capacity: int) -> None:
-    """Each rewarded transition that is held is as likely as the others, none before the first."""
+def test_a_share_of_a_batch_led_up_to_reward_where_wanted(capacity: int) -> None:
+    """Each step without reward before one with is as likely as the others, and it is any step while
+    there is none. What is overwritten is made up for by any others."""
     world = World(envs=3, capacity=capacity, mean_reward=-1.5).run(200)
-    batch = world.draw(40_000, horizon=1, rewarded=20_000)
-    last = batch.paid[20_000:].double().mean()
-    assert last == 1.0 if capacity > 1000 else last > 0.9  # for overwritten ones, any others
-    assert 0.1 < batch.paid[:20_000].double().mean() < 0.4
-    counts = torch.bincount(batch.obs_sequence["id"][0][20_000:][batch.paid[20_000:]])
-    counts = counts[counts > 0].double()
-    held = {name for name in world.order if world.where[name][1] < len(world.where[name][0].acts)}
-    paid = []
-    for name in held:
+    leading = set()
+    for name in world.order[max(0, len(world.order) - capacity + world.replay.margin) :]:
         episode, t = world.where[name]
-        paid += [name] * any(act[1] > 0 for act in episode.acts[t:])
-    oldest = len(world.order) - capacity + world.replay.margin
-    assert len(counts) == sum(name >= oldest for name in paid)
+        rewards = [act[1] for act in episode.acts[t:]]
+        if rewards and rewards[0] <= 0 < max(rewards):
+            leading.add(name)
+    starts = world.draw(40_000, horizon=1, leading=20_000).obs_sequence["id"][0].tolist()
+    others, drawn = starts[:20_000], [name for name in starts[20_000:] if name in leading]
+    assert len(drawn) == 20_000 if capacity > 1000 else 15_000 < len(drawn) <= 20_000
+    assert 0.1 < sum(name in leading for name in others) / 20_000 < 0.4
+    assert set(drawn) == leading
+    counts = torch.bincount(torch.tensor(drawn))
+    counts = counts[counts > 0].double()
     chi_square = float(((counts - counts.mean()) ** 2 / counts.mean()).sum())
     assert chi_square < len(counts) + 5 * (2 * len(counts)) ** 0.5
     unpaid = ReplayBuffer(100, ID, 1, 1, 1, 1, CPU)
@@ -259,7 +260,7 @@ def test_a_share_of_a_batch_leads_to_reward_where_wanted(capacity: int) -> None:
     for name in range(1, 10):
         zero = torch.zeros(1)
         unpaid.add(zero[:, None], zero, zero, zero[:, None], {"id": torch.tensor([name])})
-    starts = sample(unpaid, BatchSpec(400, 1, 1, rewarded=200), torch.Generator()).obs_sequence
+    starts = sample(unpaid, BatchSpec(400, 1, 1, leading=200), torch.Generator()).obs_sequence
     assert set(starts["id"][0][200:].tolist()) == set(range(9))
 
 
@@ -288,7 +289,7 @@ def test_a_saved_replay_draws_the_same_segments_and_goes_on_the_same(
         loaded.load(checkpoint.load(path)["replay"], Chunks(tmp_path / "chunks", "replay"))
         assert len(loaded) == len(world.replay)
         generator = torch.Generator().manual_seed(part)
-        spec = BatchSpec(64, 3, 16, 16, rewarded=16)
+        spec = BatchSpec(64, 3, 16, 16, leading=16)
         assert same(sample(loaded, spec, generator), world.draw(64, seed=part))
         world.replay = loaded  # and on from what was loaded
         chunks = Chunks(tmp_path / "chunks", "replay")
@@ -348,7 +349,7 @@ def test_the_memory_that_is_told_is_the_memory_that_is_taken() -> None:
     }
     replay = ReplayBuffer(500, stored, 2, 12, 2, 5, CPU)
     storage = replay.storage
-    others = storage.paid, storage.starts, storage.firsts, storage.rewarded, storage.bounds
+    others = storage.paid, storage.starts, storage.firsts, storage.leading, storage.bounds
     taken = sum(column.nbytes for column in (*storage.columns().values(), *others))
     assert bytes_needed(500, stored, 2, 12) == pytest.approx(taken, rel=0.01)
 
@@ -477,7 +478,7 @@ def test_replays_side_by_side_know_nothing_of_each_other() -> None:
     for index, world in enumerate(worlds):
         for name, column in world.replay.storage.columns().items():
             assert torch.equal(together.columns()[name][index], column), name
-        for name in ("starts", "firsts", "rewarded", "bounds"):
+        for name in ("starts", "firsts", "leading", "bounds"):
             own = getattr(world.replay.storage, name)
             assert torch.equal(getattr(together, name)[index], own), name
 

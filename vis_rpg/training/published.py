@@ -41,7 +41,7 @@ ADDED: dict[str, Any] = {
     "agent.policy": {"kind": "gaussian"},
     "agent.planner": None,
     "agent.replay_recent": 0,
-    "agent.replay_rewarded": 0.0,
+    "agent.replay_leading": 0.0,
     "agent.reward_ramp": 0,
     "exploration.window": 0,
     "obs.corrupt": [],

@@ -36,8 +36,8 @@ class BatchSpec:
         redraws: Whether z is drawn anew within episodes.
         recent: Half of the segments and of the RND's observations are of the newest this many
             transitions; 0: all are of any.
-        rewarded: Segments, the last of the batch, that start where a positive reward came in the
-            segment or later in its episode; of any start while there is none.
+        leading: Segments, the last of the batch, that start where no reward came yet and one
+            followed in the episode; of any start while there is none.
     """
 
     batch_size: int
@@ -46,7 +46,7 @@ class BatchSpec:
     first: int = 0
     recent: int = 0
     redraws: bool = False
-    rewarded: int = 0
+    leading: int = 0
 
 
 @dataclass
@@ -69,8 +69,8 @@ class Storage:
         next: The row after; itself where there is no action.
         starts: Ring of rows at which segments can start.
         firsts: Ring of the numbers of rows at which z is drawn: where episodes start, and within.
-        rewarded: Ring of the numbers of rows that were paid.
-        bounds: (7,): oldest and newest entry of `starts`, of `firsts` and of `rewarded`; the oldest
+        leading: Ring of the numbers of rows without a positive reward that one followed on.
+        bounds: (7,): oldest and newest entry of `starts`, of `firsts` and of `leading`; the oldest
             number of a row that a segment may start at.
     """
 
@@ -86,7 +86,7 @@ class Storage:
     next: Tensor
     starts: Tensor
     firsts: Tensor
-    rewarded: Tensor
+    leading: Tensor
     bounds: Tensor
 
     def row(self, index: int) -> Storage:
@@ -99,7 +99,7 @@ class Storage:
         return {f"obs.{name}": value for name, value in self.obs.items()} | own
 
 
-NUMBERED: tuple[Literal["firsts", "rewarded"], ...] = ("firsts", "rewarded")
+NUMBERED: tuple[Literal["firsts", "leading"], ...] = ("firsts", "leading")
 NO_COLUMNS = ("obs", "paid", "starts", *NUMBERED, "bounds")
 pytree.register_dataclass(Storage)  # so that vmap looks into it
 
@@ -145,7 +145,7 @@ class ReplayBuffer:
         """Host copy of the column, so that writing waits for no device."""
         self.unpaid: list[list[int]] = [[] for _ in range(envs)]
         """For each environment the numbers of its episode's rows since the last paid one."""
-        # Ends of the rings `starts`, `firsts` and `rewarded`, which `bounds` holds too.
+        # Ends of the rings `starts`, `firsts` and `leading`, which `bounds` holds too.
         self.oldest = self.newest = 0
         self.numbers: dict[str, deque[int]] = {name: deque() for name in NUMBERED}
         self.ends = dict.fromkeys(NUMBERED, 0)
@@ -235,7 +235,7 @@ class ReplayBuffer:
             self._note("firsts", done[drawn.cpu()])
         self._update_bounds()
 
-    def _note(self, name: Literal["firsts", "rewarded"], rows: Tensor) -> None:
+    def _note(self, name: Literal["firsts", "leading"], rows: Tensor) -> None:
         """Add numbers of rows to a ring."""
         end = self.ends[name] + len(rows)
         places = torch.arange(self.ends[name], end) % self.capacity
@@ -246,15 +246,18 @@ class ReplayBuffer:
     def _pay(self, rows: Iterable[int], rewards: Iterable[float], envs: Iterable[int]) -> None:
         """Mark the rows that lead to a positive reward."""
         paid: list[int] = []
+        leading: list[int] = []
         for row, reward, env in zip(rows, rewards, envs, strict=True):
             self.unpaid[env].append(row)
             if reward > 0:
                 paid += self.unpaid[env]
+                leading += self.unpaid[env][:-1]
                 self.unpaid[env] = []
-        held = torch.tensor([row for row in paid if row >= self.write_ptr - self.capacity])
-        if len(held):
-            self.storage.paid[(held % self.capacity).to(self.device)] = True
-            self._note("rewarded", held)
+        held = [row % self.capacity for row in paid if row >= self.write_ptr - self.capacity]
+        if held:
+            self.storage.paid[torch.tensor(held, device=self.device)] = True
+        if leading:
+            self._note("leading", torch.tensor(leading))
 
     def _append(self, obs: StoredObs, count: int) -> Tensor:
         """Write new rows without actions; return their numbers (count,)."""
@@ -322,13 +325,13 @@ class ReplayBuffer:
         segments, rnd_obs, first = uniform.split([spec.batch_size, spec.rnd_obs, spec.first])
         starts = (storage.starts, storage.bounds[:2])
         row = self._transition_index(*starts, segments)
-        if spec.rewarded:
+        if spec.leading:
             oldest, newest, held = storage.bounds[4:].unbind()
-            drawn = segments[-spec.rewarded :]
-            number = self._transition_index(storage.rewarded, storage.bounds[4:6], drawn)
-            # Rows are paid late, so one that is overwritten may stand behind one that is not.
+            drawn = segments[-spec.leading :]
+            number = self._transition_index(storage.leading, storage.bounds[4:6], drawn)
+            # Reward comes late, so a row that is overwritten may stand behind one that is not.
             usable = (newest > oldest) & (number >= held)
-            others, last = row.split([len(row) - spec.rewarded, spec.rewarded])
+            others, last = row.split([len(row) - spec.leading, spec.leading])
             row = torch.cat([others, torch.where(usable, number % self.capacity, last)])
         rows = [row]
         for _ in range(spec.horizon):

@@ -126,7 +126,7 @@ class Trainer:
             settings.batch_size if learned_prior else 0,
             settings.replay_recent,
             agents[0].redraws,
-            round(settings.replay_rewarded * settings.batch_size),
+            round(settings.replay_leading * settings.batch_size),
         )
         generators = [run.batch_generator for run in runs]
         return runs, BatchSampler(buffers, storage, spec, generators, self.device)
