@@ -193,8 +193,9 @@ def test_an_episode_that_is_cut_ends_where_it_was_last_seen(capacity: int, lost:
 @pytest.mark.parametrize("envs", [1, 3, 5])
 @pytest.mark.parametrize("seed", range(2))
 def test_overwriting_leaves_valid_segments_alone(history: int, envs: int, seed: int) -> None:
-    capacity = 8 * envs + 8 + 11 * seed
-    world = World(envs, capacity, history, longest=2 + 3 * seed, seed=seed)
+    capacity = 8 * envs + 8 + 30 * seed
+    longest, mean_reward = (2, 0.0) if seed == 0 else (20, -1.5)  # so that reward may come late
+    world = World(envs, capacity, history, longest, seed, mean_reward=mean_reward)
     for step in range(30):
         world.run(3)
         starts = world.check(world.draw(24, seed=step))
