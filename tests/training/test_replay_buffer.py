@@ -265,6 +265,17 @@ def test_a_share_of_a_batch_led_up_to_reward_where_wanted(capacity: int) -> None
     assert set(starts["id"][0][200:].tolist()) == set(range(9))
 
 
+def test_what_is_left_of_an_episode_longer_than_replay_led_up_to_its_reward() -> None:
+    world = World(envs=2, capacity=64, longest=10**9, mean_reward=-10.0).run(150)
+    world.mean_reward = 10.0
+    starts = world.run(1).draw(4000, horizon=1, leading=2000).obs_sequence["id"][0][2000:]
+    oldest = len(world.order) - 64 + world.replay.margin
+    assert set(starts.tolist()) == set(range(oldest, len(world.order) - 4))
+    world.check(world.run(70).draw(400))
+    _, _, _, _, first, end, _ = world.replay.storage.bounds.tolist()
+    assert end - first <= 64
+
+
 def test_the_final_observation_is_the_one_bootstrapped_from() -> None:
     world = World(longest=4).run(40)
     batch = world.draw(2000, horizon=1)

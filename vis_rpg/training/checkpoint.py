@@ -23,7 +23,7 @@ from torch import Tensor
 from vis_rpg.errors import UserError, one_line, require
 from vis_rpg.training.chunks import digest, write_tensors
 
-FORMAT = "vis-rpg checkpoint 14"
+FORMAT = "vis-rpg checkpoint 15"
 KEPT = 2
 
 

@@ -37,7 +37,7 @@ class BatchSpec:
         recent: Half of the segments and of the RND's observations are of the newest this many
             transitions; 0: all are of any.
         leading: Segments, the last of the batch, that start where no reward came yet and one
-            followed in the episode; of any start while there is none.
+            followed in the episode; others while there is none, and in place of overwritten ones.
     """
 
     batch_size: int
@@ -240,8 +240,10 @@ class ReplayBuffer:
         end = self.ends[name] + len(rows)
         places = torch.arange(self.ends[name], end) % self.capacity
         getattr(self.storage, name)[places.to(self.device)] = rows.to(self.device)
-        self.numbers[name].extend(rows.tolist())
-        self.ends[name] = end
+        self.ends[name], held = end, self.numbers[name]
+        held.extend(rows.tolist())
+        while len(held) > self.capacity:
+            held.popleft()
 
     def _pay(self, rows: Iterable[int], rewards: Iterable[float], envs: Iterable[int]) -> None:
         """Mark the rows that lead to a positive reward."""
@@ -256,6 +258,7 @@ class ReplayBuffer:
         held = [row % self.capacity for row in paid if row >= self.write_ptr - self.capacity]
         if held:
             self.storage.paid[torch.tensor(held, device=self.device)] = True
+        leading = [row for row in leading if row >= self._oldest_number]
         if leading:
             self._note("leading", torch.tensor(leading))
 
@@ -419,6 +422,7 @@ class ReplayBuffer:
         self.storage.starts[: len(starts)] = starts
         self.oldest, self.newest = 0, len(starts)
         for name in NUMBERED:
+            self.numbers[name], self.ends[name] = deque(), 0
             self._note(name, state["numbers"][name].long())
         self._update_bounds()
 
