@@ -148,7 +148,7 @@ class ReplayBuffer:
         # Ends of the rings `starts`, `firsts` and `leading`, which `bounds` holds too.
         self.oldest = self.newest = 0
         self.numbers: dict[str, deque[int]] = {name: deque() for name in NUMBERED}
-        self.ends = dict.fromkeys(NUMBERED, 0)
+        self.ends: dict[str, int] = dict.fromkeys(NUMBERED, 0)
         # Retire a start this many rows before it is overwritten, so that its previous row outlives
         # it, and all of its history.
         self.margin = max(4, history + 2) * envs + 4
