@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -99,7 +99,8 @@ class Storage:
         return {f"obs.{name}": value for name, value in self.obs.items()} | own
 
 
-NUMBERED: tuple[Literal["firsts", "leading"], ...] = ("firsts", "leading")
+NUMBERED = ("firsts", "leading")
+"""Rings that hold numbers of rows."""
 NO_COLUMNS = ("obs", "paid", "starts", *NUMBERED, "bounds")
 pytree.register_dataclass(Storage)  # so that vmap looks into it
 
@@ -235,7 +236,7 @@ class ReplayBuffer:
             self._note("firsts", done[drawn.cpu()])
         self._update_bounds()
 
-    def _note(self, name: Literal["firsts", "leading"], rows: Tensor) -> None:
+    def _note(self, name: str, rows: Tensor) -> None:
         """Add numbers of rows to a ring."""
         end = self.ends[name] + len(rows)
         places = torch.arange(self.ends[name], end) % self.capacity
@@ -330,12 +331,12 @@ class ReplayBuffer:
         row = self._transition_index(*starts, segments)
         if spec.leading:
             oldest, newest, held = storage.bounds[4:].unbind()
-            drawn = segments[-spec.leading :]
-            number = self._transition_index(storage.leading, storage.bounds[4:6], drawn)
+            own = slice(spec.batch_size - spec.leading, None)
+            number = self._transition_index(storage.leading, storage.bounds[4:6], segments[own])
             # Reward comes late, so a row that is overwritten may stand behind one that is not.
             usable = (newest > oldest) & (number >= held)
-            others, last = row.split([len(row) - spec.leading, spec.leading])
-            row = torch.cat([others, torch.where(usable, number % self.capacity, last)])
+            leading = torch.where(usable, number % self.capacity, row[own])
+            row = torch.cat([row[: own.start], leading])
         rows = [row]
         for _ in range(spec.horizon):
             rows.append(storage.next[rows[-1]])
@@ -415,8 +416,7 @@ class ReplayBuffer:
         for span in chunks.spans:
             self._place(chunks.read(span), span[0])
         self._place(state["tail"], state["tail_start"])
-        at = torch.arange(self._oldest_number, self.write_ptr) % self.capacity
-        at = at.to(self.device)
+        at = (torch.arange(self._oldest_number, self.write_ptr) % self.capacity).to(self.device)
         self.has_action.copy_(self.storage.has_action)
         starts = at[self.storage.has_action[at]]
         self.storage.starts[: len(starts)] = starts
