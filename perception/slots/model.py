@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -305,7 +305,7 @@ class SlotModel(nn.Module):
         }
         partial = path.with_suffix(".partial")
         tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
-        save_file(tensors, partial, metadata)
+        partial.write_bytes(save(tensors, metadata))  # save_file's are for their owner alone
         partial.replace(path)
 
     @staticmethod

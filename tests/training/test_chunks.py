@@ -57,19 +57,23 @@ def test_a_failed_write_leaves_what_was_there(
     write_tensors(path, {"a": torch.ones(3)})
     before = path.read_bytes()
 
-    def half(tensors, file):
-        file.write_bytes(b"half")
-        raise module.SafetensorError(
-            "Error while serializing: I/O error: No space left on device (os error 28)"
-        )
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", half)
+    monkeypatch.setattr(module.os, "fsync", full)
     with pytest.raises(OSError, match="No space left on device") as error:
         write_tensors(path, {"a": torch.zeros(3)})
     assert error.value.errno == errno.ENOSPC
     assert error.value.filename == str(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_readable_for_whom_other_files_are(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "x.safetensors", {"a": torch.ones(3)})
+    (tmp_path / "plain").touch()
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
 
 
 def test_a_disk_that_is_truly_full_is_an_os_error(tmp_path: Path) -> None:

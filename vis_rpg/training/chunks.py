@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vis_rpg.errors import UserError, require
@@ -118,17 +117,16 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """
     temporary = path.with_suffix(".part")
     try:
-        save_file(
-            {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary
-        )
-        with open(temporary, "rb") as file:
+        with open(temporary, "wb") as file:  # save_file's are readable for their owner alone
+            file.write(
+                save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+            )
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except SafetensorError as error:  # hides the system's error in its text
-        code = re.search(r"os error (\d+)", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
