@@ -170,16 +170,16 @@ function showMap() {
   draw();
 }
 
-function showLegend(node, labels, last) {
+function showLegend(node, legend, last) {
   node.replaceChildren();
-  if (labels === null) {
+  if (legend === null) {
     add(node, "span", "interaction 0");
     add(node, "span", "", "bar").style.background = `linear-gradient(90deg, ${viridis.join(", ")})`;
     add(node, "span", last.toLocaleString("en"));
     return;
   }
-  if (labels.length) add(node, "span", labels[0][0].endsWith("°") ? "direction of z in the plane that tells most of places:" : "category of z:");
-  for (const [label, colour] of labels) {
+  if (legend.labels.length) add(node, "span", legend.title);
+  for (const [label, colour] of legend.labels) {
     const item = add(node, "span");
     add(item, "i").style.background = colour;
     item.append(label);

@@ -101,7 +101,7 @@ def _map(seeds: list[Seed], run: Path, views: dict[int, ZView]) -> dict[str, Any
     visits: list[tuple[int, Visits]] = []
     for seed in seeds:
         if seed.folder is None:
-            raise UserError(f"{run}: a published agent has no record of visited states")
+            raise UserError("a published agent has no record of visited states")
         visits.append((seed.number, read_visits(seed.folder)))
     config = load_whole_config(seeds[0].folder or run)
     env = make_env(config.task, "state")

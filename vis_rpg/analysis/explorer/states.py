@@ -43,6 +43,8 @@ class ZView:
     """Of the latent space."""
     coefficients: np.ndarray | None
     """(Z, Y), as for `z_colormap`."""
+    plane: str
+    """Which plane of z this is, in words."""
 
     def places(self, z: np.ndarray) -> np.ndarray:
         """Return (V, 2) for z (V, Z)."""
@@ -55,23 +57,27 @@ class ZView:
         hexes = [to_hex(colours.cmap(value)) for value in table[0]]
         return [hexes[i] for i in table[1]]
 
-    def legend(self, dim: int) -> list[list[str]]:
-        """Return labels of z of width `dim` with their colours."""
+    def legend(self, dim: int) -> dict[str, Any]:
+        """Return a title, and labels of z of width `dim` with their colours."""
         colours = z_colormap(np.zeros((1, dim)), self.kind, self.coefficients)
         ticks = zip(colours.tick_labels, colours.ticks, strict=True)
-        return [[label, to_hex(colours.cmap(colours.norm(tick)))] for label, tick in ticks]
+        labels = [[label, to_hex(colours.cmap(colours.norm(tick)))] for label, tick in ticks]
+        categories = self.kind == "categorical"
+        title = "category of z:" if categories else f"direction of z in the plane {self.plane}:"
+        return {"title": title, "labels": labels}
 
 
 def plane_of_places(kind: str, visits: Visits, task: Task) -> ZView:
     """Choose the plane of z that tells most of where objects were in the last part of the run."""
     late = visits.step > visits.step[-1] * (1 - 1 / STAGES)
     places = visits.positions[late][..., list(task.plane)]
-    return ZView(kind, z_regression(visits.z[late], places)[0])
+    coefficients, _ = z_regression(visits.z[late], places)
+    return ZView(kind, coefficients, "that tells most of places")
 
 
 def plane_of_spread(kind: str, z: np.ndarray) -> ZView:
     """Choose the plane in which z (V, Z) spreads most."""
-    return ZView(kind, (z - z.mean(0)).T if z.size else None)
+    return ZView(kind, (z - z.mean(0)).T, "in which it spreads most")
 
 
 def seed_map(visits: Visits, task: Task, view: ZView, most: int) -> dict[str, Any]:
