@@ -196,7 +196,8 @@ def test_each_step_has_what_the_agents_parts_make_of_it(
 
 def test_a_rollout_is_the_episode_that_its_z_plays() -> None:
     actor, env = load(trained(*CATEGORICAL))
-    recorded = rollouts.record(actor, env, seed=0, count=3)
+    recorded = rollouts.record(actor, env, seed=0, count=6)
+    assert [int(rollout.z.argmax()) for rollout in recorded.rollouts] == [0, 1, 2, 3, 4]
     for rollout in recorded.rollouts:
         *_, last = play(actor, env, episode_seed(0, 0), torch.as_tensor(rollout.z))
         assert sum(rollout.reel.rewards) == pytest.approx(last.total)

@@ -83,7 +83,9 @@ class Episode:
 
 
 @torch.no_grad()
-def record_episode(actor: Actor, env: gymnasium.Env, seed: int, explore: bool = True) -> Episode:
+def record_episode(
+    actor: Actor, env: gymnasium.Env, seed: int, explore: bool = True, z: Tensor | None = None
+) -> Episode:
     """Play an episode and read everything that its losses would.
 
     Args:
@@ -91,9 +93,10 @@ def record_episode(actor: Actor, env: gymnasium.Env, seed: int, explore: bool = 
         env: The environment.
         seed: Determines the start.
         explore: Sample the actions instead of taking their mean.
+        z: (Z,) latent variable; None draws it from π(z|s₁).
     """
     agent, config, history = actor.agent, actor.agent.config, actor.agent.model.perception.history
-    actor.reset()
+    actor.reset(z)
     obs, info = env.reset(seed=seed)
     stored, states, actions, rewards = [], [], [], []
     positions, ended = [object_positions(info)], False

@@ -202,7 +202,7 @@ function showRollouts() {
   get("slots-figure").hidden = !told.rollouts[0].slots.length;
   showLegend(get("z-legend"), told.legend);
   fillSelect(get("rollout"), told.rollouts.map((own, k) => [
-    k, `${k + 1}: z ${own.z}, return ${short(own.total)}${own.success ? ", success" : ""}`,
+    k, `${k + 1}: ${own.z.startsWith("(") ? "z " : ""}${own.z}, return ${short(own.total)}${own.success ? ", success" : ""}`,
   ]));
   get("rollout").addEventListener("change", () => choose(+get("rollout").value));
   const points = source("z_points");

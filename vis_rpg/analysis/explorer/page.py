@@ -130,7 +130,12 @@ def _rollouts(
 def _note(seeds: list[Seed], acting: Seed, step: int, recorded: Rollouts) -> str:
     """Say what the rollouts are, and what is missing of them."""
     first = recorded.rollouts[0]
-    latent = "values of z from its prior, all from one start" if first.z.size else "starts, no z"
+    if not first.z.size:
+        latent = "starts without z"
+    elif len(recorded.rollouts) < COUNT:
+        latent = "categories of z, all from one start"
+    else:
+        latent = "values of z from its prior, all from one start"
     which = f"the seed of median success, {acting.number}" if len(seeds) > 1 else "the agent"
     told = [
         f"{len(recorded.rollouts)} {latent}, by mean actions of {which}, at {step:,} interactions.",

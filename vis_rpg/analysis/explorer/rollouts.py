@@ -119,24 +119,29 @@ class Rollouts:
 def record(actor: Actor, env: gymnasium.Env, seed: int, count: int) -> Rollouts:
     """Play an episode by mean actions for each of `count` z, all from one start.
 
-    Without z, starts differ instead.
+    Of categories each is played once, if there are no more of them; without z, starts differ
+    instead.
 
     Args:
         actor: Of one environment; its generator is seeded anew.
         env: The environment.
         seed: Of the start and of z.
-        count: Rollouts.
+        count: Rollouts at most.
     """
     agent, film = actor.agent, Film(env, actor.agent)
     actor.generator.manual_seed(seed)
+    values: Sequence[torch.Tensor | None] = [None] * count
+    categorical = agent.config.latent.kind == "categorical" and not agent.redraws
+    if categorical and agent.space.dim <= count:
+        values = list(torch.eye(agent.space.dim, device=actor.device))
     rollouts = []
-    for index in tqdm(range(count), desc="rolling out", unit="episode"):
+    for index, given in enumerate(tqdm(values, desc="rolling out", unit="episode")):
         start = episode_seed(seed, 0 if agent.space.dim else index)
         if can_judge(agent):
-            episode = record_episode(actor, film, start, explore=False)
+            episode = record_episode(actor, film, start, explore=False, z=given)
             z, judged = episode.z, judge(agent, episode)
         else:
-            for step, _ in enumerate(play(actor, film, start)):
+            for step, _ in enumerate(play(actor, film, start, given)):
                 if step == 1:
                     z = actor.z[0].clone()
             judged = {}

@@ -118,7 +118,7 @@ def seed_map(visits: Visits, task: Task, view: ZView, most: int) -> dict[str, An
 def in_words(z: np.ndarray, view: ZView) -> list[str]:
     """Describe each z (V, Z): its category, or its place in the plane."""
     if view.kind == "none":
-        return ["-"] * len(z)
+        return ["no z"] * len(z)
     if view.kind == "categorical":
         return [f"category {k + 1}" for k in z.argmax(1)]
     return [f"({u:.2f}, {v:.2f})" for u, v in view.places(z)]
