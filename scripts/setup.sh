@@ -50,7 +50,7 @@ if ! new_enough "$venv/bin/python"; then
     "$python" -m venv --clear "$venv"
 fi
 echo "setup: installing into $venv (some minutes: torch is large)"
-"$venv/bin/python" -m pip install --disable-pip-version-check --editable '.[dev,docs,robotics,warp]' --constraint constraints.txt
+"$venv/bin/python" -m pip install --disable-pip-version-check --editable '.[dev,docs,explore,robotics,warp]' --constraint constraints.txt
 
 # The libraries may be there without a driver behind them: only an image proves that rendering works.
 if ! MUJOCO_GL=${MUJOCO_GL:-egl} "$venv/bin/python" - 2>/dev/null <<'PYTHON'; then

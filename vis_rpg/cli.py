@@ -43,6 +43,11 @@ COMMANDS = {
         "vis_rpg.analysis.diagnosis",
         "compare what a run's critics, model and bonus expect with what happens",
     ),
+    "explore": (
+        "explore",
+        "vis_rpg.analysis.explorer.page",
+        "write a page about a run to open in a browser: curves, explored states, rollouts by z",
+    ),
     "discover-objects": (
         "discover",
         "vis_rpg.analysis.discovery_benchmark",

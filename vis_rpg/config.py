@@ -410,6 +410,18 @@ class DiagnoseConfig:
 
 
 @dataclass
+class ExploreConfig:
+    """vis-rpg explore."""
+
+    run: str
+    """Folder of a run, of several seeds, or of a published agent, zoo:NAME, or hf:USER/REPO."""
+    seed: Seed
+    """Of the rollouts: their start, and z."""
+    out: str | None
+    """The page; null: report.html in the run's folder, or in runs/zoo-NAME."""
+
+
+@dataclass
 class PlotCurvesConfig:
     """vis-rpg plot-curves."""
 
@@ -692,6 +704,7 @@ SCHEMAS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "publish": PublishConfig,
     "diagnose": DiagnoseConfig,
+    "explore": ExploreConfig,
     "plot_curves": PlotCurvesConfig,
     "reproduce": ReproduceConfig,
     "visualise_slots": VisualiseSlotsConfig,

@@ -41,7 +41,7 @@ REPEATS = 4
 
 @dataclass
 class Episode:
-    """One episode with sampled actions, as the losses see it."""
+    """One episode, as the losses see it."""
 
     s: Tensor
     """Encoded observations, (T + 1, S)."""
@@ -83,16 +83,20 @@ class Episode:
 
 
 @torch.no_grad()
-def record_episode(actor: Actor, env: gymnasium.Env, seed: int) -> Episode:
-    """Play an episode with sampled actions and read everything that its losses would.
+def record_episode(
+    actor: Actor, env: gymnasium.Env, seed: int, explore: bool = True, z: Tensor | None = None
+) -> Episode:
+    """Play an episode and read everything that its losses would.
 
     Args:
         actor: Of one environment.
         env: The environment.
         seed: Determines the start.
+        explore: Sample the actions instead of taking their mean.
+        z: (Z,) latent variable; None draws it from π(z|s₁).
     """
     agent, config, history = actor.agent, actor.agent.config, actor.agent.model.perception.history
-    actor.reset()
+    actor.reset(z)
     obs, info = env.reset(seed=seed)
     stored, states, actions, rewards = [], [], [], []
     positions, ended = [object_positions(info)], False
@@ -102,7 +106,7 @@ def record_episode(actor: Actor, env: gymnasium.Env, seed: int) -> Episode:
         states.append(agent.model.f(actor.features))
         if ended:
             break
-        action = actor.select_action(explore=True)
+        action = actor.select_action(explore)
         obs, reward, terminated, truncated, info = env.step(action[0].cpu().numpy())
         actions.append(action)
         rewards.append(float(reward))

@@ -230,13 +230,11 @@ def z_colormap(z: np.ndarray, kind: str, coefficients: np.ndarray | None = None)
             [str(k + 1) for k in range(categories)],
         )
     if kind != "none":
-        if z.shape[1] > 2 and coefficients is not None:
-            z = z @ np.linalg.svd(coefficients)[0][:, :2]
-        second = z[:, 1] if z.shape[1] > 1 else np.zeros(len(z))
+        first, second = z_plane(z, coefficients).T
         ticks = [-np.pi, -np.pi / 2, 0.0, np.pi / 2, np.pi]
         labels = ["-180°", "-90°", "0°", "90°", "180°"]
         return ZColormap(
-            np.arctan2(second, z[:, 0]),
+            np.arctan2(second, first),
             plt.get_cmap("hsv"),
             Normalize(-np.pi, np.pi),
             "direction of z in the plane that explains most of a panel's places"
@@ -253,6 +251,13 @@ def z_colormap(z: np.ndarray, kind: str, coefficients: np.ndarray | None = None)
         [],
         [],
     )
+
+
+def z_plane(z: np.ndarray, coefficients: np.ndarray | None = None) -> np.ndarray:
+    """Project z (V, Z) onto a plane, as `z_colormap` does: (V, 2)."""
+    if z.shape[1] > 2 and coefficients is not None:
+        z = z @ np.linalg.svd(coefficients)[0]
+    return np.pad(z, ((0, 0), (0, max(0, 2 - z.shape[1]))))[:, :2]
 
 
 def draw_stage(
@@ -278,7 +283,7 @@ def draw_points(
 
 def draw_counts(axes: Axes, points: np.ndarray, task: Task) -> Any:
     """Draw the visits of each cell of a fine grid, on a log scale."""
-    low, high = _limits(points, task)
+    low, high = map_limits(points, task)
     edges = [np.linspace(low[axis], high[axis], MAP_BINS + 1) for axis in range(2)]
     counts, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=edges)
     counts[counts == 0] = np.nan
@@ -342,7 +347,7 @@ def save_states(run: Path) -> Path:
     return run / "states.png"
 
 
-def _limits(points: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
+def map_limits(points: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
     """Return the corners of the coverage grid, or of the data."""
     if task.coverage is not None:
         return np.array(task.coverage.low), np.array(task.coverage.high)
@@ -351,7 +356,7 @@ def _limits(points: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
 
 def _frame(axes: Axes, points: np.ndarray, task: Task) -> None:
     """Draw walls, goals and limits, without ticks."""
-    low, high = _limits(points, task)
+    low, high = map_limits(points, task)
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
     if task.draw is not None:
         task.draw(axes)

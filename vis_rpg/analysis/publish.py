@@ -9,6 +9,7 @@ import math
 import shlex
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,7 @@ def make(
     seeds = [curves(each, steps[0]) for each in runs]
     origin = recorded(runs[0], commit, processor)
     finals = [[own[key][-1] for key in CURVES] for own in seeds]
-    order = sorted(
-        range(len(runs)), key=lambda i: [-math.inf if x is None else x for x in finals[i]]
-    )
-    chosen = order[(len(runs) - 1) // 2]
+    chosen = median_run(finals)
     config, success = configs[chosen], [final[0] for final in finals]
     actor, _ = load(runs[chosen])
     perception = actor.agent.model.perception
@@ -102,6 +100,18 @@ def make(
     published.write_card(folder, card)
     (folder / "README.md").write_text(model_card(card))
     return card
+
+
+def median_run(finals: Sequence[Sequence[float | None]]) -> int:
+    """Return the index of the run of median last success; of the lower one of two.
+
+    Args:
+        finals: The last CURVES of each run; later ones decide ties.
+    """
+    order = sorted(
+        range(len(finals)), key=lambda i: [-math.inf if x is None else x for x in finals[i]]
+    )
+    return order[(len(finals) - 1) // 2]
 
 
 def check_seeds(runs: list[Path], configs: list[DictConfig]) -> None:

@@ -42,20 +42,24 @@ class SlotOverlay:
         self.model = model
         self.slots: torch.Tensor | None = None
 
-    @torch.no_grad()
     def draw(self, obs: np.ndarray) -> np.ndarray:
+        """Draw as `paint` does, enlarged to (256, 256, 3) uint8."""
+        return letterbox(self.paint(obs), cv2.INTER_NEAREST)
+
+    @torch.no_grad()
+    def paint(self, obs: np.ndarray) -> np.ndarray:
         """Draw the newest frame of a stack under its masks; slots carry over between calls.
 
         Args:
             obs: (2, 64, 64, 3) uint8.
 
         Returns:
-            (256, 256, 3) uint8.
+            (64, 64, 3) uint8.
         """
         frame = torch.as_tensor(obs[-1:], device=self.model.backgrounds.device)
         output = self.model(frame, self.slots)
         self.slots = output.slots
-        return letterbox(overlay(obs[-1], output.decoded.masks[0].cpu().numpy()), cv2.INTER_NEAREST)
+        return overlay(obs[-1], output.decoded.masks[0].cpu().numpy())
 
 
 def record_rollouts(actor: Actor, env: gymnasium.Env, path: Path, seed: int = 0) -> None:

@@ -1,0 +1,141 @@
+"""The explorer's page in a real browser: every control does what it says, without an error.
+
+It needs Debian's chromium and the package playwright (without its browsers), and is skipped where
+one of them is missing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runs import run_script, trained
+from vis_rpg.analysis.explorer import page
+
+pytest.importorskip("bokeh")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
+]
+PATIENCE = 120_000
+"""For a busy machine, in milliseconds."""
+PLACES_OF_DOTS = """() => {
+    const view = Object.values(Bokeh.index.roots).find(
+        (root) => root.model.renderers?.some((one) => one.data_source?.name === "z_points"));
+    const { data_source: dots } = view.model.renderers.find(
+        (one) => one.data_source.name === "z_points");
+    const box = view.el.getBoundingClientRect();
+    return dots.data.x.map((x, k) => [
+        box.x + view.frame.x_scale.compute(x), box.y + view.frame.y_scale.compute(dots.data.y[k])]);
+}"""
+
+
+@pytest.fixture(params=[(1280, 800), (390, 844)], ids=["desk", "phone"])
+def browser_page(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
+    """The page of a run, open; what the browser complains of and what it fetches fails the test."""
+    monkeypatch.setattr(page, "COUNT", 3)
+    run, out = trained("task=maze", "steps=300", "seeds=2"), tmp_path / "report.html"
+    assert run_script(monkeypatch, "explore", f"run={run}", f"out={out}") == 0
+    width, height = request.param
+    wrong: list[str] = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": width, "height": height})
+        opened.set_default_timeout(PATIENCE)
+        opened.on(
+            "console",
+            lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None,
+        )
+        opened.on("pageerror", lambda error: wrong.append(str(error)))
+        own = ("data:", "blob:", out.as_uri())
+        opened.on(
+            "request", lambda asked: None if asked.url.startswith(own) else wrong.append(asked.url)
+        )
+        opened.goto(out.as_uri())
+        opened.wait_for_selector("body[data-ready]")
+        yield opened
+        browser.close()
+    assert wrong == []
+
+
+def points(opened: Any, source: str) -> dict[str, Any]:
+    return opened.evaluate(f"() => source({json.dumps(source)}).data")
+
+
+def move(opened: Any, slider: str, share: float) -> None:
+    opened.evaluate(
+        """([id, share]) => {
+            const slider = document.getElementById(id);
+            slider.value = share * slider.max;
+            slider.dispatchEvent(new Event("input"));
+        }""",
+        [slider, share],
+    )
+    opened.evaluate("() => new Promise((done) => requestAnimationFrame(() => done(1)))")
+
+
+def test_every_control_does_what_it_says(browser_page: Any) -> None:
+    opened = browser_page
+    wide = opened.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+    assert wide <= 0, "the page is wider than the screen"
+
+    opened.select_option("#curve-key", "coverage")
+    assert len(points(opened, "curve_seeds")["x"]) == 2 and points(opened, "curve_mean")["x"]
+
+    every = len(points(opened, "map_points")["step"])
+    move(opened, "map-to", 0.5)
+    steps = points(opened, "map_points")["step"]
+    assert 0 < len(steps) < every and max(steps) <= 150
+    unseen = len(points(opened, "map_cells")["left"])
+    move(opened, "map-to", 1.0)
+    assert len(points(opened, "map_cells")["left"]) < unseen
+    by_z = set(points(opened, "map_points")["colour"])
+    opened.select_option("#map-colour", "step")
+    opened.wait_for_function(
+        f"() => source('map_points').data.colour[0] === {json.dumps('#440154')}"
+    )
+    assert by_z != set(points(opened, "map_points")["colour"])
+    first = points(opened, "map_points")["x"]
+    opened.select_option("#map-seed", label="1")
+    opened.wait_for_function(f"() => source('map_points').data.x[50] !== {first[50]}")
+
+    opened.locator("#z").scroll_into_view_if_needed()
+    x, y = opened.evaluate(PLACES_OF_DOTS)[2]
+    opened.mouse.click(x, y)
+    opened.wait_for_function("() => document.getElementById('rollout').value === '2'")
+    assert opened.inner_text("#play") == "Pause"
+    opened.click("#play")
+    opened.locator("#step").focus()
+
+    def step() -> int:
+        return int(opened.input_value("#step"))
+
+    before = step()
+    opened.keyboard.press("ArrowRight")
+    assert step() == before + 1
+    opened.keyboard.press("ArrowLeft")
+    assert step() == before
+    opened.keyboard.press("ArrowUp")
+    assert opened.input_value("#rollout") == "1" and step() == 0
+    opened.keyboard.press("Space")
+    opened.wait_for_function("() => +document.getElementById('step').value > 2")
+    opened.keyboard.press("Space")
+    assert opened.inner_text("#play") == "Play"
+    box = opened.locator(".strip .chart").first.bounding_box()
+    opened.mouse.click(box["x"] + box["width"] / 2, box["y"] + 5)
+    assert step() == 25
+    drawn = "() => new Set(document.getElementById('frame').getContext('2d')"
+    drawn += ".getImageData(0, 0, 256, 256).data).size"
+    assert opened.evaluate(drawn) > 5, "the frame is blank"
+
+    opened.click("summary")
+    opened.fill("#config-find", "agent.latent.kind")
+    assert opened.locator("#config tr:visible").count() == 1

@@ -1,0 +1,1 @@
+"""A page to look at a run in the browser: `vis-rpg explore`."""

@@ -1,0 +1,136 @@
+"""The page's figures, by Bokeh; its script fills their sources by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bokeh.core.types import ID
+from bokeh.embed import json_item
+from bokeh.models import ColumnDataSource, CustomJSTickFormatter, HoverTool, Range1d, TapTool
+from bokeh.plotting import figure
+from bokeh.resources import Resources
+
+TOOLS = "pan,wheel_zoom,box_zoom,reset,save"
+HEIGHT, MAP_HEIGHT = 340, 420
+"""Of figures that are as wide as the page lets them be, in pixels."""
+AXES, LEAST_WIDTH = 60, 320
+"""Width of the map's axes, and of the map at least, in pixels."""
+SHORT = "return Math.abs(tick) < 1000 ? `${tick}` : `${tick / 1000}k`"
+
+
+def bokeh_js() -> str:
+    """Return BokehJS, as much as these figures need."""
+    return "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
+
+
+def curves_figure(curve: dict[str, Any]) -> Any:
+    """Make the learning curves: sources curve_seeds, curve_points, curve_mean and curve_band.
+
+    Args:
+        curve: The one that is shown first, from `curves`.
+    """
+    plot = _figure("interactions")
+    empty: dict[str, list[Any]] = {"x": [], "y": [], "seed": [], "colour": []}
+    first = {name: curve["seeds"][0][name] for name in ("x", "y")}  # the first ranges follow it
+    words = {"seed": [""] * len(first["x"]), "colour": ["black"] * len(first["x"])}
+    seeds, points = _source("curve_seeds", empty), _source("curve_points", first | words)
+    mean = _source("curve_mean", {"x": [], "y": [], "low": [], "high": []})
+    band = _source("curve_band", {"x": [], "low": [], "high": []})
+    plot.varea("x", "low", "high", source=band, fill_color="black", fill_alpha=0.12)
+    plot.multi_line("x", "y", source=seeds, line_color="colour", line_width=1.5, line_alpha=0.7)
+    plot.line("x", "y", source=mean, line_color="black", line_width=2.5)
+    near = plot.scatter("x", "y", source=points, color="colour", size=7, alpha=0.0, hover_alpha=1.0)
+    tips = [("seed", "@seed"), ("interactions", "@x{0,0}"), ("value", "@y{0.0000}")]
+    plot.add_tools(HoverTool(renderers=[near], tooltips=tips))
+    plot.x_range.start = 0
+    plot.xaxis.formatter = CustomJSTickFormatter(code=SHORT)
+    return json_item(plot, ID("curves"))
+
+
+def map_figure(data: dict[str, Any]) -> Any:
+    """Make the map of explored states: sources map_points, map_cells and map_corners.
+
+    Args:
+        data: From `map_data`.
+    """
+    (left, bottom), (right, top) = data["low"], data["high"]
+    wide = round(MAP_HEIGHT * (right - left) / (top - bottom)) + AXES
+    plot = _figure("", height=MAP_HEIGHT, max_width=max(wide, LEAST_WIDTH), match_aspect=True)
+    corners = _source("map_corners", {"x": [left, right], "y": [bottom, top]})
+    plot.scatter("x", "y", source=corners, alpha=0.0)  # the ranges follow the data
+    cells = _source("map_cells", {name: [] for name in ("left", "right", "bottom", "top")})
+    plot.quad("left", "right", "bottom", "top", source=cells, fill_color="#e2e4e8", line_color=None)
+    names = "x", "y", "step", "z", "colour"
+    points = _source("map_points", {name: [] for name in names})
+    drawn = plot.scatter("x", "y", source=points, color="colour", size=4, line_color=None)
+    if data["backdrop"] is not None:
+        place = {"x": left, "y": top, "w": right - left, "h": top - bottom}
+        plot.image_url(url=[data["backdrop"]], **place)
+    tips = [("place", "@x, @y"), ("interaction", "@step{0,0}"), ("z", "@z")]
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=tips))
+    return json_item(plot, ID("map"))
+
+
+def z_figure(data: dict[str, Any]) -> Any:
+    """Make the space of z, a dot for each rollout: source z_points; a tap chooses one.
+
+    Args:
+        data: From `rollout_data`.
+    """
+    plot = _figure(data["axes"][0], data["axes"][1])
+    columns: dict[str, list[Any]] = {
+        "x": [own["place"][0] for own in data["rollouts"]],
+        "y": [own["place"][1] for own in data["rollouts"]],
+        "z": [own["z"] for own in data["rollouts"]],
+        "colour": [own["colour"] for own in data["rollouts"]],
+        "number": list(range(1, 1 + len(data["rollouts"]))),
+        "total": [own["total"] for own in data["rollouts"]],
+        "success": ["yes" if own["success"] else "no" for own in data["rollouts"]],
+        "marker": ["star" if own["success"] else "circle" for own in data["rollouts"]],
+    }
+    if len({*columns["x"]}) == len({*columns["y"]}) == 1:  # one place has no range
+        plot.x_range, plot.y_range = (
+            Range1d(own[0] - 1, own[0] + 1) for own in (columns["x"], columns["y"])
+        )
+    source = _source("z_points", columns)
+    drawn = plot.scatter(
+        "x",
+        "y",
+        source=source,
+        size=18,
+        marker="marker",
+        fill_color="colour",
+        line_color="black",
+        line_width=1,
+        selection_line_width=3,
+        nonselection_fill_alpha=0.7,
+        nonselection_line_alpha=0.5,
+    )
+    tips = [
+        ("rollout", "@number"),
+        ("z", "@z"),
+        ("return", "@total{0.00}"),
+        ("success at the end", "@success"),
+    ]
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=tips), TapTool(renderers=[drawn]))
+    return json_item(plot, ID("z"))
+
+
+def _source(name: str, columns: dict[str, list[Any]]) -> ColumnDataSource:
+    return ColumnDataSource(columns, name=name)
+
+
+def _figure(x: str, y: str = "", **settings: Any) -> Any:
+    plot = figure(
+        sizing_mode="stretch_width",
+        tools=TOOLS,
+        toolbar_location="above",
+        x_axis_label=x,
+        y_axis_label=y,
+        **({"height": HEIGHT} | settings),
+    )
+    plot.toolbar.logo = None
+    plot.toolbar.active_drag = None  # a finger scrolls the page
+    plot.outline_line_color = None
+    plot.grid.grid_line_alpha = 0.4
+    return plot

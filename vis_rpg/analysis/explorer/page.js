@@ -1,0 +1,365 @@
+"use strict";
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const get = (id) => document.getElementById(id);
+const seedColours = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"];
+const viridis = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
+
+function add(parent, tag, text, name) {
+  const node = parent.appendChild(document.createElement(tag));
+  if (text !== undefined) node.textContent = text;
+  if (name) node.className = name;
+  return node;
+}
+
+function fillSelect(select, entries) {
+  for (const [value, text] of entries) add(select, "option", text).value = value;
+}
+
+function short(value) {
+  if (value === null || value === undefined) return "-";
+  if (typeof value !== "number" || Number.isInteger(value)) return value.toLocaleString("en");
+  return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : `${+value.toPrecision(3)}`;
+}
+
+/** The source of a figure, by name. */
+function source(name) {
+  for (const document of Bokeh.documents) {
+    const found = document.get_model_by_name(name);
+    if (found) return found;
+  }
+  throw new Error(`no source ${name}`);
+}
+
+/** Call `draw` at most once a frame, however often it is asked to. */
+function oncePerFrame(draw) {
+  let waiting = false;
+  return () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => { waiting = false; draw(); });
+  };
+}
+
+// Header ------------------------------------------------------------------------------------------
+
+function showHeader() {
+  document.title = get("title").textContent = data.header.title;
+  for (const [name, value] of data.header.facts) {
+    const line = add(get("facts"), "div");
+    add(line, "dt", name);
+    add(line, "dd", value);
+  }
+  const table = get("seeds"), names = ["seed", "interactions", "success", "return", "coverage", "minutes"];
+  const head = add(table, "tr");
+  for (const name of names) add(head, "th", name, "number");
+  for (const row of data.header.seeds) {
+    const line = add(table, "tr");
+    for (const value of row) add(line, "td", short(value), "number");
+  }
+  if (data.header.seeds.length > 1) {
+    const line = add(table, "tr");
+    add(line, "th", "mean", "number");
+    for (let k = 1; k < names.length; k++) {
+      const known = data.header.seeds.map((row) => row[k]).filter((value) => value !== null);
+      add(line, "td", known.length ? short(known.reduce((a, b) => a + b) / known.length) : "-", "number");
+    }
+    const different = data.header.different;
+    get("different").textContent = different.length
+      ? `Beside the seed, these settings differ between the seeds: ${different.join(", ")}.`
+      : "The seeds differ in nothing but the seed.";
+  }
+}
+
+// Learning curves ---------------------------------------------------------------------------------
+
+function showCurves() {
+  const keys = Object.keys(data.curves);
+  if (!keys.length) {
+    get("curves").textContent = "Nothing is logged yet.";
+    return;
+  }
+  fillSelect(get("curve-key"), keys.map((key) => [key, key]));
+  const draw = () => {
+    const curve = data.curves[get("curve-key").value];
+    const colours = curve.seeds.map((_, k) => seedColours[k % seedColours.length]);
+    source("curve_seeds").data = {
+      x: curve.seeds.map((own) => own.x), y: curve.seeds.map((own) => own.y),
+      seed: curve.seeds.map((own) => own.seed), colour: colours,
+    };
+    source("curve_points").data = {
+      x: curve.seeds.flatMap((own) => own.x), y: curve.seeds.flatMap((own) => own.y),
+      seed: curve.seeds.flatMap((own) => own.x.map(() => own.seed)),
+      colour: curve.seeds.flatMap((own, k) => own.x.map(() => colours[k])),
+    };
+    const mean = curve.mean || { x: [], y: [], low: [], high: [] };
+    source("curve_mean").data = mean;
+    source("curve_band").data = { x: mean.x, low: mean.low, high: mean.high };
+    get("curve-note").textContent = curve.mean
+      ? `black: mean of ${curve.seeds.length} seeds and its 95% bootstrap interval` : "";
+  };
+  get("curve-key").addEventListener("change", draw);
+  draw();
+}
+
+// Explored states ---------------------------------------------------------------------------------
+
+function showMap() {
+  const map = data.map;
+  if (map.missing) {
+    get("map-controls").hidden = true;
+    get("map").textContent = map.missing;
+    return;
+  }
+  fillSelect(get("map-object"), map.objects.map((name, k) => [k, name]));
+  fillSelect(get("map-seed"), map.seeds.map((own, k) => [k, own.seed]));
+  get("map-object").value = Math.max(0, map.objects.indexOf(map.counted[0]));
+  get("map-seed").parentElement.hidden = map.seeds.length === 1;
+  if (map.kind === "none") {
+    get("map-colour").value = "step";
+    get("map-colour").options[0].remove();
+  }
+  const from = get("map-from"), to = get("map-to");
+  const seedOf = () => map.seeds[get("map-seed").value];
+  const setRange = () => {
+    const last = seedOf().step.at(-1);
+    const step = Math.max(1, Math.round(last / 200)), max = step * Math.ceil(last / step);
+    for (const slider of [from, to]) Object.assign(slider, { min: 0, max, step });
+    from.value = 0;
+    to.value = max;
+  };
+  const draw = oncePerFrame(() => {
+    const own = seedOf(), k = +get("map-object").value, last = own.step.at(-1);
+    const low = +from.value, high = +to.value;
+    const byStep = get("map-colour").value === "step";
+    const points = { x: [], y: [], step: [], z: [], colour: [] };
+    for (let i = 0; i < own.step.length; i++) {
+      if (own.step[i] < low || own.step[i] > high) continue;
+      points.x.push(own.x[k][i]);
+      points.y.push(own.y[k][i]);
+      points.step.push(own.step[i]);
+      points.z.push(own.z[i]);
+      points.colour.push(byStep ? viridis[Math.min(9, Math.floor((10 * own.step[i]) / last))] : own.palette[own.z_colour[i]]);
+    }
+    source("map_points").data = points;
+    const cells = { left: [], right: [], bottom: [], top: [] };
+    let share = "";
+    if (own.first && map.counted.includes(map.objects[k])) {
+      const [columns, rows] = map.grid.bins;
+      const width = (map.grid.high[0] - map.grid.low[0]) / columns, height = (map.grid.high[1] - map.grid.low[1]) / rows;
+      own.first[k].forEach((first, cell) => {
+        if (first >= 0 && first <= high) return;
+        const left = map.grid.low[0] + width * Math.floor(cell / rows), bottom = map.grid.low[1] + height * (cell % rows);
+        cells.left.push(left);
+        cells.right.push(left + width);
+        cells.bottom.push(bottom);
+        cells.top.push(bottom + height);
+      });
+      const visited = columns * rows - cells.left.length;
+      share = `; ${visited} of ${columns * rows} cells visited by then, the others grey`;
+    }
+    source("map_cells").data = cells;
+    get("map-note").textContent = `interactions ${low.toLocaleString("en")} to ${Math.min(high, last).toLocaleString("en")}: ${points.x.length.toLocaleString("en")} places drawn${share}`;
+    showLegend(get("map-legend"), byStep ? null : map.legend, last);
+  });
+  for (const id of ["map-object", "map-colour"]) get(id).addEventListener("change", draw);
+  get("map-seed").addEventListener("change", () => { setRange(); draw(); });
+  from.addEventListener("input", () => { if (+from.value > +to.value) to.value = from.value; draw(); });
+  to.addEventListener("input", () => { if (+to.value < +from.value) from.value = to.value; draw(); });
+  setRange();
+  draw();
+}
+
+function showLegend(node, legend, last) {
+  node.replaceChildren();
+  if (legend === null) {
+    add(node, "span", "interaction 0");
+    add(node, "span", "", "bar").style.background = `linear-gradient(90deg, ${viridis.join(", ")})`;
+    add(node, "span", last.toLocaleString("en"));
+    return;
+  }
+  if (legend.labels.length) add(node, "span", legend.title);
+  for (const [label, colour] of legend.labels) {
+    const item = add(node, "span");
+    add(item, "i").style.background = colour;
+    item.append(label);
+  }
+}
+
+// Rollouts ----------------------------------------------------------------------------------------
+
+const player = { index: 0, step: 0, playing: null, images: new Map() };
+
+function showRollouts() {
+  const told = data.rollouts;
+  if (told.missing) {
+    get("rollouts").hidden = true;
+    get("rollouts-note").textContent = told.missing;
+    return;
+  }
+  get("rollouts-note").textContent = told.note;
+  get("screens").hidden = told.no_pictures !== null;
+  get("slots-figure").hidden = !told.rollouts[0].slots.length;
+  showLegend(get("z-legend"), told.legend);
+  fillSelect(get("rollout"), told.rollouts.map((own, k) => [
+    k, `${k + 1}: ${own.z.startsWith("(") ? "z " : ""}${own.z}, return ${short(own.total)}${own.success ? ", success" : ""}`,
+  ]));
+  get("rollout").addEventListener("change", () => choose(+get("rollout").value));
+  const points = source("z_points");
+  points.selected.properties.indices.change.connect(() => {
+    const [index] = points.selected.indices;
+    if (index !== undefined && index !== player.index) { choose(index); play(true); }
+  });
+  get("step").addEventListener("input", () => { play(false); goTo(+get("step").value); });
+  get("play").addEventListener("click", () => play(!player.playing));
+  document.addEventListener("keydown", onKey);
+  choose(0);
+}
+
+function onKey(event) {
+  const target = event.target, slider = target === get("step");
+  if (event.altKey || event.ctrlKey || event.metaKey) return;
+  if (!slider && target.closest && target.closest("select, input, summary, button:not(#play)")) return;
+  const last = data.rollouts.rollouts[player.index].length, count = data.rollouts.rollouts.length;
+  const moves = {
+    ArrowLeft: () => { play(false); goTo(Math.max(0, player.step - 1)); },
+    ArrowRight: () => { play(false); goTo(Math.min(last, player.step + 1)); },
+    ArrowUp: () => choose((player.index + count - 1) % count),
+    ArrowDown: () => choose((player.index + 1) % count),
+    " ": () => play(!player.playing),
+  };
+  if (!moves[event.key]) return;
+  event.preventDefault();
+  moves[event.key]();
+}
+
+function choose(index) {
+  player.index = index;
+  const own = data.rollouts.rollouts[index];
+  get("rollout").value = index;
+  const points = source("z_points");
+  if (points.selected.indices[0] !== index) points.selected.indices = [index];
+  get("step").max = own.length;
+  drawStrips(own);
+  goTo(0);
+}
+
+function play(wanted) {
+  if (Boolean(player.playing) === wanted) return;
+  get("play").textContent = wanted ? "Pause" : "Play";
+  if (!wanted) {
+    cancelAnimationFrame(player.playing);
+    player.playing = null;
+    return;
+  }
+  if (player.step >= data.rollouts.rollouts[player.index].length) goTo(0);
+  let before = null, passed = 0;
+  const advance = (now) => {
+    const last = data.rollouts.rollouts[player.index].length;
+    passed += before === null ? 0 : ((now - before) / 1000) * data.rollouts.fps;
+    before = now;
+    const steps = Math.floor(passed);
+    passed -= steps;
+    if (steps) goTo(Math.min(last, player.step + steps));
+    if (player.step >= last) { player.playing = 1; play(false); return; }
+    player.playing = requestAnimationFrame(advance);
+  };
+  player.playing = requestAnimationFrame(advance);
+}
+
+function goTo(step) {
+  player.step = step;
+  const own = data.rollouts.rollouts[player.index];
+  get("step").value = step;
+  const result = own.succeeds[step] ? ", success" : "";
+  get("step-note").textContent = `${step} of ${own.length}${result}`;
+  const shown = Math.max(0, own.steps.findLastIndex((each) => each <= step));
+  if (own.pictures.length) drawPicture(get("frame"), own.pictures[shown]);
+  if (own.slots.length) drawPicture(get("slots"), own.slots[shown]);
+  for (const strip of get("strips").children) {
+    const values = own.series[strip.dataset.name];
+    strip.querySelector("b").textContent = step < values.length ? short(values[step]) : "-";
+    strip.querySelector(".cursor").style.left = `${(100 * step) / own.length}%`;
+  }
+}
+
+/** Draw a picture on a canvas, once it is decoded, unless another one was asked for meanwhile. */
+function drawPicture(canvas, address) {
+  canvas.wanted = address;
+  let image = player.images.get(address);
+  if (!image) {
+    image = new Image();
+    image.src = address;
+    player.images.set(address, image);
+  }
+  const paint = () => {
+    if (canvas.wanted !== address) return;
+    const context = canvas.getContext("2d");
+    context.imageSmoothingEnabled = false;
+    context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  };
+  if (image.complete) paint(); else image.addEventListener("load", paint, { once: true });
+}
+
+/** One chart for each series, all on the axis of the slider. */
+function drawStrips(own) {
+  get("strips").replaceChildren();
+  for (const [name, values] of Object.entries(own.series)) {
+    const every = data.rollouts.rollouts.flatMap((other) => other.series[name]);
+    let low = every[0], high = every[0];
+    for (const value of every) { low = Math.min(low, value); high = Math.max(high, value); }
+    const strip = add(get("strips"), "div", undefined, "strip");
+    strip.dataset.name = name;
+    const label = add(strip, "div", name, "name");
+    add(label, "b");
+    const chart = add(strip, "div", undefined, "chart");
+    const svg = chart.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "svg"));
+    svg.setAttribute("viewBox", "0 0 1000 100");
+    svg.setAttribute("preserveAspectRatio", "none");
+    const line = svg.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "polyline"));
+    const points = values.map((value, t) =>
+      `${((1000 * t) / own.length).toFixed(1)},${(95 - (90 * (value - low)) / (high - low || 1)).toFixed(1)}`);
+    line.setAttribute("points", points.join(" "));
+    add(chart, "span", short(high), "bound").style.top = "1px";
+    add(chart, "span", short(low), "bound").style.bottom = "1px";
+    add(chart, "div", undefined, "cursor");
+    const scrub = (event) => {
+      if (event.type === "pointermove" && !event.buttons) return;
+      const box = chart.getBoundingClientRect();
+      const share = Math.min(1, Math.max(0, (event.clientX - box.left) / box.width));
+      play(false);
+      goTo(Math.round(share * own.length));
+    };
+    chart.addEventListener("pointerdown", scrub);
+    chart.addEventListener("pointermove", scrub);
+  }
+}
+
+// Settings ----------------------------------------------------------------------------------------
+
+function showConfig() {
+  const { rows, seeds } = data.config, table = get("config");
+  const lines = rows.map(([key, values, meaning]) => {
+    const line = add(table, "tr", undefined, values.length > 1 ? "changed" : "");
+    add(line, "td", key);
+    add(line, "td", values.length > 1 ? values.map((value, k) => `seed ${seeds[k]}: ${value}`).join("; ") : values[0]);
+    add(line, "td", meaning);
+    return line;
+  });
+  get("config-find").addEventListener("input", () => {
+    const words = get("config-find").value.toLowerCase();
+    for (const line of lines) line.hidden = !line.textContent.toLowerCase().includes(words);
+  });
+}
+
+async function main() {
+  showHeader();
+  showConfig();
+  for (const item of data.figures) await Bokeh.embed.embed_item(item);
+  showCurves();
+  showMap();
+  showRollouts();
+  document.body.dataset.ready = "yes";
+}
+
+main();

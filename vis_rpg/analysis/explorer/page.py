@@ -1,0 +1,160 @@
+"""Write one self-contained page about a run: vis-rpg explore run=runs/x out=report.html."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vis_rpg.analysis.explored_states import Visits, read_visits
+from vis_rpg.analysis.explorer.rollouts import COUNT, Rollouts, record, rollout_data
+from vis_rpg.analysis.explorer.seeds import (
+    FIRST_KEYS,
+    Seed,
+    config_table,
+    curves,
+    header,
+    read_seeds,
+)
+from vis_rpg.analysis.explorer.states import ZView, map_data, plane_of_places, plane_of_spread
+from vis_rpg.analysis.publish import median_run
+from vis_rpg.config import ExploreConfig
+from vis_rpg.envs.make import make_env, task_of
+from vis_rpg.errors import UserError, require
+from vis_rpg.training.load import load, load_whole_config
+from vis_rpg.training.logger import without_nan
+from vis_rpg.training.published import interactions, locate, output_folder
+
+HERE = Path(__file__).parent
+MOST_BYTES = 20_000_000
+"""Of a page."""
+
+
+def main(config: ExploreConfig) -> None:
+    """Write the page of a run or of a published agent."""
+    try:
+        from vis_rpg.analysis.explorer import figures
+    except ImportError:
+        raise UserError(
+            "vis-rpg explore needs the package bokeh: pip install 'vis-rpg[explore]'"
+        ) from None
+    torch.set_num_threads(1)
+    data = collect(locate(config.run), config.run, config.seed)
+    drawn = [
+        *([figures.curves_figure(next(iter(data["curves"].values())))] if data["curves"] else []),
+        *([] if "missing" in data["map"] else [figures.map_figure(data["map"])]),
+        *([] if "missing" in data["rollouts"] else [figures.z_figure(data["rollouts"])]),
+    ]
+    page = fill(data | {"figures": drawn}, figures.bokeh_js())
+    require(
+        len(page) <= MOST_BYTES,
+        f"run={config.run}: its page would have {len(page) / 1e6:.1f} MB, more than "
+        f"{MOST_BYTES / 1e6:.0f}: give one of its seeds",
+    )
+    path = Path(config.out) if config.out else output_folder(config.run, None) / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(page)
+    print(f"page of {len(page) / 1e6:.1f} MB: {path}")
+
+
+def collect(run: Path, name: str, seed: int) -> dict[str, Any]:
+    """Collect what the page shows, but for its figures; what a run lacks is said in its place.
+
+    Args:
+        run: The folder of a run, of several seeds, or of a published agent.
+        name: As the user calls it.
+        seed: Of the rollouts.
+
+    Raises:
+        UserError: There is no run.
+    """
+    seeds = read_seeds(run)
+    acting = seeds[median_run([[own.last(key) for key in FIRST_KEYS] for own in seeds])]
+    views: dict[int, ZView] = {}
+    return {
+        "header": header(seeds, name if ":" in name else Path(name).name),
+        "curves": curves(seeds),
+        "map": _or_why("no map of explored states", lambda: _map(seeds, run, views)),
+        "rollouts": _or_why("no rollouts", lambda: _rollouts(seeds, acting, run, seed, views)),
+        "config": config_table(seeds),
+    }
+
+
+def _or_why(what: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what is found, or `missing` with the reason, which is printed as well."""
+    try:
+        return find()
+    except UserError as error:
+        why = f"{what}: {error}"
+        print(f"note: {why}", file=sys.stderr)
+        return {"missing": f"{why[0].upper()}{why[1:]}"}
+
+
+def _map(seeds: list[Seed], run: Path, views: dict[int, ZView]) -> dict[str, Any]:
+    """Return what the map shows; put the views of z of all seeds into `views`."""
+    visits: list[tuple[int, Visits]] = []
+    for seed in seeds:
+        if seed.folder is None:
+            raise UserError("a published agent has no record of visited states")
+        visits.append((seed.number, read_visits(seed.folder)))
+    config = load_whole_config(seeds[0].folder or run)
+    env = make_env(config.task, "state")
+    task = task_of(env)
+    env.close()
+    require(bool(task.object_names), f"{run}: task={config.task.name} names no objects of interest")
+    for number, own in visits:
+        views[number] = plane_of_places(config.agent.latent.kind, own, task)
+    return map_data(visits, task, list(views.values()))
+
+
+def _rollouts(
+    seeds: list[Seed], acting: Seed, run: Path, seed: int, views: dict[int, ZView]
+) -> dict[str, Any]:
+    """Roll out the agent of one seed, and return what the player shows."""
+    folder = acting.folder or run
+    actor, env = load(folder, seed=seed)
+    recorded = record(actor, env, seed, COUNT)
+    z = np.stack([rollout.z for rollout in recorded.rollouts])
+    view = views.get(acting.number) or plane_of_spread(acting.settings["agent.latent.kind"], z)
+    return rollout_data(recorded, view) | {
+        "note": _note(seeds, acting, interactions(folder), recorded)
+    }
+
+
+def _note(seeds: list[Seed], acting: Seed, step: int, recorded: Rollouts) -> str:
+    """Say what the rollouts are, and what is missing of them."""
+    first = recorded.rollouts[0]
+    if not first.z.size:
+        latent = "starts without z"
+    elif len(recorded.rollouts) < COUNT:
+        latent = "categories of z, all from one start"
+    else:
+        latent = "values of z from its prior, all from one start"
+    which = f"the seed of median success, {acting.number}" if len(seeds) > 1 else "the agent"
+    told = [
+        f"{len(recorded.rollouts)} {latent}, by mean actions of {which}, at {step:,} interactions.",
+        "A star marks success at the end. Reward and bonus are as the critic learns them.",
+    ]
+    if len(first.series) == 1:
+        told[1] = "A star marks success at the end. This agent has no Q, bonus or p(z|s,a) to show."
+    if recorded.no_pictures is not None:
+        told.append(f"There are no pictures: {recorded.no_pictures}.")
+    return " ".join(told)
+
+
+def fill(data: dict[str, Any], bokeh: str) -> bytes:
+    """Put data, style and scripts into page.html."""
+    parts = {
+        "style": (HERE / "page.css").read_text(),
+        "data": json.dumps(without_nan(data)).replace("</", "<\\/"),
+        "bokeh": bokeh,
+        "script": (HERE / "page.js").read_text(),
+    }
+    html = (HERE / "page.html").read_text()
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], html).encode()

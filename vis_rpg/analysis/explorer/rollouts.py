@@ -1,0 +1,224 @@
+"""Rollouts by z: pictures and slots of each step, and what the agent's parts make of it."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import gymnasium
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from perception.slots.perception import SlotPerception
+from vis_rpg.agent.actor import Actor
+from vis_rpg.agent.rpg import Agent
+from vis_rpg.analysis.diagnosis import Episode, critic_values, record_episode
+from vis_rpg.analysis.evaluation import episode_seed, play
+from vis_rpg.analysis.explorer.seeds import rounded
+from vis_rpg.analysis.explorer.states import ZView, in_words
+from vis_rpg.analysis.video import MOST_FRAMES, SlotOverlay, frames_per_second, render
+from vis_rpg.envs.make import task_of
+from vis_rpg.errors import UserError
+
+COUNT = 16
+"""Values of z."""
+QUALITY = 70
+"""Of pictures, as WebP counts it."""
+MOST_BYTES = 11_000_000
+"""Of all pictures together, before base64 makes them longer by a third."""
+
+
+class Film(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+    """Keeps what an episode looks like, and what it pays.
+
+    Args:
+        env: The environment.
+        agent: Its slots are drawn where it sees by slots.
+    """
+
+    def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray], agent: Agent) -> None:
+        super().__init__(env)
+        perception = agent.model.perception.unwrapped
+        self.model = perception.model if isinstance(perception, SlotPerception) else None
+        self.every = math.ceil(task_of(env).episode_length / MOST_FRAMES)
+        self.no_pictures: str | None = None
+        """Why the environment has none."""
+        self.reel = Reel()
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode."""
+        obs, info = self.env.reset(**kwargs)
+        self.reel = Reel()
+        self.overlay = SlotOverlay(self.model) if self.model else None
+        self._expose(obs, info, last=False)
+        return obs, info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Take a step."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.reel.rewards.append(float(reward))
+        self._expose(obs, info, last=terminated or truncated)
+        return obs, float(reward), terminated, truncated, info
+
+    def _expose(self, obs: np.ndarray, info: dict[str, Any], last: bool) -> None:
+        reel = self.reel
+        # Every frame, kept or not: slots carry over from frame to frame.
+        slots = self.overlay.paint(obs) if self.overlay else None
+        reel.success.append(bool(info["success"]))
+        if self.no_pictures is None and (len(reel.rewards) % self.every == 0 or last):
+            try:
+                reel.pictures.append(_webp(render(self.env)))
+            except UserError as error:
+                self.no_pictures = str(error)
+                return
+            reel.steps.append(len(reel.rewards))
+            if slots is not None:
+                reel.slots.append(_webp(slots))
+
+
+@dataclass
+class Reel:
+    """An episode of T steps."""
+
+    rewards: list[float] = field(default_factory=list)
+    """(T,)."""
+    success: list[bool] = field(default_factory=list)
+    """(T + 1,)."""
+    steps: list[int] = field(default_factory=list)
+    """Of the observations that have a picture."""
+    pictures: list[bytes] = field(default_factory=list)
+    slots: list[bytes] = field(default_factory=list)
+    """One for each picture, or none."""
+
+
+@dataclass
+class Rollout:
+    """One z in action."""
+
+    z: np.ndarray
+    """(Z,); the first one where z is drawn anew within episodes."""
+    reel: Reel
+    series: dict[str, list[float]]
+    """By name, (T,): of the observation and action of each step."""
+
+
+@dataclass
+class Rollouts:
+    """All of them."""
+
+    rollouts: list[Rollout]
+    no_pictures: str | None
+    fps: int
+
+
+def record(actor: Actor, env: gymnasium.Env, seed: int, count: int) -> Rollouts:
+    """Play an episode by mean actions for each of `count` z, all from one start.
+
+    Of categories each is played once, if there are no more of them; without z, starts differ
+    instead.
+
+    Args:
+        actor: Of one environment; its generator is seeded anew.
+        env: The environment.
+        seed: Of the start and of z.
+        count: Rollouts at most.
+    """
+    agent, film = actor.agent, Film(env, actor.agent)
+    actor.generator.manual_seed(seed)
+    values: Sequence[torch.Tensor | None] = [None] * count
+    categorical = agent.config.latent.kind == "categorical" and not agent.redraws
+    if categorical and agent.space.dim <= count:
+        values = list(torch.eye(agent.space.dim, device=actor.device))
+    rollouts = []
+    for index, given in enumerate(tqdm(values, desc="rolling out", unit="episode")):
+        start = episode_seed(seed, 0 if agent.space.dim else index)
+        if can_judge(agent):
+            episode = record_episode(actor, film, start, explore=False, z=given)
+            z, judged = episode.z, judge(agent, episode)
+        else:
+            for step, _ in enumerate(play(actor, film, start, given)):
+                if step == 1:
+                    z = actor.z[0].clone()
+            judged = {}
+        series = {"reward": film.reel.rewards, **judged}
+        rollouts.append(Rollout(z.cpu().numpy(), film.reel, series))
+    return Rollouts(rollouts, film.no_pictures, frames_per_second(env))
+
+
+def can_judge(agent: Agent) -> bool:
+    """Whether the agent has critics, bonus and p_φ, of a z that stays the same in an episode."""
+    return hasattr(agent, "p_phi") and agent.config.name != "sac" and not agent.redraws
+
+
+@torch.no_grad()
+def judge(agent: Agent, episode: Episode) -> dict[str, list[float]]:
+    """Return bonus, Q and log p_φ(z|s,a) of each step, (T,), of those parts that there are."""
+    found = {}
+    if agent.rnd is not None:
+        found["bonus"] = episode.bonus
+    found["Q"] = critic_values(agent, episode)
+    if agent.space.dim:
+        z = episode.z.expand(len(episode.a), -1)
+        found["log p(z|s,a)"] = agent.p_phi.log_prob(z, episode.s[:-1], episode.a)
+    return {name: values.tolist() for name, values in found.items()}
+
+
+def thin(reels: Sequence[Reel], most: int = MOST_BYTES) -> None:
+    """Drop every second picture of all, but for the last of each, until they fit into `most`."""
+    while sum(len(own) for reel in reels for own in (*reel.pictures, *reel.slots)) > most:
+        for reel in reels:
+            kept = sorted({*range(0, len(reel.steps), 2), len(reel.steps) - 1})
+            reel.steps = [reel.steps[i] for i in kept]
+            reel.pictures = [reel.pictures[i] for i in kept]
+            reel.slots = [reel.slots[i] for i in kept] if reel.slots else []
+
+
+def rollout_data(recorded: Rollouts, view: ZView) -> dict[str, Any]:
+    """Return what the player shows."""
+    rollouts = recorded.rollouts
+    thin([rollout.reel for rollout in rollouts])
+    z = np.stack([rollout.z for rollout in rollouts])
+    totals = np.array([sum(rollout.reel.rewards) for rollout in rollouts])
+    if view.kind == "none":
+        places, axes = np.stack([np.arange(1.0, 1 + len(z)), totals], 1), ["rollout", "return"]
+    elif view.kind == "categorical":
+        places, axes = np.stack([z.argmax(1) + 1.0, totals], 1), ["category of z", "return"]
+    else:
+        places, axes = view.places(z), ["z along the first axis", "z along the second axis"]
+    described = zip(rollouts, in_words(z, view), view.colours(z), totals, places, strict=True)
+    return {
+        "axes": axes,
+        "legend": view.legend(z.shape[1]),
+        "fps": recorded.fps,
+        "no_pictures": recorded.no_pictures,
+        "rollouts": [
+            {
+                "z": words,
+                "colour": colour,
+                "place": rounded(place, 4),
+                "total": rounded([total])[0],
+                "success": rollout.reel.success[-1],
+                "succeeds": rollout.reel.success,
+                "length": len(rollout.reel.rewards),
+                "series": {name: rounded(own) for name, own in rollout.series.items()},
+                "steps": rollout.reel.steps,
+                "pictures": [_address(own) for own in rollout.reel.pictures],
+                "slots": [_address(own) for own in rollout.reel.slots],
+            }
+            for rollout, words, colour, total, place in described
+        ],
+    }
+
+
+def _webp(picture: np.ndarray) -> bytes:
+    _, encoded = cv2.imencode(".webp", picture[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
+    return encoded.tobytes()
+
+
+def _address(webp: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
