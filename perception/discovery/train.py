@@ -19,7 +19,7 @@ from perception.discovery.common_fate import ProposalConfig, propose_segments
 from perception.discovery.losses import Batch, LossConfig, SlotLoss
 from perception.images import as_images
 from perception.slots.alignment import CELL, Alignment
-from perception.slots.background import BackgroundConfig, estimate_background, view
+from perception.slots.background import BackgroundConfig, estimate_background, flickering, view
 from perception.slots.model import SlotConfig, SlotModel
 
 
@@ -182,9 +182,10 @@ def initial_model(
     backgrounds, chosen, moved = [], [], []
     for clips, camera in zip(scenes, cameras, strict=True):
         steady = clips if camera.exact else steadied(clips)
-        backgrounds.append(
-            torch.from_numpy(estimate_background(steady, config.background, camera.noise))
-        )
+        empty_scene = estimate_background(steady, config.background, camera.noise)
+        backgrounds.append(torch.from_numpy(empty_scene))
+        if camera.exact:
+            backgrounds += torch.from_numpy(flickering(clips, empty_scene, config.background))
         shape = len(clips), clips.shape[1] - 1  # frames with one before them
         drawn = rng.permutation(np.prod(shape))[: config.proposals.frames // len(scenes)]
         clip, time = np.unravel_index(np.sort(drawn), shape)
