@@ -339,8 +339,8 @@ class _Clusters:
         for group in self._merge(shared, 0, self.config.merge_coherence):
             places = self._places(np.isin(labels, group), owned)
             several = [of for of in places if len(of.sizes) > 1]
-            alone = np.mean(np.concatenate([of.alone for of in several] or [[False]]))
-            if alone >= self.config.alone_share and self._shared(places):
+            alone = [own for of in several for own in of.alone]
+            if alone and np.mean(alone) >= self.config.alone_share and self._shared(places):
                 counts = [len(of.sizes) for of in places]
                 count = int(np.quantile(counts, 1 - self.config.two_place_share, method="higher"))
                 sizes = [of.sizes for of in several if len(of.sizes) == count]
