@@ -29,6 +29,8 @@ class Trajectories:
     """(E, T, N, 2 or 3), world units."""
     objects: int = 0
     """N, number of objects of interest."""
+    twins: tuple[int, ...] = ()
+    """Which of them look alike."""
 
 
 def collect_random_trajectories(
@@ -85,4 +87,5 @@ def collect_random_trajectories(
         return Trajectories(frames, randomized)
     shape = positions[0].shape
     stacked = np.stack(positions).reshape(count, steps, *shape)
-    return Trajectories(frames, randomized, segmentation, stacked, shape[0])
+    twins = env.get_wrapper_attr("twins") if env.has_wrapper_attr("twins") else ()
+    return Trajectories(frames, randomized, segmentation, stacked, shape[0], twins)

@@ -3,7 +3,8 @@
 Gestalt psychology's law of common fate in three steps. What differs from the static background is
 foreground; its colours are clustered; clusters whose centroids move together, or keep their
 distance, are merged into segments, alike colours sooner than unlike ones. A cluster that lies in
-two places that move apart is shared by segments.
+two places that move apart is shared by segments; if hardly any of its places touches a segment, it
+is a segment of twins: things of one colour, told apart by place.
 
 B frames, H and W of a frame, P colour clusters.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from typing import cast
 
 import cv2
 import numpy as np
@@ -25,6 +27,7 @@ from perception.slots.segments import (
     LIGHTNESS,
     SegmentConfig,
     SegmentProposals,
+    TwinSplit,
     colours_of,
 )
 
@@ -80,6 +83,9 @@ class ProposalConfig:
     """Share of the frames in which a cluster lies in two places, from which it may be shared."""
     second_place_share: float = 0.2
     """Share of a cluster's pixels from which its second place counts."""
+    alone_share: float = 0.5
+    """Share of the places of a shared cluster that touch no segment, from which they are twins; inf
+    for none."""
     fit_frames: int = 500
     """Frames to which shared colours and splits are fitted."""
     frames: int = 1500
@@ -116,21 +122,26 @@ def propose_segments(
         NothingToDiscover: If nothing differs from the background.
     """
     pixels = colours_of(images).permute(0, 2, 3, 1)[foreground].numpy()
-    found: list[tuple[_Clusters, list[list[int]]]] = []
-    while len(found) < config.codebook_tries and (not found or len(found[-1][1]) != wanted):
+    found: list[tuple[int, _Clusters, list[list[int]]]] = []
+    while len(found) < config.codebook_tries and (not found or found[-1][0] != 0):
         codebook = _codebook(pixels, config, rng)
         clusters = _Clusters(codebook, images, foreground, config, segments)
-        found.append((clusters, clusters.segments(wanted, config.merge_coherence)))
-    clusters, groups = min(found, key=lambda candidate: abs(len(candidate[1]) - wanted))
-    if len(groups) > wanted:
+        groups = clusters.segments(wanted, config.merge_coherence)
+        found.append((len(groups) + clusters.twin_count - wanted, clusters, groups))
+    spare, clusters, groups = min(found, key=lambda candidate: abs(candidate[0]))
+    if spare > 0:
         groups = clusters.segments(wanted, config.rest_coherence)
+    groups = groups + [twins.clusters for twins in clusters.twins]
     codebook = clusters.codebook
     owner = torch.full((len(codebook),), -1)
     for segment, group in enumerate(groups):
         owner[group] = segment
+    counts = [twins.count for twins in clusters.twins]
     proposals = SegmentProposals(
-        torch.from_numpy(codebook), owner, len(groups), min(splits, len(groups)), segments
+        torch.from_numpy(codebook), owner, len(groups), min(splits, len(groups)), segments, counts
     )
+    for split, twins in zip(proposals.twins, clusters.twins, strict=True):
+        cast(TwinSplit, split).size.fill_(twins.size)
     few = slice(None, None, max(1, len(images) // config.fit_frames))
     proposals.fit(images[few], foreground[few].float())
     if splits:
@@ -178,6 +189,29 @@ def coherence(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
     return float(1 - (one - other).var(axis=0).sum() / max(both, 1e-6))
 
 
+@dataclass
+class _Places:
+    """The places of a mask in a frame, M of them, the largest first."""
+
+    sizes: NDArray[np.int64]
+    """(M,) pixels."""
+    centres: NDArray[np.float64]
+    """(M, 2)."""
+    alone: NDArray[np.bool_]
+    """(M,) whether nothing of another segment touches them."""
+
+
+@dataclass
+class _Twins:
+    """Things of one colour."""
+
+    clusters: list[int]
+    count: int
+    """How many are in sight at once."""
+    size: float
+    """Median pixels of one."""
+
+
 class _Clusters:
     """The clusters of one codebook (P, 3) in frames, and how they move.
 
@@ -200,7 +234,10 @@ class _Clusters:
         labels[foreground.numpy()] = nobody.clusters(pixels).numpy()
         self.mass, self.centroids = _moments(labels, count)
         self.weight = self.mass.sum(axis=0)
-        self.owned = [c for c in range(count) if not self._shared(labels, c)]
+        some = labels[:: max(1, len(labels) // 400)]
+        self.owned = [c for c in range(count) if not self._shared(self._places(some == c))]
+        self.twins = self._find_twins(some)
+        self.twin_count = sum(twins.count for twins in self.twins)
 
     def segments(self, wanted: int, small_coherence: float) -> list[list[int]]:
         """Groups of clusters that are segments.
@@ -210,10 +247,14 @@ class _Clusters:
         """
         groups = [
             group
-            for group in self._merge([[c] for c in self.owned], wanted, small_coherence)
+            for group in self._merge(
+                [[c] for c in self.owned], wanted - self.twin_count, small_coherence
+            )
             if self.mass[:, group].sum(axis=1).mean() >= self.config.min_area
         ]
-        return groups or [list(range(len(self.codebook)))]  # a single speck is an object too
+        if groups or self.twins:
+            return groups
+        return [list(range(len(self.codebook)))]  # a single speck is an object too
 
     def _merge(
         self, groups: list[list[int]], wanted: int, small_coherence: float
@@ -290,29 +331,57 @@ class _Clusters:
         lab = colour / [LIGHTNESS, 1, 1]
         return lab / np.linalg.norm(lab + [self.config.black_lightness, 0, 0])
 
-    def _shared(self, labels: NDArray[np.int64], cluster: int) -> bool:
-        """Whether a cluster often lies in two places that do not move as one."""
-        config, pairs = self.config, []
-        masks = (labels[:: max(1, len(labels) // 400)] == cluster).astype(np.uint8)
-        masks = masks[masks.sum(axis=(1, 2)) >= self.min_pixels + 2]
-        for mask in masks:
+    def _find_twins(self, labels: NDArray[np.int64]) -> list[_Twins]:
+        """Find shared clusters (of label maps (B, H, W)) whose places are things of their own."""
+        shared = [[c] for c in range(len(self.codebook)) if c not in self.owned]
+        owned = np.isin(labels, self.owned)
+        twins = []
+        for group in self._merge(shared, 0, self.config.merge_coherence):
+            places = self._places(np.isin(labels, group), owned)
+            several = [of for of in places if len(of.sizes) > 1]
+            alone = [own for of in several for own in of.alone]
+            if alone and np.mean(alone) >= self.config.alone_share and self._shared(places):
+                counts = [len(of.sizes) for of in places]
+                count = int(np.quantile(counts, 1 - self.config.two_place_share, method="higher"))
+                sizes = [of.sizes for of in several if len(of.sizes) == count]
+                twins.append(_Twins(group, count, float(np.median(sizes))))
+        return twins
+
+    def _places(
+        self, masks: NDArray[np.bool_], others: NDArray[np.bool_] | None = None
+    ) -> list[_Places]:
+        """Places of masks (B, H, W) where there are enough pixels; others: what may touch them."""
+        found = []
+        for number, mask in enumerate(masks):
+            if mask.sum() < self.min_pixels + 2:
+                continue
             # Blobs less than five pixels apart count as one.
             count, blobs, _, centres = cv2.connectedComponentsWithStats(
-                cv2.dilate(mask, np.ones((5, 5), np.uint8))
+                cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8))
             )
-            sizes = np.bincount(blobs[mask > 0], minlength=count)[1:]
-            least = max(self.min_pixels, config.second_place_share * mask.sum())
-            if count > 2 and np.sort(sizes)[-2] >= least:
-                pairs.append(centres[1:][np.argsort(-sizes)[:2]])
-        if len(pairs) < max(config.paired_frames, config.two_place_share * len(masks)):
+            sizes = np.bincount(blobs[mask], minlength=count)[1:]
+            least = max(self.min_pixels, self.config.second_place_share * mask.sum())
+            chosen = np.argsort(-sizes)
+            chosen = chosen[sizes[chosen] >= least]
+            touching = blobs[others[number]] if others is not None else np.empty(0, np.int32)
+            found.append(
+                _Places(sizes[chosen], centres[1:][chosen], ~np.isin(chosen + 1, touching))
+            )
+        return found
+
+    def _shared(self, places: list[_Places]) -> bool:
+        """Whether a cluster often lies in two places that do not move as one."""
+        config = self.config
+        pairs = [of.centres[:2] for of in places if len(of.sizes) > 1]
+        if len(pairs) < max(config.paired_frames, config.two_place_share * len(places)):
             return False
-        places = np.array(pairs, np.float64)  # (pairs, 2, 2)
-        offsets = places[:, 0] - places[:, 1]
+        both = np.array(pairs, np.float64)  # (pairs, 2, 2)
+        offsets = both[:, 0] - both[:, 1]
         axis = np.linalg.eigh(offsets.T @ offsets)[1][:, -1]
         # Which of the two is the first is not known: their offsets are to point one way.
         backwards = offsets @ axis < 0
-        places[backwards] = places[backwards][:, ::-1]
-        return coherence(places[:, 0], places[:, 1]) < 0.5
+        both[backwards] = both[backwards][:, ::-1]
+        return coherence(both[:, 0], both[:, 1]) < 0.5
 
 
 def _moments(

@@ -34,7 +34,7 @@ class Batch:
     is_first: Tensor
     """(B,) bool: an episode's first frame; the others follow the slots of the frame before."""
     shares: Tensor
-    """(B, K, H, W) each segment's share of each pixel."""
+    """(B, K, H, W) each segment's share of each pixel; each of twins keeps its own in a clip."""
 
 
 class SlotLoss(nn.Module):
@@ -43,33 +43,55 @@ class SlotLoss(nn.Module):
     def __init__(self, model: SlotModel, config: LossConfig = LossConfig()) -> None:
         super().__init__()
         self.model, self.config = model, config
+        self.orders = nn.Buffer(model.proposals.orders(), persistent=False)
+        """(O, K) the segment that each slot learns: twins may change places."""
 
-    def forward(self, batch: Batch, slots: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, batch: Batch, slots: Tensor, order: Tensor, begins: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the loss of a batch.
 
         Args:
             batch: B frames.
             slots: (B, K, D) of the frames before.
+            order: (B,) of `orders`, the one of the frames before.
+            begins: (B,) bool, rows in which nothing seen before tells twins apart: their order is
+                what fits the slots best.
 
         Returns:
-            The loss, a scalar, and the new slots (B, K, D) without gradient.
+            The loss, a scalar, the new slots (B, K, D) without gradient, and the order (B,).
         """
         mixed = self.config.precision == "bfloat16"
         with torch.autocast(slots.device.type, torch.bfloat16, enabled=mixed):
             output = self.model(batch.frames, slots, batch.is_first, assign_unseen=False)
             images = as_images(batch.frames)
             if self.config.pseudo_label_loss:
-                loss = pseudo_label_loss(output, batch.shares, images)
+                shares = batch.shares
+                if len(self.orders) > 1:
+                    costs = torch.stack(
+                        [label_costs(output, shares[:, own]).sum(1) for own in self.orders]
+                    )
+                    order = torch.where(begins, costs.argmin(dim=0), order)
+                    shares = shares.take_along_dim(self.orders[order][:, :, None, None], dim=1)
+                loss = pseudo_label_loss(output, shares, images)
             else:
                 loss = reconstruction_loss(output, images)
-        return loss.float(), output.slots.detach().float()
+        return loss.float(), output.slots.detach().float(), order
 
 
-def pseudo_label_loss(output: SlotOutput, shares: Tensor, images: Tensor) -> Tensor:
-    """Cross entropy between slots' masks and segment proposals, plus slots' error in colour.
+def label_costs(output: SlotOutput, shares: Tensor) -> Tensor:
+    """Cross entropy (B, K) between slots' masks and their segments' shares (B, K, H, W).
 
     A segment's pixels count as the root of their number, so that small ones are not lost next to
     large ones.
+    """
+    claims = output.decoded.masks / output.alpha.unsqueeze(1).clamp(min=1e-4)
+    size = shares.sum(dim=(2, 3))
+    return -(shares * claims.clamp(min=1e-4).log()).sum(dim=(2, 3)) / (size + 1.0).sqrt()
+
+
+def pseudo_label_loss(output: SlotOutput, shares: Tensor, images: Tensor) -> Tensor:
+    """Cross entropy (`label_costs`) of segment proposals, plus slots' error in colour.
 
     Args:
         output: Slots of B frames.
@@ -80,9 +102,7 @@ def pseudo_label_loss(output: SlotOutput, shares: Tensor, images: Tensor) -> Ten
         A scalar.
     """
     masks = output.decoded.masks
-    claims = (masks / output.alpha.unsqueeze(1).clamp(min=1e-4)).clamp(min=1e-4).log()
-    size = shares.sum(dim=(2, 3))
-    own = -(shares * claims).sum(dim=(2, 3)) / (size + 1.0).sqrt()
+    size, own = shares.sum(dim=(2, 3)), label_costs(output, shares)
     pixels = masks.sum(dim=(2, 3)).detach()
     seen = torch.einsum("bkhw,bchw->bkc", masks, images) / pixels.clamp(min=1e-3).unsqueeze(-1)
     error = (pixels > 1) * (output.decoded.colours - seen.detach()).square().sum(dim=2)

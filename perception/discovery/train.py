@@ -19,7 +19,7 @@ from perception.discovery.common_fate import ProposalConfig, propose_segments
 from perception.discovery.losses import Batch, LossConfig, SlotLoss
 from perception.images import as_images
 from perception.slots.alignment import CELL, Alignment
-from perception.slots.background import BackgroundConfig, estimate_background, view
+from perception.slots.background import BackgroundConfig, estimate_background, flickering, view
 from perception.slots.model import SlotConfig, SlotModel
 
 
@@ -138,11 +138,14 @@ def discover(
     )
     compute = torch.compile(loss_of, dynamic=False) if config.compiled else loss_of
     slots = torch.zeros(config.batch, model.config.slots, model.config.width, device=device)
+    order = torch.zeros(config.batch, dtype=torch.int64, device=device)
     for _ in progress(range(config.steps)):
         optimizer.zero_grad(set_to_none=True)
         batch = sampler.sample()
         batch = Batch(**{name: value.to(device) for name, value in vars(batch).items()})
-        loss, slots = compute(batch, shuffle_slots(slots, config.slot_shuffle_prob))
+        before = shuffle_slots(slots, config.slot_shuffle_prob)
+        begins = batch.is_first | (before != slots).flatten(1).any(dim=1)
+        loss, slots, order = compute(batch, before, order, begins)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -179,9 +182,10 @@ def initial_model(
     backgrounds, chosen, moved = [], [], []
     for clips, camera in zip(scenes, cameras, strict=True):
         steady = clips if camera.exact else steadied(clips)
-        backgrounds.append(
-            torch.from_numpy(estimate_background(steady, config.background, camera.noise))
-        )
+        empty_scene = estimate_background(steady, config.background, camera.noise)
+        backgrounds.append(torch.from_numpy(empty_scene))
+        if camera.exact:
+            backgrounds += torch.from_numpy(flickering(clips, empty_scene, config.background))
         shape = len(clips), clips.shape[1] - 1  # frames with one before them
         drawn = rng.permutation(np.prod(shape))[: config.proposals.frames // len(scenes)]
         clip, time = np.unravel_index(np.sort(drawn), shape)
@@ -226,6 +230,7 @@ def initial_model(
         slots=proposals.count,
         clusters=len(proposals.codebook),
         splits=len(proposals.splits),
+        twins=tuple(map(len, proposals.alike)),
     )
     model = SlotModel(found, torch.stack(backgrounds), proposals)
     if alignment is not None:
@@ -235,11 +240,19 @@ def initial_model(
 
 @torch.no_grad()
 def _shares(model: SlotModel, clips: NDArray[np.uint8]) -> NDArray[np.float16]:
-    """Each segment's share (E, T, N, H, W) of clips (E, T, H, W, 3), which are read many times."""
+    """Each segment's share (E, T, N, H, W) of clips (E, T, H, W, 3), which are read many times.
+
+    Each of twins keeps its place among the segments throughout a clip.
+    """
     frames = torch.from_numpy(clips.reshape(-1, *clips.shape[2:]))
     views = map(model.view, map(as_images, frames.split(100)))
     shares = [model.proposals(seen.images, seen.alpha).half().numpy() for seen in views]
-    return np.concatenate(shares).reshape(*clips.shape[:2], *shares[0].shape[1:])
+    whole = np.concatenate(shares).reshape(*clips.shape[:2], *shares[0].shape[1:])
+    places: Tensor | None = None
+    for time in range(clips.shape[1] if model.proposals.alike else 0):
+        own, places = model.proposals.follow(torch.from_numpy(whole[:, time]).float(), places)
+        whole[:, time] = own.half().numpy()
+    return whole
 
 
 def shuffle_slots(slots: Tensor, prob: float) -> Tensor:

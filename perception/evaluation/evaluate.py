@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from perception.encoding import MOVED
 from perception.evaluation import metrics
@@ -44,6 +46,7 @@ def evaluate(
     segmentation: NDArray[np.int64],
     objects: int,
     positions: NDArray[np.float64] | None = None,
+    twins: Sequence[int] = (),
 ) -> dict[str, Score]:
     """Score a slot model on episodes.
 
@@ -61,6 +64,9 @@ def evaluate(
             slot of an object at rest moves by MOVED or more, as seen and as remembered, and
             `misses_motion`, the share of steps with a motion that is seen, and true, in which the
             remembered slot does not move so far: of all objects of interest, hidden or not.
+        twins: Objects of interest that look alike. Nothing tells which is which but where they have
+            been since an episode began, so that in each episode they bear the names, one for all
+            of its frames, by which they fit their slots best.
 
     Returns:
         Scores by name. None where there is nothing to measure: an object never in sight, one that
@@ -72,6 +78,8 @@ def evaluate(
         [output.coordinates.double().cpu().numpy() for output in outputs], axis=1
     )  # (E, T, K, 4)
     slots = coordinates.shape[2]
+    if len(twins):
+        segmentation, positions = renamed(segmentation, positions, labels, objects, slots, twins)
     presence = coordinates[..., 3].mean(axis=(0, 1))
     truth, guess = (maps.reshape(-1, *maps.shape[2:]) for maps in (segmentation, labels))
     found = compare(truth, guess, objects, slots)
@@ -107,6 +115,43 @@ def evaluate(
         "presence": presence[owners[owners >= 0]].tolist(),
         "spare_presence": presence[spare].tolist(),
     }
+
+
+def renamed(
+    segmentation: NDArray[np.int64],
+    positions: NDArray[np.float64] | None,
+    labels: NDArray[np.int64],
+    objects: int,
+    slots: int,
+    twins: Sequence[int],
+) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+    """Let twins change names in episodes where others fit their slots better.
+
+    Args:
+        segmentation: As of `evaluate`.
+        positions: Likewise.
+        labels: (E, T, H, W) predicted.
+        objects: Likewise.
+        slots: K.
+        twins: Likewise.
+
+    Returns:
+        The segmentation and the positions under the new names.
+    """
+    truth, guess = (maps.reshape(-1, *maps.shape[2:]) for maps in (segmentation, labels))
+    iou = compare(truth, guess, objects, slots).iou
+    owners = metrics.match_slots(iou)[list(twins)]
+    fit = _mean(iou.reshape(*labels.shape[:2], *iou.shape[1:]).swapaxes(0, 1))  # (E, N, K)
+    fit = np.nan_to_num(fit)[:, list(twins)][:, :, owners]
+    segmentation, places = segmentation.copy(), None if positions is None else positions.copy()
+    for episode, overlap in enumerate(fit):
+        names = np.arange(segmentation.max() + 1)
+        objects_of = np.array(twins)[linear_sum_assignment(overlap.T, maximize=True)[1]]
+        names[objects_of + 1] = np.array(twins) + 1
+        segmentation[episode] = names[segmentation[episode]]
+        if positions is not None and places is not None:
+            places[episode][:, list(twins)] = positions[episode][:, objects_of]
+    return segmentation, places
 
 
 def remembered(model: SlotModel, outputs: list[SlotOutput]) -> NDArray[np.float64]:

@@ -58,6 +58,11 @@ class BackgroundConfig:
     """Pixels from which such a region is inpainted."""
     inpaint_frames: int = 1000
     """About how many frames are searched for such regions."""
+    flicker_share: float = 0.8
+    """Share of the steps in which a pixel changes, from which it is background whatever is done:
+    things pass it now and then; inf for none."""
+    flicker_colour_share: float = 0.05
+    """Share of the frames from which a colour of such a pixel is the background's."""
 
 
 def estimate_background(
@@ -136,6 +141,36 @@ def estimate_background(
     config = replace(config, changed_distance=far, same_distance=alike)
     mask = never_uncovered(frames, estimate, config).astype(np.uint8)
     return np.asarray(cv2.inpaint(estimate, mask, 2, cv2.INPAINT_NS), np.uint8)
+
+
+def flickering(
+    clips: NDArray[np.uint8],
+    background: NDArray[np.uint8],
+    config: BackgroundConfig = BackgroundConfig(),
+) -> NDArray[np.uint8]:
+    """Find the other colours of a background part of which moves all the time, as a screen does.
+
+    Args:
+        clips: (E, T, H, W, 3).
+        background: (H, W, 3), as `estimate_background` returns it.
+        config: Thresholds.
+
+    Returns:
+        (V, H, W, 3), backgrounds that differ from the given one where it flickers; V is 0 if it
+        does not.
+    """
+    limit = 255 * config.same_distance
+    steps = (np.linalg.norm(np.diff(clip.astype(np.float32), axis=0), axis=3) for clip in clips)
+    changes = np.mean([(step > limit).mean(axis=0) for step in steps], axis=0)
+    pixels = np.argwhere(changes >= config.flicker_share)
+    palettes = []
+    for y, x in pixels:
+        colours, counts = np.unique(clips[:, :, y, x].reshape(-1, 3), axis=0, return_counts=True)
+        palettes.append(colours[counts >= config.flicker_colour_share * counts.sum()])
+    others = np.repeat(background[None], max(map(len, palettes), default=0), axis=0)
+    for (y, x), palette in zip(pixels, palettes, strict=True):
+        others[: len(palette), y, x] = palette
+    return others
 
 
 def never_uncovered(

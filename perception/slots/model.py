@@ -53,6 +53,8 @@ class SlotConfig:
     """Colour clusters of the segment proposals."""
     splits: int = 0
     """Articulated segments, those that move most of the time, that are split in two slots."""
+    twins: tuple[int, ...] = ()
+    """How many things alike each segment of twins has; each is a slot."""
     threshold: float = 0.025
     """Distance from the background, in the RGB cube of side 1, at which alpha is one half."""
     softness: float = 0.0025
@@ -172,9 +174,10 @@ class SlotModel(nn.Module):
         self.proposals = proposals or SegmentProposals(
             torch.zeros(config.clusters, 3),
             torch.zeros(config.clusters),
-            config.slots - config.splits,
+            config.slots - config.splits - sum(config.twins) + len(config.twins),
             config.splits,
             config.segments,
+            config.twins,
         )
         self.register_load_state_dict_post_hook(_choose_points)
 
@@ -342,7 +345,9 @@ class SlotModel(nn.Module):
         try:
             values = json.loads(metadata["config"])
             segments, size = SegmentConfig(**values["segments"]), tuple(values["frame_size"])
-            config = SlotConfig(**values | {"segments": segments, "frame_size": size})
+            twins = tuple(values.get("twins", ()))
+            values |= {"segments": segments, "frame_size": size, "twins": twins}
+            config = SlotConfig(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"slot model {path} has a config that cannot be read: {error}"

@@ -3,15 +3,18 @@
 A segment owns clusters of colours. A cluster that lies in two places that move apart (white fingers
 before a white board) is shared: in every frame its pixels go to the segment that is near and alike,
 and specks go to the segment that they lie on. An articulated segment is split in two by how solid
-the surroundings of its pixels are. `perception.discovery.common_fate` finds the segments.
+the surroundings of its pixels are. Twins, things of one colour that move apart, are told apart by
+place: their pixels are divided among as many of them as are in sight, and each is the one that was
+nearest a frame earlier. `perception.discovery.common_fate` finds the segments.
 
 B frames, H and W of a frame, S of its foreground pixels, P colour clusters, N segments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import permutations, product
 from typing import cast
 
 import cv2
@@ -19,6 +22,8 @@ import numpy as np
 import torch
 from kornia.color import rgb_to_lab
 from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 LIGHTNESS = 0.5
@@ -58,6 +63,8 @@ class SegmentConfig:
     """Least probability of a segment, given a shared cluster."""
     speck_distance: float = 0.15
     """Mean distance from a segment's codebook below which a speck on it may be its own."""
+    twin_share: float = 0.25
+    """Share of a twin's usual pixels from which a blob is a twin in sight."""
     min_alpha: float = 1e-3
     """Foreground alpha from which a pixel is assigned."""
     unseen_distance: float = 0.2
@@ -87,6 +94,7 @@ class SegmentProposals(nn.Module):
         segments: Number of segments before splits.
         splits: How many of them are split in two; second halves come after all segments.
         config: Thresholds.
+        twins: How many things alike the last segments are; all but the first of each come last.
     """
 
     def __init__(
@@ -96,10 +104,17 @@ class SegmentProposals(nn.Module):
         segments: int,
         splits: int = 0,
         config: SegmentConfig = DEFAULTS,
+        twins: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.config, self.segments, self.count = config, segments, segments + splits
         self.splits = nn.ModuleList(ArticulatedSplit(config) for _ in range(splits))
+        self.twins = nn.ModuleList(TwinSplit(count, config) for count in twins)
+        self.alike: list[list[int]] = []
+        """Of each twins: which of the N are they."""
+        for segment, count in enumerate(twins, segments - len(twins)):
+            self.alike.append([segment, *range(self.count, self.count + count - 1)])
+            self.count += count - 1
         self.codebook, self.owner = nn.Buffer(codebook.float()), nn.Buffer(owner.long())
         self.spread = nn.Buffer(torch.full((segments,), 5.0))
         """(N,) standard deviation of each segment's pixels about its centroid, in pixels."""
@@ -142,7 +157,8 @@ class SegmentProposals(nn.Module):
             foreground: (B, H, W) in [0, 1].
 
         Returns:
-            (B, N, H, W) shares, which sum to the foreground where that exceeds `min_alpha`.
+            (B, N, H, W) shares, which sum to the foreground where that exceeds `min_alpha`. Twins
+            are in order from left to right; `follow` orders them as in the frame before.
         """
         pixels = Pixels(foreground, self.config.min_alpha)
         owned = self._assign(pixels, self.clusters(pixels.of(images)))
@@ -151,12 +167,57 @@ class SegmentProposals(nn.Module):
             halves = split(shares[:, split.segment])
             shares[:, split.segment] = halves[:, 0]
             shares = torch.cat([shares, halves[:, 1:]], dim=1)
+        for (segment, *_), twins in zip(self.alike, self.twins, strict=True):
+            each = twins(shares[:, segment])
+            shares[:, segment] = each[:, 0]
+            shares = torch.cat([shares, each[:, 1:]], dim=1)
         return shares
 
+    def follow(self, shares: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Order twins as in the frame before: each is the one whose place is near.
+
+        Args:
+            shares: (B, N, H, W), as `forward` returns them.
+            before: (B, N, 2) what this function returned a frame before; None at a first frame.
+
+        Returns:
+            The shares, and the latest place (B, N, 2) of each segment, x and y in pixels, NaN for
+            one that has not been seen.
+        """
+        height, width = shares.shape[2:]
+        mass = shares.sum(dim=(2, 3))
+        x, y = (
+            (shares.sum(dim=axis) @ torch.arange(size).to(shares)) / mass
+            for axis, size in ((2, width), (3, height))
+        )
+        places = torch.stack([x, y], dim=2).where(
+            mass.unsqueeze(2) > self.config.min_alpha, torch.nan
+        )
+        if before is None or not self.alike:
+            return shares, places
+        order = torch.arange(self.count, device=shares.device).repeat(len(shares), 1)
+        apart = torch.cdist(before, places, compute_mode=EXACT).nan_to_num(height + width)
+        for alike in self.alike:
+            for row, cost in zip(order, apart[:, alike][:, :, alike].cpu().numpy(), strict=True):
+                row[alike] = row[alike][linear_sum_assignment(cost)[1]]
+        places = places.take_along_dim(order.unsqueeze(2), dim=1)
+        ordered = shares.take_along_dim(order[:, :, None, None], dim=1)
+        return ordered, torch.where(places.isnan(), before, places)
+
+    def orders(self) -> Tensor:
+        """All orders (O, N) of segments in which only twins change places; the usual one first."""
+        orders = []
+        for own in product(*map(permutations, self.alike)):
+            orders.append(torch.arange(self.count))
+            for alike, chosen in zip(self.alike, own, strict=True):
+                orders[-1][alike] = torch.tensor(chosen)
+        return torch.stack(orders)
+
     def bodies(self) -> Tensor:
-        """The body (N + splits,) of each segment: the halves of a split are one."""
+        """The body (N,) of each segment: the halves of a split are one."""
+        first, all_of = self.segments, torch.arange(self.count, device=self.owner.device)
         split = [split.segment.view(1) for split in self._splits()]
-        return torch.cat([torch.arange(self.segments, device=self.owner.device), *split])
+        return torch.cat([all_of[:first], *split, all_of[first + len(split) :]])
 
     def _splits(self) -> list[ArticulatedSplit]:
         return [cast(ArticulatedSplit, split) for split in self.splits]
@@ -367,6 +428,49 @@ class ArticulatedSplit(nn.Module):
         mass, squares = pixels.moments(halves)
         logits = likelihood - squares / (2 * self.spread.square()) - 2 * self.spread.log()
         return (logits + (mass + 1).log()[pixels.row]).T.softmax(dim=0).T
+
+
+class TwinSplit(nn.Module):
+    """Divides a segment among things of one colour by place, in contact too.
+
+    Args:
+        count: T, how many there are; fewer may be in sight.
+        config: Thresholds.
+    """
+
+    def __init__(self, count: int, config: SegmentConfig = DEFAULTS) -> None:
+        super().__init__()
+        self.count, self.config = count, config
+        self.size = nn.Buffer(torch.tensor(1.0))
+        """Usual pixels of one."""
+
+    @torch.no_grad()
+    def forward(self, share: Tensor) -> Tensor:
+        """Divide a segment's share of the pixels: (B, H, W) -> (B, T, H, W), which sum to it.
+
+        As many are in sight as there are blobs, or more where a blob is as large as several.
+        """
+        which = torch.zeros(share.shape, dtype=torch.int64)
+        for frame, own in zip(which.numpy(), share.cpu().numpy(), strict=True):
+            mask = own > self.config.min_alpha
+            _, _, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+            size = float(self.size)
+            blobs = int((boxes[1:, cv2.CC_STAT_AREA] >= self.config.twin_share * size).sum())
+            seen = min(self.count, max(blobs, round(float(own.sum()) / size)))
+            if seen > 1:
+                frame[mask] = _divided(np.argwhere(mask)[:, ::-1].astype(np.float64), seen)
+        own = nn.functional.one_hot(which.to(share.device), self.count)
+        return own.movedim(3, 1) * share.unsqueeze(1)
+
+
+def _divided(places: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Divide places (S, 2) by k-means among `count` things (S,), in order from left to right."""
+    centres, near = np.empty((0, 2)), places.mean(axis=0, keepdims=True)
+    for _ in range(count):  # the first far from the mean, the others from those before
+        apart = np.linalg.norm(places[:, None] - near, axis=2).min(axis=1)
+        centres = near = np.vstack([centres, places[apart.argmax()]])
+    found, which = kmeans2(places, centres, minit="matrix")
+    return found[:, 0].argsort(kind="stable").argsort()[which]
 
 
 def _surroundings(share: Tensor, pixels: Pixels) -> Tensor:

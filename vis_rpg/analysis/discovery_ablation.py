@@ -53,6 +53,7 @@ KINDS: dict[str, dict[str, list[str]]] = {
             "background.certain_share=0",
             "background.inpaint_rings=0",
         ],
+        "nothing flickers": ["background.flicker_share=.inf"],
         "nothing inpainted": ["background.inpaint_rings=0"],
         "one codebook": ["proposals.codebook_tries=1"],
         "no price of colour": ["proposals.colour_price=0", "proposals.hue_price=0"],
@@ -60,6 +61,7 @@ KINDS: dict[str, dict[str, list[str]]] = {
         "nothing is rigid": ["proposals.rigid_std=1e-6"],
         "nothing turns": ["proposals.turning_coherence=.inf"],
         "colours not shared": ["proposals.second_place_share=.inf"],
+        "no twins": ["proposals.alone_share=.inf"],
         "specks stay": ["segments.speck_distance=0"],
         "no splits": ["model.splits=0"],
     },
@@ -80,7 +82,10 @@ slot learns, and of trained models."""
 
 
 class ProposalsOnly(SlotModel):
-    """A model whose slots are its segment proposals: what slots learn."""
+    """A model whose slots are its segment proposals: what slots learn.
+
+    A slot holds its segment's latest place (x, y), by which twins are followed.
+    """
 
     def __init__(self, model: SlotModel) -> None:
         super().__init__(model.config, model.backgrounds, model.proposals)
@@ -94,13 +99,12 @@ class ProposalsOnly(SlotModel):
         assign_unseen: bool = True,
         skip: bool = False,
     ) -> SlotOutput:
-        """Return the segment proposals of frames (B, H, W, 3) uint8 as masks of empty slots."""
+        """Return the segment proposals of frames (B, H, W, 3) uint8 as masks."""
         seen = self.view(as_images(frames))
         images, alpha = seen.images, seen.alpha
-        masks = self.proposals(images, alpha)
-        nothing = images.new_zeros(*masks.shape[:2], self.config.width)
-        decoded = Decoded(masks, nothing[..., :3], images)
-        return SlotOutput(nothing, self.locate(masks, seen.shift), decoded, alpha)
+        masks, places = self.proposals.follow(self.proposals(images, alpha), previous)
+        decoded = Decoded(masks, images.new_zeros(*masks.shape[:2], 3), images)
+        return SlotOutput(places, self.locate(masks, seen.shift), decoded, alpha)
 
 
 def figures(
@@ -123,7 +127,7 @@ def figures(
     scores = {}
     for name, held in held_out.items():
         assert held.segmentation is not None
-        scored = evaluate(model, held.frames, held.segmentation, held.objects)
+        scored = evaluate(model, held.frames, held.segmentation, held.objects, twins=held.twins)
         scores[name] = {key: scored[key] for key in FIGURES}
     return scores
 
@@ -158,6 +162,7 @@ def main(config: DictConfig) -> None:
     usual = {name: held for name, held in held_out.items() if not name.endswith(OTHERWISE)}
     pointless = {
         "no splits": not config.model.splits,
+        "no twins": config.task.get("looks") != "twins",
         "unseen colours not assigned": config.task.name not in LOOKS,
     }
     results: dict[str, dict[str, dict[int, Any]]] = {

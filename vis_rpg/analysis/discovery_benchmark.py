@@ -67,6 +67,7 @@ DERIVED = {
     "clusters",
     "compressed",
     "frequencies",
+    "twins",
     "segments",
     "seed",
     "compiled",
@@ -201,7 +202,9 @@ def train(
     if failures:
         path = path.with_suffix(f".rejected{path.suffix}")
     scores = {
-        name: evaluate(model, held.frames, held.segmentation, held.objects, held.positions)
+        name: evaluate(
+            model, held.frames, held.segmentation, held.objects, held.positions, held.twins
+        )
         | (dict.fromkeys(POSITIONS) if name.endswith(OTHERWISE) else {})
         for name, held in held_out.items()
         if held.segmentation is not None

@@ -73,7 +73,7 @@ def scores(model: SlotModel | None, held_out: dict[str, Trajectories]) -> dict[s
     found: dict[str, Any] = dict.fromkeys(held_out)
     for name, held in held_out.items() if model else ():
         assert model and held.segmentation is not None
-        scored = evaluate(model, held.frames, held.segmentation, held.objects)
+        scored = evaluate(model, held.frames, held.segmentation, held.objects, twins=held.twins)
         found[name] = {figure: scored[figure] for figure in FIGURES}
     return found
 

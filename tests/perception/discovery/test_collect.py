@@ -3,6 +3,8 @@ their masks tell apart."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
@@ -12,8 +14,8 @@ from perception.discovery.collect import collect_random_trajectories
 from vis_rpg.envs.make import make_env
 
 
-def make(name: str) -> gymnasium.Env:
-    return gymnasium.make(f"vis_rpg/{name}-v0", disable_env_checker=True, obs="pixels")
+def make(name: str, **settings: Any) -> gymnasium.Env:
+    return gymnasium.make(f"vis_rpg/{name}-v0", disable_env_checker=True, obs="pixels", **settings)
 
 
 def test_randomized_trajectories_begin_in_scenes_of_their_own_and_repeat_by_seed() -> None:
@@ -37,6 +39,16 @@ def test_randomized_trajectories_begin_in_scenes_of_their_own_and_repeat_by_seed
     assert (
         (randomized.frames[:, 1] != randomized.frames[:, 0]).any(axis=(1, 2, 3)).all()
     )  # random actions go on from there
+
+
+@pytest.mark.parametrize(
+    ("blocks", "looks", "twins"), [(2, "twins", (1, 2)), (1, "twins", ()), (2, 0, ())]
+)
+def test_trajectories_tell_which_objects_look_alike(
+    blocks: int, looks: int | str, twins: tuple[int, ...]
+) -> None:
+    env = make("BlockPush", blocks=blocks, looks=looks)
+    assert collect_random_trajectories(env, 1, 1, seed=0, truth=True).twins == twins
 
 
 def test_an_episode_that_ends_within_a_trajectory_begins_anew_randomized() -> None:

@@ -11,14 +11,16 @@ from perception.discovery.train import (
     ClipSampler,
     DiscoveryConfig,
     VideoData,
+    _shares,
     discover,
+    initial_model,
     shuffle_slots,
 )
 from perception.evaluation.diagnostics import diagnose_failures
 from perception.evaluation.evaluate import encode_episodes, evaluate, resting_jitter
 from perception.images import as_images
 from perception.slots.model import SlotConfig, SlotModel
-from tests.perception.scene import SIZE, empty_floor, roll_scene
+from tests.perception.scene import SIDE, SIZE, empty_floor, roll_scene
 
 SMALL = SlotConfig(slots=3, width=16, channels=8, frame_size=(SIZE, SIZE))
 
@@ -91,6 +93,26 @@ def test_clips_go_on_by_a_frame_and_turn_back_at_the_end_of_a_clip() -> None:
         "for longer than a clip lasts"
     )
     assert (moved[:, 1::2] == -1).any() and (moved[:, 1::2] == 1).any()
+
+
+def test_each_of_twins_keeps_its_share_in_a_clip() -> None:
+    """Two twins on floors of their own, that pass above each other again and again."""
+    rng, time = np.random.default_rng(0), np.arange(20)
+    clips, truth = np.zeros((20, 20, SIZE, SIZE, 3), np.uint8), np.zeros((20, 20, SIZE, SIZE), int)
+    for frames, labels in zip(clips, truth, strict=True):
+        for twin, top in enumerate((2, 18), 1):
+            swing = 13 + 13 * np.sin(rng.uniform(0, 7) + rng.uniform(-0.3, 0.3) * time)
+            for t, x in enumerate(swing.astype(int)):
+                box = np.s_[t, top + t // 3 : top + t // 3 + SIDE, x : x + SIDE]
+                frames[box], labels[box] = (70, 190, 90), twin
+    model = initial_model([clips], SMALL, DiscoveryConfig(), np.random.default_rng(0))
+    assert model.config.twins == (2,)
+    shares = torch.from_numpy(_shares(model, clips)).float()
+    own = torch.stack([torch.from_numpy(truth == twin) for twin in (1, 2)], dim=2).float()
+    both = torch.einsum("etnhw,etkhw->etnk", shares, own) / own.sum(dim=(3, 4)).unsqueeze(2)
+    assert ((both > 0.9).all(dim=1).sum(dim=(1, 2)) == 2).all(), "one of each in every frame"
+    first = both[:, :, 0].argmax(dim=2)
+    assert (first[:, 0] == 0).any() and (first[:, 0] == 1).any(), "from left to right at first"
 
 
 def test_the_loss_prefers_each_slot_to_see_its_thing() -> None:

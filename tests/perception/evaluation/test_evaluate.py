@@ -61,6 +61,24 @@ def test_a_perfect_model_has_perfect_scores_whatever_the_order_of_its_slots(robo
     assert min(scores["presence"]) > 0.9 and max(scores["spare_presence"]) < 0.1
 
 
+def test_twins_bear_the_names_by_which_they_fit_their_slots_in_each_episode_but_not_within() -> (
+    None
+):
+    truth = scene()
+    seen = truth.copy()
+    swap = np.array([0, 2, 1, 3])
+    seen[1] = swap[truth[1]]
+
+    def of(labels: np.ndarray, twins: tuple[int, ...]) -> dict:
+        model = Painted(labels, 5)
+        return evaluate(model, frames_for(truth), truth, OBJECTS, np.zeros((4, 12, 2, 2)), twins)
+
+    assert of(seen, (0, 1))["worst_position_r2"] == pytest.approx(1.0)
+    assert of(seen, ())["worst_position_r2"] < 0.9
+    seen[2, 6:] = swap[truth[2, 6:]]
+    assert of(seen, (0, 1))["worst_position_r2"] < 0.9
+
+
 def test_a_large_robot_does_not_hide_a_lost_object() -> None:
     truth = scene()
     seen = np.array([0, 1, 3, 3])[truth]  # the second square is the robot's

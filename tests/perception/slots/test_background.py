@@ -7,8 +7,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from perception.images import as_images
 from perception.slots.background import (
     estimate_background,
+    flickering,
     foreground_alpha,
     nearest_background,
     never_uncovered,
@@ -88,6 +90,27 @@ def test_what_slides_by_less_than_its_length_never_uncovered_its_middle() -> Non
 def test_what_looks_like_a_thing_that_comes_near_now_and_then_is_background() -> None:
     frames, background = sliding(slice(27, 30))  # the block comes near in two positions of nine
     assert not never_uncovered(frames, background).any()
+
+
+def test_a_strip_that_always_moves_is_background_and_a_thing_before_it_is_not() -> None:
+    scene = roll_scene(8, 40, 3, seed=0)
+    assert len(flickering(scene.frames, empty_floor())) == 0, "nothing moves all the time"
+    clips, free = scene.frames, scene.segmentation == 0
+    wave = 100 + 60 * np.sin(np.pi / 4 * (np.arange(32) + np.arange(40)[:, None]))
+    strip = np.broadcast_to(wave[:, None, :, None], (40, 6, 32, 3)).astype(np.uint8)
+    clips[:, :, 26:] = np.where(free[:, :, 26:, :, None], strip, clips[:, :, 26:])
+    background = estimate_background(clips)
+    others = flickering(clips, background)
+    backgrounds = as_images(torch.from_numpy(np.concatenate([background[None], others])))
+    frames = as_images(torch.from_numpy(clips.reshape(-1, 32, 32, 3)))
+    truth = torch.from_numpy(scene.segmentation.reshape(-1, 32, 32) > 0)
+
+    def right(empty: torch.Tensor) -> float:
+        alpha = foreground_alpha(frames, nearest_background(frames, empty), 0.025, 0.0025)
+        return ((alpha > 0.5) == truth).float().mean().item()
+
+    assert right(backgrounds) > 0.998
+    assert right(backgrounds[:1]) < 0.9, "else there is nothing to mend"
 
 
 @pytest.mark.parametrize("floor", [40, 44], ids=["amid a level", "at the edge of a level"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from perception.discovery.losses import pseudo_label_loss
 from perception.slots.attention import SlotAttention
 from perception.slots.model import FORMAT, SlotConfig, SlotModel, pixel_places
-from perception.slots.segments import colours_of
+from perception.slots.segments import SegmentProposals, TwinSplit, colours_of
 
 SMALL = SlotConfig(slots=3, width=8, channels=8, frame_size=(16, 24))
 
@@ -195,6 +196,18 @@ def test_saved_and_loaded_is_the_same_model(model: SlotModel, tmp_path: Path) ->
     assert loaded.config == SMALL and card == {"task": "drawn", "scores": {"fg_ari": 0.5}}
     torch.testing.assert_close(loaded(noise(2)).slots, model(noise(2)).slots)
     assert list(path.parent.iterdir()) == [path], "no partial file is left"
+
+
+def test_a_model_of_twins_is_saved_and_loaded(tmp_path: Path) -> None:
+    config = replace(SMALL, slots=4, clusters=2, twins=(3,))
+    colours = torch.rand(2, 3)
+    proposals = SegmentProposals(colours, torch.tensor([0, 1]), 2, twins=config.twins)
+    cast(TwinSplit, proposals.twins[0]).size.fill_(9.0)
+    SlotModel(config, None, proposals).save(tmp_path / "model.safetensors", {})
+    loaded, _ = SlotModel.load(tmp_path / "model.safetensors")
+    assert loaded.config == config and loaded.proposals.alike == [[1, 2, 3]]
+    assert cast(TwinSplit, loaded.proposals.twins[0]).size == 9.0
+    assert loaded.proposals.bodies().tolist() == [0, 1, 2, 3], "each is a body"
 
 
 def refused(path: Path, frame_size: tuple[int, int] | None = None) -> str:

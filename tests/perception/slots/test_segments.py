@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from perception.discovery.common_fate import coherence, propose_segments
-from perception.slots.segments import DEFAULTS, SegmentProposals, colours_of
+from perception.slots.segments import DEFAULTS, SegmentProposals, TwinSplit, colours_of
 from tests.perception.film import BLUE, CYAN, ORANGE, RED, SIZE, WHITE, Film, Square, draw, places
 
 
@@ -320,3 +321,62 @@ def test_unseen_are_colours_far_from_those_of_all_clusters() -> None:
     assert torch.equal(other.is_unseen(images), proposals.is_unseen(images)), (
         "loaded with the colours"
     )
+
+
+def test_things_of_one_colour_that_move_apart_are_twins() -> None:
+    left, right = places(1, x=(0, 12)), places(2, x=(16, 28))
+    film = draw([Square(RED, places(0)), Square(CYAN, left), Square(CYAN, right)])
+    proposals = look(film, wanted=3)
+    assert proposals.alike == [[1, 2]]
+    assert holders(proposals, film) == [0, 1, 2]
+
+
+def cyan_twins(first: NDArray[np.int64], second: NDArray[np.int64]) -> tuple[torch.Tensor, Film]:
+    """The shares of twins, squares of 4 x 4 pixels on these paths, and their film."""
+    film = draw([Square(CYAN, first), Square(CYAN, second)])
+    proposals = SegmentProposals(
+        colours_of(torch.tensor([CYAN]).view(1, 3, 1, 1) / 255).view(1, 3),
+        torch.tensor([0]),
+        1,
+        twins=[2],
+    )
+    cast(TwinSplit, proposals.twins[0]).size.fill_(16.0)
+    shares, latest = proposals(film.images, film.foreground.float()), None
+    followed = []
+    for frame in shares:
+        own, latest = proposals.follow(frame.unsqueeze(0), latest)
+        followed.append(own)
+    assert torch.equal(torch.cat(followed).sum(dim=1), shares.sum(dim=1))
+    return torch.cat(followed), film
+
+
+def overlap(shares: torch.Tensor, film: Film) -> torch.Tensor:
+    """IoU (T, 2) of each twin with the square of its number."""
+    squares = torch.stack([film.squares == 0, film.squares == 1], dim=1).float()
+    both = (shares * squares).sum(dim=(2, 3))
+    return both / (shares.sum(dim=(2, 3)) + squares.sum(dim=(2, 3)) - both)
+
+
+@pytest.mark.parametrize("offset", [(4, 0), (0, 4), (4, 2), (3, 4), (4, 4)])
+def test_twins_that_touch_stay_two(offset: tuple[int, int]) -> None:
+    path = places(0, x=(0, 24), y=(0, 24), steps=1)
+    assert overlap(*cyan_twins(path, path + offset)).min() >= 0.75
+
+
+def test_twins_keep_their_number_when_they_pass_each_other() -> None:
+    time = np.arange(25)
+    right = np.stack([time, 8 + 0 * time], axis=1)
+    left = np.stack([24 - time, 12 + 0 * time], axis=1)
+    assert overlap(*cyan_twins(right, left)).min() >= 0.75
+
+
+def test_a_twin_out_of_sight_has_nothing_and_comes_back_under_its_number() -> None:
+    first = np.stack([4 + np.arange(20), np.full(20, 4)], axis=1)
+    second = np.full((20, 2), [8, 20])
+    second[5:15] = SIZE  # beyond the picture
+    shares, film = cyan_twins(first, second)
+    assert torch.equal(
+        shares.sum(dim=(2, 3)),
+        torch.tensor([[16.0, 0.0 if 5 <= t < 15 else 16.0] for t in range(20)]),
+    )
+    assert overlap(shares, film).nan_to_num(1.0).min() == 1.0

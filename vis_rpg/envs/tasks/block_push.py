@@ -146,6 +146,8 @@ class BlockPush(MujocoTask):
             f"looks, from 1, or {' or '.join(NAMED_LOOKS)}",
         )
         self._blocks = blocks
+        self.twins = tuple(range(1, 1 + blocks)) if looks == "twins" and blocks > 1 else ()
+        """The objects of interest that look alike."""
         task, model = make_task(blocks), load_model(blocks, looks)
         parts = {name: (name,) for name in task.object_names}
         limits = np.full(2 + 2 * blocks, LIMIT)
