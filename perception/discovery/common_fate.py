@@ -138,7 +138,12 @@ def propose_segments(
         owner[group] = segment
     counts = [twins.count for twins in clusters.twins]
     proposals = SegmentProposals(
-        torch.from_numpy(codebook), owner, len(groups), min(splits, len(groups)), segments, counts
+        torch.from_numpy(codebook),
+        owner,
+        len(groups),
+        min(splits, len(groups) - len(counts)),
+        segments,
+        counts,
     )
     for split, twins in zip(proposals.twins, clusters.twins, strict=True):
         cast(TwinSplit, split).size.fill_(twins.size)

@@ -282,7 +282,7 @@ class SegmentProposals(nn.Module):
 
     @torch.no_grad()
     def fit_splits(self, images: Tensor, foreground: Tensor, moved: Tensor) -> None:
-        """Split the segments that move most of the time.
+        """Split the segments that move most of the time, twins apart.
 
         Args:
             images: (B, 3, H, W) in [0, 1].
@@ -293,7 +293,8 @@ class SegmentProposals(nn.Module):
         shares = pixels.scatter(self._assign(pixels, self.clusters(pixels.of(images))))
         mass = shares.sum(dim=(2, 3))
         active = torch.einsum("bnhw,bhw->n", shares, moved.float()) / mass.sum(dim=0).clamp(min=1.0)
-        for split, segment in zip(self._splits(), active.argsort(descending=True), strict=False):
+        alone = active[: self.segments - len(self.twins)]
+        for split, segment in zip(self._splits(), alone.argsort(descending=True), strict=False):
             split.segment.copy_(segment)
             split.fit(shares[mass[:, segment] >= 4 * self.config.min_pixels, segment])
 

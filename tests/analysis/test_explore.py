@@ -26,6 +26,7 @@ from vis_rpg.training.coverage import CoverageCounter
 from vis_rpg.training.load import load
 from vis_rpg.training.published import locate
 
+AGENTS = sorted((Path(__file__).parents[2] / "assets" / "agents").iterdir())
 GAUSSIAN = ("task=maze", "steps=150")
 CATEGORICAL = (
     "task=block_push",
@@ -204,6 +205,19 @@ def test_a_rollout_is_the_episode_that_its_z_plays() -> None:
         assert rollout.reel.success[-1] == last.success
 
 
+def test_reward_is_shown_as_the_critics_learn_it() -> None:
+    actor, env = load(trained(*CATEGORICAL))
+    actor.agent.reward_scale.fill_(3.0)
+    (rollout,) = rollouts.record(actor, env, seed=0, count=1).rollouts[:1]
+    assert rollout.series["reward"] == pytest.approx([3 * own for own in rollout.reel.rewards])
+
+
+@pytest.mark.parametrize("folder", AGENTS, ids=lambda folder: folder.name)
+def test_a_published_agent_is_shown_as_the_seed_that_its_card_names(folder: Path) -> None:
+    card = json.loads((folder / "card.json").read_text())
+    assert page.acting_seed(seeds.read_seeds(folder), folder).number == card["seed"]
+
+
 def test_slots_are_shown_for_each_picture() -> None:
     actor, env = load(trained(*SLOTS))
     (rollout,) = rollouts.record(actor, env, seed=0, count=1).rollouts
@@ -289,10 +303,11 @@ def test_a_run_whose_checkpoint_is_broken_still_shows_its_curves(
 
 
 def test_no_text_of_a_run_ends_the_pages_script() -> None:
-    html = page.fill({"name": "</script><b>{{bokeh}}"}, "BOKEH").decode()
+    name = "</script><b>{{bokeh}}<!--<script>"
+    html = page.fill({"name": name}, "BOKEH").decode()
     assert html.count("</script>") == 3 and html.count("BOKEH") == 1
     found = re.search(r'id="data">(.*?)</script>', html, re.DOTALL)
-    assert found is not None and json.loads(found[1]) == {"name": "</script><b>{{bokeh}}"}
+    assert found is not None and json.loads(found[1]) == {"name": name} and "<" not in found[1]
 
 
 def test_what_is_no_run_and_a_missing_bokeh_are_one_line_each(

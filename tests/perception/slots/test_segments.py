@@ -331,6 +331,17 @@ def test_things_of_one_colour_that_move_apart_are_twins() -> None:
     assert holders(proposals, film) == [0, 1, 2]
 
 
+def test_twins_are_not_split_however_much_they_move() -> None:
+    squares = [Square(RED, places(0)), Square(CYAN, places(1)), Square(CYAN, places(2))]
+    film = draw(squares)
+    codebook = colours_of(torch.tensor([RED, CYAN]).view(2, 3, 1, 1) / 255).view(2, 3)
+    proposals = SegmentProposals(codebook, torch.tensor([0, 1]), 2, splits=1, twins=[2])
+    for most in ([0], [1, 2]):  # what moves most
+        moved = torch.isin(film.squares, torch.tensor(most))
+        proposals.fit_splits(film.images, film.foreground.float(), moved)
+        assert [int(split.segment) for split in proposals._splits()] == [0]
+
+
 def cyan_twins(first: NDArray[np.int64], second: NDArray[np.int64]) -> tuple[torch.Tensor, Film]:
     """The shares of twins, squares of 4 x 4 pixels on these paths, and their film."""
     film = draw([Square(CYAN, first), Square(CYAN, second)])

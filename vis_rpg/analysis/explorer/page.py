@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import torch
 from vis_rpg.analysis.explored_states import Visits, read_visits
 from vis_rpg.analysis.explorer.rollouts import COUNT, Rollouts, record, rollout_data
 from vis_rpg.analysis.explorer.seeds import (
-    FIRST_KEYS,
     Seed,
     config_table,
     curves,
@@ -23,13 +22,19 @@ from vis_rpg.analysis.explorer.seeds import (
     read_seeds,
 )
 from vis_rpg.analysis.explorer.states import ZView, map_data, plane_of_places, plane_of_spread
-from vis_rpg.analysis.publish import median_run
+from vis_rpg.analysis.publish import CURVES, median_run
 from vis_rpg.config import ExploreConfig
 from vis_rpg.envs.make import make_env, task_of
 from vis_rpg.errors import UserError, require
 from vis_rpg.training.load import load, load_whole_config
 from vis_rpg.training.logger import without_nan
-from vis_rpg.training.published import interactions, locate, output_folder
+from vis_rpg.training.published import (
+    interactions,
+    is_published,
+    locate,
+    output_folder,
+    read,
+)
 
 HERE = Path(__file__).parent
 MOST_BYTES = 20_000_000
@@ -75,8 +80,8 @@ def collect(run: Path, name: str, seed: int) -> dict[str, Any]:
         UserError: There is no run.
     """
     seeds = read_seeds(run)
-    acting = seeds[median_run([[own.last(key) for key in FIRST_KEYS] for own in seeds])]
-    views: dict[int, ZView] = {}
+    acting = acting_seed(seeds, run)
+    views: dict[Path | None, ZView] = {}
     return {
         "header": header(seeds, name if ":" in name else Path(name).name),
         "curves": curves(seeds),
@@ -84,6 +89,14 @@ def collect(run: Path, name: str, seed: int) -> dict[str, Any]:
         "rollouts": _or_why("no rollouts", lambda: _rollouts(seeds, acting, run, seed, views)),
         "config": config_table(seeds),
     }
+
+
+def acting_seed(seeds: Sequence[Seed], run: Path) -> Seed:
+    """Return the seed that was published, or would be: that of median success."""
+    if is_published(run):
+        number = read(run).card["seed"]
+        return next(seed for seed in seeds if seed.number == number)
+    return seeds[median_run([[seed.last(key) for key in CURVES] for seed in seeds])]
 
 
 def _or_why(what: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -96,7 +109,7 @@ def _or_why(what: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"missing": f"{why[0].upper()}{why[1:]}"}
 
 
-def _map(seeds: list[Seed], run: Path, views: dict[int, ZView]) -> dict[str, Any]:
+def _map(seeds: list[Seed], run: Path, views: dict[Path | None, ZView]) -> dict[str, Any]:
     """Return what the map shows; put the views of z of all seeds into `views`."""
     visits: list[tuple[int, Visits]] = []
     for seed in seeds:
@@ -108,20 +121,20 @@ def _map(seeds: list[Seed], run: Path, views: dict[int, ZView]) -> dict[str, Any
     task = task_of(env)
     env.close()
     require(bool(task.object_names), f"{run}: task={config.task.name} names no objects of interest")
-    for number, own in visits:
-        views[number] = plane_of_places(config.agent.latent.kind, own, task)
+    for seed, (_, own) in zip(seeds, visits, strict=True):
+        views[seed.folder] = plane_of_places(config.agent.latent.kind, own, task)
     return map_data(visits, task, list(views.values()))
 
 
 def _rollouts(
-    seeds: list[Seed], acting: Seed, run: Path, seed: int, views: dict[int, ZView]
+    seeds: list[Seed], acting: Seed, run: Path, seed: int, views: dict[Path | None, ZView]
 ) -> dict[str, Any]:
     """Roll out the agent of one seed, and return what the player shows."""
     folder = acting.folder or run
     actor, env = load(folder, seed=seed)
     recorded = record(actor, env, seed, COUNT)
     z = np.stack([rollout.z for rollout in recorded.rollouts])
-    view = views.get(acting.number) or plane_of_spread(acting.settings["agent.latent.kind"], z)
+    view = views.get(acting.folder) or plane_of_spread(acting.settings["agent.latent.kind"], z)
     return rollout_data(recorded, view) | {
         "note": _note(seeds, acting, interactions(folder), recorded)
     }
@@ -132,7 +145,9 @@ def _note(seeds: list[Seed], acting: Seed, step: int, recorded: Rollouts) -> str
     first = recorded.rollouts[0]
     if not first.z.size:
         latent = "starts without z"
-    elif len(recorded.rollouts) < COUNT:
+    elif acting.settings["agent.latent.kind"] == "categorical" and len(recorded.rollouts) == len(
+        first.z
+    ):
         latent = "categories of z, all from one start"
     else:
         latent = "values of z from its prior, all from one start"
@@ -152,7 +167,7 @@ def fill(data: dict[str, Any], bokeh: str) -> bytes:
     """Put data, style and scripts into page.html."""
     parts = {
         "style": (HERE / "page.css").read_text(),
-        "data": json.dumps(without_nan(data)).replace("</", "<\\/"),
+        "data": json.dumps(without_nan(data)).replace("<", "\\u003c"),
         "bokeh": bokeh,
         "script": (HERE / "page.js").read_text(),
     }

@@ -157,8 +157,8 @@ def can_judge(agent: Agent) -> bool:
 
 @torch.no_grad()
 def judge(agent: Agent, episode: Episode) -> dict[str, list[float]]:
-    """Return bonus, Q and log p_φ(z|s,a) of each step, (T,), of those parts that there are."""
-    found = {}
+    """Return what each step is paid, Q and log p_φ(z|s,a), (T,), of those parts that there are."""
+    found = {"reward": episode.task_reward}
     if agent.rnd is not None:
         found["bonus"] = episode.bonus
     found["Q"] = critic_values(agent, episode)
