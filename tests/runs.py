@@ -19,6 +19,15 @@ from vis_rpg.compose import compose
 from vis_rpg.training import checkpoint
 from vis_rpg.training.trainer import Trainer
 
+GAUSSIAN = ("task=maze", "steps=150")
+CATEGORICAL = (
+    "task=block_push",
+    "agent.latent.kind=categorical",
+    "agent.latent.dim=5",
+    "steps=100",
+)
+WITHOUT_Z = ("task=maze", "agent=mbsac", "steps=100")
+"""Overrides of runs that several files read: `trained` trains them once for all."""
 ROOT = Path(__file__).resolve().parents[1]
 RUN_FILES = {
     "config.yaml",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.runs import lines, run_script, trained
+from tests.runs import CATEGORICAL, GAUSSIAN, ROOT, WITHOUT_Z, lines, run_script, trained
 from vis_rpg.analysis.curves import average
 from vis_rpg.analysis.diagnosis import record_episode
 from vis_rpg.analysis.evaluation import episode_seed, play
@@ -26,15 +26,7 @@ from vis_rpg.training.coverage import CoverageCounter
 from vis_rpg.training.load import load
 from vis_rpg.training.published import locate
 
-AGENTS = sorted((Path(__file__).parents[2] / "assets" / "agents").iterdir())
-GAUSSIAN = ("task=maze", "steps=150")
-CATEGORICAL = (
-    "task=block_push",
-    "agent.latent.kind=categorical",
-    "agent.latent.dim=5",
-    "steps=100",
-)
-WITHOUT_Z = ("task=maze", "agent=mbsac", "steps=100")
+AGENTS = sorted((ROOT / "assets" / "agents").iterdir())
 SAC = ("task=maze", "agent=sac", "steps=100")
 SLOTS = ("task=block_push", "task.blocks=1", "obs=pixels", "steps=150")
 

@@ -13,20 +13,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from tests.runs import run_script, trained
+from tests.runs import CATEGORICAL, GAUSSIAN, WITHOUT_Z, run_script, trained
 from vis_rpg.analysis import explored_states as drawing
 from vis_rpg.envs.tasks.block_push import make_task
 from vis_rpg.envs.tasks.maze import TASK as MAZE
 from vis_rpg.errors import UserError
-
-GAUSSIAN = ("task=maze", "steps=150")
-CATEGORICAL = (
-    "task=block_push",
-    "agent.latent.kind=categorical",
-    "agent.latent.dim=5",
-    "steps=100",
-)
-WITHOUT_Z = ("task=maze", "agent=mbsac", "steps=100")
 
 
 @pytest.mark.parametrize(

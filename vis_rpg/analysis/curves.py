@@ -23,7 +23,7 @@ from vis_rpg.analysis.evaluation import bootstrap
 from vis_rpg.analysis.explored_states import read_metrics
 from vis_rpg.config import PlotCurvesConfig
 from vis_rpg.errors import UserError, require
-from vis_rpg.training.load import load_config
+from vis_rpg.training.load import damaged, load_config
 
 FIELDS = ("step", "value", "seed", "agent")
 COLUMNS = {"interactions": "step", "minutes": "minutes"}
@@ -71,10 +71,7 @@ def write_csv(
         try:
             agent, seed = labels[i] if labels else label(config), int(config.seed)
         except (OmegaConfBaseException, TypeError, ValueError) as error:
-            raise UserError(
-                f"{run}/config.yaml is damaged, or of another version: "
-                f"{str(error).splitlines()[0]}: restore it from a copy of the run"
-            ) from None
+            raise damaged(run, error) from None
         if (agent, seed) in known:
             raise UserError(
                 f"runs: {known[agent, seed]} and {run} are both agent={agent} seed={seed}: "

@@ -35,9 +35,9 @@ class CoverageCounter:
         if self.grid is not None:
             self.objects = [task.object_names.index(name) for name in self.grid.objects]
             self.plane = list(task.plane)
-            self.bins, count = np.array(self.grid.bins), len(self.objects)
-            self.joint_bins = np.minimum(self.bins, JOINT_BINS)
-            self.visits = np.zeros((count, *self.bins), np.int64)
+            count = len(self.objects)
+            self.joint_bins = tuple(min(bins, JOINT_BINS) for bins in self.grid.bins)
+            self.visits = np.zeros((count, *self.grid.bins), np.int64)
             self.jointly = count > 1
             self.visited_jointly = np.zeros(np.tile(self.joint_bins, count * self.jointly), bool)
 
@@ -45,18 +45,14 @@ class CoverageCounter:
         """Count positions (..., N, 2 or 3), world units, of all objects of interest."""
         if self.grid is None:
             return
-        low, high = np.array(self.grid.low), np.array(self.grid.high)
-        shares = (positions[..., self.objects, :][..., self.plane] - low) / (high - low)
         count = len(self.objects)
-
-        def cells(bins: np.ndarray) -> np.ndarray:
-            return np.clip((shares * bins).astype(int), 0, bins - 1).reshape(-1, count, 2)
-
-        fine = cells(self.bins)
+        places = positions[..., self.objects, :][..., self.plane].reshape(-1, count, 2)
+        fine = self.grid.cells(places)
         for index in range(count):
             np.add.at(self.visits[index], (fine[:, index, 0], fine[:, index, 1]), 1)
         if self.jointly:
-            self.visited_jointly[tuple(cells(self.joint_bins).reshape(-1, 2 * count).T)] = True
+            coarse = self.grid.cells(places, self.joint_bins)
+            self.visited_jointly[tuple(coarse.reshape(-1, 2 * count).T)] = True
 
     @property
     def value(self) -> float:

@@ -72,11 +72,16 @@ def load_whole_config(run: Path) -> DictConfig:
     except UserError as error:
         for newest in checkpoint.complete(run / "checkpoints")[-1:]:
             checkpoint.load(newest)  # which says so if the run is of another version
-        raise UserError(
-            f"{run}/config.yaml is damaged, or of another version: "
-            f"{str(error).splitlines()[0]}: restore it from a copy of the run"
-        ) from None
+        raise damaged(run, error) from None
     return config
+
+
+def damaged(run: Path, error: Exception) -> UserError:
+    """Return what to raise where a value of a run's config.yaml is missing or of another kind."""
+    return UserError(
+        f"{run}/config.yaml is damaged, or of another version: "
+        f"{str(error).splitlines()[0]}: restore it from a copy of the run"
+    )
 
 
 def runtime_record(run: Path) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from vis_rpg.analysis.curves import average, minutes_of, seed_runs
 from vis_rpg.analysis.explored_states import read_metrics
 from vis_rpg.analysis.publish import CURVES, portable
 from vis_rpg.config import TrainConfig
-from vis_rpg.errors import UserError, one_line, require
+from vis_rpg.errors import require
 from vis_rpg.schema import describe, flatten, shown
 from vis_rpg.training import published
-from vis_rpg.training.load import load_config, runtime_record
+from vis_rpg.training.load import damaged, load_config, runtime_record
 
 MOST_LINES = 300
 """Of a seed's metrics that are drawn."""
@@ -61,10 +61,7 @@ def _read_seed(folder: Path) -> Seed:
     try:
         settings, number = flatten(portable(config)), int(config.seed)
     except (OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{folder}/config.yaml is damaged, or of another version ({one_line(error)}): "
-            "restore it from a copy of the run"
-        ) from None
+        raise damaged(folder, error) from None
     commit = runtime_record(folder).get("commit")
     return Seed(number, folder, settings, metrics, commit, minutes_of(metrics[-1:])[0])
 

@@ -132,11 +132,9 @@ def first_visits(step: np.ndarray, places: np.ndarray, grid: Coverage) -> np.nda
         places: (V, 2).
         grid: Its cells are those that coverage counts.
     """
-    low, high, bins = np.array(grid.low), np.array(grid.high), np.array(grid.bins)
-    cells = np.clip(((places - low) / (high - low) * bins).astype(int), 0, bins - 1)
     last = step.max() + 1
     first = np.full(grid.bins, last, np.int64)
-    np.minimum.at(first, tuple(cells.T), step)
+    np.minimum.at(first, tuple(grid.cells(places).T), step)
     return np.where(first == last, NEVER, first)
 
 

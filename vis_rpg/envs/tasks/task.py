@@ -59,6 +59,19 @@ class Coverage:
     bins: tuple[int, int]
     """Cells along each axis of the task's plane."""
 
+    def cells(self, places: np.ndarray, bins: Sequence[int] = ()) -> np.ndarray:
+        """Return the cell of each place.
+
+        Args:
+            places: (..., 2), world units; those beyond the grid belong to its outermost cells.
+            bins: Cells along each axis, of a grid over the same range; by default this one's.
+
+        Returns:
+            (..., 2) int.
+        """
+        low, high, count = np.array(self.low), np.array(self.high), np.array(bins or self.bins)
+        return np.clip(((places - low) / (high - low) * count).astype(int), 0, count - 1)
+
 
 @dataclass(frozen=True)
 class Task:
