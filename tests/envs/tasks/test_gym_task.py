@@ -312,15 +312,49 @@ def test_the_limit_of_the_id_is_the_length() -> None:
     assert [env.step(np.ones(1))[3] for _ in range(200)].index(True) == 199
 
 
-def test_a_mujoco_task_is_seen_and_named_without_objects() -> None:
-    env = make_env({"name": "gym", "id": "Pusher-v5"}, "pixels", 0)
-    first, info = env.reset(seed=0)
-    assert env.observation_space.contains(first)
-    assert first.std() > 5
+NEAR = {"distance": 1.7, "azimuth": 0.0, "elevation": -60.0, "lookat": [0.45, -0.3, -0.3]}
+
+
+def test_objects_of_a_mujoco_task_are_what_moves_and_frames_show_them() -> None:
+    task = {"name": "gym", "id": "Pusher-v5", "kwargs": {"default_camera_config": NEAR}}
+    env = make_env(task, "pixels", 0)
+    assert task_of(env).object_names == ("tips_arm", "object", "goal")
+    assert task_of(env).coverage is None
+    segmentation = env.get_wrapper_attr("segmentation")
+    centres, places = [], []
+    for seed in range(12):
+        obs, info = env.reset(seed=seed)
+        assert env.observation_space.contains(obs)
+        shown = segmentation(whole=True)
+        assert set(np.unique(shown)) == {0, 1, 2, 3, 4}
+        np.testing.assert_array_equal(segmentation(), np.where(shown == 4, 0, shown))
+        red = (obs[-1, ..., 0] > 200) & (obs[-1, ..., 1] < 40)  # the goal, but for what hides it
+        assert (red & (shown == 3)).sum() >= 0.8 * max(red.sum(), (shown == 3).sum())
+        centres.append(np.argwhere(shown == 2).mean(0))
+        places.append(object_positions(info)[1, :2])
+    rows, columns = np.corrcoef(np.hstack([centres, places]).T)[[0, 1], [2, 3]]
+    assert abs(rows) > 0.95 and abs(columns) > 0.95  # azimuth 0: x is away from the camera
     obs, *_ = env.step(env.action_space.sample())
     assert not np.array_equal(obs[0], obs[1])
-    assert object_positions(info).shape == (0, 2)
-    assert task_of(env).coverage is None
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("id", "names"),
+    [
+        ("Reacher-v5", ("fingertip", "target")),
+        ("Ant-v5", ("torso",)),  # moves about
+        ("InvertedDoublePendulum-v5", ("pole2",)),  # on a cart with a motor
+        ("Pendulum-v1", ()),  # no model of MuJoCo
+    ],
+)
+def test_objects_of_robots_that_move_about_are_trunks_else_last_links(
+    id: str, names: tuple[str, ...]
+) -> None:
+    env = make_env({"name": "gym", "id": id}, "state", 0)
+    assert task_of(env).object_names == names
+    assert len(object_positions(env.reset(seed=0)[1])) == len(names)
+    assert not env.has_wrapper_attr("segmentation")
     env.close()
 
 

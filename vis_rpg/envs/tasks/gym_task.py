@@ -16,8 +16,11 @@ import numpy as np
 
 from vis_rpg.envs.rendering.frames import FRAME, FrameStack, check_gl, mend_gymnasium_viewers, rgb
 from vis_rpg.envs.tasks.base import OBSERVATIONS, check_choice, frames_space
+from vis_rpg.envs.tasks.gym_scene import GymScene
 from vis_rpg.envs.tasks.task import Task
 from vis_rpg.errors import RunStopped, UserError, nearest, one_line, require
+
+import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
 
 DEFAULT_LENGTH = 1000
 """Steps of an episode where the id sets no limit."""
@@ -29,14 +32,23 @@ API = (
 
 
 class GymTask(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
-    """The outermost wrapper of a Gymnasium environment; no named objects.
+    """The outermost wrapper of a Gymnasium environment.
 
     Actions (A,) in [-1, 1]; observations (S,) float32 or (2, 64, 64, 3) uint8. Its physical state
-    cannot be saved: a resumed run drops the running episode.
+    cannot be saved: a resumed run drops the running episode. Objects are what moves in a model of
+    MuJoCo (`segmentation` tells where frames show them); other environments have none.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], task: Task, obs: str) -> None:
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], task: Task, obs: str, scene: GymScene | None = None
+    ) -> None:
         """Wrap an environment.
+
+        Args:
+            env: The environment.
+            task: Its declaration.
+            obs: state | pixels.
+            scene: What moves in its model.
 
         Raises:
             UserError: Where the observations or actions are of a kind that cannot be trained.
@@ -46,8 +58,10 @@ class GymTask(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
         self._id = env.spec.id if env.spec else task.name
         self._low, self._high = action_bounds(env)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self._low.size,), np.float32)
-        self._stack = FrameStack() if obs == "pixels" else None
+        self._stack, self._scene = FrameStack() if obs == "pixels" else None, scene
         if obs == "pixels":
+            if scene and hasattr(env.unwrapped, "mujoco_renderer"):
+                self.segmentation = scene.segmentation
             self.observation_space = frames_space()
             return
         try:
@@ -113,7 +127,8 @@ class GymTask(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
         success = bool(
             self._number('info["success"]', info.get("success", info.get("is_success", False)))
         )
-        return {**info, "success": success, "objects": np.zeros((0, 2))}
+        places = self._scene.positions() if self._scene else np.zeros((0, 2))
+        return {**info, "success": success, "objects": places}
 
     def _call(self, size: int, method: Any, *args: Any, **kwargs: Any) -> Any:
         """What reset or step of the environment returns, `size` values.
@@ -260,6 +275,14 @@ def _packages() -> Iterable[str]:
             ).split()
 
 
+def is_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
+    """Tell whether an environment has a model of MuJoCo, and where its bodies are."""
+    inner: Any = env.unwrapped
+    return isinstance(getattr(inner, "model", None), mujoco.MjModel) and isinstance(
+        getattr(inner, "data", None), mujoco.MjData
+    )
+
+
 def _render_fast(env: gymnasium.Env[Any, Any]) -> None:
     """Turn off shadows and multisampling of a MuJoCo model: nearly all of a frame's cost."""
     model: Any = getattr(env.unwrapped, "model", None)
@@ -304,10 +327,12 @@ def make_gym(id: str, obs: str, processes: bool = False, **kwargs: Any) -> GymTa
     length = (
         env.spec.max_episode_steps if env.spec and env.spec.max_episode_steps else DEFAULT_LENGTH
     )
+    scene = GymScene(env) if is_mujoco(env) else None
+    names = scene.names if scene else ()
     declared = Task(
-        "gym", (), episode_length=length, velocities=_velocities(env), processes=processes
+        "gym", names, episode_length=length, velocities=_velocities(env), processes=processes
     )
-    task = GymTask(env, declared, obs)
+    task = GymTask(env, declared, obs, scene)
     if obs == "pixels":
         if hasattr(env.unwrapped, "mujoco_renderer"):
             check_gl()
