@@ -92,6 +92,11 @@ COMMANDS = {
         "vis_rpg.pathwise.figure",
         "train through known dynamics: RPG, trajectory optimisation and REINFORCE",
     ),
+    "doctor": (
+        "doctor",
+        "vis_rpg.doctor",
+        "say what works on this machine, and what the rest needs",
+    ),
 }
 """The config file, the module whose `main` runs, and the purpose of each command."""
 FULL = (errno.ENOSPC, errno.EDQUOT)

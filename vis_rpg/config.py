@@ -698,6 +698,11 @@ class BenchmarkConfig:
     """counts: whether to fail where one is more than 5% above results/speed/counts.json."""
 
 
+@dataclass
+class DoctorConfig:
+    """vis-rpg doctor."""
+
+
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "dreamer": DreamerConfig,
@@ -716,5 +721,6 @@ SCHEMAS: dict[str, type] = {
     "bandit": BanditConfig,
     "pathwise": PathwiseConfig,
     "benchmark": BenchmarkConfig,
+    "doctor": DoctorConfig,
 }
 """The class of each config that commands start from, by its file."""
