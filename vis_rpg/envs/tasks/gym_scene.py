@@ -21,6 +21,8 @@ VIEW = "type", "fixedcamid", "trackbodyid", "lookat", "distance", "azimuth", "el
 """What of Gymnasium's camera says where it looks; copied, since drawing moves one that follows."""
 
 MOTORS = mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT
+STARTS = 3
+"""Resets that tell whether a marker lies elsewhere in another episode."""
 SLIDES = mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE
 
 
@@ -29,7 +31,8 @@ class GymScene:
 
     Of the trees of bodies that joints hang on the world, one without a motor is an object (what is
     pushed, a goal that a start places anew). Of a robot that moves about, its trunk is one; of one
-    that is mounted, each last link. A link is what no joint divides.
+    that is mounted, each last link (a link is what no joint divides). What nothing can touch and
+    every start leaves in one place is background.
 
     Args:
         env: With `model` and `data` of MuJoCo.
@@ -51,7 +54,9 @@ class GymScene:
         objects: list[tuple[int, NDArray[np.bool_]]] = []
         for root in np.unique(tree[model.jnt_bodyid]):
             if root not in robots:
-                objects.append((root, (tree == root) & (link > 0)))
+                moves = (tree == root) & (link > 0)
+                if self._touchable(moves) or self._starts_differ(env, root):
+                    objects.append((root, moves))
             elif root in mobile:
                 objects.append((root, link == root))
             else:
@@ -64,6 +69,20 @@ class GymScene:
         self._labels = labels, labels + (len(objects) + 1) * np.append(robot, False)
         self._bodies = [int(body) for body, _ in objects]
         self.names = tuple(model.body(body).name or f"body_{body}" for body in self._bodies)
+
+    def _touchable(self, bodies: NDArray[np.bool_]) -> bool:
+        """Tell whether any of these bodies (bodies,) can collide."""
+        geoms = bodies[self._env.model.geom_bodyid]
+        touch = self._env.model.geom_contype | self._env.model.geom_conaffinity
+        return bool(touch[geoms].any())
+
+    def _starts_differ(self, env: gymnasium.Env[Any, Any], body: int) -> bool:
+        """Tell whether a body lies elsewhere after another reset."""
+        places = []
+        for seed in range(STARTS):
+            env.reset(seed=seed)
+            places.append(self._env.data.xpos[body].copy())
+        return bool(np.ptp(places, axis=0).max() > 1e-6)
 
     def positions(self) -> NDArray[np.float64]:
         """Return where the objects' bodies are, (N, 3), world units."""
