@@ -25,6 +25,7 @@ LAYERS = (
         "vis_rpg.seeding",
         "vis_rpg.schema",
         "vis_rpg.compose",
+        "vis_rpg.completion",
         "vis_rpg.config",
         "vis_rpg.checks",
     ),

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
+from vis_rpg.completion import script
 from vis_rpg.compose import (
     checked,
     compose_unchecked,
@@ -131,9 +132,13 @@ def main(command: str | None = None) -> None:
     if not words or words[0] in ("-h", "--help"):
         print("usage: vis-rpg COMMAND [key=value ...] (vis-rpg COMMAND --help says more)\n")
         print("\n".join(f"  {name:<18}{about}" for name, (*_, about) in COMMANDS.items()))
+        print('\nbash completes commands and settings after: eval "$(vis-rpg --completion)"')
         return
     if words[0] == "--version":
         print(f"vis-rpg {version('vis-rpg')}")
+        return
+    if words[0] == "--completion":
+        print(script({name: config for name, (config, *_) in COMMANDS.items()}, CONFIG_DIR), end="")
         return
     name, *words = words
     if name not in COMMANDS:

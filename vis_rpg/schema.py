@@ -92,6 +92,17 @@ def describe(schema: type, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from describe(section, f"{prefix}{own.name}.")
 
 
+def choices(schema: type, prefix: str = "") -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """The dotted key of every setting, and what may be chosen where that is a list."""
+    for name, kind in _kinds(schema).items():
+        for option in _options(kind):
+            if isinstance(option, type) and is_dataclass(option):
+                yield from choices(option, f"{prefix}{name}.")
+            elif option is not NoneType:
+                listed = get_args(option) if get_origin(option) is Literal else ()
+                yield prefix + name, (True, False) if option is bool else listed
+
+
 def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     """The values of nested sections by dotted key."""
     if not isinstance(values, dict):
