@@ -67,7 +67,8 @@ class GymTask(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
         try:
             flat: Any = gymnasium.spaces.flatten_space(env.observation_space)
             low, high = (bound.ravel().astype(np.float32) for bound in (flat.low, flat.high))
-        except (AttributeError, NotImplementedError):  # what it flattens to is no Box
+        # What it flattens to is no Box, or there is nothing in it.
+        except (AttributeError, NotImplementedError, ValueError):
             kind = type(env.observation_space).__name__
             raise UserError(
                 f"obs=state for {self._id}: its observation, a {kind}, is no list of numbers; "
@@ -161,9 +162,10 @@ class GymTask(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Carry out an action (A,), stretched to the environment's bounds; raises RunStopped."""
-        share = (np.clip(action, -1.0, 1.0).reshape(self._low.shape) + 1) / 2
-        # The weighted mean, not low + share * range: rounding may not leave the Box at its ends.
-        raw = ((1 - share) * self._low + share * self._high).astype(self._low.dtype)
+        share = (np.clip(action, -1.0, 1.0).reshape(self._low.shape).astype(np.float64) + 1) / 2
+        # The weighted mean, since the range may overflow; clipped, since rounding may leave it.
+        mean = (1 - share) * self._low + share * self._high
+        raw = np.asarray(np.clip(mean, self._low, self._high), self._low.dtype)
         obs, reward, terminated, truncated, info = self._call(5, self.env.step, raw)
         seen = self._stack.push(self._frame()) if self._stack else self._seen(obs)
         return (
