@@ -296,6 +296,9 @@ class LoggerConfig:
     """Interactions between checkpoints."""
     wandb: str | None
     """Name of a Weights & Biases project, or null."""
+    episodes: Annotated[int, Bounds(0, 200)] = 24
+    """Episodes of training that checkpoints keep for `vis-rpg explore` to play again, spread over
+    the run, the first successes among them; 0: none."""
 
 
 @dataclass
