@@ -35,6 +35,13 @@ PLACES_OF_DOTS = """() => {
         box.x + view.frame.x_scale.compute(x), box.y + view.frame.y_scale.compute(dots.data.y[k])]);
 }"""
 
+START_ON_THE_MAP = """() => {
+    const view = Object.values(Bokeh.index.roots).find(
+        (root) => root.model.renderers?.some((one) => one.data_source?.name === "map_points"));
+    const box = view.el.getBoundingClientRect();
+    return [box.x + view.frame.x_scale.compute(0), box.y + view.frame.y_scale.compute(0)];
+}"""
+
 
 @pytest.fixture(params=[(1280, 800), (390, 844)], ids=["desk", "phone"])
 def browser_page(
@@ -103,9 +110,36 @@ def test_every_control_does_what_it_says(browser_page: Any) -> None:
         f"() => source('map_points').data.colour[0] === {json.dumps('#440154')}"
     )
     assert by_z != set(points(opened, "map_points")["colour"])
+    opened.select_option("#map-colour", "bonus")
+    opened.wait_for_function(
+        "() => document.getElementById('map-legend').innerText.includes('bonus')"
+    )
+
+    opened.locator("#map").scroll_into_view_if_needed()
+    box = opened.locator("#map").bounding_box()
+    if opened.viewport_size["width"] > 800:
+        opened.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.2 * box["height"])
+        opened.mouse.down()
+        opened.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.8 * box["height"], steps=4)
+        opened.mouse.up()
+    else:
+        x, y = opened.evaluate(START_ON_THE_MAP)
+        opened.mouse.click(x, y)
+    opened.wait_for_function("() => source('map_region').data.left.length === 1")
+    assert opened.locator("#region-list button").count() == 3 + 5
+    assert "5 recorded episodes of training and 3 rollouts" in opened.inner_text("#region-note")
+    opened.locator("#region-list button").last.click()
+    assert opened.input_value("#rollout") == "7" and opened.inner_text("#play") == "Pause"
+    opened.wait_for_function("() => source('map_path').data.x.length > 3")
+    opened.click("#region-clear")
+    assert opened.locator("#region-list button").count() == 0
+
     first = points(opened, "map_points")["x"]
-    opened.select_option("#map-seed", label="1")
+    other = 1 - opened.evaluate("() => data.rollouts.seed")
+    opened.select_option("#map-seed", label=str(other))
     opened.wait_for_function(f"() => source('map_points').data.x[50] !== {first[50]}")
+    assert "choose it" in opened.inner_text("#region-note")
+    assert points(opened, "map_path")["x"] == []
 
     opened.locator("#z").scroll_into_view_if_needed()
     x, y = opened.evaluate(PLACES_OF_DOTS)[2]
