@@ -422,6 +422,9 @@ class ExploreConfig:
     """Of the rollouts: their start, and z."""
     out: str | None
     """The page; null: report.html in the run's folder, or in runs/zoo-NAME."""
+    serve: bool
+    """Whether to serve the page on 127.0.0.1 instead of writing it: it rolls out any z, and follows
+    a run that goes on."""
 
 
 @dataclass

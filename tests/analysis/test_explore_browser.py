@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.analysis.test_explore_serve import served, server_module
 from tests.runs import run_script, trained
 from vis_rpg.analysis.explorer import page
 
@@ -43,15 +45,14 @@ START_ON_THE_MAP = """() => {
 }"""
 
 
-@pytest.fixture(params=[(1280, 800), (390, 844)], ids=["desk", "phone"])
-def browser_page(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Any]:
-    """The page of a run, open; what the browser complains of and what it fetches fails the test."""
-    monkeypatch.setattr(page, "COUNT", 3)
-    run, out = trained("task=maze", "steps=300", "seeds=2"), tmp_path / "report.html"
-    assert run_script(monkeypatch, "explore", f"run={run}", f"out={out}") == 0
-    width, height = request.param
+SIZES = pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["desk", "phone"])
+RUN = ("task=maze", "steps=300", "seeds=2")
+
+
+@contextmanager
+def opened_page(address: str, size: tuple[int, int]) -> Iterator[Any]:
+    """A page, open; what the browser complains of and what it fetches elsewhere is an error."""
+    width, height = size
     wrong: list[str] = []
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -62,11 +63,11 @@ def browser_page(
             lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None,
         )
         opened.on("pageerror", lambda error: wrong.append(str(error)))
-        own = ("data:", "blob:", out.as_uri())
+        own = ("data:", "blob:", address)
         opened.on(
             "request", lambda asked: None if asked.url.startswith(own) else wrong.append(asked.url)
         )
-        opened.goto(out.as_uri())
+        opened.goto(address)
         opened.wait_for_selector("body[data-ready]")
         yield opened
         browser.close()
@@ -89,8 +90,48 @@ def move(opened: Any, slider: str, share: float) -> None:
     opened.evaluate("() => new Promise((done) => requestAnimationFrame(() => done(1)))")
 
 
-def test_every_control_does_what_it_says(browser_page: Any) -> None:
-    opened = browser_page
+@SIZES
+def test_every_control_does_what_it_says(
+    size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "COUNT", 3)
+    run, out = trained(*RUN), tmp_path / "report.html"
+    assert run_script(monkeypatch, "explore", f"run={run}", f"out={out}") == 0
+    with opened_page(out.as_uri(), size) as opened:
+        use_every_control(opened)
+
+
+@SIZES
+def test_a_served_page_rolls_out_live_and_loads_anew_when_its_run_goes_on(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "COUNT", 2)
+    with served(trained(*RUN)) as server, opened_page(server.url, size) as opened:
+        wide = opened.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+        assert wide <= 0, "the page is wider than the screen"
+        opened.locator("#z").scroll_into_view_if_needed()
+        (x0, y0), (x1, y1) = opened.evaluate(PLACES_OF_DOTS)
+        opened.mouse.click((x0 + x1) / 2, (y0 + y1) / 2)
+        opened.wait_for_function("() => document.getElementById('live-u').value !== '0'")
+        opened.fill("#live-start", "2")
+        opened.click("#live-roll")
+        opened.wait_for_selector("#live-group option", state="attached")
+        assert opened.inner_text("#play") == "Pause"
+        assert opened.input_value("#live-u") in opened.inner_text("#live-group")
+        opened.fill("#live-start", "")
+        opened.click("#live-roll")
+        opened.wait_for_function(
+            "() => document.getElementById('live-note').textContent.includes('give a number')"
+        )
+        opened.click("#play")
+        opened.uncheck("#follow")
+        opened.check("#follow")
+        with opened.expect_navigation():
+            server.version = "another"
+            monkeypatch.setattr(server_module, "newest", lambda run: "another")
+
+
+def use_every_control(opened: Any) -> None:
     wide = opened.evaluate("() => document.documentElement.scrollWidth - innerWidth")
     assert wide <= 0, "the page is wider than the screen"
 

@@ -95,6 +95,8 @@ def map_figure(data: dict[str, Any]) -> Any:
 def z_figure(data: dict[str, Any]) -> Any:
     """Make the space of z, a dot for each rollout by z: source z_points; a tap chooses one.
 
+    The place of a tap goes to `aimAt` of the page's script.
+
     Args:
         data: From `rollout_data`.
     """
@@ -135,6 +137,7 @@ def z_figure(data: dict[str, Any]) -> Any:
         ("success at the end", "@success"),
     ]
     plot.add_tools(HoverTool(renderers=[drawn], tooltips=tips), TapTool(renderers=[drawn]))
+    plot.js_on_event("tap", CustomJS(code="aimAt(cb_obj.x, cb_obj.y)"))
     return json_item(plot, ID("z"))
 
 

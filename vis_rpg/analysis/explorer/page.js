@@ -335,7 +335,8 @@ function choose(index) {
   const own = data.rollouts.rollouts[index];
   get("rollout").value = index;
   const points = source("z_points");
-  if (points.selected.indices[0] !== index) points.selected.indices = own.began === null ? [index] : [];
+  const dot = index < points.data.z.length ? [index] : [];
+  if (points.selected.indices[0] !== dot[0]) points.selected.indices = dot;
   get("step").max = own.length;
   drawStrips(own);
   goTo(0);
@@ -434,6 +435,56 @@ function drawStrips(own) {
   }
 }
 
+// A served page -----------------------------------------------------------------------------------
+
+/** Choose the place of the next live rollout's z. */
+function aimAt(u, v) {
+  get("live-u").value = u.toFixed(2);
+  get("live-v").value = v.toFixed(2);
+}
+
+function showLive() {
+  if (!data.live) return;
+  get("follow-label").hidden = false;
+  setInterval(followRun, 3000);
+  if (data.rollouts.missing) return;
+  get("live").hidden = false;
+  const { choice } = data.live;
+  for (const id of ["live-u", "live-v"]) get(id).parentElement.hidden = choice !== "place";
+  get("live-category").parentElement.hidden = choice !== "category";
+  get("live-roll").addEventListener("click", rollOut);
+}
+
+/** Load the page anew once the run has another checkpoint, but not under a film. */
+async function followRun() {
+  const answer = await fetch("version").catch(() => null);
+  get("follow-label").classList.toggle("note", !answer);
+  if (!answer || !get("follow").checked || player.playing) return;
+  if ((await answer.text()) !== data.live.version) location.reload();
+}
+
+/** Roll out the z that is chosen, add it to the others, and play it. */
+async function rollOut() {
+  const button = get("live-roll"), note = get("live-note");
+  button.disabled = true;
+  note.textContent = "rolling out ...";
+  const wanted = new URLSearchParams(["u", "v", "category", "start"].map((name) => [name, get(`live-${name}`).value]));
+  const answer = await fetch(`rollout?${wanted}`).catch(() => null);
+  const own = answer ? await answer.json() : { error: "the server has ended" };
+  button.disabled = false;
+  note.textContent = own.error || "";
+  if (own.error) return;
+  const index = data.rollouts.rollouts.push(own) - 1;
+  let group = get("live-group");
+  if (!group) {
+    group = add(get("rollout"), "optgroup");
+    Object.assign(group, { id: "live-group", label: "Live rollouts" });
+  }
+  fillSelect(group, [[index, nameOf(index)]]);
+  choose(index);
+  play(true);
+}
+
 // Settings ----------------------------------------------------------------------------------------
 
 function showConfig() {
@@ -458,6 +509,7 @@ async function main() {
   showCurves();
   showMap();
   showRollouts();
+  showLive();
   document.body.dataset.ready = "yes";
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -15,6 +16,7 @@ import torch
 
 from vis_rpg.analysis.explored_states import Visits, read_visits
 from vis_rpg.analysis.explorer.bonus import visit_bonus
+from vis_rpg.analysis.explorer.live import Stage
 from vis_rpg.analysis.explorer.rollouts import COUNT, Rollouts, record, replay, rollout_data
 from vis_rpg.analysis.explorer.seeds import (
     Seed,
@@ -46,21 +48,21 @@ MOST_BYTES = 20_000_000
 
 
 def main(config: ExploreConfig) -> None:
-    """Write the page of a run or of a published agent."""
+    """Write the page of a run or of a published agent, or serve it."""
     try:
-        from vis_rpg.analysis.explorer import figures
+        importlib.import_module("vis_rpg.analysis.explorer.figures")
     except ImportError:
         raise UserError(
             "vis-rpg explore needs the package bokeh: pip install 'vis-rpg[explore]'"
         ) from None
     torch.set_num_threads(1)
-    data = collect(locate(config.run), config.run, config.seed)
-    drawn = [
-        *([figures.curves_figure(next(iter(data["curves"].values())))] if data["curves"] else []),
-        *([] if "missing" in data["map"] else [figures.map_figure(data["map"])]),
-        *([] if "missing" in data["rollouts"] else [figures.z_figure(data["rollouts"])]),
-    ]
-    page = fill(data | {"figures": drawn}, figures.bokeh_js())
+    run = locate(config.run)
+    if config.serve:
+        from vis_rpg.analysis.explorer.server import serve
+
+        return serve(run, config.run, config.seed)
+    data, _ = collect(run, config.run, config.seed)
+    page = make_page(data)
     require(
         len(page) <= MOST_BYTES,
         f"run={config.run}: its page would have {len(page) / 1e6:.1f} MB, more than "
@@ -72,8 +74,22 @@ def main(config: ExploreConfig) -> None:
     print(f"page of {len(page) / 1e6:.1f} MB: {path}")
 
 
-def collect(run: Path, name: str, seed: int) -> dict[str, Any]:
-    """Collect what the page shows, but for its figures; what a run lacks is said in its place.
+def make_page(data: dict[str, Any]) -> bytes:
+    """Return the page of what was collected, its figures drawn."""
+    from vis_rpg.analysis.explorer import figures
+
+    drawn = [
+        *([figures.curves_figure(next(iter(data["curves"].values())))] if data["curves"] else []),
+        *([] if "missing" in data["map"] else [figures.map_figure(data["map"])]),
+        *([] if "missing" in data["rollouts"] else [figures.z_figure(data["rollouts"])]),
+    ]
+    return fill(data | {"figures": drawn}, figures.bokeh_js())
+
+
+def collect(run: Path, name: str, seed: int) -> tuple[dict[str, Any], Stage | None]:
+    """Collect what the page shows, but for its figures, and the agent that rolls out.
+
+    What a run lacks is said in its place; without rollouts there is no agent.
 
     Args:
         run: The folder of a run, of several seeds, or of a published agent.
@@ -86,13 +102,17 @@ def collect(run: Path, name: str, seed: int) -> dict[str, Any]:
     seeds = read_seeds(run)
     acting = acting_seed(seeds, run)
     views: dict[Path | None, ZView] = {}
-    return {
+    stages: list[Stage] = []
+    rollouts = partial(_rollouts, seeds, acting, run, seed, views, stages)
+    data = {
         "header": header(seeds, name if ":" in name else Path(name).name),
         "curves": curves(seeds),
         "map": _or_why("no map of explored states", lambda: _map(seeds, run, views)),
-        "rollouts": _or_why("no rollouts", lambda: _rollouts(seeds, acting, run, seed, views)),
+        "rollouts": _or_why("no rollouts", rollouts),
         "config": config_table(seeds),
+        "live": None,
     }
+    return data, stages[0] if stages else None
 
 
 def acting_seed(seeds: Sequence[Seed], run: Path) -> Seed:
@@ -137,9 +157,17 @@ def _map(seeds: list[Seed], run: Path, views: dict[Path | None, ZView]) -> dict[
 
 
 def _rollouts(
-    seeds: list[Seed], acting: Seed, run: Path, seed: int, views: dict[Path | None, ZView]
+    seeds: list[Seed],
+    acting: Seed,
+    run: Path,
+    seed: int,
+    views: dict[Path | None, ZView],
+    stages: list[Stage],
 ) -> dict[str, Any]:
-    """Roll out the agent of one seed, replay its training, and return what the player shows."""
+    """Roll out the agent of one seed, replay its training, and return what the player shows.
+
+    The agent is put into `stages`.
+    """
     folder = acting.folder or run
     actor, env = load(folder, seed=seed)
     recorded = record(actor, env, seed, COUNT)
@@ -153,6 +181,7 @@ def _rollouts(
         replayed, lost = replay(actor, env, episodes)
         recorded.rollouts += replayed
         training = _training_note(len(replayed), lost)
+    stages.append(Stage(actor, env, view, seed))
     return rollout_data(recorded, view, task_of(env)) | {
         "note": f"{note} {training}",
         "seed": acting.number,

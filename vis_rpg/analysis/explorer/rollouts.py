@@ -147,17 +147,29 @@ def record(actor: Actor, env: gymnasium.Env, seed: int, count: int) -> Rollouts:
     rollouts = []
     for index, given in enumerate(tqdm(values, desc="rolling out", unit="episode")):
         start = episode_seed(seed, 0 if agent.space.dim else index)
-        if can_judge(agent):
-            episode = record_episode(actor, film, start, explore=False, z=given)
-            z, judged = episode.z, judge(agent, episode)
-        else:
-            for step, _ in enumerate(play(actor, film, start, given)):
-                if step == 1:
-                    z = actor.z[0].clone()
-            judged = {}
-        series = {"reward": film.reel.rewards, **judged}
-        rollouts.append(Rollout(z.cpu().numpy(), film.reel, series))
+        rollouts.append(roll_out(actor, film, start, given))
     return Rollouts(rollouts, film.no_pictures, frames_per_second(env))
+
+
+def roll_out(actor: Actor, film: Film, start: int, given: torch.Tensor | None) -> Rollout:
+    """Play an episode by mean actions.
+
+    Args:
+        actor: Of one environment.
+        film: The environment.
+        start: Determines the start.
+        given: (Z,); None draws z from π(z|s₁).
+    """
+    agent = actor.agent
+    if can_judge(agent):
+        episode = record_episode(actor, film, start, explore=False, z=given)
+        z, judged = episode.z, judge(agent, episode)
+    else:
+        for step, _ in enumerate(play(actor, film, start, given)):
+            if step == 1:
+                z = actor.z[0].clone()
+        judged = {}
+    return Rollout(z.cpu().numpy(), film.reel, {"reward": film.reel.rewards, **judged})
 
 
 def replay(

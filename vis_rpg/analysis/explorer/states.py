@@ -51,6 +51,12 @@ class ZView:
         """Return (V, 2) for z (V, Z)."""
         return z_plane(z, self.coefficients)
 
+    def z_at(self, place: np.ndarray, dim: int) -> np.ndarray:
+        """Return the z (Z,) of width `dim` at a place (2,), 0 in all directions but the plane's."""
+        directions = self.places(np.eye(dim))  # (Z, 2), orthonormal
+        z: np.ndarray = directions @ place
+        return z
+
     def colours(self, z: np.ndarray) -> list[str]:
         """Return (V,) colours for z (V, Z)."""
         colours = z_colormap(z, self.kind, self.coefficients)
