@@ -296,6 +296,9 @@ class LoggerConfig:
     """Interactions between checkpoints."""
     wandb: str | None
     """Name of a Weights & Biases project, or null."""
+    episodes: Annotated[int, Bounds(0, 200)] = 24
+    """Episodes of training that checkpoints keep for `vis-rpg explore` to play again, spread over
+    the run, the first successes among them; 0: none."""
 
 
 @dataclass
@@ -419,6 +422,9 @@ class ExploreConfig:
     """Of the rollouts: their start, and z."""
     out: str | None
     """The page; null: report.html in the run's folder, or in runs/zoo-NAME."""
+    serve: bool
+    """Whether to serve the page on 127.0.0.1 instead of writing it: it rolls out any z, and follows
+    a run that goes on."""
 
 
 @dataclass

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from tests.runs import CATEGORICAL, GAUSSIAN, ROOT, WITHOUT_Z, lines, run_script, trained
+from tests.runs import CATEGORICAL, GAUSSIAN, ROOT, WITHOUT_Z, final, lines, run_script, trained
 from vis_rpg.analysis.curves import average
 from vis_rpg.analysis.diagnosis import record_episode
 from vis_rpg.analysis.evaluation import episode_seed, play
 from vis_rpg.analysis.explored_states import read_visits
 from vis_rpg.analysis.explorer import page, rollouts, seeds, states
+from vis_rpg.analysis.explorer.bonus import visit_bonus
 from vis_rpg.envs.make import task_of
 from vis_rpg.envs.tasks.block_push import make_task
 from vis_rpg.envs.tasks.maze import TASK as MAZE
 from vis_rpg.training.coverage import CoverageCounter
+from vis_rpg.training.episodes import recorded_episodes
 from vis_rpg.training.load import load
 from vis_rpg.training.published import locate
 
@@ -103,6 +106,35 @@ def test_the_plane_of_z_holds_the_numbers_that_move_things() -> None:
     places = states.plane_of_places("gaussian", visits, MAZE).places(z)
     told = np.linalg.lstsq(places, z[:, 4:], rcond=None)[0]
     assert np.abs(places @ told - z[:, 4:]).max() < 0.3
+
+
+@pytest.mark.parametrize("words", [GAUSSIAN, CATEGORICAL], ids=["maze", "block_push"])
+def test_the_bonus_of_visits_is_that_of_their_states(words: tuple[str, ...]) -> None:
+    actor, env = load(trained(*words))
+    agent, rng = actor.agent, np.random.default_rng(0)
+    drawn = [
+        env.reset(seed=int(seed), options={"randomize": True})
+        for seed in rng.integers(99, 9**9, 50)
+    ]
+    states_seen = torch.tensor(np.stack([obs for obs, _ in drawn]))
+    read = agent.model.perception.rnd_input({"state": states_seen[:, None]})[:, 0]
+    agent.rnd.statistics.update(agent.rnd.prediction_error(read), torch.ones(()))
+    expected = agent.bonus_scale * agent.rnd.bonus(read)
+    positions = np.stack([info["objects"] for _, info in drawn]).astype(np.float32)
+    found = visit_bonus(agent, env, positions)
+    assert found == pytest.approx(expected.numpy(), abs=1e-2) and found.std() > 0.1
+
+
+def test_where_the_bonus_reads_more_than_places_the_map_says_so() -> None:
+    for words in (("exploration.rnd_input=moving_slots",), ("exploration=none",)):
+        run = trained("task=block_push", "steps=20", *words)
+        visits, (actor, env) = read_visits(run), load(run)
+        task = task_of(env)
+        view = states.plane_of_places("gaussian", visits, task)
+        data = states.map_data(
+            [(0, visits)], task, [view], [partial(visit_bonus, actor.agent, env)]
+        )
+        assert "RND" in data["no_bonus"] and "bonus" not in data["seeds"][0]
 
 
 # Curves and settings ------------------------------------------------------------------------------
@@ -210,6 +242,29 @@ def test_a_published_agent_is_shown_as_the_seed_that_its_card_names(folder: Path
     assert page.acting_seed(seeds.read_seeds(folder), folder).number == card["seed"]
 
 
+EPISODES = ("task=maze", "steps=300", "seeds=2")
+
+
+@pytest.mark.parametrize("agent", ["rpg", "sac"])
+def test_episodes_of_training_play_again_along_the_way_that_they_went(agent: str) -> None:
+    run = trained("task=maze", f"agent={agent}", "steps=300")
+    actor, env = load(run)
+    recorded = recorded_episodes(final(run))
+    played, lost = rollouts.replay(actor, env, recorded)
+    assert (len(played), lost) == (5, 0)
+    visits = read_visits(run)
+    for own, episode in zip(played, recorded, strict=True):
+        [(x, y)] = rollouts.path(own.reel, task_of(env))
+        way = np.stack([x, y], 1)[1:]
+        own_visits = (visits.z == own.z).all(1)[:250] if visits.z.shape[1] else np.ones(250, bool)
+        places = visits.positions[:250][own_visits][:, 0]
+        assert all(np.abs(places - place).max(1).min() < 1e-3 for place in way)
+        assert own.began == episode.began == 0 and np.ptp(way) > 0
+        assert len(own.series["reward"]) == len(episode.action) == len(way)
+    recorded[2].reward[3] += 1
+    assert rollouts.replay(actor, env, recorded)[1] == 1
+
+
 def test_slots_are_shown_for_each_picture() -> None:
     actor, env = load(trained(*SLOTS))
     (rollout,) = rollouts.record(actor, env, seed=0, count=1).rollouts
@@ -253,18 +308,21 @@ def test_the_page_needs_nothing_but_itself(
     assert len(data["rollouts"]["rollouts"]) == 2
     assert data["header"]["seeds"][0][1] == 150
     assert len(data["figures"]) == 3
+    assert "RND" in data["map"]["no_bonus"]
 
 
 def test_several_seeds_share_a_page_with_the_rollouts_of_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("bokeh")
-    run, out = trained("task=maze", "steps=100", "seeds=2"), tmp_path / "report.html"
+    run, out = trained(*EPISODES), tmp_path / "report.html"
     assert run_script(monkeypatch, "explore", f"run={run}", f"out={out}") == 0
     data = data_of(out)
     assert [own["seed"] for own in data["map"]["seeds"]] == [0, 1]
     assert data["header"]["different"] == []
     assert "the seed of median success" in data["rollouts"]["note"]
+    assert [own["began"] for own in data["rollouts"]["rollouts"]] == [None] * 2 + [0] * 5
+    assert [len(own["bonus"]) for own in data["map"]["seeds"]] == [300, 300]
 
 
 def test_a_published_agent_shows_what_it_has(
@@ -277,6 +335,7 @@ def test_a_published_agent_shows_what_it_has(
     assert len(data["curves"]["success"]["seeds"]) == len(card["seeds"])
     assert "no record of visited states" in data["map"]["missing"]
     assert "no record of visited states" in capsys.readouterr().err
+    assert "no recorded episodes" in data["rollouts"]["note"]
     assert set(data["rollouts"]["rollouts"][0]["series"]) == {"reward"}
 
 

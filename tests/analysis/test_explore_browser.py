@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.analysis.test_explore_serve import served, server_module
 from tests.runs import run_script, trained
 from vis_rpg.analysis.explorer import page
 
@@ -35,16 +37,22 @@ PLACES_OF_DOTS = """() => {
         box.x + view.frame.x_scale.compute(x), box.y + view.frame.y_scale.compute(dots.data.y[k])]);
 }"""
 
+START_ON_THE_MAP = """() => {
+    const view = Object.values(Bokeh.index.roots).find(
+        (root) => root.model.renderers?.some((one) => one.data_source?.name === "map_points"));
+    const box = view.el.getBoundingClientRect();
+    return [box.x + view.frame.x_scale.compute(0), box.y + view.frame.y_scale.compute(0)];
+}"""
 
-@pytest.fixture(params=[(1280, 800), (390, 844)], ids=["desk", "phone"])
-def browser_page(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Any]:
-    """The page of a run, open; what the browser complains of and what it fetches fails the test."""
-    monkeypatch.setattr(page, "COUNT", 3)
-    run, out = trained("task=maze", "steps=300", "seeds=2"), tmp_path / "report.html"
-    assert run_script(monkeypatch, "explore", f"run={run}", f"out={out}") == 0
-    width, height = request.param
+
+SIZES = pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["desk", "phone"])
+RUN = ("task=maze", "steps=300", "seeds=2")
+
+
+@contextmanager
+def opened_page(address: str, size: tuple[int, int]) -> Iterator[Any]:
+    """A page, open; what the browser complains of and what it fetches elsewhere is an error."""
+    width, height = size
     wrong: list[str] = []
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -55,11 +63,11 @@ def browser_page(
             lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None,
         )
         opened.on("pageerror", lambda error: wrong.append(str(error)))
-        own = ("data:", "blob:", out.as_uri())
+        own = ("data:", "blob:", address)
         opened.on(
             "request", lambda asked: None if asked.url.startswith(own) else wrong.append(asked.url)
         )
-        opened.goto(out.as_uri())
+        opened.goto(address)
         opened.wait_for_selector("body[data-ready]")
         yield opened
         browser.close()
@@ -82,8 +90,48 @@ def move(opened: Any, slider: str, share: float) -> None:
     opened.evaluate("() => new Promise((done) => requestAnimationFrame(() => done(1)))")
 
 
-def test_every_control_does_what_it_says(browser_page: Any) -> None:
-    opened = browser_page
+@SIZES
+def test_every_control_does_what_it_says(
+    size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "COUNT", 3)
+    run, out = trained(*RUN), tmp_path / "report.html"
+    assert run_script(monkeypatch, "explore", f"run={run}", f"out={out}") == 0
+    with opened_page(out.as_uri(), size) as opened:
+        use_every_control(opened)
+
+
+@SIZES
+def test_a_served_page_rolls_out_live_and_loads_anew_when_its_run_goes_on(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "COUNT", 2)
+    with served(trained(*RUN)) as server, opened_page(server.url, size) as opened:
+        wide = opened.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+        assert wide <= 0, "the page is wider than the screen"
+        opened.locator("#z").scroll_into_view_if_needed()
+        (x0, y0), (x1, y1) = opened.evaluate(PLACES_OF_DOTS)
+        opened.mouse.click((x0 + x1) / 2, (y0 + y1) / 2)
+        opened.wait_for_function("() => document.getElementById('live-u').value !== '0'")
+        opened.fill("#live-start", "2")
+        opened.click("#live-roll")
+        opened.wait_for_selector("#live-group option", state="attached")
+        assert opened.inner_text("#play") == "Pause"
+        assert opened.input_value("#live-u") in opened.inner_text("#live-group")
+        opened.fill("#live-start", "")
+        opened.click("#live-roll")
+        opened.wait_for_function(
+            "() => document.getElementById('live-note').textContent.includes('give a number')"
+        )
+        opened.click("#play")
+        opened.uncheck("#follow")
+        opened.check("#follow")
+        with opened.expect_navigation():
+            server.version = "another"
+            monkeypatch.setattr(server_module, "newest", lambda run: "another")
+
+
+def use_every_control(opened: Any) -> None:
     wide = opened.evaluate("() => document.documentElement.scrollWidth - innerWidth")
     assert wide <= 0, "the page is wider than the screen"
 
@@ -103,9 +151,36 @@ def test_every_control_does_what_it_says(browser_page: Any) -> None:
         f"() => source('map_points').data.colour[0] === {json.dumps('#440154')}"
     )
     assert by_z != set(points(opened, "map_points")["colour"])
+    opened.select_option("#map-colour", "bonus")
+    opened.wait_for_function(
+        "() => document.getElementById('map-legend').innerText.includes('bonus')"
+    )
+
+    opened.locator("#map").scroll_into_view_if_needed()
+    box = opened.locator("#map").bounding_box()
+    if opened.viewport_size["width"] > 800:
+        opened.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.2 * box["height"])
+        opened.mouse.down()
+        opened.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.8 * box["height"], steps=4)
+        opened.mouse.up()
+    else:
+        x, y = opened.evaluate(START_ON_THE_MAP)
+        opened.mouse.click(x, y)
+    opened.wait_for_function("() => source('map_region').data.left.length === 1")
+    assert opened.locator("#region-list button").count() == 3 + 5
+    assert "5 recorded episodes of training and 3 rollouts" in opened.inner_text("#region-note")
+    opened.locator("#region-list button").last.click()
+    assert opened.input_value("#rollout") == "7" and opened.inner_text("#play") == "Pause"
+    opened.wait_for_function("() => source('map_path').data.x.length > 3")
+    opened.click("#region-clear")
+    assert opened.locator("#region-list button").count() == 0
+
     first = points(opened, "map_points")["x"]
-    opened.select_option("#map-seed", label="1")
+    other = 1 - opened.evaluate("() => data.rollouts.seed")
+    opened.select_option("#map-seed", label=str(other))
     opened.wait_for_function(f"() => source('map_points').data.x[50] !== {first[50]}")
+    assert "choose it" in opened.inner_text("#region-note")
+    assert points(opened, "map_path")["x"] == []
 
     opened.locator("#z").scroll_into_view_if_needed()
     x, y = opened.evaluate(PLACES_OF_DOTS)[2]

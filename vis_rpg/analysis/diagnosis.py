@@ -84,7 +84,12 @@ class Episode:
 
 @torch.no_grad()
 def record_episode(
-    actor: Actor, env: gymnasium.Env, seed: int, explore: bool = True, z: Tensor | None = None
+    actor: Actor,
+    env: gymnasium.Env,
+    seed: int,
+    explore: bool = True,
+    z: Tensor | None = None,
+    actions: Tensor | None = None,
 ) -> Episode:
     """Play an episode and read everything that its losses would.
 
@@ -94,11 +99,13 @@ def record_episode(
         seed: Determines the start.
         explore: Sample the actions instead of taking their mean.
         z: (Z,) latent variable; None draws it from π(z|s₁).
+        actions: (T, A), taken in place of the policy's; the episode ends with them.
     """
     agent, config, history = actor.agent, actor.agent.config, actor.agent.model.perception.history
     actor.reset(z)
     obs, info = env.reset(seed=seed)
-    stored, states, actions, rewards = [], [], [], []
+    stored, states, rewards = [], [], []
+    taken: list[Tensor] = []
     positions, ended = [object_positions(info)], False
     while True:
         seen, places = obs[None], positions[-1][None].astype(np.float32)
@@ -106,13 +113,16 @@ def record_episode(
         states.append(agent.model.f(actor.features))
         if ended:
             break
-        action = actor.select_action(explore)
+        instead = None if actions is None else actions[len(taken)][None]
+        action = actor.select_action(explore, instead)
         obs, reward, terminated, truncated, info = env.step(action[0].cpu().numpy())
-        actions.append(action)
+        taken.append(action)
         rewards.append(float(reward))
         positions.append(object_positions(info))
-        ended = bool(terminated or truncated)
-    s, a, z = torch.cat(states), torch.cat(actions), actor.z[0]
+        ended = bool(terminated or truncated) or (
+            actions is not None and len(taken) == len(actions)
+        )
+    s, a, z = torch.cat(states), torch.cat(taken), actor.z[0]
     # An episode's first observation also stands for those before it.
     sequence = {
         name: torch.stack([stored[0][name]] * (history - 1) + [each[name] for each in stored])

@@ -100,12 +100,13 @@ class CorruptedFrames(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.n
             "corruption": own | {"frames": self.frames.copy(), "shift": list(self.shift)},
         }
 
-    def _set_state(self, state: dict[str, Any]) -> None:
-        self.env.get_wrapper_attr("set_state")(state["env"])
+    def _set_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        info: dict[str, Any] = self.env.get_wrapper_attr("set_state")(state["env"])
         own = state["corruption"]
         self.rng.bit_generator.state = own["rng"]
         self.steps, self.frames = int(own["steps"]), np.array(own["frames"], np.uint8)
         self.shift = float(own["shift"][0]), float(own["shift"][1])
+        return info
 
 
 def parse(condition: str) -> tuple[str, float]:

@@ -7,7 +7,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ from vis_rpg.seeding import restore_generator, stream
 from vis_rpg.training import checkpoint, runtime
 from vis_rpg.training.chunks import Chunks
 from vis_rpg.training.coverage import CoverageCounter, VisitRecord
+from vis_rpg.training.episodes import EpisodeRecorder
 from vis_rpg.training.load import load_whole_config, restore, runtime_record
 from vis_rpg.training.logger import Logger, without_nan
 from vis_rpg.training.progress import Progress
@@ -71,6 +72,7 @@ class Run:
         self.batch_generator = torch.Generator(replay.device).manual_seed(stream(seed, 3))
         self.replay_chunks = Chunks(self.out / "replay", "replay")
         self.visits = VisitRecord(self.out / "visits")
+        self.episodes = EpisodeRecorder(config.logger.episodes, count)
         more = ["z_information"] * self.actor.measure_z
         self.progress = Progress(self.task, count, more)
         self.step = self.dropped_episodes = 0
@@ -98,6 +100,13 @@ class Run:
             self._only_frame = obs[0, -1]
             self._check_frames(obs)
         self.replay.begin(self._encode_first(dict(enumerate(obs))), torch.arange(len(obs)))
+        self._record_starts(range(len(obs)))
+
+    def _record_starts(self, rows: Sequence[int]) -> None:
+        """Begin to record the episodes that have begun in these environments."""
+        if self.config.logger.episodes:
+            for row, state in self.envs.env_states(rows).items():
+                self.episodes.begin(row, self.step, state, self.envs.obs[row])
 
     def _check_frames(self, obs: np.ndarray) -> None:
         """Raise RunStopped if all frames (N, 2, 64, 64, 3) of the random steps were the same."""
@@ -162,16 +171,21 @@ class Run:
         kept = result.kept
         self.progress.add(kept, result.reward[kept], result.success[kept], objects)
         self.visits.add(self.step, objects, z)
+        self.episodes.add(kept, action.cpu().numpy(), z.cpu().numpy(), result.reward[kept])
         for row in result.first_obs:
             if row in result.dropped:
                 self.dropped_episodes += 1
                 self.progress.forget([row])
+                self.episodes.forget([row])
             else:
                 more = [self.actor.z_information(row)] * self.actor.measure_z
                 success = bool(result.success[row])
                 self.progress.end(row, success, result.criteria[row], more)
+                self.episodes.end(row, self.step, success)
         if result.first_obs:
-            self.replay.begin(encoded[1], torch.tensor(sorted(result.first_obs)))
+            rows_begun = sorted(result.first_obs)
+            self.replay.begin(encoded[1], torch.tensor(rows_begun))
+            self._record_starts(rows_begun)
 
     def _encode_first(self, obs: Mapping[int, np.ndarray]) -> StoredObs:
         """Encode the first observations of new episodes in these environments."""
@@ -246,6 +260,7 @@ class Run:
                 "python": random.getstate(),
             },
             "progress": self.progress.state_dict(),
+            "episodes": self.episodes.state_dict(),
             "wall_s": wall_s,
             **{name: getattr(self, name) for name in COUNTS},
         }
@@ -266,6 +281,8 @@ class Run:
             restore_generator(self.generator, state["generator"])
             restore_generator(self.batch_generator, state["batch_generator"])
             self.progress.load_state_dict(state["progress"])
+            if "episodes" in state:  # not of a run that began before episodes were recorded
+                self.episodes.load_state_dict(state["episodes"])
             for name in COUNTS:
                 setattr(self, name, copy.copy(state[name]))
             self.wall_before = state["wall_s"]
@@ -284,6 +301,8 @@ class Run:
         if rows:
             self.dropped_episodes += len(rows)
             self.progress.forget(rows)
+            self.episodes.forget(rows)
+            self._record_starts(rows)
             first = self._encode_first({row: self.envs.obs[row] for row in rows})
             self.replay.begin(first, torch.tensor(rows))
             line = f"resume: {len(rows)} running episodes could not be saved and were dropped"

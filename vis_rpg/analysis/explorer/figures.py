@@ -6,7 +6,15 @@ from typing import Any
 
 from bokeh.core.types import ID
 from bokeh.embed import json_item
-from bokeh.models import ColumnDataSource, CustomJSTickFormatter, HoverTool, Range1d, TapTool
+from bokeh.models import (
+    BoxSelectTool,
+    ColumnDataSource,
+    CustomJS,
+    CustomJSTickFormatter,
+    HoverTool,
+    Range1d,
+    TapTool,
+)
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
@@ -48,7 +56,9 @@ def curves_figure(curve: dict[str, Any]) -> Any:
 
 
 def map_figure(data: dict[str, Any]) -> Any:
-    """Make the map of explored states: sources map_points, map_cells and map_corners.
+    """Make the map of explored states: sources map_points, map_cells, map_path and map_region.
+
+    A box that is drawn, or a place that is tapped, goes to `brush` of the page's script.
 
     Args:
         data: From `map_data`.
@@ -66,27 +76,41 @@ def map_figure(data: dict[str, Any]) -> Any:
     if data["backdrop"] is not None:
         place = {"x": left, "y": top, "w": right - left, "h": top - bottom}
         plot.image_url(url=[data["backdrop"]], **place)
+    path = _source("map_path", {"x": [], "y": []})
+    plot.line("x", "y", source=path, line_color="black", line_width=2, line_alpha=0.7)
+    here = _source("map_here", {"x": [], "y": []})
+    plot.scatter("x", "y", source=here, size=11, fill_color="white", line_color="black")
+    region = _source("map_region", {name: [] for name in ("left", "right", "bottom", "top")})
+    edge = {"line_color": "#c2410c", "line_width": 2, "line_dash": "dashed"}
+    plot.quad("left", "right", "bottom", "top", source=region, fill_alpha=0.0, **edge)
+    tool = BoxSelectTool(name="map_brush", renderers=[], description="Box: who went there?")
+    plot.add_tools(tool)
+    plot.js_on_event("selectiongeometry", CustomJS(code="brush(cb_obj.geometry)"))
+    plot.js_on_event("tap", CustomJS(code="brushAt(cb_obj.x, cb_obj.y)"))
     tips = [("place", "@x, @y"), ("interaction", "@step{0,0}"), ("z", "@z")]
     plot.add_tools(HoverTool(renderers=[drawn], tooltips=tips))
     return json_item(plot, ID("map"))
 
 
 def z_figure(data: dict[str, Any]) -> Any:
-    """Make the space of z, a dot for each rollout: source z_points; a tap chooses one.
+    """Make the space of z, a dot for each rollout by z: source z_points; a tap chooses one.
+
+    The place of a tap goes to `aimAt` of the page's script.
 
     Args:
         data: From `rollout_data`.
     """
+    rollouts = [own for own in data["rollouts"] if own["began"] is None]
     plot = _figure(data["axes"][0], data["axes"][1])
     columns: dict[str, list[Any]] = {
-        "x": [own["place"][0] for own in data["rollouts"]],
-        "y": [own["place"][1] for own in data["rollouts"]],
-        "z": [own["z"] for own in data["rollouts"]],
-        "colour": [own["colour"] for own in data["rollouts"]],
-        "number": list(range(1, 1 + len(data["rollouts"]))),
-        "total": [own["total"] for own in data["rollouts"]],
-        "success": ["yes" if own["success"] else "no" for own in data["rollouts"]],
-        "marker": ["star" if own["success"] else "circle" for own in data["rollouts"]],
+        "x": [own["place"][0] for own in rollouts],
+        "y": [own["place"][1] for own in rollouts],
+        "z": [own["z"] for own in rollouts],
+        "colour": [own["colour"] for own in rollouts],
+        "number": list(range(1, 1 + len(rollouts))),
+        "total": [own["total"] for own in rollouts],
+        "success": ["yes" if own["success"] else "no" for own in rollouts],
+        "marker": ["star" if own["success"] else "circle" for own in rollouts],
     }
     if len({*columns["x"]}) == len({*columns["y"]}) == 1:  # one place has no range
         plot.x_range, plot.y_range = (
@@ -113,6 +137,7 @@ def z_figure(data: dict[str, Any]) -> Any:
         ("success at the end", "@success"),
     ]
     plot.add_tools(HoverTool(renderers=[drawn], tooltips=tips), TapTool(renderers=[drawn]))
+    plot.js_on_event("tap", CustomJS(code="aimAt(cb_obj.x, cb_obj.y)"))
     return json_item(plot, ID("z"))
 
 

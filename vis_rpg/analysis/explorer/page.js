@@ -117,7 +117,11 @@ function showMap() {
   get("map-seed").parentElement.hidden = map.seeds.length === 1;
   if (map.kind === "none") {
     get("map-colour").value = "step";
-    get("map-colour").options[0].remove();
+    get("map-colour").querySelector("[value=z]").remove();
+  }
+  if (map.no_bonus !== null) {
+    get("map-colour").querySelector("[value=bonus]").remove();
+    get("bonus-note").textContent = `No colour by bonus: ${map.no_bonus}.`;
   }
   const from = get("map-from"), to = get("map-to");
   const seedOf = () => map.seeds[get("map-seed").value];
@@ -131,7 +135,7 @@ function showMap() {
   const draw = oncePerFrame(() => {
     const own = seedOf(), k = +get("map-object").value, last = own.step.at(-1);
     const low = +from.value, high = +to.value;
-    const byStep = get("map-colour").value === "step";
+    const by = get("map-colour").value, shade = shades(by, own);
     const points = { x: [], y: [], step: [], z: [], colour: [] };
     for (let i = 0; i < own.step.length; i++) {
       if (own.step[i] < low || own.step[i] > high) continue;
@@ -139,7 +143,7 @@ function showMap() {
       points.y.push(own.y[k][i]);
       points.step.push(own.step[i]);
       points.z.push(own.z[i]);
-      points.colour.push(byStep ? viridis[Math.min(9, Math.floor((10 * own.step[i]) / last))] : own.palette[own.z_colour[i]]);
+      points.colour.push(by === "z" ? own.palette[own.z_colour[i]] : shade.colour(i));
     }
     source("map_points").data = points;
     const cells = { left: [], right: [], bottom: [], top: [] };
@@ -160,22 +164,102 @@ function showMap() {
     }
     source("map_cells").data = cells;
     get("map-note").textContent = `interactions ${low.toLocaleString("en")} to ${Math.min(high, last).toLocaleString("en")}: ${points.x.length.toLocaleString("en")} places drawn${share}`;
-    showLegend(get("map-legend"), byStep ? null : map.legend, last);
+    showLegend(get("map-legend"), by === "z" ? map.legend : shade);
   });
-  for (const id of ["map-object", "map-colour"]) get(id).addEventListener("change", draw);
-  get("map-seed").addEventListener("change", () => { setRange(); draw(); });
+  get("map-colour").addEventListener("change", draw);
+  get("map-object").addEventListener("change", () => { draw(); brushed.box = null; showBrushed(); drawPath(); });
+  get("map-seed").addEventListener("change", () => { setRange(); draw(); showBrushed(); drawPath(); });
   from.addEventListener("input", () => { if (+from.value > +to.value) to.value = from.value; draw(); });
   to.addEventListener("input", () => { if (+to.value < +from.value) from.value = to.value; draw(); });
+  for (const slider of [from, to]) slider.addEventListener("change", showBrushed);
+  if (!data.rollouts.missing) {
+    get("map-seed").value = map.seeds.findIndex((own) => own.seed === data.rollouts.seed);
+    source("map_brush").active = matchMedia("(pointer: fine)").matches; // else a finger scrolls
+  }
+  get("region-clear").addEventListener("click", () => { brushed.box = null; showBrushed(); });
   setRange();
   draw();
+  showBrushed();
 }
 
-function showLegend(node, legend, last) {
+// Who went there ----------------------------------------------------------------------------------
+
+const brushed = { box: null };
+
+/** A box was drawn on the map. */
+function brush({ x0, x1, y0, y1 }) {
+  brushed.box = { left: Math.min(x0, x1), right: Math.max(x0, x1), bottom: Math.min(y0, y1), top: Math.max(y0, y1) };
+  showBrushed();
+}
+
+/** A place on the map was tapped: a box about it. */
+function brushAt(x, y) {
+  const { low, high } = data.map, reach = 0.03 * Math.max(high[0] - low[0], high[1] - low[1]);
+  brush({ x0: x - reach, x1: x + reach, y0: y - reach, y1: y + reach });
+}
+
+/** Whether the map shows the seed that plays. */
+function ofPlayer() {
+  return data.map.seeds[get("map-seed").value].seed === data.rollouts.seed;
+}
+
+/** List the rollouts, and the episodes of the interactions chosen, that went into the box. */
+function showBrushed() {
+  const box = brushed.box, list = get("region-list"), told = data.rollouts;
+  const region = source("map_region");
+  region.data = Object.fromEntries(["left", "right", "bottom", "top"].map((side) => [side, box ? [box[side]] : []]));
+  list.replaceChildren();
+  get("region-clear").hidden = !box;
+  if (told.missing) return;
+  if (!ofPlayer()) {
+    get("region-note").textContent = `Seed ${told.seed} plays below: choose it to see who went where.`;
+    return;
+  }
+  if (!box) {
+    get("region-note").textContent = "Draw a box, or tap a place: what went there is listed here, and plays.";
+    return;
+  }
+  const low = +get("map-from").value, high = +get("map-to").value, k = +get("map-object").value;
+  const found = told.rollouts.map((own, index) => {
+    if (own.began !== null && (own.began < low || own.began > high)) return [index, -1];
+    const [x, y] = own.path[k];
+    return [index, x.findIndex((_, t) => x[t] >= box.left && x[t] <= box.right && y[t] >= box.bottom && y[t] <= box.top)];
+  }).filter(([, step]) => step >= 0);
+  for (const [index, step] of found) {
+    const button = add(add(list, "li"), "button", `${nameOf(index)}: there at step ${step}`);
+    button.type = "button";
+    button.addEventListener("click", () => { choose(index); play(true); get("player").scrollIntoView({ block: "nearest" }); });
+  }
+  const training = found.filter(([index]) => told.rollouts[index].began !== null).length;
+  get("region-note").textContent = `${training} recorded episodes of training and ${found.length - training} rollouts went there.`;
+}
+
+/** Draw on the map the way that plays, up to the step that is shown. */
+function drawPath() {
+  if (data.map.missing || data.rollouts.missing) return;
+  const own = data.rollouts.rollouts[player.index], [x, y] = own.path[+get("map-object").value];
+  const shown = ofPlayer() ? player.step + 1 : 0;
+  source("map_path").data = { x: x.slice(0, shown), y: y.slice(0, shown) };
+  source("map_here").data = shown ? { x: [x[player.step]], y: [y[player.step]] } : { x: [], y: [] };
+}
+
+/** The shades of a seed's visits by interaction or bonus; a few extreme bonuses share the last ones. */
+function shades(by, own) {
+  const values = own[by === "step" ? "step" : "bonus"] || [0];
+  const sorted = by === "step" ? [0, values.at(-1)] : [...values].sort((a, b) => a - b);
+  const spare = Math.floor(0.02 * sorted.length), low = sorted[spare], high = sorted.at(-1 - spare);
+  return {
+    bounds: [`${by === "step" ? "interaction" : "bonus"} ${short(low)}`, short(high)],
+    colour: (i) => viridis[Math.max(0, Math.min(9, Math.floor((10 * (values[i] - low)) / (high - low || 1))))],
+  };
+}
+
+function showLegend(node, legend) {
   node.replaceChildren();
-  if (legend === null) {
-    add(node, "span", "interaction 0");
+  if (legend.bounds) {
+    add(node, "span", legend.bounds[0]);
     add(node, "span", "", "bar").style.background = `linear-gradient(90deg, ${viridis.join(", ")})`;
-    add(node, "span", last.toLocaleString("en"));
+    add(node, "span", legend.bounds[1]);
     return;
   }
   if (legend.labels.length) add(node, "span", legend.title);
@@ -201,9 +285,14 @@ function showRollouts() {
   get("screens").hidden = told.no_pictures !== null;
   get("slots-figure").hidden = !told.rollouts[0].slots.length;
   showLegend(get("z-legend"), told.legend);
-  fillSelect(get("rollout"), told.rollouts.map((own, k) => [
-    k, `${k + 1}: ${own.z.startsWith("(") ? "z " : ""}${own.z}, return ${short(own.total)}${own.success ? ", success" : ""}`,
-  ]));
+  const groups = [["Rollouts by z", (own) => own.began === null], ["Episodes of training", (own) => own.began !== null]];
+  for (const [label, belongs] of groups) {
+    const entries = told.rollouts.map((own, k) => [k, own]).filter(([, own]) => belongs(own));
+    if (!entries.length) continue;
+    const group = add(get("rollout"), "optgroup");
+    group.label = label;
+    fillSelect(group, entries.map(([k]) => [k, nameOf(k)]));
+  }
   get("rollout").addEventListener("change", () => choose(+get("rollout").value));
   const points = source("z_points");
   points.selected.properties.indices.change.connect(() => {
@@ -214,6 +303,14 @@ function showRollouts() {
   get("play").addEventListener("click", () => play(!player.playing));
   document.addEventListener("keydown", onKey);
   choose(0);
+}
+
+/** Say which rollout or episode this is. */
+function nameOf(index) {
+  const own = data.rollouts.rollouts[index];
+  const random = own.began !== null && own.began < data.rollouts.random_until ? ", random actions" : "";
+  const which = own.began === null ? `${index + 1}` : `at ${own.began.toLocaleString("en")}${random}`;
+  return `${which}: ${own.z.startsWith("(") ? "z " : ""}${own.z}, return ${short(own.total)}${own.success ? ", success" : ""}`;
 }
 
 function onKey(event) {
@@ -238,7 +335,8 @@ function choose(index) {
   const own = data.rollouts.rollouts[index];
   get("rollout").value = index;
   const points = source("z_points");
-  if (points.selected.indices[0] !== index) points.selected.indices = [index];
+  const dot = index < points.data.z.length ? [index] : [];
+  if (points.selected.indices[0] !== dot[0]) points.selected.indices = dot;
   get("step").max = own.length;
   drawStrips(own);
   goTo(0);
@@ -281,6 +379,7 @@ function goTo(step) {
     strip.querySelector("b").textContent = step < values.length ? short(values[step]) : "-";
     strip.querySelector(".cursor").style.left = `${(100 * step) / own.length}%`;
   }
+  drawPath();
 }
 
 /** Draw a picture on a canvas, once it is decoded, unless another one was asked for meanwhile. */
@@ -305,7 +404,8 @@ function drawPicture(canvas, address) {
 function drawStrips(own) {
   get("strips").replaceChildren();
   for (const [name, values] of Object.entries(own.series)) {
-    const every = data.rollouts.rollouts.flatMap((other) => other.series[name]);
+    const alike = data.rollouts.rollouts.filter((other) => (other.began === null) === (own.began === null));
+    const every = alike.flatMap((other) => other.series[name]);
     let low = every[0], high = every[0];
     for (const value of every) { low = Math.min(low, value); high = Math.max(high, value); }
     const strip = add(get("strips"), "div", undefined, "strip");
@@ -335,6 +435,56 @@ function drawStrips(own) {
   }
 }
 
+// A served page -----------------------------------------------------------------------------------
+
+/** Choose the place of the next live rollout's z. */
+function aimAt(u, v) {
+  get("live-u").value = u.toFixed(2);
+  get("live-v").value = v.toFixed(2);
+}
+
+function showLive() {
+  if (!data.live) return;
+  get("follow-label").hidden = false;
+  setInterval(followRun, 3000);
+  if (data.rollouts.missing) return;
+  get("live").hidden = false;
+  const { choice } = data.live;
+  for (const id of ["live-u", "live-v"]) get(id).parentElement.hidden = choice !== "place";
+  get("live-category").parentElement.hidden = choice !== "category";
+  get("live-roll").addEventListener("click", rollOut);
+}
+
+/** Load the page anew once the run has another checkpoint, but not under a film. */
+async function followRun() {
+  const answer = await fetch("version").catch(() => null);
+  get("follow-label").classList.toggle("note", !answer);
+  if (!answer || !get("follow").checked || player.playing) return;
+  if ((await answer.text()) !== data.live.version) location.reload();
+}
+
+/** Roll out the z that is chosen, add it to the others, and play it. */
+async function rollOut() {
+  const button = get("live-roll"), note = get("live-note");
+  button.disabled = true;
+  note.textContent = "rolling out ...";
+  const wanted = new URLSearchParams(["u", "v", "category", "start"].map((name) => [name, get(`live-${name}`).value]));
+  const answer = await fetch(`rollout?${wanted}`).catch(() => null);
+  const own = answer ? await answer.json() : { error: "the server has ended" };
+  button.disabled = false;
+  note.textContent = own.error || "";
+  if (own.error) return;
+  const index = data.rollouts.rollouts.push(own) - 1;
+  let group = get("live-group");
+  if (!group) {
+    group = add(get("rollout"), "optgroup");
+    Object.assign(group, { id: "live-group", label: "Live rollouts" });
+  }
+  fillSelect(group, [[index, nameOf(index)]]);
+  choose(index);
+  play(true);
+}
+
 // Settings ----------------------------------------------------------------------------------------
 
 function showConfig() {
@@ -359,6 +509,7 @@ async function main() {
   showCurves();
   showMap();
   showRollouts();
+  showLive();
   document.body.dataset.ready = "yes";
 }
 

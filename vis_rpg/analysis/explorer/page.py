@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import numpy as np
 import torch
 
 from vis_rpg.analysis.explored_states import Visits, read_visits
-from vis_rpg.analysis.explorer.rollouts import COUNT, Rollouts, record, rollout_data
+from vis_rpg.analysis.explorer.bonus import visit_bonus
+from vis_rpg.analysis.explorer.live import Stage
+from vis_rpg.analysis.explorer.rollouts import COUNT, Rollouts, record, replay, rollout_data
 from vis_rpg.analysis.explorer.seeds import (
     Seed,
     config_table,
@@ -26,6 +30,8 @@ from vis_rpg.analysis.publish import CURVES, median_run
 from vis_rpg.config import ExploreConfig
 from vis_rpg.envs.make import make_env, task_of
 from vis_rpg.errors import UserError, require
+from vis_rpg.training import checkpoint
+from vis_rpg.training.episodes import recorded_episodes
 from vis_rpg.training.load import load, load_whole_config
 from vis_rpg.training.logger import without_nan
 from vis_rpg.training.published import (
@@ -42,21 +48,21 @@ MOST_BYTES = 20_000_000
 
 
 def main(config: ExploreConfig) -> None:
-    """Write the page of a run or of a published agent."""
+    """Write the page of a run or of a published agent, or serve it."""
     try:
-        from vis_rpg.analysis.explorer import figures
+        importlib.import_module("vis_rpg.analysis.explorer.figures")
     except ImportError:
         raise UserError(
             "vis-rpg explore needs the package bokeh: pip install 'vis-rpg[explore]'"
         ) from None
     torch.set_num_threads(1)
-    data = collect(locate(config.run), config.run, config.seed)
-    drawn = [
-        *([figures.curves_figure(next(iter(data["curves"].values())))] if data["curves"] else []),
-        *([] if "missing" in data["map"] else [figures.map_figure(data["map"])]),
-        *([] if "missing" in data["rollouts"] else [figures.z_figure(data["rollouts"])]),
-    ]
-    page = fill(data | {"figures": drawn}, figures.bokeh_js())
+    run = locate(config.run)
+    if config.serve:
+        from vis_rpg.analysis.explorer.server import serve
+
+        return serve(run, config.run, config.seed)
+    data, _ = collect(run, config.run, config.seed)
+    page = make_page(data)
     require(
         len(page) <= MOST_BYTES,
         f"run={config.run}: its page would have {len(page) / 1e6:.1f} MB, more than "
@@ -68,8 +74,22 @@ def main(config: ExploreConfig) -> None:
     print(f"page of {len(page) / 1e6:.1f} MB: {path}")
 
 
-def collect(run: Path, name: str, seed: int) -> dict[str, Any]:
-    """Collect what the page shows, but for its figures; what a run lacks is said in its place.
+def make_page(data: dict[str, Any]) -> bytes:
+    """Return the page of what was collected, its figures drawn."""
+    from vis_rpg.analysis.explorer import figures
+
+    drawn = [
+        *([figures.curves_figure(next(iter(data["curves"].values())))] if data["curves"] else []),
+        *([] if "missing" in data["map"] else [figures.map_figure(data["map"])]),
+        *([] if "missing" in data["rollouts"] else [figures.z_figure(data["rollouts"])]),
+    ]
+    return fill(data | {"figures": drawn}, figures.bokeh_js())
+
+
+def collect(run: Path, name: str, seed: int) -> tuple[dict[str, Any], Stage | None]:
+    """Collect what the page shows, but for its figures, and the agent that rolls out.
+
+    What a run lacks is said in its place; without rollouts there is no agent.
 
     Args:
         run: The folder of a run, of several seeds, or of a published agent.
@@ -82,13 +102,17 @@ def collect(run: Path, name: str, seed: int) -> dict[str, Any]:
     seeds = read_seeds(run)
     acting = acting_seed(seeds, run)
     views: dict[Path | None, ZView] = {}
-    return {
+    stages: list[Stage] = []
+    rollouts = partial(_rollouts, seeds, acting, run, seed, views, stages)
+    data = {
         "header": header(seeds, name if ":" in name else Path(name).name),
         "curves": curves(seeds),
         "map": _or_why("no map of explored states", lambda: _map(seeds, run, views)),
-        "rollouts": _or_why("no rollouts", lambda: _rollouts(seeds, acting, run, seed, views)),
+        "rollouts": _or_why("no rollouts", rollouts),
         "config": config_table(seeds),
+        "live": None,
     }
+    return data, stages[0] if stages else None
 
 
 def acting_seed(seeds: Sequence[Seed], run: Path) -> Seed:
@@ -119,29 +143,70 @@ def _map(seeds: list[Seed], run: Path, views: dict[Path | None, ZView]) -> dict[
     config = load_whole_config(seeds[0].folder or run)
     env = make_env(config.task, "state")
     task = task_of(env)
-    env.close()
     require(bool(task.object_names), f"{run}: task={config.task.name} names no objects of interest")
     for seed, (_, own) in zip(seeds, visits, strict=True):
         views[seed.folder] = plane_of_places(config.agent.latent.kind, own, task)
-    return map_data(visits, task, list(views.values()))
+
+    def bonus(folder: Path, positions: np.ndarray) -> np.ndarray:
+        return visit_bonus(load(folder)[0].agent, env, positions)
+
+    bonuses = [partial(bonus, seed.folder) for seed in seeds if seed.folder is not None]
+    data = map_data(visits, task, list(views.values()), bonuses)
+    env.close()
+    return data
 
 
 def _rollouts(
-    seeds: list[Seed], acting: Seed, run: Path, seed: int, views: dict[Path | None, ZView]
+    seeds: list[Seed],
+    acting: Seed,
+    run: Path,
+    seed: int,
+    views: dict[Path | None, ZView],
+    stages: list[Stage],
 ) -> dict[str, Any]:
-    """Roll out the agent of one seed, and return what the player shows."""
+    """Roll out the agent of one seed, replay its training, and return what the player shows.
+
+    The agent is put into `stages`.
+    """
     folder = acting.folder or run
     actor, env = load(folder, seed=seed)
     recorded = record(actor, env, seed, COUNT)
+    note = _note(seeds, acting, interactions(folder), recorded)
     z = np.stack([rollout.z for rollout in recorded.rollouts])
     view = views.get(acting.folder) or plane_of_spread(acting.settings["agent.latent.kind"], z)
-    return rollout_data(recorded, view) | {
-        "note": _note(seeds, acting, interactions(folder), recorded)
+    if acting.folder is None:
+        training = "A published agent has no recorded episodes of training."
+    else:
+        episodes = recorded_episodes(checkpoint.load(checkpoint.latest(folder)))
+        replayed, lost = replay(actor, env, episodes)
+        recorded.rollouts += replayed
+        training = _training_note(len(replayed), lost)
+    stages.append(Stage(actor, env, view, seed))
+    return rollout_data(recorded, view, task_of(env)) | {
+        "note": f"{note} {training}",
+        "seed": acting.number,
+        "random_until": acting.settings["agent.seed_steps"],
     }
 
 
+def _training_note(replayed: int, lost: int) -> str:
+    """Say what there is of training."""
+    if not replayed + lost:
+        return (
+            "This run has no recorded episodes of training yet (logger.episodes, which needs an "
+            "environment whose state can be saved)."
+        )
+    told = (
+        f"Below them are {replayed} episodes of its training, played again; bonus, Q and "
+        "log p(z|s,a) are what the agent makes of them now."
+    )
+    if lost:
+        told += f" {lost} more do not come to the recorded rewards on this machine."
+    return told
+
+
 def _note(seeds: list[Seed], acting: Seed, step: int, recorded: Rollouts) -> str:
-    """Say what the rollouts are, and what is missing of them."""
+    """Say what the rollouts by z are, and what is missing of them."""
     first = recorded.rollouts[0]
     if not first.z.size:
         latent = "starts without z"

@@ -1,4 +1,4 @@
-"""Rollouts by z: pictures and slots of each step, and what the agent's parts make of it."""
+"""Rollouts by z, and episodes of training: pictures and slots of each step, and their worth."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ from vis_rpg.analysis.evaluation import episode_seed, play
 from vis_rpg.analysis.explorer.seeds import rounded
 from vis_rpg.analysis.explorer.states import ZView, in_words
 from vis_rpg.analysis.video import MOST_FRAMES, SlotOverlay, frames_per_second, render
-from vis_rpg.envs.make import task_of
+from vis_rpg.envs.make import object_positions, task_of
+from vis_rpg.envs.tasks.task import Task
 from vis_rpg.errors import UserError
+from vis_rpg.training.episodes import RecordedEpisode, Replay
 
 COUNT = 16
 """Values of z."""
+CLOSE = 1e-3
+"""Difference of a reward from the recorded one that still counts as the same."""
 QUALITY = 70
 """Of pictures, as WebP counts it."""
 MOST_BYTES = 11_000_000
@@ -70,6 +74,7 @@ class Film(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         # Every frame, kept or not: slots carry over from frame to frame.
         slots = self.overlay.paint(obs) if self.overlay else None
         reel.success.append(bool(info["success"]))
+        reel.positions.append(object_positions(info))
         if self.no_pictures is None and (len(reel.rewards) % self.every == 0 or last):
             try:
                 reel.pictures.append(_webp(render(self.env)))
@@ -89,6 +94,8 @@ class Reel:
     """(T,)."""
     success: list[bool] = field(default_factory=list)
     """(T + 1,)."""
+    positions: list[np.ndarray] = field(default_factory=list)
+    """(T + 1) of (N, 2 or 3), of the objects of interest, world units."""
     steps: list[int] = field(default_factory=list)
     """Of the observations that have a picture."""
     pictures: list[bytes] = field(default_factory=list)
@@ -105,6 +112,8 @@ class Rollout:
     reel: Reel
     series: dict[str, list[float]]
     """By name, (T,): of the observation and action of each step."""
+    began: int | None = None
+    """Interactions of the run at the start of an episode of training; None for a rollout by z."""
 
 
 @dataclass
@@ -112,6 +121,7 @@ class Rollouts:
     """All of them."""
 
     rollouts: list[Rollout]
+    """Those by z first."""
     no_pictures: str | None
     fps: int
 
@@ -137,17 +147,65 @@ def record(actor: Actor, env: gymnasium.Env, seed: int, count: int) -> Rollouts:
     rollouts = []
     for index, given in enumerate(tqdm(values, desc="rolling out", unit="episode")):
         start = episode_seed(seed, 0 if agent.space.dim else index)
-        if can_judge(agent):
-            episode = record_episode(actor, film, start, explore=False, z=given)
-            z, judged = episode.z, judge(agent, episode)
-        else:
-            for step, _ in enumerate(play(actor, film, start, given)):
-                if step == 1:
-                    z = actor.z[0].clone()
-            judged = {}
-        series = {"reward": film.reel.rewards, **judged}
-        rollouts.append(Rollout(z.cpu().numpy(), film.reel, series))
+        rollouts.append(roll_out(actor, film, start, given))
     return Rollouts(rollouts, film.no_pictures, frames_per_second(env))
+
+
+def roll_out(actor: Actor, film: Film, start: int, given: torch.Tensor | None) -> Rollout:
+    """Play an episode by mean actions.
+
+    Args:
+        actor: Of one environment.
+        film: The environment.
+        start: Determines the start.
+        given: (Z,); None draws z from π(z|s₁).
+    """
+    agent = actor.agent
+    if can_judge(agent):
+        episode = record_episode(actor, film, start, explore=False, z=given)
+        z, judged = episode.z, judge(agent, episode)
+    else:
+        for step, _ in enumerate(play(actor, film, start, given)):
+            if step == 1:
+                z = actor.z[0].clone()
+        judged = {}
+    return Rollout(z.cpu().numpy(), film.reel, {"reward": film.reel.rewards, **judged})
+
+
+def replay(
+    actor: Actor, env: gymnasium.Env, episodes: Sequence[RecordedEpisode]
+) -> tuple[list[Rollout], int]:
+    """Play episodes of training again, for what the agent of now makes of them.
+
+    Args:
+        actor: Of one environment.
+        env: The environment.
+        episodes: Of the agent's run.
+
+    Returns:
+        Those that are paid as they were when they were recorded, and how many are not: the
+        simulator computes otherwise here.
+    """
+    agent, rollouts = actor.agent, []
+    for episode in tqdm(episodes, desc="replaying", unit="episode"):
+        film = Film(Replay(env, episode), agent)
+        judged = {}
+        if can_judge(agent):
+            z, actions = (
+                torch.as_tensor(own, device=actor.device) for own in (episode.z[0], episode.action)
+            )
+            judged = judge(agent, record_episode(actor, film, 0, z=z, actions=actions))
+        else:
+            film.reset(seed=0)
+            for action in episode.action:
+                film.step(action)
+        rewards = np.array(film.reel.rewards)
+        if rewards.shape == episode.reward.shape and np.allclose(
+            rewards, episode.reward, rtol=CLOSE, atol=CLOSE
+        ):
+            series = {"reward": film.reel.rewards, **judged}
+            rollouts.append(Rollout(episode.z[0], film.reel, series, episode.began))
+    return rollouts, len(episodes) - len(rollouts)
 
 
 def can_judge(agent: Agent) -> bool:
@@ -178,8 +236,14 @@ def thin(reels: Sequence[Reel], most: int = MOST_BYTES) -> None:
             reel.slots = [reel.slots[i] for i in kept] if reel.slots else []
 
 
-def rollout_data(recorded: Rollouts, view: ZView) -> dict[str, Any]:
-    """Return what the player shows."""
+def rollout_data(recorded: Rollouts, view: ZView, task: Task) -> dict[str, Any]:
+    """Return what the player shows.
+
+    Args:
+        recorded: The rollouts.
+        view: Of z.
+        task: Theirs.
+    """
     rollouts = recorded.rollouts
     thin([rollout.reel for rollout in rollouts])
     z = np.stack([rollout.z for rollout in rollouts])
@@ -198,6 +262,7 @@ def rollout_data(recorded: Rollouts, view: ZView) -> dict[str, Any]:
         "no_pictures": recorded.no_pictures,
         "rollouts": [
             {
+                "began": rollout.began,
                 "z": words,
                 "colour": colour,
                 "place": rounded(place, 4),
@@ -205,6 +270,7 @@ def rollout_data(recorded: Rollouts, view: ZView) -> dict[str, Any]:
                 "success": rollout.reel.success[-1],
                 "succeeds": rollout.reel.success,
                 "length": len(rollout.reel.rewards),
+                "path": path(rollout.reel, task),
                 "series": {name: rounded(own) for name, own in rollout.series.items()},
                 "steps": rollout.reel.steps,
                 "pictures": [_address(own) for own in rollout.reel.pictures],
@@ -213,6 +279,12 @@ def rollout_data(recorded: Rollouts, view: ZView) -> dict[str, Any]:
             for rollout, words, colour, total, place in described
         ],
     }
+
+
+def path(reel: Reel, task: Task) -> list[list[list[float]]]:
+    """Return x and y, each (T + 1,), in the task's plane, for each object of interest."""
+    places = np.stack(reel.positions)[..., list(task.plane)]  # (T + 1, N, 2)
+    return [[rounded(own[:, 0], 4), rounded(own[:, 1], 4)] for own in places.transpose(1, 0, 2)]
 
 
 def _webp(picture: np.ndarray) -> bytes:

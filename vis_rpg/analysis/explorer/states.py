@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from vis_rpg.analysis.explored_states import (
 )
 from vis_rpg.analysis.explorer.seeds import rounded
 from vis_rpg.envs.tasks.task import Coverage, Task
+from vis_rpg.errors import UserError
 
 MOST_POINTS = 8000
 """Visits of one seed that are drawn, at most."""
@@ -49,6 +50,12 @@ class ZView:
     def places(self, z: np.ndarray) -> np.ndarray:
         """Return (V, 2) for z (V, Z)."""
         return z_plane(z, self.coefficients)
+
+    def z_at(self, place: np.ndarray, dim: int) -> np.ndarray:
+        """Return the z (Z,) of width `dim` at a place (2,), 0 in all directions but the plane's."""
+        directions = self.places(np.eye(dim))  # (Z, 2), orthonormal
+        z: np.ndarray = directions @ place
+        return z
 
     def colours(self, z: np.ndarray) -> list[str]:
         """Return (V,) colours for z (V, Z)."""
@@ -92,7 +99,7 @@ def seed_map(visits: Visits, task: Task, view: ZView, most: int) -> dict[str, An
     Returns:
         `step`, `z` (its two coordinates in words) and `z_colour`, each (P,); `x` and `y`, (N, P);
         `first`, for each object the interaction of the first visit of each cell, NEVER for none;
-        None where the task declares no grid.
+        None where the task declares no grid; `rows` of the record, (P,).
     """
     rng = np.random.default_rng(0)
     rows = np.sort(rng.permutation(len(visits.step))[:most])
@@ -100,6 +107,7 @@ def seed_map(visits: Visits, task: Task, view: ZView, most: int) -> dict[str, An
     z = visits.z[rows]
     palette, colour = np.unique(view.colours(z), return_inverse=True)
     return {
+        "rows": rows.tolist(),
         "step": visits.step[rows].tolist(),
         "x": [rounded(own, 4) for own in places[rows, :, 0].T],
         "y": [rounded(own, 4) for own in places[rows, :, 1].T],
@@ -139,7 +147,10 @@ def first_visits(step: np.ndarray, places: np.ndarray, grid: Coverage) -> np.nda
 
 
 def map_data(
-    seeds: Sequence[tuple[int, Visits]], task: Task, views: Sequence[ZView]
+    seeds: Sequence[tuple[int, Visits]],
+    task: Task,
+    views: Sequence[ZView],
+    bonuses: Sequence[Callable[[np.ndarray], np.ndarray]],
 ) -> dict[str, Any]:
     """Return what the map shows.
 
@@ -147,12 +158,25 @@ def map_data(
         seeds: Number and record of each.
         task: Theirs.
         views: Of their z.
+        bonuses: Of each seed the bonus (P,) of positions (P, N, 2 or 3); a UserError that it
+            raises says why there is none.
     """
     every = np.concatenate([visits.positions for _, visits in seeds])[..., list(task.plane)]
     low, high = map_limits(every.reshape(-1, 2), task)
     grid = task.coverage
     most = min(MOST_POINTS, MOST_IN_ALL // len(seeds))
     dim = seeds[0][1].z.shape[1]
+    maps: list[dict[str, Any]] = [
+        {"seed": number, **seed_map(visits, task, view, most)}
+        for (number, visits), view in zip(seeds, views, strict=True)
+    ]
+    no_bonus = None
+    for own, (_, visits), bonus in zip(maps, seeds, bonuses, strict=True):
+        rows = own.pop("rows")
+        try:
+            own["bonus"] = rounded(bonus(visits.positions[rows]), 3)
+        except UserError as error:
+            no_bonus = str(error)
     return {
         "objects": list(task.object_names),
         "low": rounded(low),
@@ -162,10 +186,8 @@ def map_data(
         "backdrop": backdrop(task, low, high),
         "kind": views[0].kind,
         "legend": views[0].legend(dim),
-        "seeds": [
-            {"seed": number, **seed_map(visits, task, view, most)}
-            for (number, visits), view in zip(seeds, views, strict=True)
-        ],
+        "no_bonus": no_bonus,
+        "seeds": maps,
     }
 
 

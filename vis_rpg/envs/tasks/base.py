@@ -193,10 +193,15 @@ class BaseTask(gymnasium.Env[np.ndarray, np.ndarray]):
         state = {"steps": self._steps, "rng": self.np_random.bit_generator.state, **self._save()}
         return state | {"frames": self._stack.frames.copy()} if self._stack else state
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from `get_state`, in this or another instance of the same environment."""
+    def set_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Continue from `get_state`, in this or another instance of the same environment.
+
+        Returns:
+            info, as `reset` does.
+        """
         self._steps = int(state["steps"])
         self.np_random.bit_generator.state = state["rng"]
         if self._stack:
             self._stack.frames = np.array(state["frames"], np.uint8)
         self._load(state)
+        return self._info()

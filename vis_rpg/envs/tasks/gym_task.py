@@ -182,7 +182,7 @@ class GymTask(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
             f"the state of {self.spec.id if self.spec else 'this environment'} cannot be saved"
         )
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: dict[str, Any]) -> dict[str, Any]:
         """Not supported: raises NotImplementedError."""
         raise NotImplementedError(
             f"the state of {self.spec.id if self.spec else 'this environment'} cannot be restored"

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -25,6 +25,7 @@ from vis_rpg.envs.make import make_env, task_of
 from vis_rpg.envs.rendering.batch import BatchRenderer, RenderSlice, make_warp_renderer
 from vis_rpg.envs.tasks.base import frames_space
 from vis_rpg.envs.vector.sync import (
+    EnvStates,
     Observations,
     StepResult,
     VectorEnv,
@@ -258,15 +259,18 @@ class SubprocVectorEnv(VectorEnv):
                 firsts |= self._revive(worker, str(death))
         return firsts
 
-    def _save(self) -> list[dict[str, Any] | None]:
-        states: list[dict[str, Any] | None] = [None] * len(self)
+    def _save(self, rows: Sequence[int]) -> EnvStates:
+        states: EnvStates = dict.fromkeys(rows)
         if self._failed:  # the others have gone on: nothing is as it was before the step
             return states
+        asked = []
         for worker in self.workers:
-            worker.send("save")
-        for worker in self.workers:
+            if mine := [row for row in worker.job.rows if row in states]:
+                worker.send("save", mine)
+                asked.append(worker)
+        for worker in asked:
             try:
-                states[worker.job.rows.start : worker.job.rows.stop] = worker.answer()
+                states |= worker.answer()
             except _Died:  # the next step finds it dead and restarts it
                 worker.close()
         return states
@@ -386,12 +390,12 @@ def _do(
 ) -> Any:
     start = min(envs)  # a slice counts from 0
     if command == "save":
-        states = [saved_state(env) for env in envs.values()]
+        states = {row: saved_state(envs[row]) for row in what[0]}
         if render_slice:
-            states = [
-                state and state | {"frames": render_slice.stack(index)}
-                for index, state in enumerate(states)
-            ]
+            states = {
+                row: state and state | {"frames": render_slice.stack(row - start)}
+                for row, state in states.items()
+            }
         return states
     if command == "restore":
         for row, state in what[0].items():

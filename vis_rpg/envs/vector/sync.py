@@ -26,6 +26,9 @@ Observations = dict[int, np.ndarray]
 """First observations (...) of episodes that have begun, by the environment's index."""
 
 
+EnvStates = dict[int, dict[str, Any] | None]
+"""What environments' own `get_state` returned, by index; None where it cannot be saved."""
+
 EnvStep = tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]
 """What an environment's `step` returns."""
 
@@ -133,8 +136,8 @@ class VectorEnv(ABC):
         """
 
     @abstractmethod
-    def _save(self) -> list[dict[str, Any] | None]:
-        """The state of each environment, None where it cannot be saved."""
+    def _save(self, rows: Sequence[int]) -> EnvStates:
+        """The states of these environments."""
 
     @abstractmethod
     def _restore(self, states: Mapping[int, dict[str, Any]]) -> Observations:
@@ -219,16 +222,21 @@ class VectorEnv(ABC):
 
     def get_state(self) -> list[EnvState]:
         """Save every environment: NumPy arrays and JSON values."""
-        saved = self._save()
-        if self._slice:  # as it is where environments stack their own frames
-            saved = [
-                None if state is None else state | {"frames": obs}
-                for state, obs in zip(saved, self.obs, strict=True)
-            ]
+        saved = self.env_states(range(len(self)))
         return [
-            {"env": env, "episodes": episodes, "obs": obs.copy()}
-            for env, episodes, obs in zip(saved, self._episodes, self.obs, strict=True)
+            {"env": saved[index], "episodes": episodes, "obs": obs.copy()}
+            for index, (episodes, obs) in enumerate(zip(self._episodes, self.obs, strict=True))
         ]
+
+    def env_states(self, rows: Sequence[int]) -> EnvStates:
+        """Save these environments, each for the `set_state` of a lone one of the same task."""
+        saved = self._save(rows)
+        if self._slice:  # as it is where environments stack their own frames
+            saved = {
+                row: state and state | {"frames": self.obs[row].copy()}
+                for row, state in saved.items()
+            }
+        return saved
 
     def set_state(self, states: list[EnvState]) -> list[int]:
         """Continue from `get_state`; `obs` then holds what the next actions answer to.
@@ -361,8 +369,8 @@ class SyncVectorEnv(VectorEnv):
         except Exception as error:  # whatever an environment raises ends the run, with its name
             self._stop(index, "at reset", error)
 
-    def _save(self) -> list[dict[str, Any] | None]:
-        return [saved_state(env) for env in self.envs]
+    def _save(self, rows: Sequence[int]) -> EnvStates:
+        return {row: saved_state(self.envs[row]) for row in rows}
 
     def _restore(self, states: Mapping[int, dict[str, Any]]) -> Observations:
         for index, state in states.items():
