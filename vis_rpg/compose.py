@@ -108,6 +108,31 @@ def parse_override(word: str) -> Override:
         raise UserError(f"{word}: not a setting that can be read; {hint}") from error
 
 
+def split_launcher(overrides: Sequence[str], multirun: bool) -> tuple[list[str], list[str]]:
+    """Split overrides into settings and Hydra's own, which say where the jobs of a sweep run.
+
+    Called within `config_files`.
+
+    Raises:
+        UserError: It is not a sweep, or the setting of Hydra's has no effect here.
+    """
+    settings: list[str] = []
+    launcher: list[str] = []
+    for override in map(parse_override, overrides):
+        line, key = str(override.input_line), override.get_key_element().lstrip("+~")
+        if not override.is_hydra_override():
+            settings.append(line)
+            continue
+        require(
+            key in ("hydra/launcher", "hydra.sweep.dir") or key.startswith("hydra.launcher."),
+            f"{line}: this setting of Hydra's has no effect here; hydra/launcher, "
+            "hydra.launcher.* and hydra.sweep.dir have",
+        )
+        require(multirun, f"{line}: launchers run the jobs of a sweep; add --multirun")
+        launcher.append(line)
+    return settings, launcher
+
+
 def sweep(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
     """Return the overrides of each job: one, or every combination of the values of a sweep.
 
@@ -116,10 +141,6 @@ def sweep(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
     values = []
     for override in map(parse_override, overrides):
         key = override.get_key_element()
-        require(
-            not override.is_hydra_override(),
-            f"{override.input_line}: Hydra's own settings have no effect here",
-        )
         require(
             multirun or not override.is_sweep_override(),
             f"{override.input_line}: several values; write {key}=[...] for a list, or add "
