@@ -78,6 +78,7 @@ COMMANDS = {
         "vis_rpg.analysis.reproduce",
         "run a figure or table of the paper: curves, picture and table by one command",
     ),
+    "tune": ("tune", "vis_rpg.sweeps.tune", "search settings by Ray Tune and ASHA"),
     "benchmark": ("benchmark", "vis_rpg.benchmarks.report", "measure speed"),
     "dreamer": ("dreamer", "vis_rpg.benchmarks.dreamer", "train SheepRL's Dreamers on a task"),
     "ablate-discovery": (

@@ -11,6 +11,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,9 +67,12 @@ def config_files(folder: Path) -> Iterator[None]:
 
 def compose_unchecked(overrides: Sequence[str], config_name: str) -> DictConfig:
     """Compose within `config_files`; raises `UserError` for what does not exist."""
+    schema = SCHEMAS.get(config_name)
+    overrides, rest = _split_rest(overrides, schema)
     parsed = [parse_override(word) for word in overrides]
-    own = getattr(SCHEMAS.get(config_name), "NOT_GROUPS", ())
+    own = getattr(schema, "NOT_GROUPS", ())
     settings = {each.key_or_group: each.value() for each in parsed if each.key_or_group in own}
+    settings |= rest
     others = [
         word for word, each in zip(overrides, parsed, strict=True) if each.key_or_group not in own
     ]
@@ -79,6 +83,23 @@ def compose_unchecked(overrides: Sequence[str], config_name: str) -> DictConfig:
         return config
     except COMPOSE_ERRORS as error:
         raise UserError(_explain(error, parsed, config_name)) from error
+
+
+def _split_rest(
+    overrides: Sequence[str], schema: type | None
+) -> tuple[Sequence[str], dict[str, list[str]]]:
+    """Set apart the settings of another command, which this one takes as a list."""
+    name = getattr(schema, "OTHERS", None)
+    if schema is None or name is None:
+        return overrides, {}
+    known = {own.name for own in fields(schema)}
+    kept: list[str] = []
+    rest: list[str] = []
+    for word in overrides:
+        override = parse_override(word)
+        top = override.get_key_element().lstrip("+~").partition(".")[0]
+        (kept if override.is_hydra_override() or top in known else rest).append(word)
+    return kept, {name: rest} if rest else {}
 
 
 def checked(config: DictConfig, schema: type) -> DictConfig:
