@@ -153,7 +153,12 @@ def cli(configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (["limit=0"], "limit=0: must be above 0"),
         (["task=gym"], "task.id=... must be given"),
         (["out=${sedd}"], "Interpolation key 'sedd' not found"),
-        (["hydra/launcher=none"], "hydra/launcher=none: Hydra's own settings have no effect"),
+        (["hydra.job.chdir=true"], "hydra.job.chdir=true: this setting of Hydra's has no effect"),
+        (["hydra/launcher=joblib"], "hydra/launcher=joblib: launchers run the jobs of a sweep"),
+        (
+            ["--multirun", "hydra/launcher=rai", "seed=0,1"],
+            "hydra/launcher=rai: no such launcher; did you mean ray? (there are basic, joblib, ray",
+        ),
         (["--config-name", "tarin"], "Cannot find primary config 'tarin'"),
     ],
 )

@@ -33,7 +33,13 @@ LAYERS = (
     ("vis_rpg.agent",),
     ("vis_rpg.baselines",),
     ("vis_rpg.training",),
-    ("vis_rpg.analysis", "vis_rpg.benchmarks", "vis_rpg.bandit", "vis_rpg.pathwise"),
+    (
+        "vis_rpg.analysis",
+        "vis_rpg.benchmarks",
+        "vis_rpg.bandit",
+        "vis_rpg.pathwise",
+        "vis_rpg.sweeps",
+    ),
     ("vis_rpg.cli", "vis_rpg.doctor"),
 )
 """Bottom to top. Modules of one layer may import each other."""

@@ -10,6 +10,8 @@ import argparse
 import errno
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -24,12 +26,14 @@ from vis_rpg.compose import (
     config_files,
     did_you_mean,
     groups_of,
+    split_launcher,
     sweep,
 )
 from vis_rpg.config import SCHEMAS
 from vis_rpg.errors import UserError, require
 from vis_rpg.resources import CONFIG_DIR
 from vis_rpg.schema import describe, flatten, shown
+from vis_rpg.sweeps.launch import IN_PROCESS, Job, Outcome, launch, launcher_of
 
 COMMANDS = {
     "train": ("train", "vis_rpg.training.trainer", "train agents"),
@@ -75,6 +79,7 @@ COMMANDS = {
         "vis_rpg.analysis.reproduce",
         "run a figure or table of the paper: curves, picture and table by one command",
     ),
+    "tune": ("tune", "vis_rpg.sweeps.tune", "search settings by Ray Tune and ASHA"),
     "benchmark": ("benchmark", "vis_rpg.benchmarks.report", "measure speed"),
     "dreamer": ("dreamer", "vis_rpg.benchmarks.dreamer", "train SheepRL's Dreamers on a task"),
     "ablate-discovery": (
@@ -115,7 +120,8 @@ FLAGS = """\
 flags:
   -h, --help          show this
   --cfg job           show the config, and run nothing
-  -m, --multirun      run every combination of the values in key=a,b
+  -m, --multirun      run every combination of the values in key=a,b, one after the other, or with
+                      hydra/launcher=ray | submitit_slurm | submitit_local | joblib side by side
   --config-dir DIR    add the YAML files of a folder, such as DIR/task/mine.yaml for task=mine
   --config-path DIR   take the YAML files of this folder only
   --config-name NAME  start from NAME.yaml"""
@@ -146,11 +152,11 @@ def main(command: str | None = None) -> None:
         _say(f"error: {name}: no such command{near} (there are {', '.join(COMMANDS)})")
         sys.exit(UserError.exit_code)
     config_name, module, about = COMMANDS[name]
+    sys.exit(run(partial(_call, module), words, config_name, usage=f"vis-rpg {name}: {about}"))
 
-    def job(config: DictConfig) -> None:
-        import_module(module).main(config)
 
-    sys.exit(run(job, words, config_name, usage=f"vis-rpg {name}: {about}"))
+def _call(module: str, config: DictConfig) -> None:
+    import_module(module).main(config)
 
 
 def run(
@@ -174,9 +180,19 @@ def run(
     Returns:
         The exit code. A mistake is one line on stderr; in a sweep the other jobs still run.
     """
+    schema = schema or SCHEMAS[config_name]
     try:
-        jobs = _jobs(words, config_name, config_dir, schema, usage)
-        return max((_run(job, config) for config in jobs), default=0)
+        sweep_of = _parse(words, config_name, config_dir, schema, usage)
+        if sweep_of.launcher == IN_PROCESS:
+            return max((_report(_attempt(job, config)) for config in sweep_of.jobs), default=0)
+        launched = launch(
+            Job(partial(_attempt, job), schema),
+            sweep_of.launcher,
+            sweep_of.words,
+            sweep_of.config_name,
+            sweep_of.config_dir,
+        )
+        return max(_report(outcome, f"{settings}: ") for settings, outcome in launched)
     except UserError as error:
         _say(f"error: {error}")
         return error.exit_code
@@ -185,9 +201,20 @@ def run(
         return 130
 
 
-def _jobs(
-    words: Sequence[str], config_name: str, config_dir: Path, schema: type | None, usage: str
-) -> list[DictConfig]:
+@dataclass
+class _Sweep:
+    """The jobs of a command line, one without --multirun, and where they run."""
+
+    jobs: list[DictConfig]
+    launcher: str
+    words: list[str]
+    config_name: str
+    config_dir: Path
+
+
+def _parse(
+    words: Sequence[str], config_name: str, config_dir: Path, schema: type, usage: str
+) -> _Sweep:
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("settings", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")
@@ -205,17 +232,22 @@ def _jobs(
     if args.config_dir:  # quoted, since a path may hold anything
         folder = str(args.config_dir.absolute()).replace('"', '\\"')
         searched = [f'hydra.searchpath=["file://{folder}"]']
-    schema = schema or SCHEMAS[config_name]
-    with config_files(args.config_path.absolute()):
+    folder = args.config_path.absolute()
+    with config_files(folder):
+        settings, hydras = split_launcher(args.settings, args.multirun)
+        launcher = launcher_of(hydras)
         jobs = [
             compose_unchecked([*searched, *own], args.config_name)
-            for own in sweep(args.settings, args.multirun)
+            for own in sweep(settings, args.multirun)
         ]
         if args.help:
             _print_help(usage, schema, jobs[0], groups_of(args.config_name))
     if args.cfg:
         print("\n".join(OmegaConf.to_yaml(config) for config in jobs), end="")
-    return [] if args.help or args.cfg else [checked(config, schema) for config in jobs]
+    if args.help or args.cfg:
+        return _Sweep([], IN_PROCESS, [], args.config_name, folder)
+    jobs = [checked(config, schema) for config in jobs]
+    return _Sweep(jobs, launcher, [*searched, *hydras, *settings], args.config_name, folder)
 
 
 def _print_help(usage: str, schema: type, config: DictConfig, groups: dict[str, list[str]]) -> None:
@@ -233,20 +265,27 @@ def _print_help(usage: str, schema: type, config: DictConfig, groups: dict[str, 
     )
 
 
-def _run(job: Callable[[DictConfig], None], config: DictConfig) -> int:
+def _attempt(job: Callable[[DictConfig], None], config: DictConfig) -> Outcome:
+    """Run a job; an error that the user can mend becomes one line."""
     try:
         job(config)
     except UserError as error:
-        _say(f"error: {error}")
-        return error.exit_code
+        return Outcome(error.exit_code, f"{error}")
     except OSError as error:
         if error.errno not in (*FULL, *FORBIDDEN):
             raise
         where = error.filename or config.get("out") or Path.cwd()
         full = f"no space left for {where}: free some, then run again"
-        _say(f"error: {full}" if error.errno in FULL else f"error: {where}: {error.strerror}")
-        return UserError.exit_code
-    return 0
+        line = full if error.errno in FULL else f"{where}: {error.strerror}"
+        return Outcome(UserError.exit_code, line)
+    return Outcome(0)
+
+
+def _report(outcome: Outcome, which: str = "") -> int:
+    """Say why a job failed, if it did; return its exit code."""
+    if outcome.line:
+        _say(f"error: {which}{outcome.line}")
+    return outcome.code
 
 
 def _say(line: str) -> None:

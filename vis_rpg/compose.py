@@ -11,6 +11,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,9 +67,12 @@ def config_files(folder: Path) -> Iterator[None]:
 
 def compose_unchecked(overrides: Sequence[str], config_name: str) -> DictConfig:
     """Compose within `config_files`; raises `UserError` for what does not exist."""
+    schema = SCHEMAS.get(config_name)
+    overrides, rest = _split_rest(overrides, schema)
     parsed = [parse_override(word) for word in overrides]
-    own = getattr(SCHEMAS.get(config_name), "NOT_GROUPS", ())
+    own = getattr(schema, "NOT_GROUPS", ())
     settings = {each.key_or_group: each.value() for each in parsed if each.key_or_group in own}
+    settings |= rest
     others = [
         word for word, each in zip(overrides, parsed, strict=True) if each.key_or_group not in own
     ]
@@ -79,6 +83,23 @@ def compose_unchecked(overrides: Sequence[str], config_name: str) -> DictConfig:
         return config
     except COMPOSE_ERRORS as error:
         raise UserError(_explain(error, parsed, config_name)) from error
+
+
+def _split_rest(
+    overrides: Sequence[str], schema: type | None
+) -> tuple[Sequence[str], dict[str, list[str]]]:
+    """Set apart the settings of another command, which this one takes as a list."""
+    name = getattr(schema, "OTHERS", None)
+    if schema is None or name is None:
+        return overrides, {}
+    known = {own.name for own in fields(schema)}
+    kept: list[str] = []
+    rest: list[str] = []
+    for word in overrides:
+        override = parse_override(word)
+        top = override.get_key_element().lstrip("+~").partition(".")[0]
+        (kept if override.is_hydra_override() or top in known else rest).append(word)
+    return kept, {name: rest} if rest else {}
 
 
 def checked(config: DictConfig, schema: type) -> DictConfig:
@@ -108,6 +129,31 @@ def parse_override(word: str) -> Override:
         raise UserError(f"{word}: not a setting that can be read; {hint}") from error
 
 
+def split_launcher(overrides: Sequence[str], multirun: bool) -> tuple[list[str], list[str]]:
+    """Split overrides into settings and Hydra's own, which say where the jobs of a sweep run.
+
+    Called within `config_files`.
+
+    Raises:
+        UserError: It is not a sweep, or the setting of Hydra's has no effect here.
+    """
+    settings: list[str] = []
+    launcher: list[str] = []
+    for override in map(parse_override, overrides):
+        line, key = str(override.input_line), override.get_key_element().lstrip("+~")
+        if not override.is_hydra_override():
+            settings.append(line)
+            continue
+        require(
+            key in ("hydra/launcher", "hydra.sweep.dir") or key.startswith("hydra.launcher."),
+            f"{line}: this setting of Hydra's has no effect here; hydra/launcher, "
+            "hydra.launcher.* and hydra.sweep.dir have",
+        )
+        require(multirun, f"{line}: launchers run the jobs of a sweep; add --multirun")
+        launcher.append(line)
+    return settings, launcher
+
+
 def sweep(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
     """Return the overrides of each job: one, or every combination of the values of a sweep.
 
@@ -116,10 +162,6 @@ def sweep(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
     values = []
     for override in map(parse_override, overrides):
         key = override.get_key_element()
-        require(
-            not override.is_hydra_override(),
-            f"{override.input_line}: Hydra's own settings have no effect here",
-        )
         require(
             multirun or not override.is_sweep_override(),
             f"{override.input_line}: several values; write {key}=[...] for a list, or add "

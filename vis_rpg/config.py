@@ -475,6 +475,39 @@ class ReproduceConfig:
 
 
 @dataclass
+class TuneConfig:
+    """vis-rpg tune."""
+
+    OTHERS = "train"
+    """The list that takes the settings that are none of this class."""
+
+    space: list[str]
+    """What to search, a word for each setting or group: KEY=interval(LOW,HIGH), with whole numbers
+    at both ends for a whole number, KEY=tag(log,interval(LOW,HIGH)), KEY=choice(A,B) or
+    KEY=range(FIRST,END,STEP)."""
+    metric: str
+    """Number of metrics.jsonl; the higher the better."""
+    trials: Count
+    """Runs to begin, each with settings drawn at random from the space."""
+    grace: Annotated[float, Bounds(0, 1, above=True)]
+    """Share of the interactions that every trial makes before ASHA may stop it."""
+    reduction: Annotated[int, Bounds(2)]
+    """One trial of so many goes on at each rung, which are as many times further apart."""
+    cpus: Positive
+    """Processors of a trial; as many trials run side by side as the machines have room for."""
+    gpus: Annotated[float, Bounds(0)]
+    """GPUs of a trial; 0.25: four trials share one."""
+    seed: Seed
+    """Of what is drawn from the space, and of every trial."""
+    resume: bool
+    """Whether to continue the search in `out`."""
+    out: str
+    """Folder of the trials, each the folder of a run, on storage that all machines share."""
+    train: list[str]
+    """Settings of vis-rpg train, the same for every trial."""
+
+
+@dataclass
 class VisualiseStatesConfig:
     """vis-rpg visualise-states."""
 
@@ -718,6 +751,7 @@ SCHEMAS: dict[str, type] = {
     "explore": ExploreConfig,
     "plot_curves": PlotCurvesConfig,
     "reproduce": ReproduceConfig,
+    "tune": TuneConfig,
     "visualise_slots": VisualiseSlotsConfig,
     "visualise_states": VisualiseStatesConfig,
     "visualise_tasks": VisualiseTasksConfig,

@@ -7,11 +7,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
 from tests.small import config
 from vis_rpg.errors import UserError
+from vis_rpg.training import trainer
 from vis_rpg.training.lock import lock
 from vis_rpg.training.trainer import Trainer
 
@@ -38,8 +40,9 @@ def held_elsewhere(folder: Path) -> Iterator[int]:
     "words", [(), ("resume=true",), ("seeds=2",)], ids=["new", "resume", "seeds"]
 )
 def test_a_folder_in_use_is_refused_in_one_line_until_its_process_dies(
-    tmp_path: Path, words: tuple[str, ...]
+    tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(trainer, "LOST_S", 0.5)
     settings = config("task=maze", f"out={tmp_path / 'run'}", *words)
     folder = tmp_path / "run" / "seed-1" if "seeds=2" in words else tmp_path / "run"
     with held_elsewhere(folder) as process:
@@ -55,6 +58,14 @@ def test_a_folder_in_use_is_refused_in_one_line_until_its_process_dies(
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         Trainer(settings)
+
+
+def test_who_can_wait_gets_the_folder_of_a_process_that_dies(tmp_path: Path, capfd) -> None:
+    with held_elsewhere(tmp_path) as process:
+        Timer(1.0, os.kill, (process, signal.SIGKILL)).start()
+        lock(tmp_path, patience=60).close()
+        assert f"process {process} on" in capfd.readouterr().err
+        os.waitpid(process, 0)
 
 
 def test_a_run_that_ends_or_cannot_begin_gives_its_folder_back(tmp_path: Path) -> None:

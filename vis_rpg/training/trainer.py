@@ -31,8 +31,9 @@ from vis_rpg.envs.vector.sync import StepResult, step_vector_envs
 from vis_rpg.errors import RunStopped, UserError, WorkersFailed
 from vis_rpg.training import checkpoint, runtime
 from vis_rpg.training.learner import Learner
-from vis_rpg.training.lock import lock
+from vis_rpg.training.lock import LOST_S, lock
 from vis_rpg.training.memory import prepare
+from vis_rpg.training.preemption import checkpoint_on_signal
 from vis_rpg.training.replay_buffer import (
     BatchSpec,
     ReplayBuffer,
@@ -77,7 +78,7 @@ class Trainer:
         self.locks: list[TextIO] = []
         try:
             for own in configs:
-                self.locks.append(lock(Path(own.out)))
+                self.locks.append(lock(Path(own.out), LOST_S if config.resume else 0.0))
             found = [checkpoint.complete(Path(own.out) / "checkpoints") for own in configs]
             for own, checkpoints in zip(configs, found, strict=True):
                 check_can_start(own, checkpoints)
@@ -442,10 +443,14 @@ def _newest_in_all(found: list[list[Path]]) -> list[Path] | None:
 def main(config: DictConfig) -> None:
     """Train, and print where the summary of each run is.
 
+    SIGTERM, as schedulers send it, is met by a checkpoint.
+
     Args:
         config: The whole config.
     """
     trainer = Trainer(config)
-    for one, summary in zip(trainer.runs, trainer.run(), strict=True):
+    with checkpoint_on_signal(trainer.save) as stop:
+        summaries = trainer.run(stop)
+    for one, summary in zip(trainer.runs, summaries, strict=True):
         shown = {key: summary[key] for key in ("steps", "return", "success", "coverage")}
         print(f"done: {one.out}/summary.json {shown}")

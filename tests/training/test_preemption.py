@@ -1,0 +1,79 @@
+"""A process that a scheduler ends leaves a checkpoint of its last step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.runs import ROOT, comparable, differences, lines, trained
+from tests.small import config
+from vis_rpg.training import checkpoint
+from vis_rpg.training.preemption import checkpoint_on_signal
+from vis_rpg.training.trainer import Trainer
+
+WORDS = ("task=maze", "steps=400", "runtime=eager", "logger.log_every=20")
+NEVER = "logger.checkpoint_every=100000"
+GRACE_S = 30
+"""Kubernetes' and Slurm's default."""
+
+
+def test_sigterm_ends_a_run_within_the_grace_time_with_its_last_step_kept(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["preset=debug", "device=cpu", f"out={out}", NEVER, *WORDS]
+    process = subprocess.Popen(
+        [sys.executable, "scripts/train.py", *words],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 300
+    while not (out / "metrics.jsonl").exists() or len(lines(out)) < 3:
+        assert process.poll() is None, process.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=GRACE_S)
+    assert process.returncode == -signal.SIGTERM, said.decode()
+    [kept] = checkpoint.complete(out / "checkpoints")
+    assert 60 <= checkpoint.load(kept)["step"] < 400, "none but the signal's"
+    Trainer(config(f"out={out}", "resume=true", NEVER, *WORDS)).run()
+    assert differences(comparable(out), comparable(trained(NEVER, *WORDS))) == []
+
+
+def test_a_signal_that_its_handler_survives_costs_nothing(tmp_path: Path) -> None:
+    """As submitit's handler of SIGTERM, which waits for the machine to be taken."""
+    obeyed: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: obeyed.append(number))
+    try:
+        trainer = Trainer(config(f"out={tmp_path}", NEVER, *WORDS))
+        with checkpoint_on_signal(trainer.save) as stop:
+
+            def after_step() -> bool:
+                if trainer.step_count == 200:
+                    signal.raise_signal(signal.SIGTERM)
+                    assert not obeyed, "first the checkpoint"
+                return stop()
+
+            trainer.run(after_step)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert obeyed == [signal.SIGTERM]
+    steps = [
+        checkpoint.load(path)["step"] for path in checkpoint.complete(tmp_path / "checkpoints")
+    ]
+    assert steps == [200, 400]
+    assert differences(comparable(tmp_path), comparable(trained(NEVER, *WORDS))) == []
+
+
+def test_a_signal_nobody_handles_but_sigterm_is_left_alone() -> None:
+    with checkpoint_on_signal(lambda: pytest.fail("nothing was noted")) as stop:
+        assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert not stop()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
