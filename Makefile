@@ -27,8 +27,8 @@ train: $(READY) ## Train from pixels on the one-block BlockPush (CPU preset), ev
 test: $(READY) ## Run the tests, without the slow ones
 	$(PYTEST) -m "not slow"
 
-nightly: $(READY) ## Run every test, with line coverage, and the whole of make train; results/nightly.md gets a line
-	bash scripts/nightly.sh "$(PYTEST)"
+nightly: $(READY) ## Run every test, with line coverage, the whole of make train, and the notebook; results/nightly.md gets a line
+	bash scripts/nightly.sh "$(PYTEST)" "$(BIN)"
 
 check: $(READY) ## Lint, formatting and types
 	$(BIN)/ruff check .

@@ -134,9 +134,9 @@ def states_figure(run: Path) -> Figure:
         f"{config.task.name} from {config.obs.kind}, {config.agent.name}, seed {config.seed}: "
         f"{visits.step[-1]:,} interactions"
     )
-    figure.suptitle(f"Visited states, {title}", fontsize=13)
     halves: Any = figure.subfigures(2, 1, height_ratios=[objects * PANEL + 0.9, 2.4])
     upper, lower = halves
+    upper.suptitle(f"Visited states, {title}", fontsize=13)
     axes = upper.subplots(objects, STAGES + 2, squeeze=False)
     for index, (row, name) in enumerate(zip(axes, task.object_names, strict=True)):
         points = places[:, index]
