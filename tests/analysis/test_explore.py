@@ -157,6 +157,15 @@ def test_the_mean_over_seeds_is_that_of_plot_curves() -> None:
     assert curve["mean"]["low"] == expected.interval[0].tolist()
 
 
+def test_a_task_without_success_shows_its_coverage_first() -> None:
+    seed = seed_of(0, [0.0, 0.0])
+    for line in seed.metrics:
+        line |= {"return": 0.0, "coverage": 0.2, "alpha": 0.1}
+    assert list(seeds.curves([seed])) == ["coverage", "success", "return", "alpha"]
+    seed.metrics[0]["success"] = 0.5
+    assert list(seeds.curves([seed])) == ["success", "coverage", "return", "alpha"]
+
+
 def test_a_long_curve_is_thinned_and_keeps_its_ends() -> None:
     values = np.random.default_rng(0).uniform(size=5000).round(3).tolist()
     (curve,) = seeds.curves([seed_of(0, values)])["success"]["seeds"]

@@ -130,11 +130,13 @@ def curves(seeds: Sequence[Seed]) -> dict[str, Any]:
     """Return the curves of each metric that was logged.
 
     Returns:
-        By key, those of FIRST_KEYS first: `seeds`, a list of {seed, x, y}, and, for several seeds
-        that have interactions in common, `mean` with x, y, low and high.
+        By key, those of FIRST_KEYS first, of them what is not always 0: `seeds`, a list of
+        {seed, x, y}, and, for several seeds that have interactions in common, `mean` with x, y,
+        low and high.
     """
     logged = {key: None for seed in seeds for key in seed.metrics[-1] if key not in NOT_CURVES}
     keys = [key for key in FIRST_KEYS if key in logged]
+    keys.sort(key=lambda key: not any(line.get(key) for seed in seeds for line in seed.metrics))
     found = {key: _curve(seeds, key) for key in [*keys, *sorted(logged.keys() - {*keys})]}
     return {key: curve for key, curve in found.items() if curve["seeds"]}
 
