@@ -66,6 +66,7 @@ DERIVED = {
     "backgrounds",
     "clusters",
     "compressed",
+    "darkest",
     "frequencies",
     "twins",
     "segments",
