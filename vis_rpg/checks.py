@@ -19,7 +19,7 @@ FREE_ON_RESUME = (
     "steps",
     "device",
     "runtime",
-    "render",
+    "render.backend",
     "resume",
     "out",
     "logger",
@@ -161,6 +161,7 @@ def device(name: str) -> torch.device:
 def check_resumable(config: DictConfig, saved: DictConfig) -> None:
     """Raise UserError where a run is resumed with other settings than those it was begun with."""
     now, then = (flatten(OmegaConf.to_container(each, resolve=True)) for each in (config, saved))
+    then.setdefault("render.shadows", False)  # runs begun before there were any
     for key in sorted(now.keys() | then.keys()):
         require(
             bool({key, key.split(".")[0]} & set(FREE_ON_RESUME)) or now.get(key) == then.get(key),

@@ -302,7 +302,15 @@ class LoggerConfig:
 
 
 @dataclass
-class RenderConfig:
+class SceneConfig:
+    """What frames show."""
+
+    shadows: bool = False
+    """Whether MuJoCo, by EGL, draws shadows; a scene without a light that throws any gets one."""
+
+
+@dataclass(kw_only=True)
+class RenderConfig(SceneConfig):
     """How frames are drawn."""
 
     backend: Literal["auto", "egl", "warp"]
@@ -577,6 +585,7 @@ class DiscoverConfig(OfATask):
     """Fresh frames to score the models on; a model with a known failure there is rejected."""
     corrupt: list[str]
     """What a real camera does to all frames, as of obs.corrupt."""
+    render: SceneConfig
     out: str
     """The file of the model; several get -seed-N, and their scores -seeds.json."""
     model: SlotConfig

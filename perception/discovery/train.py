@@ -21,6 +21,7 @@ from perception.images import as_images
 from perception.slots.alignment import CELL, Alignment
 from perception.slots.background import BackgroundConfig, estimate_background, flickering, view
 from perception.slots.model import SlotConfig, SlotModel
+from perception.slots.shadows import darkest_shadow
 
 
 @dataclass(frozen=True)
@@ -180,12 +181,23 @@ def initial_model(
         raise ValueError(f"clips need at least 2 frames of {CELL} x {CELL} pixels")
     cameras = [measure_camera(clips) for clips in scenes]
     backgrounds, chosen, moved = [], [], []
+    darkest = 1.0
     for clips, camera in zip(scenes, cameras, strict=True):
         steady = clips if camera.exact else steadied(clips)
         empty_scene = estimate_background(steady, config.background, camera.noise)
         backgrounds.append(torch.from_numpy(empty_scene))
         if camera.exact:
             backgrounds += torch.from_numpy(flickering(clips, empty_scene, config.background))
+            if slot_config.threshold >= 0:  # below 0 all is foreground
+                darkest = min(
+                    darkest,
+                    darkest_shadow(
+                        clips,
+                        empty_scene,
+                        slot_config.threshold,
+                        config.background.shadow_share,
+                    ),
+                )
         shape = len(clips), clips.shape[1] - 1  # frames with one before them
         drawn = rng.permutation(np.prod(shape))[: config.proposals.frames // len(scenes)]
         clip, time = np.unravel_index(np.sort(drawn), shape)
@@ -195,6 +207,7 @@ def initial_model(
         slot_config,
         adapt=slot_config.adapt or not all(camera.exact for camera in cameras),
         compressed=any(camera.compressed for camera in cameras),
+        darkest=darkest,
     )
     empty = as_images(torch.stack(backgrounds))
     alignment = None
@@ -210,6 +223,7 @@ def initial_model(
             slot_config.softness,
             alignment,
             slot_config.compressed,
+            slot_config.darkest,
         )
         for some in as_images(torch.from_numpy(np.concatenate(chosen))).split(100)
     ]

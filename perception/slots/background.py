@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from perception.slots.alignment import Alignment, blurred, shifted
+from perception.slots.shadows import shades
 
 ALONE, NEAR, AROUND = 5.5, 3.5, 2.9
 """In standard deviations of the noise of each channel: the distance from the background at which a
@@ -63,6 +64,9 @@ class BackgroundConfig:
     things pass it now and then; inf for none."""
     flicker_colour_share: float = 0.05
     """Share of the frames from which a colour of such a pixel is the background's."""
+    shadow_share: float = 0.1
+    """Share of what is seen before a colour of the background that must be this colour darkened,
+    for two such colours, if there are shadows; inf for none."""
 
 
 def estimate_background(
@@ -309,6 +313,7 @@ def view(
     softness: float,
     alignment: Alignment | None = None,
     compressed: bool = False,
+    darkest: float = 1.0,
 ) -> View:
     """Tell frames from the background.
 
@@ -321,6 +326,8 @@ def view(
             shift and noise are measured. On a frame that equals its background nearly everywhere
             they change nothing, unless the alignment has a spread.
         compressed: With an alignment, whether frames have been compressed.
+        darkest: Share of its brightness that a background keeps in shadows, which are background;
+            1 for no shadows. Without an alignment only.
 
     Returns:
         The view.
@@ -329,6 +336,9 @@ def view(
     if alignment is None or threshold < 0:  # below 0 all is foreground
         background = nearest_background(images, backgrounds)
         alpha = foreground_alpha(images, background, threshold, softness)
+        if darkest < 1:
+            kept = shades(images, backgrounds)
+            alpha = alpha * ((kept < darkest) | (kept == 1))
         return View(images, background, alpha, shift)
     images, background, shift = aligned(images, backgrounds, alignment)
     rest = images - background

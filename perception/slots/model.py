@@ -65,6 +65,9 @@ class SlotConfig:
     compressed: bool = False
     """Whether frames have been compressed, which leaves colours coarser than brightness; it needs
     `adapt`."""
+    darkest: float = 1.0
+    """Share of its brightness that a background keeps in the darkest shadow, which is background; 1
+    for no shadows. Not with `adapt`."""
     frequencies: int = 6
     """Of the positional encoding of centroids, the most that the measured jitter of a resting
     object allows."""
@@ -185,7 +188,13 @@ class SlotModel(nn.Module):
         """Tell images (B, 3, H, W) in [0, 1] from the background."""
         config, empty = self.config, as_images(self.backgrounds)
         return view(
-            images, empty, config.threshold, config.softness, self.alignment, config.compressed
+            images,
+            empty,
+            config.threshold,
+            config.softness,
+            self.alignment,
+            config.compressed,
+            config.darkest,
         )
 
     def forward(

@@ -54,6 +54,7 @@ KINDS: dict[str, dict[str, list[str]]] = {
             "background.inpaint_rings=0",
         ],
         "nothing flickers": ["background.flicker_share=.inf"],
+        "no shadows": ["background.shadow_share=.inf"],
         "nothing inpainted": ["background.inpaint_rings=0"],
         "one codebook": ["proposals.codebook_tries=1"],
         "no price of colour": ["proposals.colour_price=0", "proposals.hue_price=0"],

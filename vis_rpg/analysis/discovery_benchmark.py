@@ -66,6 +66,7 @@ DERIVED = {
     "backgrounds",
     "clusters",
     "compressed",
+    "darkest",
     "frequencies",
     "twins",
     "segments",
@@ -89,7 +90,13 @@ def scenes_of(config: DictConfig) -> dict[str, gymnasium.Env[Any, Any]]:
     """The environments that the task's slot model serves, by name."""
     return {
         " ".join(f"{key}={value}" for key, value in variant.items()) or "all": make_env(
-            {**config.task, **variant, "corrupt": config.corrupt}, "pixels"
+            {
+                **config.task,
+                **variant,
+                "corrupt": config.corrupt,
+                "shadows": config.render.shadows,
+            },
+            "pixels",
         )
         for variant in VARIANTS.get(config.task.name, [{}])
     }
@@ -326,7 +333,8 @@ def described(config: DictConfig, randomized: bool) -> str:
     """How the frames were collected, in words; randomized: whether resets truly were."""
     scenes = len(VARIANTS.get(config.task.name, [{}]))
     shared = f"; as many frames of each of the task's {scenes} scenes" if scenes > 1 else ""
-    seen = f"; frames under {', '.join(config.corrupt)}" if config.corrupt else ""
+    conditions = [*config.corrupt, *(["the renderer's shadows"] if config.render.shadows else [])]
+    seen = f"; frames under {', '.join(conditions)}" if conditions else ""
     return (
         f"trajectories of {config.trajectory_length} frames from "
         f"{'randomized' if randomized else 'plain'} resets, random actions repeated for 1 to "

@@ -36,7 +36,7 @@ MOST_POINTS = 40
 """Of a seed's curves in the card."""
 CURVES = ("success", "coverage", "return")
 GROUPS = ("task", "obs", "perception", "agent", "exploration", "preset", "override")
-NOT_METHOD = ("seeds", "out", "device", "runtime", "resume", "render", "logger")
+NOT_METHOD = ("seeds", "out", "device", "runtime", "resume", "render.backend", "logger")
 """Settings that the command of a card leaves out."""
 
 
@@ -204,7 +204,7 @@ def _method(settings: Any) -> dict[str, Any]:
     return {
         key: value
         for key, value in flatten(settings).items()
-        if key.partition(".")[0] not in NOT_METHOD
+        if not {key, key.partition(".")[0]} & {*NOT_METHOD}
     }
 
 

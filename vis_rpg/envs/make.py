@@ -13,11 +13,12 @@ from vis_rpg.envs.corruption import CorruptedFrames
 from vis_rpg.envs.partial import PartialState
 from vis_rpg.envs.tasks.base import check_choice
 from vis_rpg.envs.tasks.gym_task import make_gym
+from vis_rpg.envs.tasks.mujoco_task import MujocoTask
 from vis_rpg.envs.tasks.task import Declared, Task
 from vis_rpg.errors import UserError, require
 
 TASKS = (*IDS, "gym")
-NOT_GIVEN = ("name", "family", "terminates", "kwargs", "hide", "noise", "corrupt")
+NOT_GIVEN = ("name", "family", "terminates", "kwargs", "hide", "noise", "corrupt", "shadows")
 """Keys of a task's configuration that its environment's constructor does not take."""
 
 
@@ -31,7 +32,7 @@ def make_env(
             for block_push `blocks`, for gym `id` and, in `kwargs`, what `gymnasium.make` takes.
             Where there is a `family` (one of TASKS), that is made, and `name` says which of it.
             `hide` and `noise`, where given, are those of PartialState, `corrupt` the conditions of
-            CorruptedFrames.
+            CorruptedFrames, `shadows` whether pictures show those that MuJoCo draws.
         obs: state | pixels.
         seed: Of its action space and of a first reset, so that later unseeded ones follow from it.
 
@@ -57,6 +58,13 @@ def make_env(
             env = gymnasium.make(IDS[name], disable_env_checker=True, obs=obs, **kwargs)
         except TypeError as error:
             raise UserError(f"task={name}: {' '.join(str(error).split())}") from error
+    if task.get("shadows"):
+        require(
+            isinstance(env.unwrapped, MujocoTask),
+            f"render.shadows=true: task={name} is not drawn by a MuJoCo model of ours; a painted "
+            "shadow is obs.corrupt=[shadow]",
+        )
+        env.unwrapped.shadows = True  # type: ignore[attr-defined]
     hide, noise = task.get("hide", ()), task.get("noise", 0.0)
     if hide or noise > 0:
         require(obs == "state", "obs.hide and obs.noise are of states: use obs=state")
@@ -70,9 +78,9 @@ def make_env(
 
 
 def observed_task(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What `make_env` is given as the task of a whole config: with what `obs` makes of it."""
+    """What `make_env` is given as the task of a whole config: with what other sections say."""
     seen = {key: config["obs"][key] for key in ("hide", "noise", "corrupt") if key in config["obs"]}
-    return {**config["task"], **seen}
+    return {**config["task"], **seen, "shadows": config["render"].get("shadows", False)}
 
 
 def task_of(env: gymnasium.Env[Any, Any] | Declared) -> Task:

@@ -49,6 +49,7 @@ ADDED: dict[str, Any] = {
     "obs.noise": 0.0,
     "perception.bonus_slots": None,
     "perception.frequencies": None,
+    "render.shadows": False,
 }
 """Settings younger than format 1, with the values under which older agents were trained."""
 

@@ -21,6 +21,7 @@ from vis_rpg.envs.tasks import mujoco_task
 from vis_rpg.envs.vector.make import make_vector_envs
 from vis_rpg.envs.vector.subprocess import SubprocVectorEnv
 from vis_rpg.envs.vector.sync import SyncVectorEnv, VectorEnv
+from vis_rpg.errors import UserError
 
 STEPS = 3
 SMALL = {"width": 64, "height": 64}
@@ -214,3 +215,33 @@ def test_egl_renders_on_the_gpu_of_the_run(
             monkeypatch.delenv(name)
     rendering.render_on(torch.device(device))
     assert os.environ.get("MUJOCO_EGL_DEVICE_ID") == expected
+
+
+def first_frame(name: str, **task: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A frame (64, 64, 3) and its labels (64, 64)."""
+    env = make_env({"name": name, **task}, "pixels")
+    obs, _ = env.reset(seed=0)
+    return obs[-1].astype(float), env.get_wrapper_attr("segmentation")(whole=True)
+
+
+@pytest.mark.parametrize("name", ["block_push", "metaworld_stick_pull", "adroit_hammer"])
+def test_shadows_fall_beside_things_and_are_none_of_them(name: str) -> None:
+    plain, labels = first_frame(name)
+    shaded, same_labels = first_frame(name, shadows=True)
+    again, _ = first_frame(name)
+    assert np.array_equal(plain, again), "a camera with shadows leaves others as they are"
+    assert np.array_equal(labels, same_labels)
+    floor = (labels == 0) & (plain.sum(-1) > 60)
+    ratio = shaded.sum(-1)[floor] / plain.sum(-1)[floor]
+    lit = np.median(ratio)
+    dark = ratio < 0.9 * lit
+    assert 0.005 < dark.mean() < 0.5
+    assert 0.3 < ratio[dark].mean() / lit < 0.9
+
+
+def test_what_draws_no_shadows_says_so() -> None:
+    for task in ({"name": "maze"}, {"name": "gym", "id": "Reacher-v5"}):
+        with pytest.raises(UserError, match=r"^render\.shadows=true: task=\w+ is not drawn by"):
+            make_env({**task, "shadows": True}, "pixels")
+    with pytest.raises(UserError, match=r"render\.shadows need frames .* use render\.backend=egl"):
+        make_vector_envs({"name": "block_push", "shadows": True}, "pixels", 1, [0], "warp")

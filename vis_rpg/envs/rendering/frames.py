@@ -29,6 +29,11 @@ STACK = 2
 """Frames in one observation."""
 HIDDEN = 5
 """A group of geoms that MuJoCo does not draw."""
+SHADOW_MAP = 1024
+"""Side, in pixels, of the map that shadows are drawn with."""
+SUN, SUN_SHARE = (0.35, -0.25, -0.9), 0.4
+"""Direction of the light that a scene gets for its shadows where no light throws any, and its share
+of the brightness of what faces upwards."""
 NO_EGL = (
     "pictures of MuJoCo scenes need EGL: install libegl1, libegl-mesa0 and libgl1-mesa-dri "
     "(Debian, Ubuntu), or use obs=state"
@@ -228,7 +233,7 @@ class FrameStack:
 
 
 class Camera:
-    """Renders one MuJoCo model; no shadows, no reflections.
+    """Renders one MuJoCo model, without reflections.
 
     Args:
         model: The MjModel.
@@ -238,6 +243,7 @@ class Camera:
         anamorphic: A scene much wider than high is drawn this many times wider than the picture,
             then averaged over as many columns for each of the picture's.
         sky: Whether the model's own sky is drawn; without it, what no geom covers is black.
+        shadows: Whether lights throw shadows.
 
     Raises:
         UserError: Where no GL context can be made.
@@ -251,12 +257,13 @@ class Camera:
         samples: int,
         anamorphic: int = 1,
         sky: bool = False,
+        shadows: bool = False,
     ) -> None:
         import mujoco
 
         check_gl()
         quality, frame = model.vis.quality, model.vis.global_
-        quality.offsamples, quality.shadowsize = samples, 0
+        quality.offsamples, quality.shadowsize = samples, SHADOW_MAP if shadows else 0
         # Nearly all of a small frame's cost is in triangles: round geoms get half as many each way
         # as by default.
         quality.numslices, quality.numstacks = (12, 6) if size == FRAME else (28, 16)
@@ -273,6 +280,8 @@ class Camera:
         self._renderer.scene.flags[:] = 0
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = sky
+        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
+        self._shadows = shadows
         self._model, self._camera, self._anamorphic = model, camera, anamorphic
         self._groups = model.geom_group.copy()
         self._without_sites = mujoco.MjvOption()
@@ -285,12 +294,31 @@ class Camera:
             self._model.geom_group[self._outside(data)] = HIDDEN
             self._renderer.update_scene(data, camera=self._camera)
             self._model.geom_group[:] = self._groups
+        if self._shadows:
+            self._light()
         wide = self._renderer.render()
         return (
             wide
             if self._anamorphic == 1
             else cv2.resize(wide, wide.shape[:1] * 2, interpolation=cv2.INTER_AREA)
         )
+
+    def _light(self) -> None:
+        """Give a scene in which no light throws shadows one that does, for a part of the others."""
+        import mujoco
+
+        scene = self._renderer.scene
+        lights = scene.lights[: scene.nlight]
+        if any(light.castshadow for light in lights):
+            return
+        for light in lights:
+            light.ambient[:] *= 1 - SUN_SHARE
+            light.diffuse[:] *= 1 - SUN_SHARE
+        sun, direction = scene.lights[scene.nlight], np.array(SUN) / math.hypot(*SUN)
+        sun.type, sun.headlight, sun.castshadow = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, 0, 1
+        sun.dir[:], sun.pos[:] = direction, -self._model.stat.extent * direction
+        sun.ambient[:], sun.specular[:], sun.diffuse[:] = 0, 0, SUN_SHARE / -direction[2]
+        scene.nlight += 1
 
     def _outside(self, data: mujoco.MjData) -> np.ndarray:
         """Which geoms lie wholly outside the picture: (geoms,) bool."""

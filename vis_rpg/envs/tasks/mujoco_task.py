@@ -19,7 +19,7 @@ import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
 PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 EDGE = 0.1
 """Share of a picture's half width, at its rim, in which a randomized reset puts nothing."""
-_cameras: dict[tuple[str, int], Camera] = {}
+_cameras: dict[tuple[str, int, bool], Camera] = {}
 
 
 def free_camera(
@@ -57,6 +57,8 @@ class MujocoTask(BaseTask):
     threads_from = 16
     sky = False
     """Whether pictures show the model's sky, which costs a little, or black."""
+    shadows = False
+    """Whether pictures show shadows."""
 
     def __init__(
         self,
@@ -115,7 +117,7 @@ class MujocoTask(BaseTask):
             self._camera(FRAME)
 
     def _camera(self, size: int) -> Camera:
-        key = (self.scene, size)
+        key = (self.scene, size, self.shadows)
         if key not in _cameras:
             _cameras[key] = Camera(
                 self.render_model(size),
@@ -124,6 +126,7 @@ class MujocoTask(BaseTask):
                 0 if size == FRAME or self.anamorphic > 1 else 4,
                 self.anamorphic,
                 self.sky,
+                self.shadows,
             )
         return _cameras[key]
 

@@ -38,13 +38,14 @@ def make_vector_envs(
     own = task.get("family", task["name"]) in IDS
     example = make_env(task, "state" if own else obs)
     renderer, frames_by = None, None
-    if obs == "pixels" and (task.get("corrupt") or task.get("looks") == "striped"):
+    lone = task.get("corrupt") or task.get("looks") == "striped" or task.get("shadows")
+    if obs == "pixels" and lone:
         require(
             backend != "warp",
-            "obs.corrupt and task.looks=striped need frames that each environment draws: use "
-            "render.backend=egl",
+            "obs.corrupt, task.looks=striped and render.shadows need frames that each environment "
+            "draws: use render.backend=egl",
         )
-        frames_by = "egl (obs.corrupt or task.looks=striped)" if own else "auto"
+        frames_by = "egl (obs.corrupt, task.looks=striped or render.shadows)" if own else "auto"
     elif obs == "pixels":
         renderer, frames_by = choose_renderer(example, count * len(seeds), backend)
     if frames_by:
