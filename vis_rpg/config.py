@@ -184,6 +184,9 @@ class AgentConfig:
     model, p_phi and z have is without effect; tdmpc and cem, mbsac that plans."""
     gamma: Share
     """Discount."""
+    gamma_rewarded: Share | None
+    """Discount from the first positive reward of a run on; null: gamma always (Table 1). The bonus
+    explores further by a longer time, success is repeated sooner by values over a shorter one."""
     horizon: Count
     """H, steps of a segment and of imagination."""
     batch_size: Count

@@ -124,7 +124,7 @@ def test_what_only_training_uses_is_neither_published_nor_there_to_be_read_by_mi
 @pytest.mark.parametrize(
     "words",
     [
-        ["task=adroit_door", "obs=pixels", "perception=cnn", "agent=mbsac", "preset=cpu"],
+        ["task=adroit_door", "obs=pixels", "perception=cnn", "agent=mbsac", "render.shadows=true"],
         ["task=metaworld", "task.name=door-open-v3", "override=authors_dense", "steps=7000"],
         [
             "task=gym",

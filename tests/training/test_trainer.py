@@ -309,3 +309,21 @@ def test_milestones_are_counted_by_episodes_that_met_them(
     assert 0 < wanted < 1
     assert (summary["milestone_right"], summary["milestone_never"]) == (wanted, 0.0)
     assert lines(run)[-1]["milestone_right"] == wanted
+
+
+def test_gamma_changes_with_the_first_positive_reward_and_stays_so(tmp_path: Path) -> None:
+    for task, gamma in (("maze", 0.9), ("gym", 0.5)):  # nothing is paid in the maze
+        words = [
+            f"task={task}",
+            "agent.gamma=0.9",
+            "agent.gamma_rewarded=0.5",
+            f"out={tmp_path / task}",
+        ]
+        words += ["task.id=InvertedPendulum-v5"] if task == "gym" else []
+        trainer = Trainer(config(*words, "steps=200"))
+        assert float(trainer.runs[0].agent.gamma) == pytest.approx(0.9)
+        trainer.run()
+        resumed = Trainer(config(*words, "steps=210", "resume=true"))
+        of = trainer.runs[0].agent, resumed.runs[0].agent, load(tmp_path / task)[0].agent
+        assert [float(agent.gamma) for agent in of] == pytest.approx([gamma] * 3)
+        resumed.run()

@@ -183,7 +183,7 @@ def model_targets(
     value = (1 - batch.terminated) * value
     if agent.model.critic == "v":
         return next_states, value
-    return next_states, reward + agent.config.gamma * value
+    return next_states, reward + agent.gamma * value
 
 
 def steps_left(agent: Agent, batch: Batch) -> Tensor:
@@ -269,7 +269,7 @@ def policy_reward(agent: Agent, log_pi: Tensor, log_p_z: Tensor, entropy: bool =
 
 def discounts(agent: Agent, model: WorldModel, s: Tensor) -> Tensor:
     """Return γ^k times the probability that the episode has not ended by step k, (H + 1, B)."""
-    discount = agent.config.gamma * torch.ones_like(s[1:, :, 0])
+    discount = agent.gamma * torch.ones_like(s[1:, :, 0])
     if model.continues is not None:
         discount = discount * torch.sigmoid(model.continues(s[1:])).squeeze(-1)
     return torch.cat([torch.ones_like(discount[:1]), torch.cumprod(discount, 0)])

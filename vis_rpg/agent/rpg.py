@@ -83,15 +83,24 @@ class Agent(nn.Module):
         for name, value in (
             ("entropy_z", config.latent.entropy),
             ("reward_scale", config.reward_scale),
+            ("gamma", config.gamma),
         ):
             self.register_buffer(name, torch.tensor(float(value)), persistent=False)
         self.step_weights: Tensor
         self.entropy_z: Tensor
         self.reward_scale: Tensor
+        self.gamma: Tensor
 
-    def follow_schedules(self, interactions: int) -> None:
-        """Set what changes over training: the scale of rewards and the weight of z's entropy."""
+    def follow_schedules(self, interactions: int, rewarded: bool) -> None:
+        """Set what changes over training: the scale of rewards, gamma, the weight of z's entropy.
+
+        Args:
+            interactions: Of the run so far.
+            rewarded: Whether a positive reward has been among them.
+        """
         config, latent = self.config, self.config.latent
+        if rewarded and config.gamma_rewarded is not None:
+            self.gamma.fill_(config.gamma_rewarded)
         if config.reward_ramp > 0:
             share = min(1.0, interactions / config.reward_ramp)
             self.reward_scale.fill_(config.reward_scale * share)

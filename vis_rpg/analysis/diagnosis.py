@@ -359,7 +359,7 @@ def diagnose(actor: Actor, env: gymnasium.Env, count: int, seed: int) -> Diagnos
     ]
     entropy = agent.config.entropy_in_target
     q = [critic_values(agent, e) for e in episodes]
-    returns = [monte_carlo_returns(e, agent.config.gamma, entropy) for e in episodes]
+    returns = [monte_carlo_returns(e, float(agent.gamma), entropy) for e in episodes]
     steps = min(OPEN_LOOP, max(len(e.a) for e in episodes))
     state_error, predicted, paid = open_loop(agent, episodes, steps)
     states = torch.cat([e.s for e in episodes])

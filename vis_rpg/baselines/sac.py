@@ -25,13 +25,13 @@ def critic_loss(agent: Agent, batch: Batch, noise: Noise) -> LossOutput:
     Returns:
         The loss; carries s, (B, S).
     """
-    model, target, config = agent.model, agent.target, agent.config
+    model, target = agent.model, agent.target
     reward, metrics = relabelled_reward(agent, batch)
     s = model.encode({k: v[: model.perception.history] for k, v in batch.obs_sequence.items()})
     next_s = target.encode(next_obs(batch.obs_sequence))
     a, log_pi = agent.pi(next_s, batch.z.expand(1, -1, -1), noise.target[0])
     value = target.q(next_s, a, batch.z).min(0).values - agent.log_alpha.exp() * log_pi
-    y = (reward + config.gamma * (1 - batch.terminated) * value).detach()
+    y = (reward + agent.gamma * (1 - batch.terminated) * value).detach()
     q = model.q(s, batch.action, batch.z)
     error = 0.5 * ((q - y) ** 2).sum(0)
     metrics |= {

@@ -118,7 +118,7 @@ def restore(agent: Agent, state: Mapping[str, Any], run: Path) -> None:
             f"{broken[0]}{more}): "
             "delete its folder to use the one before"
         )
-    agent.follow_schedules(state["step"])
+    agent.follow_schedules(state["step"], state.get("rewarded", False))
 
 
 def load(run: str | Path, device: str = "cpu", seed: int = 0) -> tuple[Actor, gymnasium.Env]:

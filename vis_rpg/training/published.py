@@ -43,6 +43,7 @@ ADDED: dict[str, Any] = {
     "agent.replay_recent": 0,
     "agent.replay_leading": 0.0,
     "agent.reward_ramp": 0,
+    "agent.gamma_rewarded": None,
     "exploration.window": 0,
     "obs.corrupt": [],
     "obs.hide": [],

@@ -76,6 +76,8 @@ class Run:
         more = ["z_information"] * self.actor.measure_z
         self.progress = Progress(self.task, count, more)
         self.step = self.dropped_episodes = 0
+        self.rewarded = False
+        """Whether a reward was ever positive."""
         self.wall_before = 0.0
         self.failure: str | None = None
         self.learner_state: dict[str, Any] | None = None
@@ -169,6 +171,7 @@ class Run:
         self.step += len(self.envs)
         self._check_frames(result.obs)
         kept = result.kept
+        self.rewarded = self.rewarded or bool((result.reward[kept] > 0).any())
         self.progress.add(kept, result.reward[kept], result.success[kept], objects)
         self.visits.add(self.step, objects, z)
         self.episodes.add(kept, action.cpu().numpy(), z.cpu().numpy(), result.reward[kept])
@@ -284,7 +287,8 @@ class Run:
             if "episodes" in state:  # not of a run that began before episodes were recorded
                 self.episodes.load_state_dict(state["episodes"])
             for name in COUNTS:
-                setattr(self, name, copy.copy(state[name]))
+                # A run from before one was there begins with it.
+                setattr(self, name, copy.copy(state.get(name, getattr(self, name))))
             self.wall_before = state["wall_s"]
             self.learner_state = state["learner"]
             self._restart(self.envs.set_state(state["envs"]))
@@ -345,7 +349,7 @@ class Run:
         self.envs.close()
 
 
-COUNTS = ("step", "dropped_episodes")
+COUNTS = ("step", "dropped_episodes", "rewarded")
 """Attributes that a checkpoint holds under the same name."""
 
 

@@ -297,7 +297,7 @@ class Trainer:
         if self.runtime is None:
             self._start_updates()
         for run in self.runs:
-            run.agent.follow_schedules(self.step_count)
+            run.agent.follow_schedules(self.step_count, run.rewarded)
         self.learner.step()
         return time.perf_counter()
 

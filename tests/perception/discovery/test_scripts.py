@@ -282,6 +282,6 @@ def test_conditions_are_tested_once_and_a_repeated_command_goes_on(
     for words in (
         [out, "training.steps=3"],
         ["corrupt=[noise]"],
-        ["task=gym", "task.id=Reacher-v5"],
+        ["task=gym", "task.id=tests.fake_envs:vis_rpg_tests/Blank-v0"],
     ):
         assert run_script(monkeypatch, "test_conditions", *SMALL, *words) == 2
