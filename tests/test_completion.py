@@ -37,6 +37,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         ("vis-rpg train task=maze seed", ["seed=", "seeds="]),
         ("vis-rpg train resume=", ["true", "false"]),
+        ("vis-rpg tune task=block", ["block_push"]),  # its trials are trained
         ("vis-rpg plot-curves agent.", [""]),
         ("vis-rpg train out=/t", [""]),  # then bash completes files
         ("vis-rpg trian se", [""]),

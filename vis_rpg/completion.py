@@ -30,6 +30,16 @@ complete -o default -F _vis_rpg vis-rpg
 """
 
 
+def settings(config: str) -> list[str]:
+    """List the settings of a config with what may be chosen for them, within `config_files`."""
+    options = groups_of(config)
+    words = [f"{group}={option}" for group in options for option in options[group]]
+    for key, chosen in choices(SCHEMAS[config]):
+        if key not in options:
+            words += [f"{key}={shown(each)}" for each in chosen] or [f"{key}="]
+    return words
+
+
 def script(commands: Mapping[str, str], config_dir: Path) -> str:
     """Write the script.
 
@@ -40,11 +50,9 @@ def script(commands: Mapping[str, str], config_dir: Path) -> str:
     cases = []
     with config_files(config_dir):
         for command, config in commands.items():
-            options = groups_of(config)
-            words = [f"{group}={option}" for group in options for option in options[group]]
-            for key, chosen in choices(SCHEMAS[config]):
-                if key not in options:
-                    words += [f"{key}={shown(each)}" for each in chosen] or [f"{key}="]
+            words = settings(config)
+            if other := getattr(SCHEMAS[config], "OTHERS", None):  # it takes those of another one
+                words += settings(other)
             cases.append(f'      {command}) words="{" ".join([*dict.fromkeys(words), FLAGS])}" ;;')
     every = " ".join([*commands, "--help", "--version", "--completion"])
     return SCRIPT.replace("@COMMANDS", every).replace("@CASES", "\n".join(cases))

@@ -58,7 +58,7 @@ def nearest(
     return hint.format(best) if best and likeness(best) >= least else ""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Format another library's error for a message: its kind and its text."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 

@@ -49,6 +49,10 @@ def get(server: Any, path: str) -> bytes:
     return content
 
 
+def rolled(server: Any, asked: str) -> Any:
+    return json.loads(get(server, f"rollout?{asked}&version={server.shown[1]}"))
+
+
 def refusal(server: Any, path: str, **headers: str) -> int:
     with pytest.raises(HTTPError) as error:
         urlopen(Request(server.url + path, headers=headers), timeout=300)
@@ -58,23 +62,25 @@ def refusal(server: Any, path: str, **headers: str) -> int:
 def test_a_live_rollout_has_the_z_that_is_asked_for_and_the_start() -> None:
     with served(trained(*GAUSSIAN)) as server:
         assert b'id="live"' in get(server, "")
-        one, again, other = (
-            json.loads(get(server, f"rollout?u={u}&v=-0.5&start=3")) for u in (1.25, 1.25, -1)
-        )
+        one, again, other = (rolled(server, f"u={u}&v=-0.5&start=3") for u in (1.25, 1.25, -1))
         assert one["z"] == "(1.25, -0.50)" and other["z"] == "(-1.00, -0.50)"
         assert one == again and one["path"] != other["path"]
         assert len(one["pictures"]) > 1 and one["began"] is None
         for asked, wrong in (("u=1&v=2", "start="), ("u=nan&v=2&start=0", "u=nan")):
-            answer = json.loads(get(server, f"rollout?{asked}"))
-            assert answer == {"error": f"{wrong}: give a number"}
+            assert rolled(server, asked) == {"error": f"{wrong}: give a number"}
+        for asked in ("u=1&v=2&start=1e300", "u=1&v=2&start=2.7", "u=1e308&v=0&start=0"):
+            assert "give" in rolled(server, asked)["error"]
+        old = json.loads(get(server, "rollout?u=1&v=2&start=0&version=step-0000000001"))
+        assert old == {"error": "the run has gone on: load the page again"}
         assert refusal(server, "report.html") == 404
         assert refusal(server, "", Host="elsewhere.example") == 403
+        assert refusal(server, "version", **{"Sec-Fetch-Site": "cross-site"}) == 403
 
 
 def test_a_category_is_asked_for_by_its_number() -> None:
     with served(trained(*CATEGORICAL)) as server:
-        assert json.loads(get(server, "rollout?category=4&start=0"))["z"] == "category 4"
-        assert b"from 1 to 5" in get(server, "rollout?category=6&start=0")
+        assert rolled(server, "category=4&start=0")["z"] == "category 4"
+        assert "from 1 to 5" in rolled(server, "category=6&start=0")["error"]
 
 
 def test_a_z_at_a_place_of_the_plane_is_there_and_nowhere_else() -> None:
@@ -94,3 +100,30 @@ def test_the_page_follows_a_run_that_goes_on(tmp_path: Path) -> None:
         server.making.result()
         assert get(server, "version").decode() == "step-0000000300"
         assert b'"version": "step-0000000300"' in get(server, "")
+
+
+def test_one_rollout_at_a_time_and_faults_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(trained(*GAUSSIAN)) as server:
+        server.rolling = True
+        assert "another rollout" in rolled(server, "u=0&v=0&start=0")["error"]
+        server.rolling = False
+        stage = server.shown[2]
+        monkeypatch.setattr(stage.env.unwrapped, "step", lambda action: 1 / 0)
+        assert rolled(server, "u=0&v=0&start=0")["error"].startswith("ZeroDivisionError")
+        assert not server.rolling
+
+
+def test_a_page_that_cannot_be_made_anew_is_tried_once_for_each_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(trained(*GAUSSIAN), tmp_path / "run")
+    with served(run) as server:
+        made = []
+        monkeypatch.setattr(server_module, "collect", lambda *given: made.append(given) or 1 / 0)
+        monkeypatch.setattr(server_module, "newest", lambda run: "step-2")
+        for _ in range(3):
+            assert get(server, "version").decode() == "step-0000000150"
+            if server.making is not None:
+                server.making.exception()
+        assert len(made) == 1
+        assert capsys.readouterr().err.count("the page is as it was: ZeroDivisionError") == 1

@@ -71,6 +71,48 @@ def test_a_signal_that_its_handler_survives_costs_nothing(tmp_path: Path) -> Non
     assert differences(comparable(tmp_path), comparable(trained(NEVER, *WORDS))) == []
 
 
+def test_workers_survive_what_a_scheduler_sends_to_the_whole_process_group(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run"
+    words = ["preset=debug", "device=cpu", f"out={out}", NEVER, "runtime=eager", "steps=100000"]
+    words += ["task=gym", "task.id=tests.fake_envs:vis_rpg_tests/Faulty-v0", "task.processes=true"]
+    process = subprocess.Popen(
+        [sys.executable, "scripts/train.py", *words, "logger.log_every=20", "agent.envs=2"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while not (out / "metrics.jsonl").exists() or len(lines(out)) < 3:
+        assert process.poll() is None, process.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=GRACE_S)
+    assert process.returncode == -signal.SIGTERM, said.decode()
+    assert "died" not in said.decode()
+    [kept] = checkpoint.complete(out / "checkpoints")
+    assert checkpoint.load(kept)["dropped_episodes"] == 0
+
+
+def test_a_signal_in_the_last_moments_is_passed_on_and_one_after_another_noted() -> None:
+    obeyed: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: obeyed.append(number))
+    saved: list[int] = []
+    try:
+        with checkpoint_on_signal(lambda: saved.append(len(obeyed))) as stop:
+            for _ in range(2):
+                signal.raise_signal(signal.SIGTERM)
+                stop()
+            signal.raise_signal(signal.SIGTERM)  # no step follows
+            assert (saved, len(obeyed)) == ([0, 1], 2)
+        assert len(obeyed) == 3
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_signal_nobody_handles_but_sigterm_is_left_alone() -> None:
     with checkpoint_on_signal(lambda: pytest.fail("nothing was noted")) as stop:
         assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL

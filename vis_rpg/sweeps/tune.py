@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -80,6 +81,10 @@ def main(config: TuneConfig) -> None:
     except Exception as error:  # Ray's own, as of a cluster that does not answer
         raise UserError(f"Ray: {one_line(error)}; continue with resume=true") from error
     results.get_dataframe().to_csv(out / "trials.csv", index=False)
+    if results.errors:
+        first = one_line(results.errors[0]).splitlines()[0]
+        line = f"note: {len(results.errors)} of {len(results)} trials failed, the first by {first}"
+        print(line, file=sys.stderr)
     reported = [each for each in results if config.metric in (each.metrics or {})]
     require(
         bool(reported),

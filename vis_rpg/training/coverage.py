@@ -129,6 +129,9 @@ class VisitRecord:
         self.chunks.load_state(state)
 
     def read(self) -> dict[str, Tensor]:
-        """Read everything written: step (V,), positions (V, N, 2 or 3), z (V, Z)."""
+        """Read what was written: step (V,), positions (V, N, 2 or 3), z (V, Z)."""
         parts = [self.chunks.read(span) for span in self.chunks.spans]
+        # Of a run that was begun when its task named no objects yet, what is known of them.
+        known = parts[-1]["positions"].shape[1:]
+        parts = [part for part in parts if part["positions"].shape[1:] == known]
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}

@@ -134,7 +134,7 @@ class EpisodeRecorder:
         """
         ended = [episode.ended for episode in self.kept]
         successes = [index for index, episode in enumerate(self.kept) if episode.success]
-        needed = {0, *successes[: self.count // FIRST_SUCCESSES]}
+        needed = {0, *successes[: -(-self.count // FIRST_SUCCESSES)]}
         others = [index for index in range(1, len(ended) - 1) if index not in needed]
         gaps = {index: ended[index + 1] - ended[index - 1] for index in others}
         return min(gaps, key=gaps.__getitem__, default=len(ended) - 1)

@@ -29,11 +29,13 @@ def checkpoint_on_signal(save: Callable[[], None]) -> Iterator[Callable[[], bool
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # Python handles signals in the main thread alone
         return
-    before = {each: signal.getsignal(each) for each in SIGNALS}
+    before = {each: signal.getsignal(each) or signal.SIG_DFL for each in SIGNALS}
     if before[signal.SIGUSR2] is signal.SIG_DFL:
         del before[signal.SIGUSR2]
-    for each in before:
-        signal.signal(each, lambda number, _: noted.append(number))
+
+    def listen() -> None:
+        for each in before:
+            signal.signal(each, lambda number, _: noted.append(number))
 
     def restore() -> None:
         for each, handler in before.items():
@@ -44,9 +46,13 @@ def checkpoint_on_signal(save: Callable[[], None]) -> Iterator[Callable[[], bool
             save()
             restore()
             signal.raise_signal(noted.pop())
+            listen()
         return False
 
+    listen()
     try:
         yield obey
     finally:
         restore()
+        if noted:  # during the end of a run, which has saved its last checkpoint
+            signal.raise_signal(noted.pop())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -345,6 +346,15 @@ def test_objects_of_a_mujoco_task_are_what_moves_and_frames_show_them() -> None:
         ("Reacher-v5", ("fingertip", "target")),
         ("Ant-v5", ("torso",)),  # moves about
         ("InvertedDoublePendulum-v5", ("pole2",)),  # on a cart with a motor
+        (  # led by its hand, on a base whose joints are held
+            "gymnasium_robotics:FetchPush-v4",
+            (
+                "robot0:head_camera_depth_optical_frame",
+                "robot0:r_gripper_finger_link",
+                "robot0:l_gripper_finger_link",
+                "object0",
+            ),
+        ),
         ("Pendulum-v1", ()),  # no model of MuJoCo
     ],
 )
@@ -355,6 +365,17 @@ def test_objects_of_robots_that_move_about_are_trunks_else_last_links(
     assert task_of(env).object_names == names
     assert len(object_positions(env.reset(seed=0)[1])) == len(names)
     assert not env.has_wrapper_attr("segmentation")
+    env.close()
+
+
+def test_an_object_on_a_frame_is_where_it_moves() -> None:
+    env = make_gym("gymnasium_robotics:AdroitHandDoor-v1", "state")
+    before = object_positions(env.reset(seed=0)[1])[task_of(env).object_names.index("door")]
+    inner: Any = env.unwrapped
+    inner.data.joint("door_hinge").qpos[:] = 1.2
+    mujoco.mj_forward(inner.model, inner.data)
+    after = env.step(np.zeros(env.action_space.shape))[-1]["objects"]
+    assert np.linalg.norm(after[task_of(env).object_names.index("door")] - before) > 0.1
     env.close()
 
 

@@ -18,6 +18,10 @@ from vis_rpg.analysis.video import frames_per_second
 from vis_rpg.envs.make import task_of
 from vis_rpg.errors import UserError, require
 
+MOST_STARTS = 2**31
+FAR = 100
+"""Standard deviations of z."""
+
 
 @dataclass
 class Stage:
@@ -45,10 +49,14 @@ class Stage:
                 `category` from 1, or `u` and `v`, of a z whose other directions are 0.
 
         Raises:
-            UserError: One of them is no number, or there is no such category.
+            UserError: One of them is no number or far too large, or there is no such category.
         """
-        start = int(_number(wanted, "start"))
-        require(start >= 0, f"start={start}: give a number from 0")
+        start = _number(wanted, "start")
+        require(
+            start == int(start) and 0 <= start < MOST_STARTS,
+            f"start={start:g}: give a whole number from 0 to {MOST_STARTS - 1:,}",
+        )
+        start = int(start)
         z = self._z(wanted)
         self.actor.generator.manual_seed(start)
         film = Film(self.env, self.actor.agent)
@@ -68,7 +76,9 @@ class Stage:
             require(1 <= category <= dim, f"category={category}: give one from 1 to {dim}")
             z[category - 1] = 1.0
         else:
-            z = self.view.z_at(np.array([_number(wanted, "u"), _number(wanted, "v")]), dim)
+            place = np.array([_number(wanted, "u"), _number(wanted, "v")])
+            require(bool((abs(place) <= FAR).all()), f"u, v: give numbers from -{FAR} to {FAR}")
+            z = self.view.z_at(place, dim)
         return torch.as_tensor(z, dtype=torch.float32)
 
 

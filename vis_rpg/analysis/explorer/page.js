@@ -469,6 +469,7 @@ async function rollOut() {
   button.disabled = true;
   note.textContent = "rolling out ...";
   const wanted = new URLSearchParams(["u", "v", "category", "start"].map((name) => [name, get(`live-${name}`).value]));
+  wanted.set("version", data.live.version);
   const answer = await fetch(`rollout?${wanted}`).catch(() => null);
   const own = answer ? await answer.json() : { error: "the server has ended" };
   button.disabled = false;

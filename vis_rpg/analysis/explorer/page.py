@@ -61,7 +61,9 @@ def main(config: ExploreConfig) -> None:
         from vis_rpg.analysis.explorer.server import serve
 
         return serve(run, config.run, config.seed)
-    data, _ = collect(run, config.run, config.seed)
+    data, stage = collect(run, config.run, config.seed)
+    if stage is not None:
+        stage.env.close()
     page = make_page(data)
     require(
         len(page) <= MOST_BYTES,
@@ -148,7 +150,9 @@ def _map(seeds: list[Seed], run: Path, views: dict[Path | None, ZView]) -> dict[
         views[seed.folder] = plane_of_places(config.agent.latent.kind, own, task)
 
     def bonus(folder: Path, positions: np.ndarray) -> np.ndarray:
-        return visit_bonus(load(folder)[0].agent, env, positions)
+        actor, own = load(folder)
+        own.close()
+        return visit_bonus(actor.agent, env, positions)
 
     bonuses = [partial(bonus, seed.folder) for seed in seeds if seed.folder is not None]
     data = map_data(visits, task, list(views.values()), bonuses)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import torch
 from vis_rpg.analysis.curves import seed_runs
 from vis_rpg.analysis.explorer.live import Stage
 from vis_rpg.analysis.explorer.page import collect, make_page
-from vis_rpg.errors import UserError, require
+from vis_rpg.errors import UserError, one_line, require
 from vis_rpg.training import checkpoint
 from vis_rpg.training.logger import without_nan
 from vis_rpg.training.published import is_published
@@ -40,6 +42,8 @@ def serve(run: Path, name: str, seed: int) -> None:
     try:
         server.serve_forever()
     except KeyboardInterrupt:
+        pass
+    finally:
         server.server_close()
 
 
@@ -59,43 +63,69 @@ class PageServer(ThreadingHTTPServer):
 
     def __init__(self, run: Path, name: str, seed: int) -> None:
         self.run, self.name, self.seed = run, name, seed
-        self.page, self.version = b"", ""
-        self.stage: Stage | None = None
+        self.shown: tuple[bytes, str, Stage | None] = b"", "", None
+        """The page, its version, and the agent that rolls out for it."""
         self.worker = ThreadPoolExecutor(1, "explorer", torch.set_num_threads, (1,))
-        self.worker.submit(self._make).result()
+        self.lock = threading.Lock()
         self.making: Future[None] | None = None
+        self.tried = newest(run)
+        """The version that was last made, whether it came to be or not."""
+        self.rolling = False
+        self.worker.submit(self._make, self.tried).result()
         try:
             super().__init__((HOST, PORT), _Handler)
         except OSError:
             super().__init__((HOST, 0), _Handler)
         self.url = f"http://{HOST}:{self.server_address[1]}/"
 
-    def _make(self) -> None:
-        version = newest(self.run)
-        data, self.stage = collect(self.run, self.name, self.seed)
-        choice = None if self.stage is None else self.stage.choice
-        self.page = make_page(data | {"live": {"version": version, "choice": choice}})
-        self.version = version
+    def server_close(self) -> None:
+        """End, and drop what waits to be played."""
+        self.worker.shutdown(wait=False, cancel_futures=True)
+        super().server_close()
+
+    def _make(self, version: str) -> None:
+        data, stage = collect(self.run, self.name, self.seed)
+        choice = None if stage is None else stage.choice
+        page = make_page(data | {"live": {"version": version, "choice": choice}})
+        (*_, before), self.shown = self.shown, (page, version, stage)
+        if before is not None:
+            before.env.close()
 
     def follow(self) -> str:
         """Return the version of the page; begin to make it anew where the run has gone on."""
-        if self.making is not None and self.making.done():
-            if isinstance(error := self.making.exception(), UserError):
-                print(f"note: the page is as it was: {error}", file=sys.stderr)
-            self.making = None
-        if self.making is None and newest(self.run) != self.version:
-            self.making = self.worker.submit(self._make)
-        return self.version
+        with self.lock:
+            if self.making is not None and self.making.done():
+                if (error := self.making.exception()) is not None:
+                    print(f"note: the page is as it was: {_why(error)}", file=sys.stderr)
+                self.making = None
+            if self.making is None and (version := newest(self.run)) != self.tried:
+                self.tried = version
+                self.making = self.worker.submit(self._make, version)
+            return self.shown[1]
 
     def rollout(self, wanted: dict[str, str]) -> dict[str, Any]:
-        """Roll out once what is being made is done, as `Stage.rollout`."""
+        """Roll out once what is being made is done, as `Stage.rollout`.
 
-        def play() -> dict[str, Any]:
-            require(self.stage is not None, "there is no agent to roll out yet")
-            assert self.stage is not None
-            return self.stage.rollout(wanted)
+        Args:
+            wanted: With the `version` of the page that asks.
 
-        return self.worker.submit(play).result()
+        Raises:
+            UserError: Another rollout waits, or the page shows another agent.
+        """
+        with self.lock:
+            require(not self.rolling, "another rollout is being played: wait until it is there")
+            self.rolling = True
+        try:
+            return self.worker.submit(self._play, wanted).result()
+        finally:
+            self.rolling = False
+
+    def _play(self, wanted: dict[str, str]) -> dict[str, Any]:
+        _, version, stage = self.shown
+        require(wanted.get("version") == version, "the run has gone on: load the page again")
+        require(stage is not None, "there is no agent to roll out yet")
+        assert stage is not None
+        return stage.rollout(wanted)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -104,17 +134,18 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer."""
         asked = urlsplit(self.path)
-        if self.headers.get("Host", "").rsplit(":", 1)[0] not in (HOST, "localhost"):
+        here = self.headers.get("Host", "").rsplit(":", 1)[0] in (HOST, "localhost")
+        if not here or self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             self._answer(403, "text/plain", b"only for this machine")  # no page of another site
         elif asked.path == "/":
-            self._answer(200, "text/html; charset=utf-8", self.server.page)
+            self._answer(200, "text/html; charset=utf-8", self.server.shown[0])
         elif asked.path == "/version":
             self._answer(200, "text/plain", self.server.follow().encode())
         elif asked.path == "/rollout":
             try:
                 played = self.server.rollout(dict(parse_qsl(asked.query)))
-            except UserError as error:  # no bad status, which browsers complain of
-                played = {"error": str(error)}
+            except Exception as error:  # no bad status, which browsers complain of
+                played = {"error": _why(error)}
             self._answer(200, "application/json", json.dumps(without_nan(played)).encode())
         else:
             self._answer(404, "text/plain", b"not here")
@@ -124,11 +155,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Cache-Control", "no-store")
-        self.end_headers()
-        self.wfile.write(content)
+        with suppress(ConnectionError):  # the browser has gone
+            self.end_headers()
+            self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing of each request."""
+
+
+def _why(error: BaseException) -> str:
+    return str(error) if isinstance(error, UserError) else one_line(error)
 
 
 def newest(run: Path) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vis_rpg.envs.rendering.frames import FRAME, Camera
+from vis_rpg.errors import UserError, one_line
 
 import mujoco  # isort: skip  (after rendering, which chooses its GL back end)
 
@@ -21,6 +22,9 @@ VIEW = "type", "fixedcamid", "trackbodyid", "lookat", "distance", "azimuth", "el
 """What of Gymnasium's camera says where it looks; copied, since drawing moves one that follows."""
 
 MOTORS = mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT
+WELD = mujoco.mjtEq.mjEQ_WELD
+HELD = 1e4
+"""Damping from which a joint is fixed, as those under Fetch's base are."""
 STARTS = 3
 """Resets that tell whether a marker lies elsewhere in another episode."""
 SLIDES = mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE
@@ -29,16 +33,19 @@ SLIDES = mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE
 class GymScene:
     """Objects of interest in a model and what each pixel of its picture shows.
 
-    Of the trees of bodies that joints hang on the world, one without a motor is an object (what is
-    pushed, a goal that a start places anew). Of a robot that moves about, its trunk is one; of one
-    that is mounted, each last link (a link is what no joint divides). What nothing can touch and
-    every start leaves in one place is background.
+    Of the trees of bodies that hang on the world, one without a motor is an object for each joint
+    on what stands still (what is pushed, a door, a goal that a start places anew). Of a robot that
+    moves about, its trunk is one; of one that is mounted, each last link (a link is what no joint
+    divides). What nothing can touch and every start leaves in one place is background.
 
     Args:
         env: With `model` and `data` of MuJoCo.
 
     Attributes:
         names: Of the objects' bodies, (N,).
+
+    Raises:
+        UserError: The environment cannot be reset.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -49,14 +56,22 @@ class GymScene:
         by_joint = np.isin(model.actuator_trntype, MOTORS)
         driven = np.isin(np.arange(model.njnt), model.actuator_trnid[by_joint, 0])
         slides = np.isin(model.jnt_type, SLIDES)
-        robots, mobile = tree[model.jnt_bodyid[driven]], model.jnt_bodyid[slides & ~driven]
+        held = model.dof_damping[model.jnt_dofadr] >= HELD
+        welded = (model.eq_type == WELD) & (model.eq_objtype == mujoco.mjtObj.mjOBJ_BODY)
+        ends = np.stack([model.eq_obj1id, model.eq_obj2id])[:, welded]
+        led = ends[:, (model.body_mocapid[ends] >= 0).any(0)]  # by a hand that is set from outside
+        robots = np.union1d(tree[model.jnt_bodyid[driven]], tree[led])
+        mobile = model.jnt_bodyid[slides & ~driven & ~held]
         carriers = link[model.body_parentid[np.unique(link)]]
         objects: list[tuple[int, NDArray[np.bool_]]] = []
+        first = np.zeros(model.nbody, int)  # of the links that carry a body, the one on the world
+        for body in range(1, model.nbody):  # children come after their parents
+            first[body] = first[model.body_parentid[body]] or link[body]
         for root in np.unique(tree[model.jnt_bodyid]):
             if root not in robots:
-                moves = (tree == root) & (link > 0)
-                if self._touchable(moves) or self._starts_differ(env, root):
-                    objects.append((root, moves))
+                for own in np.setdiff1d(first[tree == root], 0):
+                    if self._touchable(first == own) or self._starts_differ(env, own):
+                        objects.append((own, first == own))
             elif root in mobile:
                 objects.append((root, link == root))
             else:
@@ -80,7 +95,11 @@ class GymScene:
         """Tell whether a body lies elsewhere after another reset."""
         places = []
         for seed in range(STARTS):
-            env.reset(seed=seed)
+            try:
+                env.reset(seed=seed)
+            except Exception as error:  # an environment may fail in any way of its own
+                id = env.spec.id if env.spec else "this environment"
+                raise UserError(f"task.id={id} cannot be reset: {one_line(error)}") from error
             places.append(self._env.data.xpos[body].copy())
         return bool(np.ptp(places, axis=0).max() > 1e-6)
 

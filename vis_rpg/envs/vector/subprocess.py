@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -91,6 +92,19 @@ class _Job:
         return arrays
 
 
+def _start_forkserver() -> None:
+    """Start it where it is not running, deaf to what ends its process group.
+
+    It tells how workers end, and starts those that take the place of others.
+    """
+    resource_tracker.ensure_running()  # which unblocks SIGTERM
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR2])
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Worker:
     """The parent's end of one worker process."""
 
@@ -102,6 +116,7 @@ class _Worker:
         """Start the process; its first answer says whether it could make its environments."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", __name__])
+        _start_forkserver()
         kept = {name: os.environ.get(name) for name in ONE_THREAD}
         os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
         try:
@@ -354,7 +369,11 @@ def _how(exitcode: int | None) -> str:
 
 def _work(pipe: Connection, job: _Job) -> None:
     """A worker's life: do what the parent asks until it closes the pipe or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    # Ctrl-C, and what schedulers send to a whole process group, are the parent's to answer.
+    os.setpgid(0, 0)
+    for each in (signal.SIGINT, signal.SIGUSR2):
+        signal.signal(each, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # multiprocessing ends us by it
     os.environ.pop(GPU, None)
     if job.gpu is not None:
         os.environ[GPU] = job.gpu
