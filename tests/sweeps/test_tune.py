@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +93,39 @@ def test_the_best_trial_is_the_run_of_the_command_that_is_printed(
     assert lines(Path(folder))[-1]["coverage"] >= max(done), "ASHA stops the others"
     assert run_script(monkeypatch, "tune", *words) == 2
     assert "a search is there already; add resume=true" in capfd.readouterr().err
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_trial_that_dies_goes_on_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_here: Any
+) -> None:
+    from vis_rpg.sweeps import tune
+
+    killed = tmp_path / "killed"
+    trial = tune.trial
+
+    def dies_once(*args: Any, **more: Any) -> None:
+        save = tune.Trainer.save
+
+        def save_and_die(trainer: Any) -> None:
+            save(trainer)
+            if not killed.exists():
+                killed.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        tune.Trainer.save = save_and_die
+        trial(*args, **more)
+
+    monkeypatch.setattr(tune, "trial", dies_once)
+    words = [*BASE, SPACE, "metric=coverage", "trials=1", f"out={tmp_path / 'tune'}", "grace=1"]
+    assert run_script(monkeypatch, "tune", *words, "logger.checkpoint_every=100") == 0
+    assert killed.exists()
+    [run] = [path.parent for path in tmp_path.glob("tune/*/config.yaml")]
+    gamma = compose([f"agent.gamma={_gamma(run)}"]).agent.gamma
+    whole = trained(*BASE, "logger.checkpoint_every=100", f"agent.gamma={gamma}")
+    assert differences(comparable(run), comparable(whole)) == []
+
+
+def _gamma(run: Path) -> str:
+    return re.findall(r"gamma: (\S+)", (run / "config.yaml").read_text())[0]
