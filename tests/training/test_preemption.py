@@ -23,20 +23,27 @@ GRACE_S = 30
 """Kubernetes' and Slurm's default."""
 
 
-def test_sigterm_ends_a_run_within_the_grace_time_with_its_last_step_kept(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    words = ["preset=debug", "device=cpu", f"out={out}", NEVER, *WORDS]
+def learning(out: Path, *words: str) -> subprocess.Popen[bytes]:
+    """A run in a process group of its own that has logged three lines."""
+    own = ["preset=debug", "device=cpu", f"out={out}", NEVER, *words]
     process = subprocess.Popen(
-        [sys.executable, "scripts/train.py", *words],
+        [sys.executable, "scripts/train.py", *own],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )
     deadline = time.monotonic() + 300
     while not (out / "metrics.jsonl").exists() or len(lines(out)) < 3:
         assert process.poll() is None, process.communicate()[1].decode()
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    return process
+
+
+def test_sigterm_ends_a_run_within_the_grace_time_with_its_last_step_kept(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = learning(out, *WORDS)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=GRACE_S)
     assert process.returncode == -signal.SIGTERM, said.decode()
@@ -75,20 +82,9 @@ def test_workers_survive_what_a_scheduler_sends_to_the_whole_process_group(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "run"
-    words = ["preset=debug", "device=cpu", f"out={out}", NEVER, "runtime=eager", "steps=100000"]
-    words += ["task=gym", "task.id=tests.fake_envs:vis_rpg_tests/Faulty-v0", "task.processes=true"]
-    process = subprocess.Popen(
-        [sys.executable, "scripts/train.py", *words, "logger.log_every=20", "agent.envs=2"],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 300
-    while not (out / "metrics.jsonl").exists() or len(lines(out)) < 3:
-        assert process.poll() is None, process.communicate()[1].decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    words = ["task=gym", "task.id=tests.fake_envs:vis_rpg_tests/Faulty-v0", "task.processes=true"]
+    words += ["runtime=eager", "steps=100000", "logger.log_every=20", "agent.envs=2"]
+    process = learning(out, *words)
     os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=GRACE_S)
     assert process.returncode == -signal.SIGTERM, said.decode()

@@ -173,8 +173,10 @@ class Run:
         kept = result.kept
         self.rewarded = self.rewarded or bool((result.reward[kept] > 0).any())
         self.progress.add(kept, result.reward[kept], result.success[kept], objects)
+        z = z.cpu()  # once, for both
         self.visits.add(self.step, objects, z)
-        self.episodes.add(kept, action.cpu().numpy(), z.cpu().numpy(), result.reward[kept])
+        if self.config.logger.episodes:
+            self.episodes.add(kept, action.cpu().numpy(), z.numpy(), result.reward[kept])
         for row in result.first_obs:
             if row in result.dropped:
                 self.dropped_episodes += 1
