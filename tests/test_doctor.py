@@ -7,6 +7,7 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
+from perception.ops.kernels import MULTIPLIES_BFLOAT16
 from vis_rpg import doctor
 
 
@@ -51,4 +52,5 @@ def test_each_finding_is_one_line(
     assert len(rows) == len(lines)
     assert rows["task=block_push obs=state"] == "yes"
     assert rows["task=cabinet_sparse obs=pixels"] == "no"
+    assert rows["precision=bfloat16 on a CPU"] == ("yes" if MULTIPLIES_BFLOAT16 else "no")
     assert f"torch {sys.modules['torch'].__version__}" in lines[1]

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, distribution, requires, ver
 import torch
 from omegaconf import DictConfig
 
+from perception.ops.kernels import MULTIPLIES_BFLOAT16
 from vis_rpg.checks import lacks_compiler
 from vis_rpg.origin import commit, hardware
 
@@ -92,6 +93,8 @@ def findings() -> Iterator[tuple[str, str | None, str]]:
     yield "device=cuda", None if there else "PyTorch sees no GPU", gpus() if there else ""
     lacking = lacks_compiler("cpu")
     yield "runtime=compile on a CPU", lacking and f"needs {lacking}", "a compiler is there"
+    half = None if MULTIPLIES_BFLOAT16 else "the processor has no instructions for it"
+    yield "precision=bfloat16 on a CPU", half, "pays on AMD, compiled (results/speed)"
     for words, (task, obs) in TASKS.items():
         yield words, lacks(task, obs), "starts"
     for name, missing in extras().items():
