@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -282,6 +283,25 @@ def test_a_full_disk_names_the_path(cli, capfd) -> None:
     assert "no space left for runs/x/model" in capfd.readouterr().err
     assert cli(raises=OSError(errno.ENOSPC, "No space left on device"))[0] == 2
     assert "no space left for runs/0" in capfd.readouterr().err
+
+
+def test_a_thread_that_finds_the_disk_full_leaves_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    assert run_script(monkeypatch, "evaluate", "--help") == 0
+    capsys.readouterr()
+    for error in (OSError(errno.ENOSPC, "No space left on device"), ValueError("a fault")):
+
+        def end(error: Exception = error) -> None:
+            raise error
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        thread.join()
+    says = capsys.readouterr().err
+    assert "ValueError: a fault" in says
+    assert "No space left" not in says
 
 
 def test_ctrl_c_ends_with_130_and_one_line(cli, capfd) -> None:

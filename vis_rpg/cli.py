@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -132,8 +133,15 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
+def _thread_ended(error: threading.ExceptHookArgs) -> None:
+    """Print a traceback, but where TensorBoard's thread finds the disk full and hands that on."""
+    if not (isinstance(error.exc_value, OSError) and error.exc_value.errno in FULL):
+        threading.__excepthook__(error)
+
+
 def main(command: str | None = None) -> None:
     """Run a command, by default the one that the command line names, and end the process."""
+    threading.excepthook = _thread_ended
     words = [*([command] if command else []), *sys.argv[1:]]
     if not words or words[0] in ("-h", "--help"):
         print("usage: vis-rpg COMMAND [key=value ...] (vis-rpg COMMAND --help says more)\n")
