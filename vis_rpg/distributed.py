@@ -63,7 +63,7 @@ def maximum(value: int) -> int:
     """Return the greatest of all processes' values."""
     if not dist.is_initialized():
         return value
-    greatest = torch.tensor(value)
+    greatest = torch.tensor(int(value))
     dist.all_reduce(greatest, dist.ReduceOp.MAX)
     return int(greatest)
 
