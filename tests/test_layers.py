@@ -23,6 +23,7 @@ LAYERS = (
         "vis_rpg.resources",
         "vis_rpg.origin",
         "vis_rpg.seeding",
+        "vis_rpg.distributed",
         "vis_rpg.schema",
         "vis_rpg.compose",
         "vis_rpg.completion",

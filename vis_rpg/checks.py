@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from perception.encoding import Reading
+from vis_rpg import distributed
 from vis_rpg.errors import UserError, require
 from vis_rpg.schema import flatten
 
@@ -26,6 +27,8 @@ FREE_ON_RESUME = (
     "agent.replay_device",
     "task.processes",
 )
+SHARED = ("agent.envs", "agent.batch_size", "exploration.batch_size")
+"""Settings of which each of several processes has an equal share."""
 READINGS: dict[str, Reading] = {
     "moving_slots": "moving",
     "moving_scene": "scene",
@@ -109,6 +112,17 @@ def check(config: DictConfig) -> None:
         config.task.name != "bandit",
         "task=bandit has one step and an exact reward, and its own learner: run vis-rpg bandit",
     )
+    processes = distributed.world_size()
+    require(
+        processes == 1 or config.seeds == 1,
+        f"seeds={config.seeds}: several processes train one seed: seeds=1",
+    )
+    for key in SHARED:
+        total = OmegaConf.select(config, key, default=0)
+        require(
+            total % processes == 0,
+            f"{key}={total}: is shared out over {processes} processes: give a multiple of them",
+        )
     where = device(config.device)
     lacking = lacks_compiler(config.device) if config.runtime == "compile" else None
     require(lacking is None, f"runtime=compile needs {lacking}, or use runtime=eager")
@@ -136,7 +150,7 @@ def device(name: str) -> torch.device:
     """Return the device that `device=` names, a GPU always with its number, as its tensors say.
 
     Args:
-        name: auto is the GPU where there is one.
+        name: auto is the GPU where there is one, of several processes for each its own.
 
     Raises:
         UserError: The device is not there.
@@ -149,13 +163,14 @@ def device(name: str) -> torch.device:
         chosen = None
     if chosen is None or chosen.type not in ("cpu", "cuda"):
         raise UserError(f"device={name}: choose auto, cpu, cuda or cuda:N")
+    index = int(os.environ.get("LOCAL_RANK", 0)) if chosen.index is None else chosen.index
     require(
-        chosen.type == "cpu" or (chosen.index or 0) < torch.cuda.device_count(),
+        chosen.type == "cpu" or index < torch.cuda.device_count(),
         f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use "
         "device=auto or device=cpu",
     )
     # An index of its own: "cuda" is not equal to the "cuda:0" that tensors report.
-    return torch.device("cuda", chosen.index or 0) if chosen.type == "cuda" else chosen
+    return torch.device("cuda", index) if chosen.type == "cuda" else chosen
 
 
 def check_resumable(config: DictConfig, saved: DictConfig) -> None:

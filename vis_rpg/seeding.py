@@ -6,15 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vis_rpg import distributed
+
 
 def stream(seed: int, use: int) -> int:
-    """Return the seed of one random stream of a run; no other run shares it.
+    """Return the seed of one random stream of a run in this process; no other shares it.
 
     Args:
         seed: The run's.
         use: Number of the stream.
     """
-    return int(np.random.SeedSequence([seed, use]).generate_state(1)[0])
+    rank = [distributed.rank()] if distributed.rank() else []
+    return int(np.random.SeedSequence([seed, use, *rank]).generate_state(1)[0])
 
 
 def restore_generator(generator: torch.Generator, state: Tensor) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from perception.base import ObsSequence
+from vis_rpg import distributed
 from vis_rpg.agent.batch import Batch, Noise, is_relabelled
 from vis_rpg.agent.curiosity import Curiosity
 from vis_rpg.agent.world_model import WorldModel
@@ -75,7 +76,7 @@ def rnd_loss(agent: Agent, batch: Batch) -> LossOutput:
     if isinstance(agent.rnd, Curiosity):
         x = agent.read_rnd_input(batch.obs_sequence)
         own, error = agent.rnd.loss(x, batch.action)
-        loss, error = masked_mean(own, batch.mask), error[0]  # the first step is never masked
+        loss, error = masked_loss(own, batch.mask), error[0]  # the first step is never masked
     else:
         error = agent.rnd.prediction_error(agent.read_rnd_input(batch.rnd_obs))[0]
         loss = error.mean()
@@ -295,7 +296,7 @@ def policy_loss(agent: Agent, s: Tensor, batch: Batch, noise: Noise) -> LossOutp
     if agent.space.dim:
         # The cross entropy of the z that acted: fresh z say nothing of where z leads.
         acted = (~is_relabelled(batch, noise)).to(s.dtype)
-        losses["posterior"] = -(rollout.log_p_z.mean(0) * acted).sum() / acted.sum().clamp(min=1.0)
+        losses["posterior"] = -masked_loss(rollout.log_p_z.mean(0), acted)
     metrics = {f"{part}_loss": value for part, value in losses.items()}
     losses["alpha"] = (alpha * (agent.action_dim - rollout.log_pi.detach())).mean()
     metrics |= {"entropy": -rollout.log_pi.mean(), "alpha": alpha}
@@ -341,6 +342,16 @@ def next_obs(obs_sequence: ObsSequence) -> ObsSequence:
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Average over steps before an episode's end."""
     return (values * mask).sum() / mask.sum()
+
+
+def masked_loss(values: Tensor, mask: Tensor) -> Tensor:
+    """Average over what is not masked, 0 if all is.
+
+    Of several processes the mean of their losses is that average over all of them: each divides by
+    the mean of their counts.
+    """
+    count = distributed.mean(mask.sum())
+    return (values * mask).sum() / count.clamp(min=1 / distributed.world_size())
 
 
 def detached(metrics: Metrics) -> Metrics:

@@ -3,6 +3,10 @@
 Losses are written for one agent. Several run them under `torch.func.vmap`: every parameter, buffer,
 Adam moment, batch and noise has a leading axis M, and nothing crosses its rows, neither gradient
 clipping nor a NaN. Shapes: M agents, P numbers of a part, others as in `vis_rpg.agent.losses`.
+
+Where `torch.distributed` is initialised, each process gives equal shares of one agent's batch and
+noise, and all make the update of the whole: the gradient of each part is averaged before it is
+clipped.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
+from vis_rpg import distributed
 from vis_rpg.agent.batch import Batch, Noise, relabelled
 from vis_rpg.agent.losses import (
     LossOutput,
@@ -69,6 +74,7 @@ class Learner:
         noise_generators: Sequence[torch.Generator] = (),
     ) -> None:
         self.agents, self.agent = list(agents), agents[0]
+        distributed.broadcast(self.agent)
         self.sampler, self.noise_generators = sampler, noise_generators
         self.config = self.agent.config
         self.device = self.agent.log_alpha.device
@@ -177,8 +183,8 @@ class Learner:
         batch = relabelled(batch, noise)
         metrics: Metrics = {}
         if self.agent.rnd is not None:
-            errors = self.optimizer_step(rnd_loss, metrics, batch)
-            self.apply(update_rnd_stats, *errors)
+            (error,) = self.optimizer_step(rnd_loss, metrics, batch)
+            self.apply(update_rnd_stats, distributed.gather(error))
         start = self.optimizer_step(self.agent.model_loss, metrics, batch, noise)
         if update_policy:
             self.optimizer_step(self.agent.policy_loss, metrics, *start, batch, noise)
@@ -221,7 +227,7 @@ class Learner:
             found = torch.autograd.grad(loss.sum(), leaves, retain_graph=more, allow_unused=True)
             pairs = zip(found, leaves, strict=True)
             used = [torch.zeros_like(leaf) if g is None else g for g, leaf in pairs]
-            gradient = self.flat[part].flatten(used)
+            gradient = distributed.mean(self.flat[part].flatten(used))
             norm = metrics[f"{part}_grad_norm"] = torch.linalg.vector_norm(gradient, dim=1)
             factor = (self.config.grad_clip / (norm + 1e-6)).clamp(max=1.0)
             gradients[part] = gradient.mul_(factor.unsqueeze(1))

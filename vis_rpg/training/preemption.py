@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from vis_rpg import distributed
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 """What says so: SIGTERM, and SIGUSR2 by submitit before a Slurm job's time is up."""
 
@@ -16,7 +18,8 @@ def checkpoint_on_signal(save: Callable[[], None]) -> Iterator[Callable[[], bool
     """Note signals instead of ending at once; between two steps, save and then obey them.
 
     A noted signal goes to whoever had it before: by default the process ends, and submitit or Ray
-    starts it again elsewhere. Signals that nobody handles but SIGTERM stay as they are.
+    starts it again elsewhere. Signals that nobody handles but SIGTERM stay as they are. Of several
+    processes all obey what one has noted.
 
     Args:
         save: Writes a checkpoint.
@@ -42,10 +45,11 @@ def checkpoint_on_signal(save: Callable[[], None]) -> Iterator[Callable[[], bool
             signal.signal(each, handler)
 
     def obey() -> bool:
-        if noted:
+        if number := distributed.maximum(noted[-1] if noted else 0):
             save()
             restore()
-            signal.raise_signal(noted.pop())
+            noted[-1:] = []
+            signal.raise_signal(number)
             listen()
         return False
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections import deque
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
+from vis_rpg import distributed
 from vis_rpg.envs.tasks.task import Task
 from vis_rpg.training.coverage import CoverageCounter
 
 EPISODES_KEPT = 100
-"""Finished episodes that metrics are means of."""
+"""Finished episodes that metrics are means of, of all processes together."""
 KEPT = ("returns", "succeeded", "milestones", "episodes")
 """Attributes that a checkpoint holds under the same name."""
 
@@ -30,7 +33,8 @@ class Progress:
     def __init__(self, task: Task, envs: int, more: Sequence[str] = ()) -> None:
         self.task, self.more = task, list(more)
         self.coverage = CoverageCounter(task)
-        self.finished: deque[list[float]] = deque(maxlen=EPISODES_KEPT)
+        kept = -(-EPISODES_KEPT // distributed.world_size())
+        self.finished: deque[list[float]] = deque(maxlen=kept)
         self.returns = np.zeros(envs)
         self.succeeded = np.zeros(envs, bool)
         self.milestones = np.zeros((envs, len(task.milestones)), bool)
@@ -74,17 +78,24 @@ class Progress:
         self.returns[rows], self.succeeded[rows], self.milestones[rows] = 0.0, False, False
 
     def metrics(self) -> dict[str, float]:
-        """Return coverages, and means over the last finished episodes; NaN where there is none."""
+        """Return coverages, and means over the last finished episodes; NaN where there is none.
+
+        They are of all processes together.
+        """
+        own = self.coverage.state(), list(self.finished), self.episodes
+        states, finished, episodes = zip(*distributed.gather_objects(own), strict=True)
+        coverage = CoverageCounter(self.task)
+        coverage.load({name: reduce(operator.add, [s[name] for s in states]) for name in states[0]})
         criteria = [f"success_{name}" for name in self.task.criteria]
         milestones = [f"milestone_{name}" for name in self.task.milestones]
         names = ["return", "success", "success_any", *self.more, *criteria, *milestones]
-        recent = np.array(self.finished or [[np.nan] * len(names)]).mean(0)
+        recent = np.array(sum(finished, []) or [[np.nan] * len(names)]).mean(0)
         return {
-            "coverage": self.coverage.value,
-            "joint_coverage": self.coverage.joint,
-            "visit_entropy": self.coverage.entropy,
+            "coverage": coverage.value,
+            "joint_coverage": coverage.joint,
+            "visit_entropy": coverage.entropy,
             **dict(zip(names, recent.tolist(), strict=True)),
-            "episodes": self.episodes,
+            "episodes": sum(episodes),
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,12 +18,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from perception.base import StoredObs
+from vis_rpg import distributed
 from vis_rpg.agent.actor import Actor
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.checks import check_resumable
 from vis_rpg.envs.vector.make import make_vector_envs
 from vis_rpg.envs.vector.sync import StepResult, VectorEnv
-from vis_rpg.errors import RunStopped, UserError
+from vis_rpg.errors import RunStopped, UserError, require
 from vis_rpg.origin import commit, hardware
 from vis_rpg.seeding import restore_generator, stream
 from vis_rpg.training import checkpoint, runtime
@@ -75,6 +76,8 @@ class Run:
         self.episodes = EpisodeRecorder(config.logger.episodes, count)
         more = ["z_information"] * self.actor.measure_z
         self.progress = Progress(self.task, count, more)
+        self.stride = count * distributed.world_size()
+        """Interactions of one step of all environments, those of other processes included."""
         self.step = self.dropped_episodes = 0
         self.rewarded = False
         """Whether a reward was ever positive."""
@@ -168,7 +171,7 @@ class Run:
             objects, left = objects[result.kept], None if left is None else left[rows]
             next_obs = {name: value[rows] for name, value in next_obs.items()}
         self.replay.add(action, reward, terminated, z, next_obs, rows, left)
-        self.step += len(self.envs)
+        self.step += self.stride
         self._check_frames(result.obs)
         kept = result.kept
         self.rewarded = self.rewarded or bool((result.reward[kept] > 0).any())
@@ -267,6 +270,7 @@ class Run:
             "progress": self.progress.state_dict(),
             "episodes": self.episodes.state_dict(),
             "wall_s": wall_s,
+            "processes": distributed.world_size(),
             **{name: getattr(self, name) for name in COUNTS},
         }
         checkpoint.save(self.folder, self.step, state)
@@ -278,6 +282,12 @@ class Run:
     def _load(self, path: Path) -> None:
         """Continue from a checkpoint; drop running episodes that could not be saved."""
         state = checkpoint.load(path)
+        begun = state.get("processes", 1)  # not of a run from before there could be several
+        require(
+            begun == distributed.world_size(),
+            f"resume=true: the run in {self.out} is of {begun} processes: start as many "
+            f"(torchrun --nproc-per-node={begun})",
+        )
         with checkpoint.must_fit(path):
             restore(self.agent, state, self.out)
             self.replay.load(state["replay"], self.replay_chunks)

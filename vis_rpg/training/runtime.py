@@ -23,6 +23,7 @@ from torch.utils._triton import has_triton
 from tqdm import tqdm
 
 from perception.ops import kernels
+from vis_rpg import distributed
 from vis_rpg.errors import one_line
 from vis_rpg.training.flat_parameters import adam_state
 
@@ -179,6 +180,7 @@ def start(
         wanted: "auto", "eager", "compile" or "graph". On a CPU, `auto` compiles if this saves more
             time over the updates left than compilation takes. Both times and the choice are cached
             for this machine and these shapes, so that the same command runs the same way again.
+            Several processes would not choose alike: on a CPU `auto` is eager for them.
         updates: How many are left to do.
         lacking: What CPU compilation lacks here, None if nothing.
         while_encoding: Whether frames are encoded on another core while an update runs.
@@ -193,7 +195,7 @@ def start(
     if wanted == "auto":
         kept = SAVING_WHILE_ENCODING if while_encoding else 1.0
         wanted = "graph" if cuda else "eager"
-        if not cuda and not lacking:
+        if not cuda and not lacking and distributed.world_size() == 1:
             wanted = _choose(learner, updates, cache, kept)
     for runtime in FASTEST_FIRST[FASTEST_FIRST.index(wanted) : -1]:
         try:

@@ -17,13 +17,14 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from vis_rpg import distributed
 from vis_rpg.agent.rnd import ObjectRND
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.baselines.make import make_agent
-from vis_rpg.checks import check, device, lacks_compiler
+from vis_rpg.checks import SHARED, check, device, lacks_compiler
 from vis_rpg.envs.make import observed_task
 from vis_rpg.envs.rendering.frames import render_on
 from vis_rpg.envs.vector.make import make_vector_envs
@@ -56,6 +57,9 @@ REPORTED = {"success": "success of the last episodes", "return": "return", "cove
 class Trainer:
     """One run in the folder `out`, or with `seeds` above 1 as many independent ones in out/seed-N.
 
+    Of several processes each has an equal share of the run's environments, replay and batch; the
+    first keeps its own in `out`, the others in out/rank-N. Interactions are those of all.
+
     Environments step, and frozen perception encodes their observations, while the update runs; only
     actions wait for the device.
 
@@ -70,10 +74,11 @@ class Trainer:
     def __init__(self, config: DictConfig) -> None:
         check(config)
         self.config, self.device = config, device(config.device)
+        self.share = process_share(config)
         prepare(self.device)
         render_on(self.device)
         for seed_library in (random.seed, np.random.seed, torch.manual_seed):
-            seed_library(config.seed)
+            seed_library(config.seed + distributed.rank())
         configs = seed_configs(config)
         self.locks: list[TextIO] = []
         try:
@@ -82,7 +87,7 @@ class Trainer:
             found = [checkpoint.complete(Path(own.out) / "checkpoints") for own in configs]
             for own, checkpoints in zip(configs, found, strict=True):
                 check_can_start(own, checkpoints)
-            self.runs, sampler = self._make_runs(configs, _newest_in_all(found))
+            self.runs, sampler = self._make_runs(configs, _newest_in_all(found, config.out))
             generators = [run.generator for run in self.runs]
             agents = [run.agent for run in self.runs]
             self.learner = Learner(agents, config.precision, sampler, generators)
@@ -105,7 +110,7 @@ class Trainer:
         self, configs: list[DictConfig], checkpoints: list[Path] | None
     ) -> tuple[list[Run], BatchSampler]:
         """Make the run of each seed, and the sampler of their batches."""
-        config, settings = self.config, self.config.agent
+        config, settings = self.share, self.share.agent
         seeds = [own.seed for own in configs]
         vector_envs = make_vector_envs(
             observed_task(config), config.obs.kind, settings.envs, seeds, config.render.backend
@@ -136,7 +141,7 @@ class Trainer:
         self, agents: list[Agent], episode_length: int
     ) -> tuple[Storage, list[ReplayBuffer]]:
         """Make the replay buffer of every agent, in one storage."""
-        config, settings, first = self.config, self.config.agent, agents[0]
+        config, settings, first = self.share, self.share.agent, agents[0]
         capacity, count = settings.replay_capacity, len(agents)
         sizes = capacity, first.storage, first.action_dim, first.space.dim
         times = f" x {count} seeds" if count > 1 else ""
@@ -154,7 +159,7 @@ class Trainer:
     def _prepare_learner(self) -> None:
         """Set up the thread of updates: all cores, or one less for an update that is too small."""
         prepare(self.device)
-        size = self.learner.flat["model"].flat.numel() * self.config.agent.batch_size
+        size = self.learner.flat["model"].flat.numel() * self.share.agent.batch_size
         fewer = size < SMALL_UPDATE and self.device.type == "cpu"
         torch.set_num_threads(max(1, self.threads - 1) if fewer else self.threads)
 
@@ -257,7 +262,7 @@ class Trainer:
         on_host = [action.cpu().numpy() for action in actions]
         acted = time.perf_counter()
         learning: Future[float] | None = None
-        after = self.step_count + len(runs[0].envs)
+        after = self.step_count + runs[0].stride
         if self.step_count > 0 and after > self.config.agent.seed_steps:
             learning = self.thread.submit(self.learn)
         results = step_vector_envs([run.envs for run in runs], on_host)
@@ -297,6 +302,7 @@ class Trainer:
         if self.runtime is None:
             self._start_updates()
         for run in self.runs:
+            run.rewarded = bool(distributed.maximum(run.rewarded))
             run.agent.follow_schedules(self.step_count, run.rewarded)
         self.learner.step()
         return time.perf_counter()
@@ -308,7 +314,7 @@ class Trainer:
         if wanted == "auto":
             wanted = first.recorded_runtime() or wanted
         lacking, where = lacks_compiler(config.device), f"updates{self._times()} on {self.device}"
-        left = (config.steps - self.step_count) // len(first.envs)
+        left = (config.steps - self.step_count) // first.stride
         waiting = (
             "" if lacking or wanted == "eager" else "; if they are compiled, this takes minutes"
         )
@@ -346,8 +352,8 @@ class Trainer:
             "steps_per_s": round((self.step_count - steps) / seconds, 3),
             **{name: round(value, 3) for name, value in self.waited.items()},
         }
-        counts = learner.counts
-        means = {k: (learner.sums[k] / counts[k]).tolist() for k in learner.sums if k in counts}
+        sums, counts = learner.sums, learner.counts
+        means = {k: distributed.mean(sums[k] / counts[k]).tolist() for k in sums if k in counts}
         lines = []
         for row, run in enumerate(self.runs):
             if run.failure is None:
@@ -409,8 +415,12 @@ class Trainer:
 def seed_configs(config: DictConfig) -> list[DictConfig]:
     """Return the config of each seed as if it ran alone.
 
-    With `seeds` above 1, these are seeds seed .. seed + seeds - 1 in out/seed-N.
+    With `seeds` above 1, these are seeds seed .. seed + seeds - 1 in out/seed-N. A process that is
+    not the first has its only one in out/rank-N, and its own logs stay there.
     """
+    if rank := distributed.rank():
+        config = copy.deepcopy(config)
+        config.out, config.logger.wandb = str(Path(config.out) / f"rank-{rank}"), None
     if config.seeds == 1:
         return [config]
     configs = []
@@ -421,20 +431,34 @@ def seed_configs(config: DictConfig) -> list[DictConfig]:
     return configs
 
 
-def _newest_in_all(found: list[list[Path]]) -> list[Path] | None:
-    """Return the newest checkpoint that all runs have, None if no run has any.
+def process_share(config: DictConfig) -> DictConfig:
+    """Return the settings of this process's share of the run's environments, batch and replay."""
+    if (processes := distributed.world_size()) == 1:
+        return config
+    share = copy.deepcopy(config)
+    for key in (*SHARED, "steps", "agent.replay_capacity", "agent.replay_recent"):
+        if (total := OmegaConf.select(config, key)) is not None:
+            OmegaConf.update(share, key, -(-total // processes))
+    return share
+
+
+def _newest_in_all(found: list[list[Path]], out: str) -> list[Path] | None:
+    """Return the newest checkpoint that all runs have, in all processes, None if no run has any.
 
     Raises:
         UserError: They have none in common.
     """
-    if not any(found):
+    own = [{path.name for path in checkpoints} for checkpoints in found]
+    every = [names for process in distributed.gather_objects(own) for names in process]
+    if not any(every):
         return None
-    names = set.intersection(*({path.name for path in checkpoints} for checkpoints in found))
+    names = set.intersection(*every)
     if not names:
-        folder = next(checkpoints[0].parents[2] for checkpoints in found if checkpoints)
+        way_out = "continue them one by one with seed=N out=.../seed-N"
+        if distributed.world_size() > 1:
+            way_out = "start as many processes as the run was begun with"
         raise UserError(
-            f"resume=true: the runs in {folder} have no checkpoint of the same step: continue "
-            "them one by one with seed=N out=.../seed-N"
+            f"resume=true: the runs in {out} have no checkpoint of the same step: {way_out}"
         )
     name = max(names)
     return [next(path for path in checkpoints if path.name == name) for checkpoints in found]
@@ -448,9 +472,10 @@ def main(config: DictConfig) -> None:
     Args:
         config: The whole config.
     """
-    trainer = Trainer(config)
-    with checkpoint_on_signal(trainer.save) as stop:
-        summaries = trainer.run(stop)
+    with distributed.process_group():
+        trainer = Trainer(config)
+        with checkpoint_on_signal(trainer.save) as stop:
+            summaries = trainer.run(stop)
     for one, summary in zip(trainer.runs, summaries, strict=True):
         shown = {key: summary[key] for key in ("steps", "return", "success", "coverage")}
         print(f"done: {one.out}/summary.json {shown}")

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, SupportsFloat, TypedDict, cast
 import gymnasium
 import numpy as np
 
+from vis_rpg import distributed
 from vis_rpg.envs.make import object_positions, task_of
 from vis_rpg.envs.rendering.batch import BatchRenderer
 from vis_rpg.envs.tasks.base import BaseTask
@@ -20,7 +21,7 @@ from vis_rpg.envs.tasks.task import Task
 from vis_rpg.errors import RunStopped, UserError
 
 SEED_STRIDE = 1000
-"""Environment i of a vector env with seed s starts from seed s * 1000 + i."""
+"""Environment i of a run with seed s starts from seed s * 1000 + i."""
 
 Observations = dict[int, np.ndarray]
 """First observations (...) of episodes that have begun, by the environment's index."""
@@ -100,7 +101,8 @@ class VectorEnv(ABC):
         Args:
             env: One like the others.
             count: N environments.
-            seed: Environment i starts from seed * 1000 + i.
+            seed: Environment i starts from seed * 1000 + i; of several processes each continues
+                to count where the one before ended.
             renderer: Where given, observations are its frames, of all environments in one call;
                 they step from state.
         """
@@ -263,7 +265,7 @@ class VectorEnv(ABC):
     # Names and errors -----------------------------------------------------------------------------
 
     def _seed(self, index: int) -> int:
-        return self.seed * SEED_STRIDE + index
+        return self.seed * SEED_STRIDE + distributed.rank() * len(self.obs) + index
 
     def _fresh(self, index: int) -> int:
         """The seed of the episode that follows one that was dropped."""

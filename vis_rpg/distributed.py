@@ -1,0 +1,85 @@
+"""One run over several processes by torch.distributed, which torchrun starts.
+
+Each process steps its share of the environments and learns from its share of the batch; what is
+reduced here makes their updates those of one process. In a process alone nothing is reduced.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join the processes that torchrun started, if there are several.
+
+    Tensors on a GPU go by NCCL, those on the host by Gloo.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    dist.init_process_group()
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Return this process's number, 0 in a process alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def mean(x: Tensor) -> Tensor:
+    """Average a tensor of any shape over processes, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(x)  # a sum: Gloo has no mean
+        x /= dist.get_world_size()
+    return x
+
+
+def gather(x: Tensor) -> Tensor:
+    """Concatenate the rows (B, ...) of all processes: (world size * B, ...)."""
+    if not dist.is_initialized():
+        return x
+    rows = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, x)
+    return torch.cat(rows)
+
+
+def maximum(value: int) -> int:
+    """Return the greatest of all processes' values."""
+    if not dist.is_initialized():
+        return value
+    greatest = torch.tensor(int(value))
+    dist.all_reduce(greatest, dist.ReduceOp.MAX)
+    return int(greatest)
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Return the value of each process."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast(module: nn.Module) -> None:
+    """Give a module the state of the first process's."""
+    if dist.is_initialized():
+        state = [{name: value.cpu() for name, value in module.state_dict().items()}]
+        dist.broadcast_object_list(state)
+        module.load_state_dict(state[0])
