@@ -24,7 +24,7 @@ MOST_LINES = 300
 FIRST_KEYS = ("success", "return", "coverage")
 """Curves that are offered first."""
 NOT_CURVES = ("step", "wall_s")
-NOT_COMPARED = ("seed", "seeds", "out")
+NOT_COMPARED = ("seed", "seeds", "out", "resume")
 """Settings in which runs differ without being different."""
 
 
