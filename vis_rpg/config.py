@@ -427,15 +427,16 @@ class DiagnoseConfig:
 class ExploreConfig:
     """vis-rpg explore."""
 
-    run: str
-    """Folder of a run, of several seeds, or of a published agent, zoo:NAME, or hf:USER/REPO."""
+    run: str | list[str]
+    """Folder of a run, of several seeds, of a sweep, or of a published agent, zoo:NAME, or
+    hf:USER/REPO; or several of these to compare."""
     seed: Seed
     """Of the rollouts: their start, and z."""
     out: str | None
-    """The page; null: report.html in the run's folder, or in runs/zoo-NAME."""
+    """The page; null: report.html in the folder of the (first) run, or in runs/zoo-NAME."""
     serve: bool
-    """Whether to serve the page on 127.0.0.1 instead of writing it: it rolls out any z, and follows
-    a run that goes on."""
+    """Whether to serve the page of one run on 127.0.0.1 instead of writing it: it rolls out any z,
+    and follows a run that goes on."""
 
 
 @dataclass

@@ -146,7 +146,7 @@ def _check_value(key: str, kind: Any, value: Any) -> None:
     if get_origin(kind) is Literal:
         _check_choice(key, get_args(kind), value)
         return
-    kind = next((each for each in others if type(value) is each), kind)
+    kind = next((each for each in others if type(value) is (get_origin(each) or each)), kind)
     kind, bounds = get_args(kind) if get_origin(kind) is Annotated else (kind, None)
     plain = dict if is_dataclass(kind) else get_origin(kind) or kind
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -156,7 +156,8 @@ def _check_value(key: str, kind: Any, value: Any) -> None:
         hint = f"; write '{key}=\"{shown(value)}\"' if it is meant as one"
     if plain is int and isinstance(value, float) and value.is_integer():
         hint = f"; write {key}={int(value)}"
-    words = " or ".join(WORDS[each] for each in (plain, *others) if each in WORDS)
+    plains = [plain, *(get_origin(each) or each for each in others)]
+    words = " or ".join(WORDS[each] for each in dict.fromkeys(plains) if each in WORDS)
     require(good, f"{key}={shown(value)}: expected {words}{hint}")
     if bounds:
         above = value > bounds.low if bounds.above else value >= bounds.low

@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from perception.evaluation.evaluate import argmax_masks, encode_episodes
-from perception.slots.model import SEEN, SlotModel
+from perception.images import as_images
+from perception.slots.model import SEEN, SlotModel, SlotOutput
 
 UNUSED_SHARE = 0.02
 """Share of the foreground below which a slot counts as unused, unless it is present in
@@ -62,13 +64,11 @@ def diagnose_failures(
     """
     outputs = encode_episodes(model, frames)
     masks = torch.cat([output.decoded.masks for output in outputs])  # (B, K, H, W)
-    masks = torch.where(masks > LEAKAGE, masks, 0.0)
-    coordinates = model.locate(masks)
-    pixels = masks.sum(dim=(2, 3))
+    pixels, coordinates, spread = _shapes(model, masks)
     if pixels.sum() < 1.0 * len(masks):
         return ["no foreground: nothing differs from the background"]
     found = []
-    slots, smallest = masks.shape[1], MIN_SIZE * float(model.sizes.median())
+    slots, smallest = masks.shape[1], _smallest(model)
     shares = pixels.mean(dim=0) / pixels.mean(dim=0).sum()
     used, present = shares > UNUSED_SHARE, coordinates[..., 3] > SEEN
     labels = np.concatenate([argmax_masks(output) for output in outputs])  # (T * E, H, W)
@@ -81,8 +81,6 @@ def diagnose_failures(
     elif crowded and dead:
         unused, shared = (", ".join(map(str, some)) for some in (dead, crowded))
         found.append(f"dead slots ({unused}) while several things share a slot ({shared})")
-    offsets = (model.places - coordinates[:, :, None, None, :2]).square().sum(dim=-1)
-    spread = (masks * offsets).sum(dim=(2, 3)) / pixels.clamp(min=1.0)  # mean squared distance
     height, width = model.config.frame_size
     disc = pixels * (4 / (height * width)) / (2 * np.pi)  # the same for a disc of that area
     # A single slot has the foreground's shape, and an object may be long.
@@ -90,19 +88,85 @@ def diagnose_failures(
     if smeared and (spread / disc.clamp(min=1e-6))[present].median() > SMEAR_SPREAD:
         found.append("slots are stripes or smears, not compact things")
     owners = np.zeros(slots) if segmentation is None else main_labels(labels, segmentation, slots)
-    split = []
+    split, apart = [], _relative_distances(coordinates, spread)
     for i in range(slots):
         for j in range(i):
             both = (pixels[:, i] > smallest) & (pixels[:, j] > smallest)
-            apart = (coordinates[both, i, :2] - coordinates[both, j, :2]).square().sum(dim=1).sqrt()
-            size = 2 * (spread[both, i] + spread[both, j]).sqrt()
-            near = (apart < SPLIT_DISTANCE * size).float()
+            near = (apart[both, i, j] < SPLIT_DISTANCE).float()
             if owners[i] == owners[j] and both.float().mean() >= 0.1 and near.mean() > 0.8:
                 split.append((j, i))
     if split:
         more = f", and likewise between {len(split) - 1} more pairs" if len(split) > 1 else ""
         found.append(f"an object is split between slots {split[0][0]} and {split[0][1]}{more}")
     return found
+
+
+@torch.no_grad()
+def frame_measures(
+    model: SlotModel,
+    frames: NDArray[np.uint8],
+    output: SlotOutput,
+    before: SlotOutput | None,
+) -> dict[str, NDArray[np.float32]]:
+    """Measure how far slots are to be trusted in single frames, without labels.
+
+    Args:
+        model: The slot model.
+        frames: (B, H, W, 3).
+        output: Their slots.
+        before: The slots of the frames before; None where these are the first ones.
+
+    Returns:
+        `presence`, (B, K). Where a slot is present, else 0: `jump`, how far its centroid moved
+        since the frame before, in sides of the frame, (B, K); `error`, the mean absolute difference
+        of the reconstruction under its mask, of 1, (B, K). `overlap`, (B, K, K): 1 for two slots of
+        an object's size whose centroids are one place, 0 from where they lie on two objects; above
+        the diagonal alone.
+    """
+    masks, presence = output.decoded.masks, output.coordinates[..., 3]
+    there = (presence > SEEN).float()
+    images = model.view(as_images(torch.as_tensor(frames, device=masks.device))).images
+    differences = (images - output.decoded.image).abs().mean(dim=1)  # (B, H, W)
+    jump = torch.zeros_like(presence)
+    if before is not None:
+        moved = (output.coordinates - before.coordinates)[..., :2].norm(dim=-1) / 2
+        jump = moved * there * (before.coordinates[..., 3] > SEEN)
+    pixels, coordinates, spread = _shapes(model, masks)
+    sizeable = (pixels > _smallest(model)).float()
+    near = (1 - _relative_distances(coordinates, spread) / SPLIT_DISTANCE).clamp(min=0)
+    found = {
+        "presence": presence,
+        "jump": jump,
+        "error": torch.einsum("bkhw,bhw->bk", masks, differences)
+        / masks.sum(dim=(2, 3)).clamp(min=1.0)
+        * there,
+        "overlap": (near * sizeable[:, :, None] * sizeable[:, None]).triu(diagonal=1),
+    }
+    return {name: values.cpu().numpy() for name, values in found.items()}
+
+
+def _smallest(model: SlotModel) -> float:
+    """Pixels from which a mask counts as an object."""
+    return MIN_SIZE * float(model.sizes.median())
+
+
+def _shapes(model: SlotModel, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels (B, K), coordinates (B, K, 4) and spread (B, K) of masks (B, K, H, W) but for leakage.
+
+    The spread is the mean squared distance from the centroid.
+    """
+    masks = torch.where(masks > LEAKAGE, masks, 0.0)
+    coordinates, pixels = model.locate(masks), masks.sum(dim=(2, 3))
+    offsets = (model.places - coordinates[:, :, None, None, :2]).square().sum(dim=-1)
+    return pixels, coordinates, (masks * offsets).sum(dim=(2, 3)) / pixels.clamp(min=1.0)
+
+
+def _relative_distances(coordinates: Tensor, spread: Tensor) -> Tensor:
+    """Distances (B, K, K) of slots' centroids, in twice the root of their summed spreads."""
+    centroids = coordinates[..., :2]
+    apart = (centroids[:, :, None] - centroids[:, None]).norm(dim=-1)
+    size = 2 * (spread[:, :, None] + spread[:, None]).sqrt()
+    return apart / size.clamp(min=1e-6)
 
 
 def main_labels(

@@ -10,17 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from tests.runs import CATEGORICAL, GAUSSIAN, ROOT, WITHOUT_Z, final, lines, run_script, trained
 from vis_rpg.analysis.curves import average
-from vis_rpg.analysis.diagnosis import record_episode
+from vis_rpg.analysis.diagnosis import open_loop, record_episode
 from vis_rpg.analysis.evaluation import episode_seed, play
 from vis_rpg.analysis.explored_states import read_visits
 from vis_rpg.analysis.explorer import page, rollouts, seeds, states
 from vis_rpg.analysis.explorer.bonus import visit_bonus
+from vis_rpg.analysis.explorer.slots import find_failures
 from vis_rpg.envs.make import task_of
 from vis_rpg.envs.tasks.block_push import make_task
 from vis_rpg.envs.tasks.maze import TASK as MAZE
@@ -39,11 +41,19 @@ def few_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "COUNT", 2)
 
 
-def data_of(path: Path) -> dict[str, Any]:
+def whole_data_of(path: Path) -> dict[str, Any]:
     """What a page was filled with."""
     found = re.search(r'id="data">(.*?)</script>', path.read_text(), re.DOTALL)
     assert found is not None
     return json.loads(found[1])
+
+
+def data_of(path: Path) -> dict[str, Any]:
+    """What the page of one run was filled with."""
+    data = whole_data_of(path)
+    assert data["different"] is None
+    [run] = data["runs"]
+    return run
 
 
 # The map ------------------------------------------------------------------------------------------
@@ -183,6 +193,63 @@ def test_settings_that_differ_are_named_but_for_the_seed_and_its_folder() -> Non
     assert rows["agent.lr"] == ["1", "2"] and rows["task.name"] == ["maze"]
 
 
+# Several runs -------------------------------------------------------------------------------------
+
+
+def test_what_differs_between_runs_is_all_that_is_told_of_their_settings() -> None:
+    lr = "agent.lr"
+    runs = {
+        "a": [seed_of(0, [0.0], **{lr: 1}), seed_of(1, [0.0], **{lr: 1})],
+        "b": [seed_of(2, [0.0], **{lr: 2, "agent.new": None})],
+        "c": [seed_of(0, [0.0], **{lr: 1}), seed_of(1, [0.0], **{lr: 3})],
+    }
+    found = seeds.comparison(runs)
+    assert found == {"keys": [lr, "agent.new"], "rows": [["1", "-"], ["2", "null"], ["1, 3", "-"]]}
+    assert seeds.comparison({"a": runs["a"], "again": runs["a"]}) == {"keys": [], "rows": [[], []]}
+
+
+def test_runs_are_named_by_their_folders_and_by_more_where_these_are_alike(tmp_path: Path) -> None:
+    for name in ("sweep/x", "sweep/y", "other/x/seed-0"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+    (tmp_path / "sweep" / "ray").mkdir()
+    sweep, other = tmp_path / "sweep", tmp_path / "other" / "x"
+    assert seeds.find_runs(str(sweep)) == {"x": sweep / "x", "y": sweep / "y"}
+    assert seeds.find_runs(str(other)) == {"x": other}
+    both = seeds.find_runs([str(sweep), str(other)])
+    assert both == {str(path): path for path in (sweep / "x", sweep / "y", other)}
+    assert seeds.find_runs([str(other), "zoo:block_push2-state"]).keys() == {
+        "x",
+        "zoo:block_push2-state",
+    }
+
+
+def test_several_runs_share_a_page_without_those_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("bokeh")
+    sweep = tmp_path / "sweep"
+    for name, words in (("rpg", GAUSSIAN), ("mbsac", WITHOUT_Z)):
+        shutil.copytree(trained(*words), sweep / name)
+    (sweep / "dead").mkdir()
+    (sweep / "dead" / "config.yaml").write_text("{")
+    assert run_script(monkeypatch, "explore", f"run={sweep}") == 0
+    assert "left out" in capsys.readouterr().err
+    data = whole_data_of(sweep / "report.html")
+    assert [run["name"] for run in data["runs"]] == ["mbsac", "rpg"]
+    assert "dead" in data["different"]["lost"][0]
+    columns = zip(*data["different"]["rows"], strict=True)
+    told = dict(zip(data["different"]["keys"], columns, strict=True))
+    assert told["agent.latent.kind"] == ("none", "gaussian") and "task.name" not in told
+    for run in data["runs"]:
+        assert len(run["figures"]) == 3 and len(run["rollouts"]["rollouts"]) == 2
+    listed = f"run=[{sweep / 'rpg'},{sweep / 'mbsac'}]"
+    assert run_script(monkeypatch, "explore", listed, "serve=true") == 2
+    assert "2 runs" in capsys.readouterr().err
+    assert run_script(monkeypatch, "explore", f"run=[{sweep / 'dead'},{tmp_path / 'no'}]") == 2
+    assert "none of these is a run" in capsys.readouterr().err
+
+
 # Rollouts -----------------------------------------------------------------------------------------
 
 
@@ -274,11 +341,75 @@ def test_episodes_of_training_play_again_along_the_way_that_they_went(agent: str
     assert rollouts.replay(actor, env, recorded)[1] == 1
 
 
+def test_the_models_error_is_that_of_open_loop_predictions_from_each_step() -> None:
+    actor, env = load(trained(*GAUSSIAN))
+    episode = record_episode(actor, env, 0)
+    for steps in (1, 3):
+        errors = rollouts.model_error(actor.agent, episode, steps)
+        share, _, _ = open_loop(actor.agent, [episode], steps)
+        assert len(errors) == len(episode.a) - steps + 1
+        assert float(errors.mean() / episode.s.var(0).mean()) == pytest.approx(float(share[-1]))
+    assert len(rollouts.model_error(actor.agent, episode, len(episode.a) + 1)) == 0
+
+
+@pytest.mark.parametrize("words", [GAUSSIAN, SAC], ids=["rpg", "sac"])
+def test_errors_are_shares_of_the_variance_of_states_where_there_is_a_model(
+    words: tuple[str, ...],
+) -> None:
+    actor, env = load(trained(*words))
+    recorded = rollouts.record(actor, env, seed=0, count=2)
+    view = states.plane_of_spread("gaussian", np.stack([own.z for own in recorded.rollouts]))
+    view = view if words == GAUSSIAN else states.ZView("none", None, "")
+    data = rollouts.rollout_data(recorded, view, task_of(env), recorded.state_variance)
+    shown = data["rollouts"][1]["series"]
+    if words == SAC:
+        assert set(shown) == {"reward"}
+        return
+    horizon = actor.agent.config.horizon
+    raw = recorded.rollouts[1].errors[f"model error, {horizon} steps"]
+    spread = np.concatenate([own.states for own in recorded.rollouts]).var(0).mean()
+    assert shown[f"model error, {horizon} steps"] == pytest.approx(raw / spread, rel=1e-2)
+    assert len(shown["model error, 1 step"]) == len(shown["reward"]) == len(raw) + horizon - 1
+
+
 def test_slots_are_shown_for_each_picture() -> None:
     actor, env = load(trained(*SLOTS))
-    (rollout,) = rollouts.record(actor, env, seed=0, count=1).rollouts
+    recorded = rollouts.record(actor, env, seed=0, count=1)
+    (rollout,) = recorded.rollouts
     assert len(rollout.reel.slots) == len(rollout.reel.pictures) > 1
     assert len({*rollout.reel.slots}) > 1
+    count = actor.agent.model.perception.unwrapped.model.config.slots
+    tiles = cv2.imdecode(np.frombuffer(rollout.reel.slots[0], np.uint8), cv2.IMREAD_COLOR)
+    assert tiles.shape == (64, (2 + count) * 64, 3)
+    told = rollouts.failures(recorded.rollouts)
+    assert told is not None and len(told["colours"]) == count
+    assert told["frames"] == len(rollout.reel.rewards) + 1
+    assert all(case["picture"].startswith("data:image/webp") for case in told["cases"])
+    actor, env = load(trained(*GAUSSIAN))
+    assert rollouts.failures(rollouts.record(actor, env, seed=0, count=1).rollouts) is None
+
+
+def test_the_worst_frames_are_found_by_each_measure_and_those_alike_once() -> None:
+    def step(**given: Any) -> dict[str, np.ndarray]:
+        found = {"presence": np.ones((1, 2)), "overlap": np.zeros((1, 2, 2))}
+        found |= {"jump": np.zeros((1, 2)), "error": np.full((1, 2), 0.01)}
+        for name, (where, value) in given.items():
+            found[name][(0, *where)] = value
+        return found
+
+    good = [step() for _ in range(20)]
+    short, long = [step() for _ in range(8)], [*good]
+    short[3] = step(presence=((1,), 0.1))
+    short[4] = step(presence=((1,), 0.4), jump=((0,), 0.2))
+    long[3] = step(jump=((0,), 0.3))
+    long[15] = step(overlap=((0, 1), 0.7), error=((0,), 0.5))
+    cases = find_failures([good, short, long])
+    at = [(case["rollout"], case["step"], case["slots"]) for case in cases]
+    assert at[:3] == [(1, 3, [1]), (2, 15, [0, 1]), (2, 3, [0])]
+    assert at[3] == (2, 15, [0]) and len(at) == 6
+    assert cases[0]["why"].startswith("slot 1 is lost or hidden: presence 0.10, 1.00")
+    assert "30.0% of the frame's side" in cases[2]["why"]
+    assert "error of 0.500, 0.010 in the median" in cases[3]["why"]
 
 
 def test_pictures_are_dropped_until_they_fit_but_for_the_ends() -> None:

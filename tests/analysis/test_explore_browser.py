@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.analysis.test_explore import SLOTS
 from tests.analysis.test_explore_serve import served, server_module
 from tests.runs import run_script, trained
 from vis_rpg.analysis.explorer import page
@@ -131,12 +132,51 @@ def test_a_served_page_rolls_out_live_and_loads_anew_when_its_run_goes_on(
             monkeypatch.setattr(server_module, "newest", lambda run: "another")
 
 
+@SIZES
+def test_runs_are_compared_and_chosen_and_the_worst_frames_of_slots_play(
+    size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "COUNT", 1)
+    runs, out = f"run=[{trained(*RUN)},{trained(*SLOTS)}]", tmp_path / "report.html"
+    assert run_script(monkeypatch, "explore", runs, f"out={out}") == 0
+    with opened_page(out.as_uri(), size) as opened:
+        assert opened.locator("#runs tr").count() == 3
+        assert "task.name" in opened.inner_text("#runs")
+        opened.select_option("#curve-key", "coverage")
+        assert points(opened, "curve_lines")["width"] == [3, 1.5]
+        assert len(points(opened, "curve_bands")["x"]) == 1, "one run has two seeds"
+        opened.locator("#runs a").last.click()
+        opened.wait_for_function("() => document.body?.dataset.ready && chosen === 1")
+        assert opened.inner_text("#title") == "block_push from pixels"
+        wide = opened.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+        assert wide <= 0, "the page is wider than the screen"
+        cases = opened.evaluate("() => data.rollouts.slots.cases")
+        for index, case in [*enumerate(cases)][::4]:
+            opened.locator("#failures button").nth(index).click()
+            there = opened.evaluate("() => [player.index, player.step]")
+            assert there == [case["rollout"], case["step"]]
+            key, on = ("ArrowLeft", -1) if case["step"] else ("ArrowRight", 1)
+            opened.keyboard.press(key)
+            assert opened.evaluate("() => player.step") == case["step"] + on
+        assert opened.locator("#each-slot canvas").count() == opened.evaluate(
+            "() => data.rollouts.slots.colours.length"
+        )
+        opened.wait_for_function(
+            """() => [...document.querySelectorAll("#slots, #reconstruction")].every((canvas) =>
+                new Set(canvas.getContext("2d").getImageData(0, 0, 256, 256).data).size > 5)"""
+        )
+        assert "model error, 1 step" in opened.inner_text("#strips")
+
+
 def use_every_control(opened: Any) -> None:
     wide = opened.evaluate("() => document.documentElement.scrollWidth - innerWidth")
     assert wide <= 0, "the page is wider than the screen"
 
     opened.select_option("#curve-key", "coverage")
-    assert len(points(opened, "curve_seeds")["x"]) == 2 and points(opened, "curve_mean")["x"]
+    assert len(points(opened, "curve_lines")["x"]) == 3, "two seeds and their mean"
+    assert len(points(opened, "curve_bands")["x"]) == 1
+    assert opened.locator("#runs-section").is_hidden()
+    assert opened.locator("#failures-section").is_hidden()
 
     every = len(points(opened, "map_points")["step"])
     move(opened, "map-to", 0.5)

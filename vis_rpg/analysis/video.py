@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from tqdm import tqdm
 
 from perception.evaluation.visualise import grid, overlay
-from perception.slots.model import SlotModel
+from perception.slots.model import SlotModel, SlotOutput
 from perception.slots.perception import SlotPerception
 from vis_rpg.agent.actor import Actor
 from vis_rpg.analysis.evaluation import EpisodeStep, episode_seed, play
@@ -46,20 +46,17 @@ class SlotOverlay:
         """Draw as `paint` does, enlarged to (256, 256, 3) uint8."""
         return letterbox(self.paint(obs), cv2.INTER_NEAREST)
 
-    @torch.no_grad()
     def paint(self, obs: np.ndarray) -> np.ndarray:
-        """Draw the newest frame of a stack under its masks; slots carry over between calls.
+        """Draw the newest frame of a stack (2, 64, 64, 3) uint8 under its masks: (64, 64, 3)."""
+        return overlay(obs[-1], self.encode(obs).decoded.masks[0].cpu().numpy())
 
-        Args:
-            obs: (2, 64, 64, 3) uint8.
-
-        Returns:
-            (64, 64, 3) uint8.
-        """
+    @torch.no_grad()
+    def encode(self, obs: np.ndarray) -> SlotOutput:
+        """Encode the newest frame of a stack; slots carry over between calls."""
         frame = torch.as_tensor(obs[-1:], device=self.model.backgrounds.device)
-        output = self.model(frame, self.slots)
+        output: SlotOutput = self.model(frame, self.slots)
         self.slots = output.slots
-        return overlay(obs[-1], output.decoded.masks[0].cpu().numpy())
+        return output
 
 
 def record_rollouts(actor: Actor, env: gymnasium.Env, path: Path, seed: int = 0) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import torch
 
-from perception.evaluation.diagnostics import ADVICE, diagnose_failures
+from perception.evaluation.diagnostics import ADVICE, diagnose_failures, frame_measures
 from tests.perception.painted import Painted, frames_for
 from tests.perception.scene import SIZE, roll_scene
 
@@ -128,3 +130,43 @@ def test_an_object_split_in_two_is_named_and_two_that_touch_are_not() -> None:
 def test_an_empty_scene_is_a_failure() -> None:
     labels = np.zeros((1, 3, SIZE, SIZE), int)
     assert raised(labels) == ["no foreground: nothing differs from the background"]
+
+
+def measured(*labels: np.ndarray, frame: int = 0) -> dict[str, np.ndarray]:
+    """What is measured of the last of these label maps (H, W), after the ones before it."""
+    maps = np.stack(labels)[None]
+    model = Painted(maps, SLOTS)
+    outputs = model.encode_video(torch.from_numpy(frames_for(maps)[0]))
+    frames = np.full((1, SIZE, SIZE, 3), frame, np.uint8)
+    before = outputs[-2] if len(outputs) > 1 else None
+    return {
+        name: own[0] for name, own in frame_measures(model, frames, outputs[-1], before).items()
+    }
+
+
+def square(label: int, x: int, y: int, side: int = 6) -> np.ndarray:
+    painted = np.zeros((SIZE, SIZE), int)
+    painted[y : y + side, x : x + side] = label
+    return painted
+
+
+def test_a_slots_jump_is_how_far_it_moved_in_sides_of_the_frame() -> None:
+    jump = measured(square(1, 2, 3), square(1, 2 + 8, 3))["jump"]
+    assert jump[0] == pytest.approx(8 / SIZE) and not jump[1:].any()
+    assert not measured(square(1, 2, 3))["jump"].any(), "nothing is before the first frame"
+    assert not measured(square(1, 2, 3), square(2, 20, 3))["jump"].any(), "one came, one went"
+
+
+def test_presence_and_the_error_of_the_reconstruction_are_of_each_slot() -> None:
+    found = measured(square(2, 4, 4), frame=51)
+    assert found["presence"].round(2).tolist() == [0, 1, 0, 0]
+    assert found["error"] == pytest.approx([0, 0.2, 0, 0])
+
+
+def test_two_slots_overlap_on_one_object_and_not_on_two_that_touch() -> None:
+    both = np.where(square(1, 8, 8, 12) > 0, 1 + np.indices((SIZE, SIZE)).sum(0) % 2, 0)
+    shared = measured(both)["overlap"]
+    assert shared[0, 1] == pytest.approx(1, abs=0.05) and (shared > 0).sum() == 1
+    assert not measured(square(1, 8, 8) + square(2, 14, 8))["overlap"].any()
+    speck = square(1, 8, 8, 12) + square(1, 13, 13, 1)
+    assert (speck == 2).sum() == 1 and not measured(speck)["overlap"].any()

@@ -32,23 +32,21 @@ def bokeh_js() -> str:
 
 
 def curves_figure(curve: dict[str, Any]) -> Any:
-    """Make the learning curves: sources curve_seeds, curve_points, curve_mean and curve_band.
+    """Make the learning curves: sources curve_lines, curve_points and curve_bands.
 
     Args:
         curve: The one that is shown first, from `curves`.
     """
     plot = _figure("interactions")
-    empty: dict[str, list[Any]] = {"x": [], "y": [], "seed": [], "colour": []}
     first = {name: curve["seeds"][0][name] for name in ("x", "y")}  # the first ranges follow it
-    words = {"seed": [""] * len(first["x"]), "colour": ["black"] * len(first["x"])}
-    seeds, points = _source("curve_seeds", empty), _source("curve_points", first | words)
-    mean = _source("curve_mean", {"x": [], "y": [], "low": [], "high": []})
-    band = _source("curve_band", {"x": [], "low": [], "high": []})
-    plot.varea("x", "low", "high", source=band, fill_color="black", fill_alpha=0.12)
-    plot.multi_line("x", "y", source=seeds, line_color="colour", line_width=1.5, line_alpha=0.7)
-    plot.line("x", "y", source=mean, line_color="black", line_width=2.5)
+    words = {"of": [""] * len(first["x"]), "colour": ["black"] * len(first["x"])}
+    lines = _source("curve_lines", {name: [] for name in ("x", "y", "colour", "width")})
+    points = _source("curve_points", first | words)
+    bands = _source("curve_bands", {name: [] for name in ("x", "y", "colour")})
+    plot.patches("x", "y", source=bands, color="colour", fill_alpha=0.14, line_alpha=0.0)
+    plot.multi_line("x", "y", source=lines, line_color="colour", line_width="width", line_alpha=0.8)
     near = plot.scatter("x", "y", source=points, color="colour", size=7, alpha=0.0, hover_alpha=1.0)
-    tips = [("seed", "@seed"), ("interactions", "@x{0,0}"), ("value", "@y{0.0000}")]
+    tips = [("", "@of"), ("interactions", "@x{0,0}"), ("value", "@y{0.0000}")]
     plot.add_tools(HoverTool(renderers=[near], tooltips=tips))
     plot.x_range.start = 0
     plot.xaxis.formatter = CustomJSTickFormatter(code=SHORT)

@@ -32,6 +32,8 @@ class Stage:
     view: ZView
     seed: int
     """Of starts and z."""
+    variance: float
+    """Of latent states, as for `rollout_data`."""
 
     @property
     def choice(self) -> Literal["category", "place", "none"]:
@@ -62,7 +64,7 @@ class Stage:
         film = Film(self.env, self.actor.agent)
         rollout = roll_out(self.actor, film, episode_seed(self.seed, start), z)
         recorded = Rollouts([rollout], film.no_pictures, frames_per_second(self.env))
-        played: dict[str, Any] = rollout_data(recorded, self.view, task_of(self.env))
+        played: dict[str, Any] = rollout_data(recorded, self.view, task_of(self.env), self.variance)
         return played["rollouts"][0]
 
     def _z(self, wanted: Mapping[str, str]) -> torch.Tensor | None:

@@ -1,6 +1,9 @@
 "use strict";
 
-const data = JSON.parse(document.getElementById("data").textContent);
+const page = JSON.parse(document.getElementById("data").textContent);
+const addressOf = (run) => `#${encodeURIComponent(run.name)}`;
+const chosen = Math.max(0, page.runs.findIndex((run) => addressOf(run) === location.hash));
+const data = page.runs[chosen];
 const get = (id) => document.getElementById(id);
 const seedColours = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"];
 const viridis = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
@@ -41,6 +44,47 @@ function oncePerFrame(draw) {
   };
 }
 
+// Runs --------------------------------------------------------------------------------------------
+
+function dot(parent, colour) {
+  add(parent, "i", undefined, "dot").style.background = colour;
+}
+
+const colourOf = (k) => seedColours[k % seedColours.length];
+
+function meanOf(rows, k) {
+  const known = rows.map((row) => row[k]).filter((value) => value !== null);
+  return known.length ? known.reduce((a, b) => a + b) / known.length : null;
+}
+
+/** What differs between runs, with links that choose the one that is shown. */
+function showRuns() {
+  if (!page.different) return;
+  const { keys, rows, lost } = page.different, table = get("runs");
+  get("runs-section").hidden = false;
+  get("runs-note").textContent = (keys.length
+    ? "Settings that are not the same in all runs, and the means of each run's seeds."
+    : "No setting differs between these runs. Means of each run's seeds.")
+    + " Choose the run that is shown by its name.";
+  get("runs-lost").textContent = lost.length ? `Left out: ${lost.join("; ")}.` : "";
+  const head = add(table, "tr"), numbers = ["interactions", "success", "return", "coverage"];
+  for (const name of ["run", "seeds"]) add(head, "th", name);
+  for (const name of numbers) add(head, "th", name, "number");
+  for (const key of keys) add(head, "th", key);
+  page.runs.forEach((run, k) => {
+    const line = add(table, "tr", undefined, k === chosen ? "shown" : ""), { seeds } = run.header;
+    const first = add(line, "td");
+    dot(first, colourOf(k));
+    const link = add(first, "a", run.name);
+    link.href = addressOf(run);
+    if (k === chosen) link.setAttribute("aria-current", "true");
+    add(line, "td", seeds.map((row) => row[0]).join(", "));
+    numbers.forEach((_, column) => add(line, "td", short(meanOf(seeds, column + 1)), "number"));
+    for (const value of rows[k]) add(line, "td", value);
+  });
+  addEventListener("hashchange", () => location.reload());
+}
+
 // Header ------------------------------------------------------------------------------------------
 
 function showHeader() {
@@ -60,10 +104,7 @@ function showHeader() {
   if (data.header.seeds.length > 1) {
     const line = add(table, "tr");
     add(line, "th", "mean", "number");
-    for (let k = 1; k < names.length; k++) {
-      const known = data.header.seeds.map((row) => row[k]).filter((value) => value !== null);
-      add(line, "td", known.length ? short(known.reduce((a, b) => a + b) / known.length) : "-", "number");
-    }
+    for (let k = 1; k < names.length; k++) add(line, "td", short(meanOf(data.header.seeds, k)), "number");
     const different = data.header.different;
     get("different").textContent = different.length
       ? `Beside the seed, these settings differ between the seeds: ${different.join(", ")}.`
@@ -73,30 +114,49 @@ function showHeader() {
 
 // Learning curves ---------------------------------------------------------------------------------
 
+/** The lines of a metric: seeds and their mean, or of several runs their means. */
+function linesOf(key) {
+  if (page.runs.length === 1) {
+    const { seeds, mean } = data.curves[key];
+    const each = seeds.map((own, k) => ({ ...own, of: `seed ${own.seed}`, colour: colourOf(k), width: 1.5 }));
+    return mean ? [...each, { ...mean, of: "mean", colour: "black", width: 2.5 }] : each;
+  }
+  return page.runs.flatMap((run, k) => {
+    const curve = run.curves[key], style = { colour: colourOf(k), width: k === chosen ? 3 : 1.5 };
+    if (!curve) return [];
+    if (curve.mean) return [{ ...curve.mean, of: run.name, ...style }];
+    return curve.seeds.map((own) => ({ ...own, of: `${run.name}, seed ${own.seed}`, ...style }));
+  });
+}
+
 function showCurves() {
-  const keys = Object.keys(data.curves);
+  const keys = [...new Set([data, ...page.runs].flatMap((run) => Object.keys(run.curves)))];
   if (!keys.length) {
     get("curves").textContent = "Nothing is logged yet.";
     return;
   }
   fillSelect(get("curve-key"), keys.map((key) => [key, key]));
   const draw = () => {
-    const curve = data.curves[get("curve-key").value];
-    const colours = curve.seeds.map((_, k) => seedColours[k % seedColours.length]);
-    source("curve_seeds").data = {
-      x: curve.seeds.map((own) => own.x), y: curve.seeds.map((own) => own.y),
-      seed: curve.seeds.map((own) => own.seed), colour: colours,
-    };
+    const lines = linesOf(get("curve-key").value), bands = lines.filter((line) => line.low);
+    const column = (name) => lines.map((line) => line[name]);
+    source("curve_lines").data = Object.fromEntries(["x", "y", "colour", "width"].map((name) => [name, column(name)]));
     source("curve_points").data = {
-      x: curve.seeds.flatMap((own) => own.x), y: curve.seeds.flatMap((own) => own.y),
-      seed: curve.seeds.flatMap((own) => own.x.map(() => own.seed)),
-      colour: curve.seeds.flatMap((own, k) => own.x.map(() => colours[k])),
+      x: column("x").flat(), y: column("y").flat(),
+      of: lines.flatMap((line) => line.x.map(() => line.of)),
+      colour: lines.flatMap((line) => line.x.map(() => line.colour)),
     };
-    const mean = curve.mean || { x: [], y: [], low: [], high: [] };
-    source("curve_mean").data = mean;
-    source("curve_band").data = { x: mean.x, low: mean.low, high: mean.high };
-    get("curve-note").textContent = curve.mean
-      ? `black: mean of ${curve.seeds.length} seeds and its 95% bootstrap interval` : "";
+    source("curve_bands").data = {
+      x: bands.map((line) => [...line.x, ...line.x.toReversed()]),
+      y: bands.map((line) => [...line.low, ...line.high.toReversed()]),
+      colour: bands.map((line) => line.colour),
+    };
+    const told = [];
+    if (page.runs.length > 1) told.push("colours as in the table of runs; the run that is shown has the thick line");
+    if (bands.length) {
+      told.push(page.runs.length > 1 ? "lines: means over seeds; bands: their 95% bootstrap intervals, for runs of several seeds"
+        : `black: mean of ${lines.length - 1} seeds and its 95% bootstrap interval`);
+    }
+    get("curve-note").textContent = told.join("; ");
   };
   get("curve-key").addEventListener("change", draw);
   draw();
@@ -228,7 +288,7 @@ function showBrushed() {
   for (const [index, step] of found) {
     const button = add(add(list, "li"), "button", `${nameOf(index)}: there at step ${step}`);
     button.type = "button";
-    button.addEventListener("click", () => { choose(index); play(true); get("player").scrollIntoView({ block: "nearest" }); });
+    button.addEventListener("click", () => { bringUp(index, 0); play(true); });
   }
   const training = found.filter(([index]) => told.rollouts[index].began !== null).length;
   get("region-note").textContent = `${training} recorded episodes of training and ${found.length - training} rollouts went there.`;
@@ -265,7 +325,7 @@ function showLegend(node, legend) {
   if (legend.labels.length) add(node, "span", legend.title);
   for (const [label, colour] of legend.labels) {
     const item = add(node, "span");
-    add(item, "i").style.background = colour;
+    dot(item, colour);
     item.append(label);
   }
 }
@@ -283,7 +343,14 @@ function showRollouts() {
   }
   get("rollouts-note").textContent = told.note;
   get("screens").hidden = told.no_pictures !== null;
-  get("slots-figure").hidden = !told.rollouts[0].slots.length;
+  for (const figure of document.querySelectorAll(".of-slots")) figure.hidden = !told.slots;
+  for (const [k, colour] of (told.slots ? told.slots.colours : []).entries()) {
+    const figure = add(get("each-slot"), "figure");
+    Object.assign(add(figure, "canvas"), { width: 64, height: 64 });
+    const caption = add(figure, "figcaption");
+    dot(caption, colour);
+    caption.append(`slot ${k}`);
+  }
   showLegend(get("z-legend"), told.legend);
   const groups = [["Rollouts by z", (own) => own.began === null], ["Episodes of training", (own) => own.began !== null]];
   for (const [label, belongs] of groups) {
@@ -342,6 +409,15 @@ function choose(index) {
   goTo(0);
 }
 
+/** Choose a rollout and step from elsewhere on the page; the keys then move the player. */
+function bringUp(index, step) {
+  play(false);
+  choose(index);
+  goTo(step);
+  get("player").scrollIntoView({ block: "nearest" });
+  get("step").focus({ preventScroll: true });
+}
+
 function play(wanted) {
   if (Boolean(player.playing) === wanted) return;
   get("play").textContent = wanted ? "Pause" : "Play";
@@ -373,7 +449,10 @@ function goTo(step) {
   get("step-note").textContent = `${step} of ${own.length}${result}`;
   const shown = Math.max(0, own.steps.findLastIndex((each) => each <= step));
   if (own.pictures.length) drawPicture(get("frame"), own.pictures[shown]);
-  if (own.slots.length) drawPicture(get("slots"), own.slots[shown]);
+  if (own.slots.length) {
+    const canvases = [get("slots"), get("reconstruction"), ...get("each-slot").querySelectorAll("canvas")];
+    canvases.forEach((canvas, tile) => drawPicture(canvas, own.slots[shown], tile));
+  }
   for (const strip of get("strips").children) {
     const values = own.series[strip.dataset.name];
     strip.querySelector("b").textContent = step < values.length ? short(values[step]) : "-";
@@ -382,8 +461,8 @@ function goTo(step) {
   drawPath();
 }
 
-/** Draw a picture on a canvas, once it is decoded, unless another one was asked for meanwhile. */
-function drawPicture(canvas, address) {
+/** Draw a picture, or a square tile of it, on a canvas, once it is decoded, unless another one was asked for meanwhile. */
+function drawPicture(canvas, address, tile) {
   canvas.wanted = address;
   let image = player.images.get(address);
   if (!image) {
@@ -395,7 +474,9 @@ function drawPicture(canvas, address) {
     if (canvas.wanted !== address) return;
     const context = canvas.getContext("2d");
     context.imageSmoothingEnabled = false;
-    context.drawImage(image, 0, 0, canvas.width, canvas.height);
+    const { naturalWidth: wide, naturalHeight: high } = image;
+    const part = tile === undefined ? [0, 0, wide, high] : [tile * high, 0, high, high];
+    context.drawImage(image, ...part, 0, 0, canvas.width, canvas.height);
   };
   if (image.complete) paint(); else image.addEventListener("load", paint, { once: true });
 }
@@ -432,6 +513,27 @@ function drawStrips(own) {
     };
     chart.addEventListener("pointerdown", scrub);
     chart.addEventListener("pointermove", scrub);
+  }
+}
+
+// Slots at their worst ----------------------------------------------------------------------------
+
+function showFailures() {
+  const { slots } = data.rollouts;
+  if (!slots) return;
+  get("failures-section").hidden = false;
+  get("failures-note").textContent = `The worst of ${slots.frames.toLocaleString("en")} frames of the rollouts and episodes above, by measures that need no labels: `
+    + "slots that are lost, that share an object, that jump, and that are reconstructed worst. The frame is on the left, its slots on the right; choose one to play from there.";
+  for (const own of slots.cases) {
+    const button = add(get("failures"), "button");
+    button.type = "button";
+    Object.assign(add(button, "img"), { src: own.picture, alt: "" });
+    const why = add(button, "span");
+    for (const k of own.slots) dot(why, slots.colours[k]);
+    why.append(own.why);
+    const kind = data.rollouts.rollouts[own.rollout].began === null ? "rollout" : "episode";
+    add(button, "span", `${kind} ${nameOf(own.rollout)}; step ${own.step}`, "note");
+    button.addEventListener("click", () => bringUp(own.rollout, own.step));
   }
 }
 
@@ -504,12 +606,14 @@ function showConfig() {
 }
 
 async function main() {
+  showRuns();
   showHeader();
   showConfig();
   for (const item of data.figures) await Bokeh.embed.embed_item(item);
   showCurves();
   showMap();
   showRollouts();
+  showFailures();
   showLive();
   document.body.dataset.ready = "yes";
 }

@@ -1,4 +1,4 @@
-"""Write one self-contained page about a run: vis-rpg explore run=runs/x out=report.html."""
+"""Write one self-contained page about runs: vis-rpg explore run=runs/x out=report.html."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,21 @@ import torch
 from vis_rpg.analysis.explored_states import Visits, read_visits
 from vis_rpg.analysis.explorer.bonus import visit_bonus
 from vis_rpg.analysis.explorer.live import Stage
-from vis_rpg.analysis.explorer.rollouts import COUNT, Rollouts, record, replay, rollout_data
+from vis_rpg.analysis.explorer.rollouts import (
+    COUNT,
+    Rollouts,
+    failures,
+    record,
+    replay,
+    rollout_data,
+)
+from vis_rpg.analysis.explorer.rollouts import MOST_BYTES as MOST_PICTURE_BYTES
 from vis_rpg.analysis.explorer.seeds import (
     Seed,
+    comparison,
     config_table,
     curves,
+    find_runs,
     header,
     read_seeds,
 )
@@ -37,7 +47,6 @@ from vis_rpg.training.logger import without_nan
 from vis_rpg.training.published import (
     interactions,
     is_published,
-    locate,
     output_folder,
     read,
 )
@@ -48,7 +57,7 @@ MOST_BYTES = 20_000_000
 
 
 def main(config: ExploreConfig) -> None:
-    """Write the page of a run or of a published agent, or serve it."""
+    """Write the page of runs or of published agents, or serve that of one."""
     try:
         importlib.import_module("vis_rpg.analysis.explorer.figures")
     except ImportError:
@@ -56,47 +65,91 @@ def main(config: ExploreConfig) -> None:
             "vis-rpg explore needs the package bokeh: pip install 'vis-rpg[explore]'"
         ) from None
     torch.set_num_threads(1)
-    run = locate(config.run)
+    require(config.run != [], "run=[]: give the folder of a run")
+    runs = find_runs(config.run)
     if config.serve:
+        require(len(runs) == 1, f"serve=true: run={config.run} are {len(runs)} runs: give one")
         from vis_rpg.analysis.explorer.server import serve
 
-        return serve(run, config.run, config.seed)
-    data, stage = collect(run, config.run, config.seed)
-    if stage is not None:
-        stage.env.close()
-    page = make_page(data)
+        [(name, run)] = runs.items()
+        return serve(run, name, config.seed)
+    page = make_page(*collect_all(runs, config.seed))
     require(
         len(page) <= MOST_BYTES,
         f"run={config.run}: its page would have {len(page) / 1e6:.1f} MB, more than "
-        f"{MOST_BYTES / 1e6:.0f}: give one of its seeds",
+        f"{MOST_BYTES / 1e6:.0f}: give fewer runs, or one of the seeds",
     )
-    path = Path(config.out) if config.out else output_folder(config.run, None) / "report.html"
+    first = config.run if isinstance(config.run, str) else config.run[0]
+    path = Path(config.out) if config.out else output_folder(first, None) / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(page)
     print(f"page of {len(page) / 1e6:.1f} MB: {path}")
 
 
-def make_page(data: dict[str, Any]) -> bytes:
-    """Return the page of what was collected, its figures drawn."""
+def make_page(runs: Sequence[dict[str, Any]], different: dict[str, Any] | None = None) -> bytes:
+    """Return the page of what was collected of runs, its figures drawn.
+
+    Args:
+        runs: From `collect`.
+        different: From `comparison`; None for one run.
+    """
     from vis_rpg.analysis.explorer import figures
 
-    drawn = [
-        *([figures.curves_figure(next(iter(data["curves"].values())))] if data["curves"] else []),
-        *([] if "missing" in data["map"] else [figures.map_figure(data["map"])]),
-        *([] if "missing" in data["rollouts"] else [figures.z_figure(data["rollouts"])]),
-    ]
-    return fill(data | {"figures": drawn}, figures.bokeh_js())
+    shown = []
+    for run in runs:
+        first = next((curve for own in (run, *runs) for curve in own["curves"].values()), None)
+        drawn = [
+            *([figures.curves_figure(first)] if first else []),
+            *([] if "missing" in run["map"] else [figures.map_figure(run["map"])]),
+            *([] if "missing" in run["rollouts"] else [figures.z_figure(run["rollouts"])]),
+        ]
+        shown.append(run | {"figures": drawn})
+    return fill({"runs": shown, "different": different}, figures.bokeh_js())
 
 
-def collect(run: Path, name: str, seed: int) -> tuple[dict[str, Any], Stage | None]:
+def collect_all(
+    runs: Mapping[str, Path], seed: int
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Collect what the page shows of several runs, and what differs between them.
+
+    Of several, those that cannot be read are left out, and told.
+
+    Args:
+        runs: Folders by name.
+        seed: Of the rollouts.
+
+    Raises:
+        UserError: The only run is none, or none of several is one.
+    """
+    seeds, lost = {}, []
+    for name, run in runs.items():
+        try:
+            seeds[name] = read_seeds(run)
+        except UserError as error:
+            if len(runs) == 1:
+                raise
+            print(f"note: left out: {error}", file=sys.stderr)
+            lost.append(f"{name} ({error})")
+    require(bool(seeds), f"none of these is a run: {', '.join(lost)}")
+    found = []
+    for name in seeds:
+        data, stage = collect(runs[name], name, seed, len(seeds))
+        if stage is not None:
+            stage.env.close()
+        found.append(data)
+    return found, comparison(seeds) | {"lost": lost} if len(runs) > 1 else None
+
+
+def collect(run: Path, name: str, seed: int, runs: int = 1) -> tuple[dict[str, Any], Stage | None]:
     """Collect what the page shows, but for its figures, and the agent that rolls out.
 
     What a run lacks is said in its place; without rollouts there is no agent.
 
     Args:
         run: The folder of a run, of several seeds, or of a published agent.
-        name: As the user calls it.
+        name: As the page calls it.
         seed: Of the rollouts.
+        runs: That share the page.
 
     Raises:
         UserError: There is no run.
@@ -105,11 +158,12 @@ def collect(run: Path, name: str, seed: int) -> tuple[dict[str, Any], Stage | No
     acting = acting_seed(seeds, run)
     views: dict[Path | None, ZView] = {}
     stages: list[Stage] = []
-    rollouts = partial(_rollouts, seeds, acting, run, seed, views, stages)
+    rollouts = partial(_rollouts, seeds, acting, run, seed, views, stages, runs)
     data = {
-        "header": header(seeds, name if ":" in name else Path(name).name),
+        "name": name,
+        "header": header(seeds, name),
         "curves": curves(seeds),
-        "map": _or_why("no map of explored states", lambda: _map(seeds, run, views)),
+        "map": _or_why("no map of explored states", lambda: _map(seeds, run, views, runs)),
         "rollouts": _or_why("no rollouts", rollouts),
         "config": config_table(seeds),
         "live": None,
@@ -135,7 +189,9 @@ def _or_why(what: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"missing": f"{why[0].upper()}{why[1:]}"}
 
 
-def _map(seeds: list[Seed], run: Path, views: dict[Path | None, ZView]) -> dict[str, Any]:
+def _map(
+    seeds: list[Seed], run: Path, views: dict[Path | None, ZView], runs: int
+) -> dict[str, Any]:
     """Return what the map shows; put the views of z of all seeds into `views`."""
     visits: list[tuple[int, Visits]] = []
     for seed in seeds:
@@ -155,7 +211,7 @@ def _map(seeds: list[Seed], run: Path, views: dict[Path | None, ZView]) -> dict[
         return visit_bonus(actor.agent, env, positions)
 
     bonuses = [partial(bonus, seed.folder) for seed in seeds if seed.folder is not None]
-    data = map_data(visits, task, list(views.values()), bonuses)
+    data = map_data(visits, task, list(views.values()), bonuses, runs)
     env.close()
     return data
 
@@ -167,6 +223,7 @@ def _rollouts(
     seed: int,
     views: dict[Path | None, ZView],
     stages: list[Stage],
+    runs: int,
 ) -> dict[str, Any]:
     """Roll out the agent of one seed, replay its training, and return what the player shows.
 
@@ -185,8 +242,11 @@ def _rollouts(
         replayed, lost = replay(actor, env, episodes)
         recorded.rollouts += replayed
         training = _training_note(len(replayed), lost)
-    stages.append(Stage(actor, env, view, seed))
-    return rollout_data(recorded, view, task_of(env)) | {
+    variance = recorded.state_variance
+    stages.append(Stage(actor, env, view, seed, variance))
+    pictures = MOST_PICTURE_BYTES // runs
+    return rollout_data(recorded, view, task_of(env), variance, pictures) | {
+        "slots": failures(recorded.rollouts),
         "note": f"{note} {training}",
         "seed": acting.number,
         "random_until": acting.settings["agent.seed_steps"],

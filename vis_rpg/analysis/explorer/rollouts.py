@@ -14,12 +14,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from perception.evaluation.diagnostics import frame_measures
+from perception.slots.model import SlotOutput
 from perception.slots.perception import SlotPerception
 from vis_rpg.agent.actor import Actor
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.analysis.diagnosis import Episode, critic_values, record_episode
 from vis_rpg.analysis.evaluation import episode_seed, play
 from vis_rpg.analysis.explorer.seeds import rounded
+from vis_rpg.analysis.explorer.slots import colours, find_failures, glance, sheet
 from vis_rpg.analysis.explorer.states import ZView, in_words
 from vis_rpg.analysis.video import MOST_FRAMES, SlotOverlay, frames_per_second, render
 from vis_rpg.envs.make import object_positions, task_of
@@ -59,6 +62,7 @@ class Film(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         obs, info = self.env.reset(**kwargs)
         self.reel = Reel()
         self.overlay = SlotOverlay(self.model) if self.model else None
+        self.before: SlotOutput | None = None
         self._expose(obs, info, last=False)
         return obs, info
 
@@ -72,7 +76,7 @@ class Film(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
     def _expose(self, obs: np.ndarray, info: dict[str, Any], last: bool) -> None:
         reel = self.reel
         # Every frame, kept or not: slots carry over from frame to frame.
-        slots = self.overlay.paint(obs) if self.overlay else None
+        output = self._measure(obs) if self.overlay else None
         reel.success.append(bool(info["success"]))
         reel.positions.append(object_positions(info))
         if self.no_pictures is None and (len(reel.rewards) % self.every == 0 or last):
@@ -82,8 +86,17 @@ class Film(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
                 self.no_pictures = str(error)
                 return
             reel.steps.append(len(reel.rewards))
-            if slots is not None:
-                reel.slots.append(_webp(slots))
+            if output is not None:
+                reel.slots.append(_webp(sheet(obs[-1], output)))
+
+    def _measure(self, obs: np.ndarray) -> SlotOutput:
+        """Encode the newest frame, and keep how far its slots are to be trusted."""
+        assert self.overlay is not None and self.model is not None
+        output = self.overlay.encode(obs)
+        self.reel.measures.append(frame_measures(self.model, obs[-1:], output, self.before))
+        self.reel.frames.append(_webp(glance(obs[-1], output)))
+        self.before = output
+        return output
 
 
 @dataclass
@@ -100,7 +113,11 @@ class Reel:
     """Of the observations that have a picture."""
     pictures: list[bytes] = field(default_factory=list)
     slots: list[bytes] = field(default_factory=list)
-    """One for each picture, or none."""
+    """One `sheet` for each picture, or none."""
+    frames: list[bytes] = field(default_factory=list)
+    """Of an agent that sees by slots the frame of each step beside its masks, (T + 1,)."""
+    measures: list[dict[str, np.ndarray]] = field(default_factory=list)
+    """Likewise what tells failures of its slots, (T + 1,)."""
 
 
 @dataclass
@@ -112,6 +129,10 @@ class Rollout:
     reel: Reel
     series: dict[str, list[float]]
     """By name, (T,): of the observation and action of each step."""
+    errors: dict[str, np.ndarray]
+    """Likewise of the world model's predictions, squared, as long as the episode lasts."""
+    states: np.ndarray
+    """Latent states, (T + 1, S), or (0, 0)."""
     began: int | None = None
     """Interactions of the run at the start of an episode of training; None for a rollout by z."""
 
@@ -124,6 +145,12 @@ class Rollouts:
     """Those by z first."""
     no_pictures: str | None
     fps: int
+
+    @property
+    def state_variance(self) -> float:
+        """Of latent states, the unit of the world model's errors; NaN without a world model."""
+        states = np.concatenate([own.states for own in self.rollouts])
+        return float(states.var(0).mean()) if states.size else np.nan
 
 
 def record(actor: Actor, env: gymnasium.Env, seed: int, count: int) -> Rollouts:
@@ -160,16 +187,13 @@ def roll_out(actor: Actor, film: Film, start: int, given: torch.Tensor | None) -
         start: Determines the start.
         given: (Z,); None draws z from π(z|s₁).
     """
-    agent = actor.agent
-    if can_judge(agent):
+    if can_judge(actor.agent):
         episode = record_episode(actor, film, start, explore=False, z=given)
-        z, judged = episode.z, judge(agent, episode)
-    else:
-        for step, _ in enumerate(play(actor, film, start, given)):
-            if step == 1:
-                z = actor.z[0].clone()
-        judged = {}
-    return Rollout(z.cpu().numpy(), film.reel, {"reward": film.reel.rewards, **judged})
+        return _judged(actor.agent, episode, film.reel)
+    for step, _ in enumerate(play(actor, film, start, given)):
+        if step == 1:
+            z = actor.z[0].clone()
+    return _not_judged(z.cpu().numpy(), film.reel)
 
 
 def replay(
@@ -189,28 +213,63 @@ def replay(
     agent, rollouts = actor.agent, []
     for episode in tqdm(episodes, desc="replaying", unit="episode"):
         film = Film(Replay(env, episode), agent)
-        judged = {}
         if can_judge(agent):
             z, actions = (
                 torch.as_tensor(own, device=actor.device) for own in (episode.z[0], episode.action)
             )
-            judged = judge(agent, record_episode(actor, film, 0, z=z, actions=actions))
+            played = record_episode(actor, film, 0, z=z, actions=actions)
+            rollout = _judged(agent, played, film.reel)
         else:
             film.reset(seed=0)
             for action in episode.action:
                 film.step(action)
+            rollout = _not_judged(episode.z[0], film.reel)
         rewards = np.array(film.reel.rewards)
         if rewards.shape == episode.reward.shape and np.allclose(
             rewards, episode.reward, rtol=CLOSE, atol=CLOSE
         ):
-            series = {"reward": film.reel.rewards, **judged}
-            rollouts.append(Rollout(episode.z[0], film.reel, series, episode.began))
+            rollout.began = episode.began
+            rollouts.append(rollout)
     return rollouts, len(episodes) - len(rollouts)
 
 
 def can_judge(agent: Agent) -> bool:
     """Whether the agent has critics, bonus and p_φ, of a z that stays the same in an episode."""
     return hasattr(agent, "p_phi") and agent.config.name != "sac" and not agent.redraws
+
+
+def _not_judged(z: np.ndarray, reel: Reel) -> Rollout:
+    return Rollout(z, reel, {"reward": reel.rewards}, {}, np.zeros((0, 0)))
+
+
+def _judged(agent: Agent, episode: Episode, reel: Reel) -> Rollout:
+    horizons = sorted({1, int(agent.config.horizon)})
+    names = [f"model error, {n} step{'s' * (n > 1)}" for n in horizons]
+    errors = [model_error(agent, episode, n).cpu().numpy() for n in horizons]
+    states = episode.s.cpu().numpy()
+    judged = judge(agent, episode)
+    return Rollout(
+        episode.z.cpu().numpy(), reel, judged, dict(zip(names, errors, strict=True)), states
+    )
+
+
+@torch.no_grad()
+def model_error(agent: Agent, episode: Episode, steps: int) -> torch.Tensor:
+    """Return the mean squared error of the state that the world model predicts `steps` ahead.
+
+    Args:
+        agent: With its world model.
+        episode: T steps.
+        steps: H, along the actions that were taken and without a look at what is between.
+
+    Returns:
+        (T - H + 1,), at the step from which it predicts; (0,) for a shorter episode.
+    """
+    if len(episode.a) < steps:
+        return episode.s.new_zeros(0)
+    actions = episode.a.unfold(0, steps, 1).permute(2, 0, 1)  # (H, T - H + 1, A)
+    states, _ = agent.model.unroll(episode.s[:-steps], actions)
+    return (states[-1] - episode.s[steps:]).square().mean(-1)
 
 
 @torch.no_grad()
@@ -236,16 +295,20 @@ def thin(reels: Sequence[Reel], most: int = MOST_BYTES) -> None:
             reel.slots = [reel.slots[i] for i in kept] if reel.slots else []
 
 
-def rollout_data(recorded: Rollouts, view: ZView, task: Task) -> dict[str, Any]:
+def rollout_data(
+    recorded: Rollouts, view: ZView, task: Task, variance: float, most: int = MOST_BYTES
+) -> dict[str, Any]:
     """Return what the player shows.
 
     Args:
         recorded: The rollouts.
         view: Of z.
         task: Theirs.
+        variance: Of latent states, of which the world model's errors are shares.
+        most: Bytes of all pictures.
     """
     rollouts = recorded.rollouts
-    thin([rollout.reel for rollout in rollouts])
+    thin([rollout.reel for rollout in rollouts], most)
     z = np.stack([rollout.z for rollout in rollouts])
     totals = np.array([sum(rollout.reel.rewards) for rollout in rollouts])
     if view.kind == "none":
@@ -271,7 +334,8 @@ def rollout_data(recorded: Rollouts, view: ZView, task: Task) -> dict[str, Any]:
                 "succeeds": rollout.reel.success,
                 "length": len(rollout.reel.rewards),
                 "path": path(rollout.reel, task),
-                "series": {name: rounded(own) for name, own in rollout.series.items()},
+                "series": {name: rounded(own) for name, own in rollout.series.items()}
+                | {name: rounded(own / variance, 3) for name, own in rollout.errors.items()},
                 "steps": rollout.reel.steps,
                 "pictures": [_address(own) for own in rollout.reel.pictures],
                 "slots": [_address(own) for own in rollout.reel.slots],
@@ -279,6 +343,19 @@ def rollout_data(recorded: Rollouts, view: ZView, task: Task) -> dict[str, Any]:
             for rollout, words, colour, total, place in described
         ],
     }
+
+
+def failures(rollouts: Sequence[Rollout]) -> dict[str, Any] | None:
+    """Return the colours of slots, and of how many frames those where they fail; None without."""
+    reels = [rollout.reel for rollout in rollouts]
+    if not reels[0].measures:
+        return None
+    slots = reels[0].measures[0]["presence"].shape[1]
+    cases = find_failures([reel.measures for reel in reels])
+    for case in cases:
+        case["picture"] = _address(reels[case["rollout"]].frames[case["step"]])
+    frames = sum(len(reel.frames) for reel in reels)
+    return {"colours": colours(slots), "frames": frames, "cases": cases}
 
 
 def path(reel: Reel, task: Task) -> list[list[list[float]]]:

@@ -24,6 +24,8 @@ MOST_LINES = 300
 FIRST_KEYS = ("success", "return", "coverage")
 """Curves that are offered first."""
 NOT_CURVES = ("step", "wall_s")
+NOT_COMPARED = ("seed", "seeds", "out", "resume")
+"""Settings in which runs differ without being different."""
 
 
 @dataclass
@@ -43,6 +45,29 @@ class Seed:
     def last(self, key: str) -> float | None:
         """Return the newest value of a metric, None where there is none."""
         return self.metrics[-1].get(key)
+
+
+def find_runs(given: str | Sequence[str]) -> dict[str, Path]:
+    """Return the folder of each run by the name that the page calls it.
+
+    Args:
+        given: A run, as of `vis-rpg explore`, or the folder of a sweep's; or several of these.
+    """
+    found: dict[str, Path] = {}
+    for name in [given] if isinstance(given, str) else given:
+        folder = published.locate(name)
+        inside = [] if _is_run(folder) else sorted(filter(_is_run, folder.glob("*")))
+        found |= {str(path): path for path in inside} or {name: folder}
+    short = [name if ":" in name else Path(name).name for name in found]
+    return dict(zip(short if len({*short}) == len(short) else found, found.values(), strict=True))
+
+
+def _is_run(folder: Path) -> bool:
+    return (
+        published.is_published(folder)
+        or (folder / "config.yaml").exists()
+        or any(folder.glob("seed-*"))
+    )
 
 
 def read_seeds(run: Path) -> list[Seed]:
@@ -120,6 +145,30 @@ def config_table(seeds: Sequence[Seed]) -> dict[str, Any]:
         known = meanings.get(key, "")
         rows.append([key, values if key in changed else values[:1], known])
     return {"rows": rows, "seeds": [seed.number for seed in seeds]}
+
+
+def comparison(runs: Mapping[str, Sequence[Seed]]) -> dict[str, Any]:
+    """Return what differs between the settings of runs, and nothing else of them.
+
+    Args:
+        runs: Seeds of each run by its name.
+
+    Returns:
+        `keys`, and `rows`, for each run its values of these, in which those of seeds that differ
+        are named one after the other.
+    """
+    keys = {key: None for seeds in runs.values() for seed in seeds for key in seed.settings}
+    values = {
+        key: [
+            ", ".join({_shown(seed.settings, key): None for seed in seeds})
+            for seeds in runs.values()
+        ]
+        for key in keys
+        if key not in NOT_COMPARED
+    }
+    different = {key: own for key, own in values.items() if len({*own}) > 1}
+    rows = [[own[k] for own in different.values()] for k in range(len(runs))]
+    return {"keys": [*different], "rows": rows}
 
 
 def _shown(settings: Mapping[str, Any], key: str) -> str:

@@ -86,7 +86,7 @@ class PageServer(ThreadingHTTPServer):
     def _make(self, version: str) -> None:
         data, stage = collect(self.run, self.name, self.seed)
         choice = None if stage is None else stage.choice
-        page = make_page(data | {"live": {"version": version, "choice": choice}})
+        page = make_page([data | {"live": {"version": version, "choice": choice}}])
         (*_, before), self.shown = self.shown, (page, version, stage)
         if before is not None:
             before.env.close()

@@ -30,7 +30,7 @@ from vis_rpg.errors import UserError
 MOST_POINTS = 8000
 """Visits of one seed that are drawn, at most."""
 MOST_IN_ALL = 24000
-"""Of all seeds."""
+"""Of all seeds of all runs."""
 BACKDROP = 500
 """Longer side of the drawing of walls and goals, in pixels."""
 NEVER = -1
@@ -151,6 +151,7 @@ def map_data(
     task: Task,
     views: Sequence[ZView],
     bonuses: Sequence[Callable[[np.ndarray], np.ndarray]],
+    runs: int = 1,
 ) -> dict[str, Any]:
     """Return what the map shows.
 
@@ -160,11 +161,12 @@ def map_data(
         views: Of their z.
         bonuses: Of each seed the bonus (P,) of positions (P, N, 2 or 3); a UserError that it
             raises says why there is none.
+        runs: That share the page.
     """
     every = np.concatenate([visits.positions for _, visits in seeds])[..., list(task.plane)]
     low, high = map_limits(every.reshape(-1, 2), task)
     grid = task.coverage
-    most = min(MOST_POINTS, MOST_IN_ALL // len(seeds))
+    most = min(MOST_POINTS, MOST_IN_ALL // (len(seeds) * runs))
     dim = seeds[0][1].z.shape[1]
     maps: list[dict[str, Any]] = [
         {"seed": number, **seed_map(visits, task, view, most)}
