@@ -224,6 +224,12 @@ def test_a_run_of_an_earlier_version_is_not_called_damaged(run: Path) -> None:
             begin()
 
 
+def test_a_run_from_before_a_setting_gets_the_value_of_then(run: Path) -> None:
+    replaced("  gamma_rewarded: null\n", "")(settings(run))
+    load_run(run)
+    assert resume(run).config.agent.gamma_rewarded is None
+
+
 def test_weights_that_are_no_numbers_are_named_and_not_evaluated(run: Path) -> None:
     state = checkpoint.load(checkpoint.latest(run))
     state["agent"]["log_alpha"].fill_(float("nan"))

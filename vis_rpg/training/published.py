@@ -138,6 +138,15 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
 
 
+def add_younger(config: DictConfig) -> None:
+    """Give a config the settings that are younger than it, with the values of then, in place."""
+    cnn = OmegaConf.select(config, "perception.name") == "cnn"
+    foreign = "frequencies" if cnn else "bonus_slots"
+    for key, value in ADDED.items():
+        if key != f"perception.{foreign}" and OmegaConf.select(config, key) is None:
+            OmegaConf.update(config, key, value)
+
+
 def read(folder: Path) -> Published:
     """Read a published agent.
 
@@ -157,11 +166,7 @@ def read(folder: Path) -> Published:
         int(card["interactions"])
         files, config = card["files"], OmegaConf.create(card["config"])
         changed = [name for name in {WEIGHTS, *files} if digest(folder / name) != files[name]]
-        cnn = config.perception.name == "cnn"
-        foreign = "perception.frequencies" if cnn else "perception.bonus_slots"
-        for key, value in ADDED.items():
-            if key != foreign and OmegaConf.select(config, key) is None:
-                OmegaConf.update(config, key, value)
+        add_younger(config)
         checked(config, TrainConfig)
         weights = load_file(folder / WEIGHTS)
     except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
