@@ -15,7 +15,7 @@ from tests.runs import ROOT, comparable, differences, lines, trained
 from tests.small import config
 from vis_rpg.training import checkpoint
 from vis_rpg.training.preemption import checkpoint_on_signal
-from vis_rpg.training.trainer import Trainer
+from vis_rpg.training.trainer import Trainer, main
 
 WORDS = ("task=maze", "steps=400", "runtime=eager", "logger.log_every=20")
 NEVER = "logger.checkpoint_every=100000"
@@ -51,6 +51,20 @@ def test_sigterm_ends_a_run_within_the_grace_time_with_its_last_step_kept(tmp_pa
     assert 60 <= checkpoint.load(kept)["step"] < 400, "none but the signal's"
     Trainer(config(f"out={out}", "resume=true", NEVER, *WORDS)).run()
     assert differences(comparable(out), comparable(trained(NEVER, *WORDS))) == []
+
+
+def test_after_the_last_checkpoint_a_signal_ends_the_run_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = []
+
+    def random_coverage(*_: object) -> float:  # minutes where environments are slow
+        handlers.append(signal.getsignal(signal.SIGTERM))
+        return 0.0
+
+    monkeypatch.setattr("vis_rpg.training.run.random_coverage", random_coverage)
+    main(config(f"out={tmp_path}", NEVER, *WORDS))
+    assert handlers == [signal.getsignal(signal.SIGTERM)]
 
 
 def test_a_signal_that_its_handler_survives_costs_nothing(tmp_path: Path) -> None:

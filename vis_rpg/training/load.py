@@ -68,8 +68,11 @@ def load_whole_config(run: Path) -> DictConfig:
         f"{run}: a run of SheepRL: only its curves can be read (vis-rpg plot-curves)",
     )
     try:
-        published.add_younger(config)
-        checked(config, TrainConfig)
+        try:
+            checked(config, TrainConfig)
+        except UserError:
+            published.add_younger(config)
+            checked(config, TrainConfig)
     except (UserError, OmegaConfBaseException) as error:
         for newest in checkpoint.complete(run / "checkpoints")[-1:]:
             checkpoint.load(newest)  # which says so if the run is of another version

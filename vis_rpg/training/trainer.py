@@ -185,28 +185,63 @@ class Trainer:
     # The loop -------------------------------------------------------------------------------------
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
-        """Train to `steps` interactions.
+        """Train to `steps` interactions: `train`, then `finish`.
+
+        Args:
+            stop: As of `train`.
+
+        Returns:
+            As of `finish`.
+
+        Raises:
+            RunStopped: A seed failed: at once if it was the last, else after the others are done.
+        """
+        self.train(stop)
+        return self.finish()
+
+    def train(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Train to the last checkpoint.
 
         Args:
             stop: Asked after each step whether to end here, with a checkpoint to continue from.
+
+        Raises:
+            RunStopped: The last seed failed.
+        """
+        try:
+            with self.acting_in_one_thread():
+                self._train(stop)
+        except BaseException:
+            self._unlock()
+            raise
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Write the summaries, and close all.
 
         Returns:
             The contents of each seed's summary.json; nothing if stopped before the end.
 
         Raises:
-            RunStopped: A seed failed: at once if it was the last, else after the others are done.
+            RunStopped: A seed failed.
         """
+        summaries = []
         try:
-            with self.acting_in_one_thread():
-                return self._train(stop)
+            for run in self.active_runs:
+                if self.step_count >= self.config.steps:
+                    summaries.append(run.finish(self.learner.updates, self._wall(run)))
+                else:
+                    run.close()
+            self.thread.shutdown()
+            self._report_failures()
         finally:
             self._unlock()
+        return summaries
 
     def _unlock(self) -> None:
         for file in self.locks:
             file.close()
 
-    def _train(self, stop: Callable[[], bool]) -> list[dict[str, Any]]:
+    def _train(self, stop: Callable[[], bool]) -> None:
         config, name = self.config, self.runs[0].task.name
         self.began = time.perf_counter()
         self.last_log = (self.began, self.learner.updates, self.step_count)
@@ -232,15 +267,6 @@ class Trainer:
                     self.save()
                 if ends:
                     break
-        summaries = []
-        for run in self.active_runs:
-            if self.step_count >= config.steps:
-                summaries.append(run.finish(self.learner.updates, self._wall(run)))
-            else:
-                run.close()
-        self.thread.shutdown()
-        self._report_failures()
-        return summaries
 
     def _report(self) -> str:
         """Describe the progress and results of training in words."""
@@ -475,7 +501,8 @@ def main(config: DictConfig) -> None:
     with distributed.process_group():
         trainer = Trainer(config)
         with checkpoint_on_signal(trainer.save) as stop:
-            summaries = trainer.run(stop)
+            trainer.train(stop)
+        summaries = trainer.finish()  # the last checkpoint is written: a signal may end it at once
     for one, summary in zip(trainer.runs, summaries, strict=True):
         shown = {key: summary[key] for key in ("steps", "return", "success", "coverage")}
         print(f"done: {one.out}/summary.json {shown}")
