@@ -141,9 +141,11 @@ class Soak:
 
     def ended(self) -> None:
         """Look at what it said."""
-        said = self.log.read_text()[self.mark :]
+        said = self.log.read_bytes()[self.mark :].decode(errors="replace")
         if "Traceback" in said:
             self.wrong.append(f"life {self.lives} ended with a traceback")
+        if self.last_fault != "disk" and self.process.returncode > 0:
+            self.wrong.append(f"life {self.lives} ended with {self.process.returncode}")
 
     def moves(self) -> None:
         """Wait for a new line of metrics."""

@@ -163,11 +163,11 @@ def device(name: str) -> torch.device:
         chosen = None
     if chosen is None or chosen.type not in ("cpu", "cuda"):
         raise UserError(f"device={name}: choose auto, cpu, cuda or cuda:N")
-    index = int(os.environ.get("LOCAL_RANK", 0)) if chosen.index is None else chosen.index
+    index = distributed.local_rank() if chosen.index is None else chosen.index
     require(
         chosen.type == "cpu" or index < torch.cuda.device_count(),
-        f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use "
-        "device=auto or device=cpu",
+        f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices, and number "
+        f"{index} is asked for; use device=auto, fewer processes, or device=cpu",
     )
     # An index of its own: "cuda" is not equal to the "cuda:0" that tensors report.
     return torch.device("cuda", index) if chosen.type == "cuda" else chosen

@@ -8,33 +8,80 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from vis_rpg.errors import RunStopped, UserError, require
+
+NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun sets beside WORLD_SIZE."""
+LOST = ("Connection closed", "Connection reset", "connection closed", "NCCL")
+"""What is said where another process has ended."""
+
 
 @contextmanager
 def process_group() -> Iterator[None]:
     """Join the processes that torchrun started, if there are several.
 
-    Tensors on a GPU go by NCCL, those on the host by Gloo.
+    Tensors on a GPU go by NCCL, those on the host by Gloo. The first process alone prints; errors
+    of the others are printed by whoever catches them here outside.
+
+    Raises:
+        UserError: Other variables of torchrun are missing.
+        RunStopped: Another process has ended.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
+    lacking = [name for name in NEEDED if name not in os.environ]
+    require(
+        not lacking,
+        f"WORLD_SIZE={os.environ['WORLD_SIZE']} without {', '.join(lacking)}: start several "
+        "processes by torchrun, or unset WORLD_SIZE",
+    )
     dist.init_process_group()
     try:
-        yield
+        with open(os.devnull, "w") as nowhere, ExitStack() as quiet:
+            if rank():
+                quiet.enter_context(redirect_stdout(nowhere))
+                quiet.enter_context(redirect_stderr(nowhere))
+            yield
+    except RuntimeError as error:
+        if any(words in str(error) for words in LOST):
+            raise RunStopped("another process has ended: its line says why") from None
+        raise
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Let all processes raise the UserError that one of them raises here.
+
+    Nothing within may wait for another process.
+    """
+    own: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        own = error
+    for one in gather_objects(own):
+        if one is not None:
+            raise one
 
 
 def rank() -> int:
     """Return this process's number, 0 in a process alone."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def local_rank() -> int:
+    """Return this process's number on its machine, 0 in a process alone."""
+    return dist.get_node_local_rank(fallback_rank=0) if dist.is_initialized() else 0
 
 
 def world_size() -> int:

@@ -215,7 +215,8 @@ def test_runs_are_named_by_their_folders_and_by_more_where_these_are_alike(tmp_p
     (tmp_path / "sweep" / "ray").mkdir()
     sweep, other = tmp_path / "sweep", tmp_path / "other" / "x"
     assert seeds.find_runs(str(sweep)) == {"x": sweep / "x", "y": sweep / "y"}
-    assert seeds.find_runs(str(other)) == {"x": other}
+    assert seeds.find_runs(str(other)) == {str(other): other}
+    assert seeds.find_runs([str(other), f"{other}/"]) == {str(other): other}, "one run"
     both = seeds.find_runs([str(sweep), str(other)])
     assert both == {str(path): path for path in (sweep / "x", sweep / "y", other)}
     assert seeds.find_runs([str(other), "zoo:block_push2-state"]).keys() == {
@@ -425,6 +426,12 @@ def test_pictures_are_dropped_until_they_fit_but_for_the_ends() -> None:
         assert reel.steps[0] == 0 and reel.steps[-1] == n - 1
         assert [int(x) for x in reel.pictures] == reel.steps
         assert len(reel.slots) == len(reel.steps)
+
+
+def test_pictures_that_do_not_fit_keep_their_first_and_last() -> None:
+    reels = [rollouts.Reel(steps=[0, 1, 2], pictures=[b"1", b"2", b"3"]), rollouts.Reel()]
+    rollouts.thin(reels, most=1)
+    assert reels[0].pictures == [b"1", b"3"]
 
 
 # The page -----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from tests.runs import comparable, differences, facts, final, lines, trained
 from tests.small import agent, batch, changed, config, noise_of, weights
+from vis_rpg import distributed
 from vis_rpg.agent.batch import Batch, Noise
 from vis_rpg.agent.rpg import Agent
 from vis_rpg.envs.vector.make import make_vector_envs
@@ -125,6 +127,11 @@ def processes(rank: int, folder: Path) -> None:
         train(folder / "refused", "agent.envs=5")
     with pytest.raises(UserError, match="seeds=2: several processes train one seed"):
         train(folder / "refused", "seeds=2")
+    if rank == 1:
+        shutil.copytree(folder / "whole" / "rank-1", folder / "there" / "rank-1")
+    dist.barrier()
+    with pytest.raises(UserError, match="rank-1: a run with checkpoints is there already"):
+        train(folder / "there")  # the second process alone finds it
     dist.destroy_process_group()
 
 
@@ -197,3 +204,11 @@ def test_the_environments_of_a_run_begin_alike_however_many_processes_share_them
 def test_a_run_is_not_continued_by_another_number_of_processes(together: Path) -> None:
     with pytest.raises(UserError, match="is of 2 processes: start as many"):
         train(together / "whole", "steps=160", "resume=true")
+
+
+def test_a_world_size_without_torchrun_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in distributed.NEEDED:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="start several processes by torchrun"):
+        distributed.process_group().__enter__()

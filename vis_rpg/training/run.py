@@ -343,7 +343,8 @@ class Run:
         if self.progress.coverage.grid is not None:
             frames = self.agent.model.perception.pretraining_frames
             summary["pretraining_frames"] = frames
-            summary["random_coverage"] = random_coverage(self.config, self.step + frames)
+            if distributed.rank() == 0:  # minutes, where environments are slow
+                summary["random_coverage"] = random_coverage(self.config, self.step + frames)
         summary |= {
             "task": self.task.name,
             "obs": self.config.obs.kind,

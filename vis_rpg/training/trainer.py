@@ -82,12 +82,15 @@ class Trainer:
         configs = seed_configs(config)
         self.locks: list[TextIO] = []
         try:
-            for own in configs:
-                self.locks.append(lock(Path(own.out), LOST_S if config.resume else 0.0))
-            found = [checkpoint.complete(Path(own.out) / "checkpoints") for own in configs]
-            for own, checkpoints in zip(configs, found, strict=True):
-                check_can_start(own, checkpoints)
-            self.runs, sampler = self._make_runs(configs, _newest_in_all(found, config.out))
+            with distributed.together():
+                for own in configs:
+                    self.locks.append(lock(Path(own.out), LOST_S if config.resume else 0.0))
+                found = [checkpoint.complete(Path(own.out) / "checkpoints") for own in configs]
+                for own, checkpoints in zip(configs, found, strict=True):
+                    check_can_start(own, checkpoints)
+            newest = _newest_in_all(found, config.out)
+            with distributed.together():
+                self.runs, sampler = self._make_runs(configs, newest)
             generators = [run.generator for run in self.runs]
             agents = [run.agent for run in self.runs]
             self.learner = Learner(agents, config.precision, sampler, generators)

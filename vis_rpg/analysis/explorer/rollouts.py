@@ -286,9 +286,12 @@ def judge(agent: Agent, episode: Episode) -> dict[str, list[float]]:
 
 
 def thin(reels: Sequence[Reel], most: int = MOST_BYTES) -> None:
-    """Drop every second picture of all, but for the last of each, until they fit into `most`."""
-    while sum(len(own) for reel in reels for own in (*reel.pictures, *reel.slots)) > most:
-        for reel in reels:
+    """Drop every second picture of all, until they fit into `most` or first and last are left."""
+    while (
+        sum(len(own) for reel in reels for own in (*reel.pictures, *reel.slots)) > most
+        and max(len(reel.steps) for reel in reels) > 2
+    ):
+        for reel in filter(lambda reel: reel.steps, reels):
             kept = sorted({*range(0, len(reel.steps), 2), len(reel.steps) - 1})
             reel.steps = [reel.steps[i] for i in kept]
             reel.pictures = [reel.pictures[i] for i in kept]

@@ -53,13 +53,17 @@ def find_runs(given: str | Sequence[str]) -> dict[str, Path]:
     Args:
         given: A run, as of `vis-rpg explore`, or the folder of a sweep's; or several of these.
     """
-    found: dict[str, Path] = {}
+    found: dict[Path, str] = {}
     for name in [given] if isinstance(given, str) else given:
         folder = published.locate(name)
         inside = [] if _is_run(folder) else sorted(filter(_is_run, folder.glob("*")))
-        found |= {str(path): path for path in inside} or {name: folder}
-    short = [name if ":" in name else Path(name).name for name in found]
-    return dict(zip(short if len({*short}) == len(short) else found, found.values(), strict=True))
+        for path, called in [(path, str(path)) for path in inside] or [(folder, name)]:
+            found.setdefault(path.resolve(), called)
+    names = list(found.values())
+    short = [name if ":" in name else path.name for path, name in found.items()]
+    if len(names) > 1 and len({*short}) == len(short):
+        names = short
+    return dict(zip(names, found, strict=True))
 
 
 def _is_run(folder: Path) -> bool:
