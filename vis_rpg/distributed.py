@@ -19,8 +19,8 @@ from vis_rpg.errors import RunStopped, UserError, require
 
 NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets beside WORLD_SIZE."""
-LOST = ("Connection closed", "Connection reset", "connection closed", "NCCL")
-"""What is said where another process has ended."""
+LOST = ("connection closed", "connection reset")
+"""What Gloo says, in whatever case, where another process has ended."""
 
 
 @contextmanager
@@ -51,8 +51,8 @@ def process_group() -> Iterator[None]:
                 quiet.enter_context(redirect_stderr(nowhere))
             yield
     except RuntimeError as error:
-        if any(words in str(error) for words in LOST):
-            raise RunStopped("another process has ended: its line says why") from None
+        if any(words in str(error).lower() for words in LOST):
+            raise RunStopped("another process has ended: its line says why") from error
         raise
     finally:
         dist.destroy_process_group()
