@@ -31,16 +31,21 @@ def process_group() -> Iterator[None]:
     of the others are printed by whoever catches them here outside.
 
     Raises:
-        UserError: Other variables of torchrun are missing.
+        UserError: Other variables of torchrun are missing, or WORLD_SIZE is no number.
         RunStopped: Another process has ended.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    size = os.environ.get("WORLD_SIZE", "1")
+    require(
+        size.isdecimal() and int(size) > 0,
+        f"WORLD_SIZE={size} is no number of processes: unset it, or start by torchrun",
+    )
+    if int(size) == 1:
         yield
         return
     lacking = [name for name in NEEDED if name not in os.environ]
     require(
         not lacking,
-        f"WORLD_SIZE={os.environ['WORLD_SIZE']} without {', '.join(lacking)}: start several "
+        f"WORLD_SIZE={size} without {', '.join(lacking)}: start several "
         "processes by torchrun, or unset WORLD_SIZE",
     )
     dist.init_process_group()

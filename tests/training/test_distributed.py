@@ -214,9 +214,14 @@ def test_a_run_is_not_continued_by_another_number_of_processes(together: Path) -
         train(together / "whole", "steps=160", "resume=true")
 
 
-def test_a_world_size_without_torchrun_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+@pytest.mark.parametrize(
+    ("size", "said"), [("2", "start several processes by torchrun"), ("two", "WORLD_SIZE=two is no")]
+)
+def test_a_world_size_without_torchrun_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, size: str, said: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
     for name in distributed.NEEDED:
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match="start several processes by torchrun"):
+    with pytest.raises(UserError, match=said):
         distributed.process_group().__enter__()

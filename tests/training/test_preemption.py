@@ -23,11 +23,11 @@ GRACE_S = 30
 """Kubernetes' and Slurm's default."""
 
 
-def learning(out: Path, *words: str) -> subprocess.Popen[bytes]:
-    """A run in a process group of its own that has logged three lines."""
+def learning(out: Path, *words: str, by: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+    """A run in a process group of its own, started `by` another command, that has logged thrice."""
     own = ["preset=debug", "device=cpu", f"out={out}", NEVER, *words]
     process = subprocess.Popen(
-        [sys.executable, "scripts/train.py", *own],
+        [*by, sys.executable, "scripts/train.py", *own],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -51,6 +51,22 @@ def test_sigterm_ends_a_run_within_the_grace_time_with_its_last_step_kept(tmp_pa
     assert 60 <= checkpoint.load(kept)["step"] < 400, "none but the signal's"
     Trainer(config(f"out={out}", "resume=true", NEVER, *WORDS)).run()
     assert differences(comparable(out), comparable(trained(NEVER, *WORDS))) == []
+
+
+def test_sigterm_of_torchrun_leaves_the_same_step_of_each_process(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = [*WORDS, "steps=100000", "agent.envs=4"]
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python")
+    process = learning(out, *words, by=(*torchrun, "--nproc-per-node=2"))
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=GRACE_S)
+    assert process.returncode, "torchrun's own, and its traceback"
+    assert b"error: " not in said, said.decode()
+    steps = []
+    for own in (out, out / "rank-1"):
+        [kept] = checkpoint.complete(own / "checkpoints")
+        steps.append(checkpoint.load(kept)["step"])
+    assert steps[0] == steps[1] >= 60
 
 
 def test_after_the_last_checkpoint_a_signal_ends_the_run_at_once(
