@@ -48,6 +48,10 @@ def process_group() -> Iterator[None]:
         f"WORLD_SIZE={size} without {', '.join(lacking)}: start several "
         "processes by torchrun, or unset WORLD_SIZE",
     )
+    # Imported once there is a group, as by the first optimizer, its functions keep the group as a
+    # default argument, and Gloo's threads abort the interpreter's end now and then.
+    import torch.distributed.nn  # noqa: F401
+
     dist.init_process_group()
     try:
         with open(os.devnull, "w") as nowhere, ExitStack() as quiet:
