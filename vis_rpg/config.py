@@ -185,8 +185,9 @@ class AgentConfig:
     gamma: Share
     """Discount."""
     gamma_rewarded: Share | None
-    """Discount from the first positive reward of a run on; null: gamma always (Table 1). The bonus
-    explores further by a longer time, success is repeated sooner by values over a shorter one."""
+    """Discount while one of the last 100 episodes has a positive return; null: gamma always (Table
+    1). The bonus explores further by a longer time, success is repeated sooner by values over a
+    shorter one."""
     horizon: Count
     """H, steps of a segment and of imagination."""
     batch_size: Count

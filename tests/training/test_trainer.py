@@ -15,12 +15,13 @@ from omegaconf import OmegaConf
 
 from tests.fake_envs import FAULTY
 from tests.runs import RUN_FILES, differences, facts, final, lines
-from tests.small import changed, config, weights
+from tests.small import agent, changed, config, weights
 from vis_rpg.analysis.explored_states import read_visits
 from vis_rpg.envs.tasks import maze
 from vis_rpg.training import checkpoint
 from vis_rpg.training import trainer as trainer_module
 from vis_rpg.training.load import load
+from vis_rpg.training.progress import Progress
 from vis_rpg.training.run import Run, random_coverage
 from vis_rpg.training.trainer import Trainer
 
@@ -311,7 +312,7 @@ def test_milestones_are_counted_by_episodes_that_met_them(
     assert lines(run)[-1]["milestone_right"] == wanted
 
 
-def test_gamma_changes_with_the_first_positive_reward_and_stays_so(tmp_path: Path) -> None:
+def test_gamma_changes_with_the_first_positive_return(tmp_path: Path) -> None:
     for task, gamma in (("maze", 0.9), ("gym", 0.5)):  # nothing is paid in the maze
         words = [
             f"task={task}",
@@ -327,3 +328,19 @@ def test_gamma_changes_with_the_first_positive_reward_and_stays_so(tmp_path: Pat
         of = trainer.runs[0].agent, resumed.runs[0].agent, load(tmp_path / task)[0].agent
         assert [float(agent.gamma) for agent in of] == pytest.approx([gamma] * 3)
         resumed.run()
+
+
+def test_gamma_is_that_of_before_once_no_recent_episode_was_paid() -> None:
+    of = agent("agent.gamma=0.9", "agent.gamma_rewarded=0.5")
+    progress = Progress(maze.TASK, envs=1)
+    none, seen = np.zeros((1, 1, 2)), []
+
+    def episode(reward: float) -> None:
+        progress.add(np.array([0]), np.array([reward]), np.array([False]), none)
+        of.follow_schedules(0, progress.rewarded)
+        seen.append(round(float(of.gamma), 3))
+        progress.end(0, False, [])
+
+    for reward in [0.0, 1.0] + 101 * [0.0]:
+        episode(reward)
+    assert seen == [0.9, 0.5] + 100 * [0.5] + [0.9]

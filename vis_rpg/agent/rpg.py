@@ -96,11 +96,11 @@ class Agent(nn.Module):
 
         Args:
             interactions: Of the run so far.
-            rewarded: Whether a positive reward has been among them.
+            rewarded: Whether one of the last 100 episodes has a positive return.
         """
         config, latent = self.config, self.config.latent
-        if rewarded and config.gamma_rewarded is not None:
-            self.gamma.fill_(config.gamma_rewarded)
+        if config.gamma_rewarded is not None:
+            self.gamma.fill_(config.gamma_rewarded if rewarded else config.gamma)
         if config.reward_ramp > 0:
             share = min(1.0, interactions / config.reward_ramp)
             self.reward_scale.fill_(config.reward_scale * share)

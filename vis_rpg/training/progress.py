@@ -77,6 +77,11 @@ class Progress:
         """Begin to count anew what an episode of these environments is judged by."""
         self.returns[rows], self.succeeded[rows], self.milestones[rows] = 0.0, False, False
 
+    @property
+    def rewarded(self) -> bool:
+        """Whether a running episode or one of the last finished has a positive return so far."""
+        return bool((self.returns > 0).any()) or any(ended[0] > 0 for ended in self.finished)
+
     def metrics(self) -> dict[str, float]:
         """Return coverages, and means over the last finished episodes; NaN where there is none.
 

@@ -174,7 +174,6 @@ class Run:
         self.step += self.stride
         self._check_frames(result.obs)
         kept = result.kept
-        self.rewarded = self.rewarded or bool((result.reward[kept] > 0).any())
         self.progress.add(kept, result.reward[kept], result.success[kept], objects)
         z = z.cpu()  # once, for both
         self.visits.add(self.step, objects, z)
@@ -190,6 +189,7 @@ class Run:
                 success = bool(result.success[row])
                 self.progress.end(row, success, result.criteria[row], more)
                 self.episodes.end(row, self.step, success)
+        self.rewarded = self.progress.rewarded
         if result.first_obs:
             rows_begun = sorted(result.first_obs)
             self.replay.begin(encoded[1], torch.tensor(rows_begun))
