@@ -21,7 +21,7 @@ from vis_rpg.envs.tasks import maze
 from vis_rpg.training import checkpoint
 from vis_rpg.training import trainer as trainer_module
 from vis_rpg.training.load import load
-from vis_rpg.training.progress import Progress
+from vis_rpg.training.progress import Progress, is_rewarded
 from vis_rpg.training.run import Run, random_coverage
 from vis_rpg.training.trainer import Trainer
 
@@ -337,7 +337,7 @@ def test_gamma_is_that_of_before_once_no_recent_episode_was_paid() -> None:
 
     def episode(reward: float) -> None:
         progress.add(np.array([0]), np.array([reward]), np.array([False]), none)
-        of.follow_schedules(0, progress.rewarded)
+        of.follow_schedules(0, is_rewarded(progress.returns, progress.finished))
         seen.append(round(float(of.gamma), 3))
         progress.end(0, False, [])
 

@@ -22,6 +22,7 @@ from vis_rpg.envs.make import make_env, observed_task
 from vis_rpg.envs.rendering.frames import render_on
 from vis_rpg.errors import UserError, one_line, require
 from vis_rpg.training import checkpoint, published
+from vis_rpg.training.progress import is_rewarded
 
 
 def load_config(run: Path) -> DictConfig:
@@ -122,7 +123,9 @@ def restore(agent: Agent, state: Mapping[str, Any], run: Path) -> None:
             f"{broken[0]}{more}): "
             "delete its folder to use the one before"
         )
-    agent.follow_schedules(state["step"], state.get("rewarded", False))
+    progress = state["progress"]
+    rewarded = is_rewarded(progress["returns"], progress["finished"])
+    agent.follow_schedules(state["step"], rewarded)
 
 
 def load(run: str | Path, device: str = "cpu", seed: int = 0) -> tuple[Actor, gymnasium.Env]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import Any
 
@@ -19,6 +19,16 @@ EPISODES_KEPT = 100
 """Finished episodes that metrics are means of, of all processes together."""
 KEPT = ("returns", "succeeded", "milestones", "episodes")
 """Attributes that a checkpoint holds under the same name."""
+
+
+def is_rewarded(returns: np.ndarray, finished: Iterable[Sequence[float]]) -> bool:
+    """Tell whether a running episode or one of the last finished has a positive return so far.
+
+    Args:
+        returns: Of running episodes, as in `Progress` or its state.
+        finished: The last finished ones, likewise.
+    """
+    return bool((returns > 0).any()) or any(ended[0] > 0 for ended in finished)
 
 
 class Progress:
@@ -76,11 +86,6 @@ class Progress:
     def forget(self, rows: Sequence[int]) -> None:
         """Begin to count anew what an episode of these environments is judged by."""
         self.returns[rows], self.succeeded[rows], self.milestones[rows] = 0.0, False, False
-
-    @property
-    def rewarded(self) -> bool:
-        """Whether a running episode or one of the last finished has a positive return so far."""
-        return bool((self.returns > 0).any()) or any(ended[0] > 0 for ended in self.finished)
 
     def metrics(self) -> dict[str, float]:
         """Return coverages, and means over the last finished episodes; NaN where there is none.

@@ -79,7 +79,6 @@ class Run:
         self.stride = count * distributed.world_size()
         """Interactions of one step of all environments, those of other processes included."""
         self.step = self.dropped_episodes = 0
-        self.rewarded = False
         """Whether a reward was ever positive."""
         self.wall_before = 0.0
         self.failure: str | None = None
@@ -189,7 +188,6 @@ class Run:
                 success = bool(result.success[row])
                 self.progress.end(row, success, result.criteria[row], more)
                 self.episodes.end(row, self.step, success)
-        self.rewarded = self.progress.rewarded
         if result.first_obs:
             rows_begun = sorted(result.first_obs)
             self.replay.begin(encoded[1], torch.tensor(rows_begun))
@@ -299,8 +297,7 @@ class Run:
             if "episodes" in state:  # not of a run that began before episodes were recorded
                 self.episodes.load_state_dict(state["episodes"])
             for name in COUNTS:
-                # A run from before one was there begins with it.
-                setattr(self, name, copy.copy(state.get(name, getattr(self, name))))
+                setattr(self, name, copy.copy(state[name]))
             self.wall_before = state["wall_s"]
             self.learner_state = state["learner"]
             self._restart(self.envs.set_state(state["envs"]))
@@ -362,7 +359,7 @@ class Run:
         self.envs.close()
 
 
-COUNTS = ("step", "dropped_episodes", "rewarded")
+COUNTS = ("step", "dropped_episodes")
 """Attributes that a checkpoint holds under the same name."""
 
 
