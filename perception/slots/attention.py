@@ -64,54 +64,50 @@ class SlotAttention(nn.Module):
             is_first: (B,) bool, rows that start anew although `previous` is given.
             unseen: (B, L) share of each token with unseen colours, which `weight` leaves out, and
                 (B, L, 3) these colours in [0, 1]; unused slots take them.
-            skip: Whether to look at values, and leave out what no row needs: not within compiled
-                code, and a GPU would be waited for.
+            skip: As of `SlotModel.forward`.
 
         Returns:
             Slots (B, K, D) and attention logits (B, K, L).
         """
         tokens = self.norm_tokens(tokens)
-        keys, values = self.to_key(tokens), self.to_value(tokens)
         start = queries = self.queries.expand(tokens.shape[0], -1, -1)
         if skip and previous is not None and is_first is not None and not is_first.any():
             is_first = None
         if previous is None or is_first is not None:
             with torch.no_grad():
                 for _ in range(self.iterations - 1):
-                    start = self._iterate(start, keys, values, weight)[0]
+                    start = self._iterate(start, tokens, weight)[0]
             start = start.detach()
         if previous is not None and is_first is not None:
             start = torch.where(is_first.view(-1, 1, 1), start, previous)
         elif previous is not None:
             start = previous
-        slots, logits = self._iterate(start + queries - queries.detach(), keys, values, weight)
-        if skip and unseen and not (unseen[0].sum(dim=1) >= self.config.unseen_tokens).any():
-            unseen = None
+        slots, logits = self._iterate(start + queries - queries.detach(), tokens, weight)
         if unseen is None:
             return slots, logits
-        return self._assign_unseen(slots, logits, start, values, weight, *unseen)
+        return self._assign_unseen(slots, logits, start, tokens, weight, *unseen)
 
-    def _iterate(
-        self, slots: Tensor, keys: Tensor, values: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _iterate(self, slots: Tensor, tokens: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         # Slots share all weights: without its query, a slot carried for long forgets which it is.
+        # Keys and values are linear in tokens, of which there are many more than slots, so slots
+        # are projected in their place: q (W t) = (q W) t, and sums over W t are W of the sums.
         q = self.to_query(self.norm_slots(slots + self.queries)) * slots.shape[-1] ** -0.5
-        logits = q @ keys.transpose(1, 2)  # (B, K, L)
-        return self._update(slots, logits.softmax(dim=1) * weight.unsqueeze(1), values), logits
+        logits = (q @ self.to_key.weight) @ tokens.transpose(1, 2)  # (B, K, L)
+        return self._update(slots, logits.softmax(dim=1) * weight.unsqueeze(1), tokens), logits
 
-    def _update(self, slots: Tensor, attention: Tensor, values: Tensor) -> Tensor:
+    def _update(self, slots: Tensor, attention: Tensor, tokens: Tensor) -> Tensor:
         # One token's worth of doubt: a slot without tokens takes in nothing, rather than what its
         # neighbours leave. No residual MLP follows the GRU: what it adds would add up over an
         # episode, while the state of a GRU is bounded.
         attention = attention / (attention.sum(dim=2, keepdim=True) + 1.0)
-        return self.cell(self.cell.input(attention @ values), slots)
+        return self.cell(self.cell.input(self.to_value(attention @ tokens)), slots)
 
     def _assign_unseen(
         self,
         slots: Tensor,
         logits: Tensor,
         before: Tensor,
-        values: Tensor,
+        tokens: Tensor,
         weight: Tensor,
         unseen: Tensor,
         colours: Tensor,
@@ -127,13 +123,13 @@ class SlotAttention(nn.Module):
             seed = colours.gather(1, left.argmax(dim=1).view(-1, 1, 1).expand(-1, 1, 3))
             distance = torch.cdist(colours, seed, compute_mode=EXACT).squeeze(2)
             alike = distance < self.config.unseen_same_distance
-            tokens = left * alike  # (B, L)
-            updated = self._update(before, tokens.unsqueeze(1).expand_as(logits), values)
+            taken = left * alike  # (B, L)
+            updated = self._update(before, taken.unsqueeze(1).expand_as(logits), tokens)
             change = (updated - before).square().sum(dim=2).masked_fill(~unused, torch.inf)
             nearest = unused & (change == change.amin(dim=1, keepdim=True))
-            takes = (tokens.sum(dim=1) >= self.config.unseen_tokens).unsqueeze(1) & nearest
+            takes = (taken.sum(dim=1) >= self.config.unseen_tokens).unsqueeze(1) & nearest
             slots = torch.where(takes.unsqueeze(2), updated, slots)
-            inside = (tokens > weight).unsqueeze(1) & takes.any(dim=1).view(-1, 1, 1)
+            inside = (taken > weight).unsqueeze(1) & takes.any(dim=1).view(-1, 1, 1)
             logits = torch.where(inside, torch.where(takes.unsqueeze(2), certain, -certain), logits)
             unused, left = unused & ~takes, torch.where(alike, 0.0, left)
         return slots, logits

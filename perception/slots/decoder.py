@@ -8,6 +8,7 @@ predicts its colour.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,14 @@ class Decoded:
     """(B, K, H, W) share of each pixel that belongs to a slot; the rest is background."""
     colours: Tensor
     """(B, K, 3) in [0, 1]."""
-    image: Tensor
+    background: Tensor
     """(B, 3, H, W) in [0, 1]."""
+
+    @property
+    def image(self) -> Tensor:
+        """The picture (B, 3, H, W) in [0, 1] of the slots' colours before the background."""
+        foreground = torch.einsum("bkhw,bkc->bchw", self.masks, self.colours)
+        return foreground + (1 - self.masks.sum(dim=1, keepdim=True)) * self.background
 
 
 class MaskDecoder(nn.Module):
@@ -62,12 +69,15 @@ class MaskDecoder(nn.Module):
             inputs: (B, 6, H, W) the encoder's.
 
         Returns:
-            Masks, colours and image.
+            Masks and colours, before that background.
         """
         logits = F.interpolate(logits, size=alpha.shape[-2:], mode="bilinear", align_corners=False)
         if self.pixels is not None and self.query is not None:
-            logits = logits + torch.einsum("bkc,bchw->bkhw", self.query(slots), self.pixels(inputs))
+            # The last layer is linear: slots are projected in place of the many more pixels.
+            last = cast(nn.Conv2d, self.pixels[-1])
+            features, query = self.pixels[:-1](inputs), self.query(slots)
+            told = torch.einsum("bkc,bchw->bkhw", query @ last.weight.flatten(1), features)
+            logits = logits + told + (query @ cast(Tensor, last.bias))[..., None, None]
         masks = logits.softmax(dim=1) * alpha.unsqueeze(1)
         colours = torch.sigmoid(self.colour(slots))
-        foreground = torch.einsum("bkhw,bkc->bchw", masks, colours)
-        return Decoded(masks, colours, foreground + (1 - alpha).unsqueeze(1) * background)
+        return Decoded(masks, colours, background)

@@ -212,7 +212,8 @@ class SlotModel(nn.Module):
             previous: (B, K, D) slots of the frame before.
             is_first: (B,) bool, rows that start anew although `previous` is given.
             assign_unseen: Whether unused slots take objects of unseen colours.
-            skip: As of `SlotAttention.forward`.
+            skip: Whether to look at values, and leave out what no row needs: not within compiled
+                code, and a GPU would be waited for.
 
         Returns:
             Slots, their coordinates and masks.
@@ -223,10 +224,10 @@ class SlotModel(nn.Module):
         known, unseen = alpha, None
         if assign_unseen:
             share = alpha * self.proposals.is_unseen(images)
-            known = alpha - share
-            tokens, colours = self._pooled(share), self._pooled(images * share.unsqueeze(1))
-            colours = colours / tokens.clamp(min=1e-6).unsqueeze(1)
-            unseen = tokens.flatten(1), colours.flatten(2).transpose(1, 2)
+            known, tokens = alpha - share, self._pooled(share).flatten(1)
+            if not skip or (tokens.sum(dim=1) >= self.config.segments.unseen_tokens).any():
+                colours = self._pooled(images * share.unsqueeze(1)).flatten(2).transpose(1, 2)
+                unseen = tokens, colours / tokens.clamp(min=1e-6).unsqueeze(2)
         slots, logits = self.attention(
             self.encoder(inputs),
             self._pooled(known).flatten(1),

@@ -87,12 +87,12 @@ def remember_hidden(
     beside = _others_around(seen, own)
     change = masks - kept
     gains, amount = change > 0, change.abs()
-    explains = torch.where(
-        gains, _others_around(before, own), beside & ~(reappeared & _others(seen, own))
-    )
-    explained = torch.where(explains, amount, 0.0).sum(dim=(2, 3))
-    unexplained = torch.where(explains, 0.0, amount).sum(dim=(2, 3))
-    apart = torch.where(beside, 0.0, masks).sum(dim=(2, 3))
+    lost_to = beside & ~(reappeared & _others(seen, own))
+    explains = (gains & _others_around(before, own)) | (~gains & lost_to)
+    # Products and differences of sums: torch.where is slow on a CPU.
+    explained = (amount * explains).sum(dim=(2, 3))
+    unexplained = amount.sum(dim=(2, 3)) - explained
+    apart = masks.sum(dim=(2, 3)) - (masks * beside).sum(dim=(2, 3))
     most = torch.minimum(MAX_UNEXPLAINED * explained, LEAST_CHANGE + MAX_CHANGED * apart)
     at_rest = (explained > MIN_EXPLAINED) & (unexplained < most)
     keeps = beside & ~(gains & uncovered & (masks > CLEAR))
