@@ -25,6 +25,7 @@ from vis_rpg.benchmarks import updates as benchmark
 from vis_rpg.benchmarks.envs import envs
 from vis_rpg.compose import compose
 from vis_rpg.envs.make import make_env
+from vis_rpg.envs.vector.make import make_vector_envs
 from vis_rpg.training import checkpoint, runtime
 from vis_rpg.training.learner import Learner
 from vis_rpg.training.trainer import Trainer
@@ -229,6 +230,37 @@ def render() -> Iterator[Line]:
             )
 
 
+def physics() -> Iterator[Line]:
+    """Compare MuJoCo Warp's physics with MuJoCo's, and time both with few and many environments."""
+    for task in ({"name": "block_push", "blocks": 2}, {"name": "cheetah_back"}):
+        for count in (5, 1024) if CUDA else (2,):
+            rng, errors = np.random.default_rng(0), []
+            [warp], [exact] = (
+                make_vector_envs({**task, "physics": kind}, "state", count, [0])
+                for kind in ("warp", "mujoco")
+            )
+            seconds = {"warp": 0.0, "mujoco": 0.0}
+            for each in (warp, exact):
+                each.reset()
+            for _ in range(5):
+                exact.set_state(warp.get_state())
+                actions = rng.uniform(-1, 1, (count, *warp.action_space.shape))
+                found = []
+                for kind, each in (("warp", warp), ("mujoco", exact)):
+                    begin = time.perf_counter()
+                    found.append(each.step(actions).obs)
+                    seconds[kind] += time.perf_counter() - begin
+                errors.append(float(np.abs(found[0] - found[1]).max()))
+            yield {
+                "task": task["name"],
+                "envs": count,
+                "stepped_in": warp.stepped_in,
+                "median_error": float(np.median(errors)),
+                "steps_per_s": {kind: round(5 * count / each) for kind, each in seconds.items()},
+            }
+            check(float(np.median(errors)) < 1e-3, f"{task['name']}: errors {errors}")
+
+
 def learn(out: Path) -> Iterator[Line]:
     """Learn one-block BlockPush from pixels: eight seeds, three minutes or 60,000 interactions."""
     count, limit = (8, 180) if CUDA else (2, 30)
@@ -321,6 +353,7 @@ def main(name: str, out: Path) -> None:
         "resume": resume,
         "suite": suite,
         "render": render,
+        "physics": physics,
         "learn": lambda: learn(out),
     }
     stages |= {key: partial(ready, words) for key, words in READY.items()}

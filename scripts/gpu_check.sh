@@ -35,4 +35,5 @@ done
 wait
 stage suite 140
 stage render 40
+stage physics 60
 stage learn 200

@@ -42,6 +42,9 @@ class TaskConfig:
     looks: int | str = 0
     """task=block_push: seed of other colours and sizes of the blocks; 0 for the usual ones; twins:
     of one colour; striped."""
+    physics: Literal["mujoco", "warp"] = "mujoco"
+    """task=block_push, cheetah_back: whose physics trains; warp: MuJoCo Warp's, of all environments
+    together, on a GPU if there is one."""
     success: str = "library"
     """Adroit: the criterion of success that counts, library or paper; both are logged."""
     kwargs: dict = field(default_factory=dict)

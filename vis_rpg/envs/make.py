@@ -18,7 +18,17 @@ from vis_rpg.envs.tasks.task import Declared, Task
 from vis_rpg.errors import UserError, require
 
 TASKS = (*IDS, "gym")
-NOT_GIVEN = ("name", "family", "terminates", "kwargs", "hide", "noise", "corrupt", "shadows")
+NOT_GIVEN = (
+    "name",
+    "family",
+    "terminates",
+    "kwargs",
+    "hide",
+    "noise",
+    "corrupt",
+    "shadows",
+    "physics",
+)
 """Keys of a task's configuration that its environment's constructor does not take."""
 
 

@@ -166,8 +166,12 @@ class BaseTask(gymnasium.Env[np.ndarray, np.ndarray]):
 
         It draws nothing, so that environments may advance in threads, side by side.
         """
-        self._reward = self._move(np.clip(np.asarray(action, np.float64), -1.0, 1.0))
+        self._reward = self._move(self._clipped(action))
         self._steps += 1
+
+    @staticmethod
+    def _clipped(action: np.ndarray) -> np.ndarray:
+        return np.clip(np.asarray(action, np.float64), -1.0, 1.0)
 
     def outcome(self) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """What `step` returns, of the step that `advance` has made."""

@@ -162,7 +162,7 @@ class BlockPush(MujocoTask):
             obs,
             render_mode,
         )
-        self._substeps = round(STEP / model.opt.timestep)
+        self.substeps = round(STEP / model.opt.timestep)
         self._side = 2 * max(model.geom(name).size[0] for name in task.object_names)
 
     def _start(self) -> None:
@@ -185,13 +185,14 @@ class BlockPush(MujocoTask):
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
 
-    def _move(self, action: np.ndarray) -> float:
+    def _push(self, action: np.ndarray) -> None:
         data = self.data
         data.ctrl[:] = SPEED * action
         data.qvel[:] = 0.0
         data.qvel[:2] = SPEED * action
-        mujoco.mj_step(self.model, data, self._substeps)
-        np.clip(data.qpos, -LIMIT, LIMIT, out=data.qpos)  # walls are slightly soft
+
+    def _settle(self) -> float:
+        np.clip(self.data.qpos, -LIMIT, LIMIT, out=self.data.qpos)  # walls are slightly soft
         self._expose()
         return 0.0
 

@@ -96,12 +96,17 @@ class Cheetah(Locomotion):
 
     def _move(self, action: np.ndarray) -> float:
         reward = super()._move(action)
-        # Pictures show where it is, not where it was a substep ago; the reward and the state read
-        # neither.
+        self._expose()
+        return reward
+
+    def _expose(self) -> None:
+        """Pictures show where it is, not where it was a substep ago.
+
+        The reward and the state read neither.
+        """
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_comPos(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
-        return reward
 
     def _objects(self) -> np.ndarray:
         x, z = self.data.qpos[:2]
@@ -180,6 +185,7 @@ class CheetahBack(Cheetah):
             (0.0, 0.0, HEIGHT / 2 - 0.1), distance=HALF_WIDTH, azimuth=90.0, elevation=0.0
         )
         self._begin = 0.0
+        self.substeps = inner.frame_skip
         super().__init__(
             self.TASK,
             inner,
@@ -193,6 +199,16 @@ class CheetahBack(Cheetah):
     def _start(self) -> None:
         super()._start()
         self._begin = float(self.data.qpos[0])
+
+    # The library's own step also computes the reward of running, which is not paid here.
+    _move = MujocoTask._move
+
+    def _push(self, action: np.ndarray) -> None:
+        self.data.ctrl[:] = self._strength * action
+
+    def _settle(self) -> float:
+        self._expose()
+        return 0.0
 
     def _randomize(self) -> None:
         self.data.qpos[0] = self.np_random.uniform(

@@ -59,6 +59,9 @@ class MujocoTask(BaseTask):
     """Whether pictures show the model's sky, which costs a little, or black."""
     shadows = False
     """Whether pictures show shadows."""
+    substeps = 0
+    """Steps of the physics in one of the agent's, where those of many environments may be taken
+    together (`push`, `settle`); 0 where they may not."""
 
     def __init__(
         self,
@@ -224,6 +227,28 @@ class MujocoTask(BaseTask):
                 across < (1 - EDGE) * depth * np.tan(np.radians(self.model.vis.global_.fovy) / 2)
             ).all()
         )
+
+    def _move(self, action: np.ndarray) -> float:
+        self._push(action)
+        mujoco.mj_step(self.model, self.data, self.substeps)
+        return self._settle()
+
+    def _push(self, action: np.ndarray) -> None:
+        """Set what drives the physics, of a task with `substeps`."""
+        raise NotImplementedError
+
+    def _settle(self) -> float:
+        """Do what follows the physics, likewise; the reward where the task is not sparse."""
+        raise NotImplementedError
+
+    def push(self, action: np.ndarray) -> None:
+        """Begin a step (A,) whose physics someone else takes: `substeps` of `data`."""
+        self._push(self._clipped(action))
+
+    def settle(self) -> None:
+        """End it; `outcome` then tells what came of it."""
+        self._reward = self._settle()
+        self._steps += 1
 
     def geom_poses(self) -> tuple[np.ndarray, np.ndarray]:
         """Where all geoms and, after them, all sites are, P together.

@@ -14,6 +14,7 @@ from vis_rpg.envs.make import make_env, task_of
 from vis_rpg.envs.rendering.batch import choose_renderer
 from vis_rpg.envs.vector.subprocess import SubprocVectorEnv
 from vis_rpg.envs.vector.sync import SyncVectorEnv, VectorEnv, cores
+from vis_rpg.envs.vector.warp import WarpVectorEnv
 from vis_rpg.errors import require
 
 
@@ -71,6 +72,10 @@ def make_vector_envs(
                         renderer,
                         cast,
                     )
+                )
+            elif task.get("physics") == "warp":
+                vector_envs.append(
+                    WarpVectorEnv(lambda _: make_env(task, kind), count, seed, renderer)
                 )
             else:
                 vector_envs.append(
