@@ -138,7 +138,7 @@ def test_what_only_training_uses_is_neither_published_nor_there_to_be_read_by_mi
 def test_the_command_of_a_card_composes_the_config_of_the_run(words: list[str]) -> None:
     wanted = compose(words)
     program, verb, *found = shlex.split(publish.command(wanted))
-    assert (program, verb) == ("vis-rpg", "train") and len(found) <= len(words) + 3
+    assert (program, verb) == ("vis-rpg", "train") and len(found) <= len(words) + 2
     one, other = (OmegaConf.to_container(each) for each in (wanted, compose(found)))
     left = [key for key in flatten(one).keys() | flatten(other).keys() if key != "out"]
     assert {key: flatten(one).get(key) for key in left} == {

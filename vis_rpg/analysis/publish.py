@@ -10,6 +10,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,8 @@ def portable(config: DictConfig) -> Any:
 def command(config: DictConfig) -> str:
     """Return a command line that composes a run's config, but for NOT_METHOD.
 
-    Options are chosen group by group, each for the fewest settings that are left to name.
+    Options are chosen group by group, each for the fewest settings that are left to name, of the
+    group's own section first: what else an option of `task` sets, later groups may set as well.
     """
     wanted = _method(portable(config))
 
@@ -189,13 +191,18 @@ def command(config: DictConfig) -> str:
         since = published.ADDED
         return changed + [f"~{key}" for key in gone if found[key] != since.get(key, key)]
 
+    def lacking(group: str, words: list[str]) -> tuple[int, int]:
+        """How many words are still needed, in the group's own section and in all."""
+        needed = left(words)
+        return sum(word.lstrip("+~").startswith(f"{group}.") for word in needed), len(needed)
+
     with config_files(CONFIG_DIR):
         options = groups_of("train")
         words: list[str] = []
         for group in GROUPS:
             tried = [[*words, f"{group}={option}"] for option in options[group]]
             tried = tried if group in ("task", "obs") else [words, *tried]
-            words = min(tried, key=lambda each: len(left(each)))
+            words = min(tried, key=partial(lacking, group))
         words = words + left(words)
     return shlex.join(["vis-rpg", "train", *words])
 

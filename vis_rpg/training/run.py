@@ -79,7 +79,6 @@ class Run:
         self.stride = count * distributed.world_size()
         """Interactions of one step of all environments, those of other processes included."""
         self.step = self.dropped_episodes = 0
-        """Whether a reward was ever positive."""
         self.wall_before = 0.0
         self.failure: str | None = None
         self.learner_state: dict[str, Any] | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 from typing import Any
 
+import mujoco
 import numpy as np
 import pytest
 
@@ -34,14 +36,12 @@ def test_a_state_in_part_is_not_taken_for_the_task() -> None:
 
 
 def test_without_mujoco_warp_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "warp", None)
+    monkeypatch.setitem(sys.modules, "warp", None)
     with pytest.raises(UserError, match=r"vis-rpg\[warp\].*task.physics=mujoco"):
         made(BLOCKS | WARP)
 
 
 def test_pushing_and_settling_is_a_step() -> None:
-    import mujoco
-
     for task in (BLOCKS, {"name": "cheetah_back"}):
         one, other = (make_env(task, "state", seed=3) for _ in range(2))
         whole, parts = one.unwrapped, other.unwrapped
