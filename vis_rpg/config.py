@@ -188,9 +188,9 @@ class AgentConfig:
     gamma: Share
     """Discount."""
     gamma_rewarded: Share | None
-    """Discount while one of the last 100 episodes has a positive return; null: gamma always (Table
-    1). The bonus explores further by a longer time, success is repeated sooner by values over a
-    shorter one."""
+    """Discount while five or more of the last 100 episodes have a positive return; null: gamma
+    always (Table 1). The bonus explores further by a longer time, success is repeated sooner by
+    values over a shorter one."""
     horizon: Count
     """H, steps of a segment and of imagination."""
     batch_size: Count

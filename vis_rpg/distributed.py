@@ -117,11 +117,20 @@ def gather(x: Tensor) -> Tensor:
 
 def maximum(value: int) -> int:
     """Return the greatest of all processes' values."""
+    return _reduce(value, dist.ReduceOp.MAX)
+
+
+def total(value: int) -> int:
+    """Return the sum of all processes' values."""
+    return _reduce(value, dist.ReduceOp.SUM)
+
+
+def _reduce(value: int, operation: dist.ReduceOp.RedOpType) -> int:
     if not dist.is_initialized():
         return value
-    greatest = torch.tensor(int(value))
-    dist.all_reduce(greatest, dist.ReduceOp.MAX)
-    return int(greatest)
+    reduced = torch.tensor(value)
+    dist.all_reduce(reduced, operation)
+    return int(reduced)
 
 
 def gather_objects(value: Any) -> list[Any]:

@@ -21,7 +21,7 @@ from vis_rpg.envs.tasks import maze
 from vis_rpg.training import checkpoint
 from vis_rpg.training import trainer as trainer_module
 from vis_rpg.training.load import load
-from vis_rpg.training.progress import Progress, is_rewarded
+from vis_rpg.training.progress import Progress, count_rewarded
 from vis_rpg.training.run import Run, random_coverage
 from vis_rpg.training.trainer import Trainer
 
@@ -312,7 +312,7 @@ def test_milestones_are_counted_by_episodes_that_met_them(
     assert lines(run)[-1]["milestone_right"] == wanted
 
 
-def test_gamma_changes_with_the_first_positive_return(tmp_path: Path) -> None:
+def test_gamma_changes_once_positive_returns_are_regular(tmp_path: Path) -> None:
     for task, gamma in (("maze", 0.9), ("gym", 0.5)):  # nothing is paid in the maze
         words = [
             f"task={task}",
@@ -330,17 +330,17 @@ def test_gamma_changes_with_the_first_positive_return(tmp_path: Path) -> None:
         resumed.run()
 
 
-def test_gamma_is_that_of_before_once_no_recent_episode_was_paid() -> None:
+def test_gamma_is_that_of_before_once_few_recent_episodes_were_paid() -> None:
     of = agent("agent.gamma=0.9", "agent.gamma_rewarded=0.5")
     progress = Progress(maze.TASK, envs=1)
     none, seen = np.zeros((1, 1, 2)), []
 
     def episode(reward: float) -> None:
         progress.add(np.array([0]), np.array([reward]), np.array([False]), none)
-        of.follow_schedules(0, is_rewarded(progress.returns, progress.finished))
+        of.follow_schedules(0, count_rewarded(progress.returns, progress.finished))
         seen.append(round(float(of.gamma), 3))
         progress.end(0, False, [])
 
-    for reward in [0.0, 1.0] + 101 * [0.0]:
+    for reward in [0.0] + 5 * [1.0] + 101 * [0.0]:
         episode(reward)
-    assert seen == [0.9, 0.5] + 100 * [0.5] + [0.9]
+    assert seen == 5 * [0.9] + 97 * [0.5] + 5 * [0.9]

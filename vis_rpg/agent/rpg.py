@@ -25,6 +25,9 @@ from vis_rpg.agent.rnd_inputs import Frames, RndInput
 from vis_rpg.agent.world_model import WorldModel
 from vis_rpg.config import AgentConfig, ObjectRNDConfig
 
+REGULAR = 5
+"""Episodes with a positive return, of the last 100, from which `gamma_rewarded` holds."""
+
 
 class Agent(nn.Module):
     """The networks of RPG.
@@ -91,16 +94,16 @@ class Agent(nn.Module):
         self.reward_scale: Tensor
         self.gamma: Tensor
 
-    def follow_schedules(self, interactions: int, rewarded: bool) -> None:
+    def follow_schedules(self, interactions: int, rewarded: int) -> None:
         """Set what changes over training: the scale of rewards, gamma, the weight of z's entropy.
 
         Args:
             interactions: Of the run so far.
-            rewarded: Whether one of the last 100 episodes has a positive return.
+            rewarded: How many of the last 100 episodes have a positive return.
         """
         config, latent = self.config, self.config.latent
         if config.gamma_rewarded is not None:
-            self.gamma.fill_(config.gamma_rewarded if rewarded else config.gamma)
+            self.gamma.fill_(config.gamma_rewarded if rewarded >= REGULAR else config.gamma)
         if config.reward_ramp > 0:
             share = min(1.0, interactions / config.reward_ramp)
             self.reward_scale.fill_(config.reward_scale * share)

@@ -22,7 +22,7 @@ from vis_rpg.envs.make import make_env, observed_task
 from vis_rpg.envs.rendering.frames import render_on
 from vis_rpg.errors import UserError, one_line, require
 from vis_rpg.training import checkpoint, published
-from vis_rpg.training.progress import is_rewarded
+from vis_rpg.training.progress import count_rewarded
 
 
 def load_config(run: Path) -> DictConfig:
@@ -124,7 +124,7 @@ def restore(agent: Agent, state: Mapping[str, Any], run: Path) -> None:
             "delete its folder to use the one before"
         )
     progress = state["progress"]
-    rewarded = is_rewarded(progress["returns"], progress["finished"])
+    rewarded = count_rewarded(progress["returns"], progress["finished"])
     agent.follow_schedules(state["step"], rewarded)
 
 

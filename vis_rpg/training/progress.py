@@ -21,14 +21,14 @@ KEPT = ("returns", "succeeded", "milestones", "episodes")
 """Attributes that a checkpoint holds under the same name."""
 
 
-def is_rewarded(returns: np.ndarray, finished: Iterable[Sequence[float]]) -> bool:
-    """Tell whether a running episode or one of the last finished has a positive return so far.
+def count_rewarded(returns: np.ndarray, finished: Iterable[Sequence[float]]) -> int:
+    """Count the episodes, running and last finished, that have a positive return so far.
 
     Args:
         returns: Of running episodes, as in `Progress` or its state.
         finished: The last finished ones, likewise.
     """
-    return bool((returns > 0).any()) or any(ended[0] > 0 for ended in finished)
+    return int((returns > 0).sum()) + sum(ended[0] > 0 for ended in finished)
 
 
 class Progress:

@@ -35,7 +35,7 @@ from vis_rpg.training.learner import Learner
 from vis_rpg.training.lock import LOST_S, lock
 from vis_rpg.training.memory import prepare
 from vis_rpg.training.preemption import checkpoint_on_signal
-from vis_rpg.training.progress import is_rewarded
+from vis_rpg.training.progress import count_rewarded
 from vis_rpg.training.replay_buffer import (
     BatchSpec,
     ReplayBuffer,
@@ -332,8 +332,8 @@ class Trainer:
         if self.runtime is None:
             self._start_updates()
         for run in self.runs:
-            rewarded = distributed.maximum(is_rewarded(run.progress.returns, run.progress.finished))
-            run.agent.follow_schedules(self.step_count, bool(rewarded))
+            rewarded = count_rewarded(run.progress.returns, run.progress.finished)
+            run.agent.follow_schedules(self.step_count, distributed.total(rewarded))
         self.learner.step()
         return time.perf_counter()
 
