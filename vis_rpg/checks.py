@@ -21,6 +21,7 @@ FREE_ON_RESUME = (
     "device",
     "runtime",
     "render.backend",
+    "collectors",
     "resume",
     "out",
     "logger",

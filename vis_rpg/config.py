@@ -344,6 +344,9 @@ class TrainConfig:
     chooses and says so."""
     precision: Precision
     """Of products in the losses; float32 is TF32 on a GPU."""
+    collectors: Annotated[int, Bounds(0)]
+    """Ray actors that step the environments, on the machines of a cluster; 0: this process or its
+    workers do."""
     render: RenderConfig
     resume: bool
     """Whether to continue from the last checkpoint in `out`."""

@@ -117,7 +117,12 @@ class Trainer:
         config, settings = self.share, self.share.agent
         seeds = [own.seed for own in configs]
         vector_envs = make_vector_envs(
-            observed_task(config), config.obs.kind, settings.envs, seeds, config.render.backend
+            observed_task(config),
+            config.obs.kind,
+            settings.envs,
+            seeds,
+            config.render.backend,
+            config.collectors,
         )
         pairs = zip(configs, vector_envs, strict=True)
         agents = [make_agent(own, envs).to(self.device) for own, envs in pairs]

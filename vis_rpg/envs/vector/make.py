@@ -9,22 +9,29 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from vis_rpg import distributed
 from vis_rpg.envs import IDS
 from vis_rpg.envs.make import make_env, task_of
 from vis_rpg.envs.rendering.batch import choose_renderer
-from vis_rpg.envs.vector.subprocess import SubprocVectorEnv
+from vis_rpg.envs.vector.collectors import Collector, connect
+from vis_rpg.envs.vector.subprocess import SubprocVectorEnv, Worker
 from vis_rpg.envs.vector.sync import SyncVectorEnv, VectorEnv, cores
 from vis_rpg.envs.vector.warp import WarpVectorEnv
 from vis_rpg.errors import require
 
 
 def make_vector_envs(
-    task: Mapping[str, Any], obs: str, count: int, seeds: Sequence[int], backend: str = "auto"
+    task: Mapping[str, Any],
+    obs: str,
+    count: int,
+    seeds: Sequence[int],
+    backend: str = "auto",
+    collectors: int = 0,
 ) -> list[VectorEnv]:
     """Make one vector env for each seed; `step_vector_envs` steps them together.
 
     In worker processes where the task declares `processes`: one a core, shared out among the vector
-    envs, at least one for each.
+    envs, at least one for each. Likewise in collectors, where there are any.
 
     Args:
         task: As for `make_env`.
@@ -32,6 +39,8 @@ def make_vector_envs(
         count: Environments of each.
         seeds: One for each.
         backend: render.backend, auto | egl | warp.
+        collectors: Ray actors that step the environments, of all vector envs and processes
+            together; 0: none.
 
     Raises:
         UserError: For what cannot be made or rendered here.
@@ -53,14 +62,24 @@ def make_vector_envs(
         tqdm.write(f"frames: render.backend={frames_by}", file=sys.stderr)
     # On a CPU a worker ray-casts what it has just moved: a core that waits for its turn meanwhile
     # is slow to wake, and its caches are cold.
-    cast = renderer is not None and task_of(example).processes and not torch.cuda.is_available()
+    apart = collectors > 0 or task_of(example).processes
+    cast = renderer is not None and apart and not torch.cuda.is_available()
     if cast:
         renderer = None
     kind = "state" if renderer else obs
+    workers = (collectors or cores()) // (
+        len(seeds) * (distributed.world_size() if collectors else 1)
+    )
+    if collectors:
+        require(
+            task.get("physics") != "warp",
+            f"collectors={collectors}: task.physics=warp steps all environments in this process",
+        )
+        connect(collectors)
     vector_envs: list[VectorEnv] = []
     try:
         for seed in seeds:
-            if task_of(example).processes:
+            if apart:
                 vector_envs.append(
                     SubprocVectorEnv(
                         example,
@@ -68,9 +87,10 @@ def make_vector_envs(
                         kind,
                         count,
                         seed,
-                        max(1, cores() // len(seeds)),
+                        max(1, workers),
                         renderer,
                         cast,
+                        Collector if collectors else Worker,
                     )
                 )
             elif task.get("physics") == "warp":

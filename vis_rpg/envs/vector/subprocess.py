@@ -53,16 +53,16 @@ Fields = dict[str, tuple[tuple[int, ...], str]]
 """Name -> (shape of one environment's entry, dtype) of what lies in shared memory."""
 
 
-class _Died(Exception):
+class Died(Exception):
     """A worker is gone, or what it steps has raised; the text says how."""
 
 
-FAILURES = {"user": UserError, "stopped": RunStopped, "raised": _Died}
+FAILURES = {"user": UserError, "stopped": RunStopped, "raised": Died}
 """What a worker's answer of another kind than "done" raises in the parent."""
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """What a worker is given: it makes the environments `rows`."""
 
     task: Mapping[str, Any]
@@ -105,10 +105,12 @@ def _start_forkserver() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _Worker:
+class Worker:
     """The parent's end of one worker process."""
 
-    def __init__(self, name: str, job: _Job) -> None:
+    WHAT, MANY = "worker", "worker processes"
+
+    def __init__(self, name: str, job: Job) -> None:
         self.name, self.job, self.deaths = name, job, 0
         self.launch()
 
@@ -136,12 +138,12 @@ class _Worker:
             self._pipe.send((command, *what))
 
     def answer(self) -> Any:
-        """What it answers; raises _Died where it never will, and the user's errors as they are."""
+        """What it answers; raises Died where it never will, and the user's errors as they are."""
         try:
             kind, content = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join(5.0)
-            raise _Died(_how(self._process.exitcode)) from None
+            raise Died(_how(self._process.exitcode)) from None
         if kind in FAILURES:
             raise FAILURES[kind](content)
         return content
@@ -175,6 +177,7 @@ class SubprocVectorEnv(VectorEnv):
         workers: int | None = None,
         renderer: BatchRenderer | None = None,
         cast: bool = False,
+        kind: type[Worker] = Worker,
     ) -> None:
         """Start the workers; `ready` waits until they have made their environments.
 
@@ -188,6 +191,7 @@ class SubprocVectorEnv(VectorEnv):
             workers: Processes, one a core unless given.
             renderer: As of VectorEnv.
             cast: With obs=pixels, whether the workers' frames are ray-cast.
+            kind: What the workers are.
 
         Raises:
             UserError: Where an environment cannot be made.
@@ -211,12 +215,12 @@ class SubprocVectorEnv(VectorEnv):
         shares = np.array_split(np.arange(count), min(count, workers or cores()))
         gpu = os.environ.get(GPU)
         jobs = [
-            _Job(_plain(task), obs, range(rows[0], rows[-1] + 1), count, fields, memory, cast, gpu)
+            Job(_plain(task), obs, range(rows[0], rows[-1] + 1), count, fields, memory, cast, gpu)
             for rows in shares
         ]
         self._shared = jobs[0].arrays()
-        self.workers = [_Worker(f"worker {number}", job) for number, job in enumerate(jobs)]
-        self.stepped_in = f"{len(jobs)} worker processes"
+        self.workers = [kind(f"{kind.WHAT} {number}", job) for number, job in enumerate(jobs)]
+        self.stepped_in = f"{len(jobs)} {kind.MANY}"
         self._starting, self._failed = True, False
 
     def ready(self) -> None:
@@ -226,7 +230,7 @@ class SubprocVectorEnv(VectorEnv):
             for worker in self.workers:
                 try:
                     worker.answer()
-                except _Died as death:
+                except Died as death:
                     self._revive(worker, str(death), begin=False)
 
     # What a vector env does -----------------------------------------------------------------------
@@ -243,7 +247,7 @@ class SubprocVectorEnv(VectorEnv):
             try:
                 worker.answer()
                 worker.deaths = 0
-            except _Died as death:
+            except Died as death:
                 lost |= self._revive(worker, str(death))
         outcome: Any = {name: self._shared[name].copy() for name in OUTCOME}
         return StepResult(**outcome), lost
@@ -270,7 +274,7 @@ class SubprocVectorEnv(VectorEnv):
         for worker in asked:
             try:
                 firsts |= worker.answer()
-            except _Died as death:
+            except Died as death:
                 firsts |= self._revive(worker, str(death))
         return firsts
 
@@ -286,7 +290,7 @@ class SubprocVectorEnv(VectorEnv):
         for worker in asked:
             try:
                 states |= worker.answer()
-            except _Died:  # the next step finds it dead and restarts it
+            except Died:  # the next step finds it dead and restarts it
                 worker.close()
         return states
 
@@ -300,7 +304,7 @@ class SubprocVectorEnv(VectorEnv):
 
     # Deaths ---------------------------------------------------------------------------------------
 
-    def _revive(self, worker: _Worker, how: str, begin: bool = True) -> Observations:
+    def _revive(self, worker: Worker, how: str, begin: bool = True) -> Observations:
         """Restart a worker that has died; begin: with new episodes in all its environments."""
         rows = worker.job.rows
         which = f"s {rows[0]} to {rows[-1]}" if len(rows) > 1 else f" {rows[0]}"
@@ -321,7 +325,7 @@ class SubprocVectorEnv(VectorEnv):
                 if begin:
                     worker.send("reset", {row: self._fresh(row) for row in rows})
                 return worker.answer() if begin else {}
-            except _Died as death:
+            except Died as death:
                 how = str(death)
 
 
@@ -367,7 +371,7 @@ def _how(exitcode: int | None) -> str:
 # In the worker ------------------------------------------------------------------------------------
 
 
-def _work(pipe: Connection, job: _Job) -> None:
+def _work(pipe: Connection, job: Job) -> None:
     """A worker's life: do what the parent asks until it closes the pipe or is gone."""
     # Ctrl-C, and what schedulers send to a whole process group, are the parent's to answer.
     os.setpgid(0, 0)
@@ -377,32 +381,56 @@ def _work(pipe: Connection, job: _Job) -> None:
     os.environ.pop(GPU, None)
     if job.gpu is not None:
         os.environ[GPU] = job.gpu
-    try:
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent closed the pipe, or is gone
+        stepper = Stepper()
+        told = stepper.answer("make", job)
+        while True:
+            pipe.send(told)
+            if told[0] != "done":
+                break
+            command, *what = pipe.recv()
+            told = stepper.answer(command, *what)
+
+
+class Stepper:
+    """A worker's environments: they do what the parent asks."""
+
+    shared: dict[str, np.ndarray]
+    _envs: Envs
+    _slice: RenderSlice | None
+
+    def answer(self, command: str, *what: Any) -> tuple[str, Any]:
+        """Do it.
+
+        Args:
+            command: make (first), step, reset, save or restore.
+            what: What it is about.
+
+        Returns:
+            done and what is answered, or a key of FAILURES and a text: it is of no use from then
+            on.
+        """
         try:
-            envs = {row: make_env(job.task, "state" if job.cast else job.obs) for row in job.rows}
-            shared = job.arrays()
-            render_slice = (
-                make_warp_renderer(envs[job.rows[0]], len(envs)).allocate(len(envs))
-                if job.cast
-                else None
-            )
-            pipe.send(("done", None))
-            while True:
-                command, *what = pipe.recv()
-                pipe.send(("done", _do(command, what, envs, shared, render_slice)))
+            if command != "make":
+                return "done", _do(command, what, self._envs, self.shared, self._slice)
+            [job] = what
+            self._envs = {
+                row: make_env(job.task, "state" if job.cast else job.obs) for row in job.rows
+            }
+            self.shared, self._slice = job.arrays(), None
+            if job.cast:
+                count = len(self._envs)
+                self._slice = make_warp_renderer(self._envs[job.rows[0]], count).allocate(count)
+            return "done", None
         except UserError as error:
-            pipe.send(("stopped" if isinstance(error, RunStopped) else "user", str(error)))
-        except (EOFError, ConnectionError):
-            raise
+            return "stopped" if isinstance(error, RunStopped) else "user", str(error)
         except Exception as error:  # whatever is raised is told before the worker ends
-            pipe.send(("raised", str(error) if isinstance(error, _Died) else one_line(error)))
-    except (EOFError, ConnectionError):  # the parent has closed the pipe, or is gone
-        pass
+            return "raised", str(error) if isinstance(error, Died) else one_line(error)
 
 
 def _do(
     command: str,
-    what: list[Any],
+    what: tuple[Any, ...],
     envs: Envs,
     shared: dict[str, np.ndarray],
     render_slice: RenderSlice | None,
@@ -457,7 +485,7 @@ def _named(row: int, when: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise _Died(f"environment {row} raised {one_line(error)} {when}") from error
+        raise Died(f"environment {row} raised {one_line(error)} {when}") from error
 
 
 def _show_poses(
