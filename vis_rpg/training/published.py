@@ -34,6 +34,7 @@ CARD, WEIGHTS, SLOTS, VIDEO = "card.json", "agent.safetensors", "slots.safetenso
 FILES = (CARD, WEIGHTS, SLOTS, VIDEO, "README.md")
 """All that a published agent can hold; nothing else is uploaded or fetched."""
 ADDED: dict[str, Any] = {
+    "collectors": 0,
     "agent.latent.every": 0,
     "agent.latent.relabel": 0.0,
     "agent.critic": "q",
