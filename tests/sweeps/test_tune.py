@@ -93,6 +93,10 @@ def test_the_best_trial_is_the_run_of_the_command_that_is_printed(
     assert lines(Path(folder))[-1]["coverage"] >= max(done), "ASHA stops the others"
     assert run_script(monkeypatch, "tune", *words) == 2
     assert "a search is there already; add resume=true" in capfd.readouterr().err
+    other = [word.replace("trials=3", "trials=4") for word in words]
+    assert run_script(monkeypatch, "tune", *other, "resume=true") == 2
+    assert "trials=4, but the search in" in capfd.readouterr().err
+    assert run_script(monkeypatch, "tune", *words, "resume=true", "cpus=0.5") == 0
 
 
 @needs_ray

@@ -7,6 +7,7 @@ its last checkpoint.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.override_parser.types import IntervalSweep
+from omegaconf import DictConfig, OmegaConf
 
 from vis_rpg.analysis.explored_states import read_metrics
 from vis_rpg.compose import compose, parse_override
@@ -24,6 +26,10 @@ from vis_rpg.training.trainer import Trainer
 
 RETRIES = 3
 """Times that a trial is begun again after its machine or process was lost."""
+SETTINGS = "search.json"
+"""What a search was begun with."""
+FREE_ON_RESUME = ("cpus", "gpus", "resume", "out")
+"""Settings that may change when a search goes on."""
 
 
 def main(config: TuneConfig) -> None:
@@ -49,10 +55,15 @@ def main(config: TuneConfig) -> None:
         {"cpu": config.cpus, "gpu": config.gpus},
     )
     state = out / "ray"
+    asked = cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, config)))
+    asked = {key: value for key, value in asked.items() if key not in FREE_ON_RESUME}
     if config.resume and tune.Tuner.can_restore(str(state)):
+        check_same(out / SETTINGS, asked)
         tuner = tune.Tuner.restore(str(state), trainable, resume_errored=True)
     else:
         require(not state.exists(), f"out={out}: a search is there already; add resume=true")
+        out.mkdir(parents=True, exist_ok=True)
+        (out / SETTINGS).write_text(json.dumps(asked, indent=1))
         asha = ASHAScheduler(
             time_attr="step",
             max_t=steps,
@@ -97,6 +108,23 @@ def main(config: TuneConfig) -> None:
         f"{best.metrics['step']:,.0f} of {steps:,} interactions, in {best.metrics['run']}\n"
         f"{shlex.join(['vis-rpg', 'train', *found])}"
     )
+
+
+def check_same(path: Path, asked: dict[str, Any]) -> None:
+    """Raise UserError where a search is resumed with other settings than those it was begun with.
+
+    Ray goes on with those it has saved, whatever is asked for.
+    """
+    try:
+        begun = json.loads(path.read_text())
+    except FileNotFoundError:  # of a version that did not write it
+        return
+    for key, value in asked.items():
+        require(
+            begun.get(key) == value,
+            f"resume=true: {key}={value}, but the search in {path.parent} was begun with "
+            f"{key}={begun.get(key)}: give the same settings",
+        )
 
 
 def dimension(word: str) -> tuple[str, Any]:
