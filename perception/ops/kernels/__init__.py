@@ -141,8 +141,8 @@ def processor(about: str = "flags") -> str:
         return platform.processor() or platform.machine()
 
 
-MULTIPLIES_BFLOAT16 = "avx512_bf16" in processor().split()
-"""Whether this processor has bfloat16 instructions."""
+MULTIPLIES_BFLOAT16 = {"avx512_bf16", "amx_bf16"} & {*processor().split()} == {"avx512_bf16"}
+"""Whether these kernels' bfloat16 instructions are this processor's best: with AMX torch's are."""
 
 
 def takes_chain(x: Sequence[Tensor], between: Iterable[int]) -> bool:
