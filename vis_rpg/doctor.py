@@ -94,7 +94,7 @@ def findings() -> Iterator[tuple[str, str | None, str]]:
     lacking = lacks_compiler("cpu")
     yield "runtime=compile on a CPU", lacking and f"needs {lacking}", "a compiler is there"
     half = None if MULTIPLIES_BFLOAT16 else "the processor has no instructions for it"
-    yield "precision=bfloat16 on a CPU", half, "pays on AMD, compiled (results/speed)"
+    yield "precision=bfloat16 on a CPU", half, "pays compiled, on AMD and with AMX (results/speed)"
     for words, (task, obs) in TASKS.items():
         yield words, lacks(task, obs), "starts"
     for name, missing in extras().items():

@@ -141,15 +141,17 @@ def processor(about: str = "flags") -> str:
         return platform.processor() or platform.machine()
 
 
-MULTIPLIES_BFLOAT16 = {"avx512_bf16", "amx_bf16"} & {*processor().split()} == {"avx512_bf16"}
-"""Whether these kernels' bfloat16 instructions are this processor's best: with AMX torch's are."""
+MULTIPLIES_BFLOAT16 = "avx512_bf16" in processor().split()
+"""Whether this processor has the bfloat16 instructions of these kernels."""
+TAKES_BFLOAT16 = MULTIPLIES_BFLOAT16 and "amx_bf16" not in processor().split()
+"""Whether bfloat16 is these kernels' to multiply: where there is AMX, torch is faster."""
 
 
 def takes_chain(x: Sequence[Tensor], between: Iterable[int]) -> bool:
     """Whether `chain` takes these inputs.
 
     It takes enough float32 rows on a CPU without autocast, or, if widths are even, with autocast to
-    bfloat16 on a processor that multiplies it.
+    bfloat16 where that is theirs.
 
     Args:
         x: Inputs (..., K_i).
@@ -159,9 +161,7 @@ def takes_chain(x: Sequence[Tensor], between: Iterable[int]) -> bool:
         all(t.device.type == "cpu" and t.dtype == torch.float32 for t in x)
         and x[0].numel() >= ROWS * x[0].shape[-1]
     )
-    return fits and (
-        not _half() or (MULTIPLIES_BFLOAT16 and not any(width % 2 for width in between))
-    )
+    return fits and (not _half() or (TAKES_BFLOAT16 and not any(width % 2 for width in between)))
 
 
 def takes_gru(x: Tensor, h: Tensor) -> bool:
