@@ -28,6 +28,16 @@ def positional_encoding(x: Tensor, frequencies: int) -> Tensor:
     return torch.cat([x, angles.sin(), angles.cos()], dim=-1)
 
 
+def log_scale(x: Tensor, near: float) -> Tensor:
+    """Return sign(x) log(1 + |x| / near) / log(1 + 1 / near), which leaves -1, 0 and 1 in place.
+
+    Args:
+        x: (...), about [-1, 1], 0 where two things touch, say.
+        near: |x| up to which little is compressed.
+    """
+    return x.sign() * (x.abs() / near).log1p() / math.log1p(1 / near)
+
+
 def encoded_width(coordinates: int, frequencies: int) -> int:
     """Return the width of the encoding of `coordinates` scalars."""
     return coordinates * (1 + 2 * frequencies)

@@ -77,6 +77,10 @@ class StateConfig:
     task's own."""
     state_scale: Positive | None
     """Factor on the raw state; null: the task's own."""
+    near: Positive | None
+    """Coordinates are encoded on a logarithmic scale, fine where they are smaller than this: for
+    tasks whose coordinates are relative, so that what touches is told apart finely and what is far
+    coarsely (not in Table 1). null: as they are."""
 
 
 @dataclass

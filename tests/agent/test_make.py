@@ -14,6 +14,7 @@ import vis_rpg
 from perception.base import RecurrentState
 from perception.encoders.cnn import CnnPerception
 from perception.encoders.state import StatePerception
+from perception.encoding import log_scale
 from tests.small import changed, config, weights
 from vis_rpg.agent.make import make_perception
 from vis_rpg.baselines.make import make_agent
@@ -43,6 +44,10 @@ def test_perception_is_the_one_that_the_config_names() -> None:
         torch.tensor([[[3.0, -2.0]]]),
     )
     assert seen.rnd_input_dim == 2
+    near = config("task=maze", "perception.near=0.1")
+    read = make_perception(near, make_env(near.task, "state")).object_coordinates
+    state, at = torch.tensor([[1.0, -2.0]]), seen.object_coordinates
+    assert torch.equal(read(state), log_scale(at(state), 0.1))
     pixels = config("task=maze", "obs=pixels", "perception=cnn")
     env = make_env(pixels.task, "pixels")
     seen = make_perception(pixels, env)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from perception.encoding import encoded_width, frequencies_for, positional_encoding
+from perception.encoding import encoded_width, frequencies_for, log_scale, positional_encoding
 
 
 def test_encoding_holds_each_scalar_and_its_waves() -> None:
@@ -23,6 +23,15 @@ def test_more_frequencies_tell_small_steps_better_apart() -> None:
         (positional_encoding(x, f) - positional_encoding(y, f)).norm().item() for f in range(7)
     ]
     assert apart == sorted(apart) and apart[6] > 10 * apart[0]
+
+
+def test_the_logarithmic_scale_is_fine_near_0_and_leaves_0_and_1_in_place() -> None:
+    x = torch.tensor([-1.0, 0.0, 1.0])
+    torch.testing.assert_close(log_scale(x, 0.1), x)
+    x = torch.tensor([0.0, 0.9], requires_grad=True)
+    [slope] = torch.autograd.grad(log_scale(x + 1e-9, 0.1).sum(), x)
+    assert slope.tolist() == pytest.approx([10 / math.log(11), 1 / math.log(11)], rel=1e-4)
+    assert torch.equal(log_scale(-x, 0.1), -log_scale(x, 0.1))
 
 
 @pytest.mark.parametrize("jitter", [0.001, 0.01, 0.02, 0.05, 0.1, 0.149, 0.2])

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import gymnasium
 from omegaconf import DictConfig
+from torch import Tensor
 
 from perception.base import Perception
 from perception.encoders.cnn import CnnPerception
 from perception.encoders.memory import MemoryPerception
 from perception.encoders.separate_bonus import SeparateBonus
 from perception.encoders.state import StatePerception
+from perception.encoding import log_scale
 from perception.slots.perception import SlotPerception
 from vis_rpg.checks import READINGS
 from vis_rpg.envs.make import task_of
@@ -72,7 +74,17 @@ def _make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Perce
             scale = task.state_scale if section.state_scale is None else section.state_scale
             frequencies = task.frequencies if section.frequencies is None else section.frequencies
             size = gymnasium.spaces.flatdim(env.observation_space)
-            return StatePerception(size, task.object_coordinates, scale, frequencies, reading)
+            near = section.near
+            require(
+                near is None or reading == "all",
+                f"perception.near={near}: only with exploration.rnd_input=slots",
+            )
+
+            def coordinates(state: Tensor) -> Tensor:
+                at = task.object_coordinates(state)
+                return at if near is None else log_scale(at, near)
+
+            return StatePerception(size, coordinates, scale, frequencies, reading)
         if section.name == "slots":
             return SlotPerception(slot_model_path(config), reading, section.frequencies)
         cnn = CnnPerception(backbone=section.backbone, weights=section.weights, seed=config.seed)

@@ -51,9 +51,16 @@ ADDED: dict[str, Any] = {
     "obs.noise": 0.0,
     "perception.bonus_slots": None,
     "perception.frequencies": None,
+    "perception.near": None,
     "render.shadows": False,
 }
 """Settings younger than format 1, with the values under which older agents were trained."""
+FOREIGN = {
+    "state": ("perception.bonus_slots",),
+    "slots": ("perception.bonus_slots", "perception.near"),
+    "cnn": ("perception.frequencies", "perception.near"),
+}
+"""Those that an agent of such perception does not have."""
 
 
 @dataclass
@@ -141,10 +148,9 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
 
 def add_younger(config: DictConfig) -> None:
     """Give a config the settings that are younger than it, with the values of then, in place."""
-    cnn = OmegaConf.select(config, "perception.name") == "cnn"
-    foreign = "frequencies" if cnn else "bonus_slots"
+    foreign = FOREIGN[OmegaConf.select(config, "perception.name")]
     for key, value in ADDED.items():
-        if key != f"perception.{foreign}" and OmegaConf.select(config, key) is None:
+        if key not in foreign and OmegaConf.select(config, key) is None:
             OmegaConf.update(config, key, value)
 
 
