@@ -518,3 +518,13 @@ def test_episodes_longer_than_replay_are_named_where_beginnings_are_asked_for() 
     world = World(envs=1, capacity=40, longest=10**9).run(100)
     with pytest.raises(UserError, match="agent.replay_capacity=40: holds no episode's beginning"):
         sample(world.replay, BatchSpec(4, 3, 4, 4), torch.Generator())
+
+
+def test_a_run_whose_full_replay_may_hold_no_beginning_is_refused_at_its_start(
+    tmp_path: Path,
+) -> None:
+    words = ("task=gym", "task.id=Pendulum-v1", f"out={tmp_path}", "agent.envs=2")
+    for more in ("steps=150", "agent.latent.prior=fixed", "agent.replay_capacity=416"):
+        Trainer(config(*words, "steps=5000", "agent.replay_capacity=400", more))
+    with pytest.raises(UserError, match="agent.replay_capacity=400: .* give at least 4[0-9]+"):
+        Trainer(config(*words, "steps=5000", "agent.replay_capacity=400"))

@@ -92,8 +92,16 @@ STICK_PULL = Row(
         "mbsac": ((500_000, 0.0), (1_000_000, 0.0), (1_600_000, 0.10)),
     },
     goals={"state": 0.28, "pixels": 0.2},
+    by_obs={  # results/metaworld_stick_pull/README.md
+        "state": (
+            "perception.near=0.075",
+            "perception.frequencies=4",
+            "exploration.width=512",
+            "exploration.batch_size=512",
+        )
+    },
+    cpu=("agent.envs=10", "agent.gamma_rewarded=0.95", "agent.replay_leading=0.25"),
     note=METAWORLD,
-    cpu=("agent.envs=10",),
 )
 CABINET_SPARSE = Row(
     "Cabinet (Sparse)",

@@ -29,7 +29,7 @@ from vis_rpg.envs.make import observed_task
 from vis_rpg.envs.rendering.frames import render_on
 from vis_rpg.envs.vector.make import make_vector_envs
 from vis_rpg.envs.vector.sync import StepResult, step_vector_envs
-from vis_rpg.errors import RunStopped, UserError, WorkersFailed
+from vis_rpg.errors import RunStopped, UserError, WorkersFailed, require
 from vis_rpg.training import checkpoint, runtime
 from vis_rpg.training.learner import Learner
 from vis_rpg.training.lock import LOST_S, lock
@@ -163,7 +163,15 @@ class Trainer:
         storage = make_storage(*sizes, where, count=None if count == 1 else count)
         rows = [storage] if count == 1 else [storage.row(index) for index in range(count)]
         history = first.model.perception.history
-        return storage, [ReplayBuffer(*sizes, history, settings.envs, where, own) for own in rows]
+        buffers = [ReplayBuffer(*sizes, history, settings.envs, where, own) for own in rows]
+        least = settings.envs * (episode_length + 2) + buffers[0].margin
+        learned_prior = settings.latent.prior == "learned" and first.space.dim > 0
+        require(
+            not learned_prior or filled < 1 or capacity >= least,
+            f"agent.replay_capacity={capacity}: full, it may hold no episode's beginning, which "
+            f"agent.latent.prior=learned needs; give at least {least}",
+        )
+        return storage, buffers
 
     def _prepare_learner(self) -> None:
         """Set up the thread of updates: all cores, or one less for an update that is too small."""
