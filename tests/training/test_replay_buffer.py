@@ -523,8 +523,9 @@ def test_episodes_longer_than_replay_are_named_where_beginnings_are_asked_for() 
 def test_a_run_whose_full_replay_may_hold_no_beginning_is_refused_at_its_start(
     tmp_path: Path,
 ) -> None:
-    words = ("task=gym", "task.id=Pendulum-v1", f"out={tmp_path}", "agent.envs=2")
+    words = ("task=gym", "task.id=Pendulum-v1", "agent.envs=2")
+    words += "steps=5000", "agent.replay_capacity=400"
     for more in ("steps=150", "agent.latent.prior=fixed", "agent.replay_capacity=416"):
-        Trainer(config(*words, "steps=5000", "agent.replay_capacity=400", more))
+        Trainer(config(*words, more, f"out={tmp_path / more}"))
     with pytest.raises(UserError, match="agent.replay_capacity=400: .* give at least 4[0-9]+"):
-        Trainer(config(*words, "steps=5000", "agent.replay_capacity=400"))
+        Trainer(config(*words, f"out={tmp_path / 'refused'}"))
