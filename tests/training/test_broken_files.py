@@ -173,6 +173,18 @@ RESUME_ONLY = ""
             "config.yaml is damaged, or of another version: task.name is missing",
             None,
         ),
+        (
+            settings,
+            replaced("  name: state\n", ""),
+            "config.yaml is damaged, or of another version: perception.name=None: choose one",
+            None,
+        ),
+        (
+            settings,
+            replaced("  name: state\n", "  name: lidar\n"),
+            "config.yaml is damaged, or of another version: perception.name=lidar",
+            None,
+        ),
         (settings, replaced("seed: 0\n", ""), "config.yaml is damaged.*: seed is missing", None),
         (
             settings,

@@ -148,7 +148,7 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
 
 def add_younger(config: DictConfig) -> None:
     """Give a config the settings that are younger than it, with the values of then, in place."""
-    foreign = FOREIGN[OmegaConf.select(config, "perception.name")]
+    foreign = FOREIGN.get(str(OmegaConf.select(config, "perception.name")), ())
     for key, value in ADDED.items():
         if key not in foreign and OmegaConf.select(config, key) is None:
             OmegaConf.update(config, key, value)
