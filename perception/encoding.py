@@ -28,6 +28,11 @@ def positional_encoding(x: Tensor, frequencies: int) -> Tensor:
     return torch.cat([x, angles.sin(), angles.cos()], dim=-1)
 
 
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) log(1 + |x|)."""
+    return x.sign() * x.abs().log1p()
+
+
 def log_scale(x: Tensor, near: float) -> Tensor:
     """Return sign(x) log(1 + |x| / near) / log(1 + 1 / near), which leaves -1, 0 and 1 in place.
 
@@ -35,7 +40,7 @@ def log_scale(x: Tensor, near: float) -> Tensor:
         x: (...), about [-1, 1], 0 where two things touch, say.
         near: |x| up to which little is compressed.
     """
-    return x.sign() * (x.abs() / near).log1p() / math.log1p(1 / near)
+    return symlog(x / near) / math.log1p(1 / near)
 
 
 def encoded_width(coordinates: int, frequencies: int) -> int:

@@ -130,6 +130,10 @@ def test_presets_and_overrides_reach_the_agent() -> None:
             "obs=pixels perception=cnn exploration=icm exploration.rnd_input=frames",
             "exploration=icm predicts vectors: exploration.rnd_input=frames is for object_rnd",
         ),
+        (
+            "perception.near=0.1 exploration.rnd_input=moving_slots",
+            "perception.near=0.1: only with exploration.rnd_input=slots",
+        ),
         ("task=bandit", "task=bandit has one step and an exact reward"),
         ("device=quantum", "device=quantum: choose auto, cpu, cuda or cuda:N"),
         ("device=meta", "device=meta: choose auto, cpu, cuda or cuda:N"),

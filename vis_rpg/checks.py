@@ -6,7 +6,9 @@ import os
 import shutil
 import sys
 import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -100,6 +102,10 @@ def check(config: DictConfig) -> None:
         "perception=cnn",
     )
     require(
+        seeing.get("near") is None or reads not in READINGS,
+        f"perception.near={seeing.get('near')}: only with exploration.rnd_input=slots",
+    )
+    require(
         bonus.name in ("none", "object_rnd") or reads != "frames",
         f"exploration={bonus.name} predicts vectors: exploration.rnd_input=frames is for "
         "object_rnd alone",
@@ -178,9 +184,14 @@ def check_resumable(config: DictConfig, saved: DictConfig) -> None:
     """Raise UserError where a run is resumed with other settings than those it was begun with."""
     now, then = (flatten(OmegaConf.to_container(each, resolve=True)) for each in (config, saved))
     then.setdefault("render.shadows", False)  # runs begun before there were any
+    check_same(now, then, f"the run in {config.out}")
+
+
+def check_same(now: Mapping[str, Any], then: Mapping[str, Any], begun: str) -> None:
+    """Raise UserError for the first of flat settings, unless free, that are not those of then."""
     for key in sorted(now.keys() | then.keys()):
         require(
             bool({key, key.split(".")[0]} & set(FREE_ON_RESUME)) or now.get(key) == then.get(key),
-            f"resume=true: {key}={now.get(key)}, but the run in {config.out} was begun with "
+            f"resume=true: {key}={now.get(key)}, but {begun} was begun with "
             f"{key}={then.get(key)}: give the same settings",
         )

@@ -97,6 +97,9 @@ def test_the_best_trial_is_the_run_of_the_command_that_is_printed(
     assert run_script(monkeypatch, "tune", *other, "resume=true") == 2
     assert "trials=4, but the search in" in capfd.readouterr().err
     assert run_script(monkeypatch, "tune", *words, "resume=true", "cpus=0.5") == 0
+    (tmp_path / "tune" / "search.json").write_text("{")
+    assert run_script(monkeypatch, "tune", *words, "resume=true") == 2
+    assert "search.json cannot be read" in capfd.readouterr().err
 
 
 @needs_ray

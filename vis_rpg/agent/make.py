@@ -75,10 +75,6 @@ def _make_perception(config: DictConfig, env: gymnasium.Env | Declared) -> Perce
             frequencies = task.frequencies if section.frequencies is None else section.frequencies
             size = gymnasium.spaces.flatdim(env.observation_space)
             near = section.near
-            require(
-                near is None or reading == "all",
-                f"perception.near={near}: only with exploration.rnd_input=slots",
-            )
 
             def coordinates(state: Tensor) -> Tensor:
                 at = task.object_coordinates(state)

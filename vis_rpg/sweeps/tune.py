@@ -19,6 +19,7 @@ from hydra.core.override_parser.types import IntervalSweep
 from omegaconf import DictConfig, OmegaConf
 
 from vis_rpg.analysis.explored_states import read_metrics
+from vis_rpg.checks import check_same
 from vis_rpg.compose import compose, parse_override
 from vis_rpg.config import TuneConfig
 from vis_rpg.errors import UserError, one_line, require
@@ -28,8 +29,6 @@ RETRIES = 3
 """Times that a trial is begun again after its machine or process was lost."""
 SETTINGS = "search.json"
 """What a search was begun with."""
-FREE_ON_RESUME = ("cpus", "gpus", "resume", "out")
-"""Settings that may change when a search goes on."""
 
 
 def main(config: TuneConfig) -> None:
@@ -56,9 +55,10 @@ def main(config: TuneConfig) -> None:
     )
     state = out / "ray"
     asked = cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, config)))
-    asked = {key: value for key, value in asked.items() if key not in FREE_ON_RESUME}
+    asked = {key: value for key, value in asked.items() if key not in ("cpus", "gpus")}
     if config.resume and tune.Tuner.can_restore(str(state)):
-        check_same(out / SETTINGS, asked)
+        # Ray goes on with the settings that it has saved, whatever is asked for.
+        check_same(asked, begun_with(out / SETTINGS) or asked, f"the search in {out}")
         tuner = tune.Tuner.restore(str(state), trainable, resume_errored=True)
     else:
         require(not state.exists(), f"out={out}: a search is there already; add resume=true")
@@ -110,21 +110,15 @@ def main(config: TuneConfig) -> None:
     )
 
 
-def check_same(path: Path, asked: dict[str, Any]) -> None:
-    """Raise UserError where a search is resumed with other settings than those it was begun with.
-
-    Ray goes on with those it has saved, whatever is asked for.
-    """
+def begun_with(path: Path) -> dict[str, Any] | None:
+    """Read the settings that a search was begun with; None of a version that did not write them."""
     try:
-        begun = json.loads(path.read_text())
-    except FileNotFoundError:  # of a version that did not write it
-        return
-    for key, value in asked.items():
-        require(
-            begun.get(key) == value,
-            f"resume=true: {key}={value}, but the search in {path.parent} was begun with "
-            f"{key}={begun.get(key)}: give the same settings",
-        )
+        settings: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)}): give another out") from None
+    return settings
 
 
 def dimension(word: str) -> tuple[str, Any]:

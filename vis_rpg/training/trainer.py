@@ -126,14 +126,15 @@ class Trainer:
         )
         pairs = zip(configs, vector_envs, strict=True)
         agents = [make_agent(own, envs).to(self.device) for own, envs in pairs]
-        storage, buffers = self._make_buffers(agents, vector_envs[0].task.episode_length)
+        learned_prior = settings.latent.prior == "learned" and agents[0].space.dim > 0
+        length = vector_envs[0].task.episode_length
+        storage, buffers = self._make_buffers(agents, length, learned_prior)
         runs = [
             Run(own, agent, envs, buffer, None if checkpoints is None else checkpoints[index])
             for index, (own, agent, envs, buffer) in enumerate(
                 zip(configs, agents, vector_envs, buffers, strict=True)
             )
         ]
-        learned_prior = settings.latent.prior == "learned" and agents[0].space.dim > 0
         spec = BatchSpec(
             settings.batch_size,
             settings.horizon,
@@ -147,9 +148,18 @@ class Trainer:
         return runs, BatchSampler(buffers, storage, spec, generators, self.device)
 
     def _make_buffers(
-        self, agents: list[Agent], episode_length: int
+        self, agents: list[Agent], episode_length: int, beginnings: bool
     ) -> tuple[Storage, list[ReplayBuffer]]:
-        """Make the replay buffer of every agent, in one storage."""
+        """Make the replay buffer of every agent, in one storage.
+
+        Args:
+            agents: Of each seed.
+            episode_length: Steps of an episode.
+            beginnings: Whether each buffer must hold an episode's beginning at all times.
+
+        Raises:
+            UserError: There is no room, or no beginning could be left in a full buffer.
+        """
         config, settings, first = self.share, self.share.agent, agents[0]
         capacity, count = settings.replay_capacity, len(agents)
         sizes = capacity, first.storage, first.action_dim, first.space.dim
@@ -165,9 +175,8 @@ class Trainer:
         history = first.model.perception.history
         buffers = [ReplayBuffer(*sizes, history, settings.envs, where, own) for own in rows]
         least = settings.envs * (episode_length + 2) + buffers[0].margin
-        learned_prior = settings.latent.prior == "learned" and first.space.dim > 0
         require(
-            not learned_prior or filled < 1 or capacity >= least,
+            not beginnings or filled < 1 or capacity >= least,
             f"agent.replay_capacity={capacity}: full, it may hold no episode's beginning, which "
             f"agent.latent.prior=learned needs; give at least {least}",
         )

@@ -141,17 +141,18 @@ def processor(about: str = "flags") -> str:
         return platform.processor() or platform.machine()
 
 
-MULTIPLIES_BFLOAT16 = "avx512_bf16" in processor().split()
+_FLAGS = processor().split()
+MULTIPLIES_BFLOAT16 = "avx512_bf16" in _FLAGS
 """Whether this processor has the bfloat16 instructions of these kernels."""
-TAKES_BFLOAT16 = MULTIPLIES_BFLOAT16 and "amx_bf16" not in processor().split()
+TAKES_BFLOAT16 = MULTIPLIES_BFLOAT16 and "amx_bf16" not in _FLAGS
 """Whether bfloat16 is these kernels' to multiply: where there is AMX, torch is faster."""
 
 
 def takes_chain(x: Sequence[Tensor], between: Iterable[int]) -> bool:
     """Whether `chain` takes these inputs.
 
-    It takes enough float32 rows on a CPU without autocast, or, if widths are even, with autocast to
-    bfloat16 where that is theirs.
+    It takes enough float32 rows on a CPU without autocast, or, if widths are even and
+    `TAKES_BFLOAT16`, with autocast to bfloat16.
 
     Args:
         x: Inputs (..., K_i).

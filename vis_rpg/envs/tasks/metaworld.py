@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from perception.encoding import symlog
 from vis_rpg.envs.tasks.base import MAX_TRIES
 from vis_rpg.envs.tasks.mujoco_task import MujocoTask, free_camera, geoms_under
 from vis_rpg.envs.tasks.task import Axes, Coverage, Milestone, Task, draw_box
@@ -79,11 +80,6 @@ starts, goals and ways between them are seen; the hand can be driven out of the 
 corners of its range, where there is nothing to do."""
 FAR = ((0.03, 0.65, 0.1), 1.1, 135.0, -35.0)
 """The camera of every other task: the whole table top."""
-
-
-def symlog(x: Tensor) -> Tensor:
-    """sign(x) log(1 + |x|)."""
-    return x.sign() * x.abs().log1p()
 
 
 def one_object_coordinates(state: Tensor) -> Tensor:
